@@ -1,0 +1,135 @@
+"""The plan: where Q/DQ pairs go and where their parameters come from. A value, made before any data runs."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnxq.graph.view import Use
+from onnxq.numerics.specs import QuantSpec
+
+
+class Role(enum.Enum):
+    """What a quantized tensor is to the nodes that read it."""
+
+    ACTIVATION = "activation"
+    WEIGHT = "weight"
+    BIAS = "bias"
+    CONSTANT = "constant"
+    """A constant operand of an elementwise operator."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Range solved from calibration statistics, cut to [lower, upper] where the graph bounds the values."""
+
+    lower: float | None = None
+    upper: float | None = None
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Range known without data (a constant's own values are not Fixed but solved from the constant)."""
+
+    rmin: float
+    rmax: float
+
+
+@dataclass(frozen=True)
+class SharedWith:
+    """The same parameters as another tensor of the plan."""
+
+    tensor: str
+
+
+@dataclass(frozen=True)
+class Derived:
+    """scale = scale(data) * scale(weight), zero-point 0: the bias of an int8 Conv, Gemm or MatMul."""
+
+    data: str
+    weight: str
+
+
+@dataclass(frozen=True)
+class FromValues:
+    """Range taken from the constant's own values."""
+
+
+Source = Observed | Fixed | SharedWith | Derived | FromValues
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorPlan:
+    """One tensor to quantize.
+
+    Attributes:
+        name: Tensor name in the normalised float graph.
+        role: What the tensor is.
+        spec: Form of its quantization.
+        source: Where its parameters come from.
+        group: Tensors with the same group id are solved from their merged statistics; None stands alone.
+        uses: The reads that get the dequantized tensor; all other reads keep the float one.
+    """
+
+    name: str
+    role: Role
+    spec: QuantSpec
+    source: Source
+    uses: tuple[Use, ...]
+    group: str | None = None
+
+
+class Action(enum.Enum):
+    """How a node will run on the target."""
+
+    INT8 = "int8"
+    FUSED = "fused"
+    """Disappears into an int8 neighbour (a Relu inside a quantized Conv)."""
+    FLOAT = "float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeDecision:
+    """What becomes of one node, and why.
+
+    Attributes:
+        node: Node name in the normalised float graph.
+        op: Operator type.
+        action: How it will run.
+        reason: The reason in the user's words.
+        rule: The rule of the target that decided, for looking up in the target's documentation.
+        macs: Multiply-accumulates for one sample where shapes are known, else 0.
+    """
+
+    node: str
+    op: str
+    action: Action
+    reason: str
+    rule: str
+    macs: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantPlan:
+    """Where Q/DQ pairs go in one model for one target.
+
+    Attributes:
+        target: Name of the target (resolved: never "ort-cpu").
+        opset: Opset the quantized model needs at least.
+        tensors: By tensor name, in graph order.
+        nodes: One decision for each node of the graph, in graph order.
+        digest: Digest of the float model the plan belongs to.
+        notes: Facts about the plan that a user should read (which target was picked and why, ...).
+    """
+
+    target: str
+    opset: int
+    tensors: Mapping[str, TensorPlan]
+    nodes: tuple[NodeDecision, ...]
+    digest: str
+    notes: tuple[str, ...] = field(default=())
+
+    def observed(self) -> tuple[str, ...]:
+        """Names of the tensors whose statistics have to be collected."""
+        return tuple(name for name, t in self.tensors.items() if isinstance(t.source, Observed))
