@@ -1,1 +1,1 @@
-
+"""ONNX models in memory and on disk."""

@@ -31,6 +31,9 @@ CAPTURED = -1
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 
+# Types whose typed fields hold one element per entry.
+_PLAIN_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL})
+
 # Initializers up to this size take part in shape inference (Reshape targets, Slice bounds ...).
 _SHAPE_DATA_LIMIT = 1024
 
@@ -81,6 +84,9 @@ def _rename_captured(body: GraphProto, old: str, new: str) -> None:
                 node.input[slot] = new
         for inner in bodies(node):
             _rename_captured(inner, old, new)
+    for value in body.output:
+        if value.name == old:
+            value.name = new
 
 
 class Graph:
@@ -95,7 +101,9 @@ class Graph:
         self.base_dir = base_dir
         # All of the model that onnxq does not edit: metadata, functions, opset imports, doc strings.
         self._frame = ModelProto()
-        self._frame.CopyFrom(_without_graph_content(model))
+        self._frame.CopyFrom(frame_of(model))
+        # Version 4 is the first that lets initializers not be inputs, and changes nothing else.
+        self._frame.ir_version = max(self._frame.ir_version, 4)
         self.inputs: dict[str, ValueInfoProto] = {}
         self.outputs: dict[str, ValueInfoProto] = {v.name: copy.deepcopy(v) for v in model.graph.output}
         self._initializers: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
@@ -150,6 +158,11 @@ class Graph:
     @property
     def initializers(self) -> Mapping[str, TensorProto]:
         return self._initializers
+
+    @property
+    def value_infos(self) -> Mapping[str, ValueInfoProto]:
+        """What is known of the types and shapes of inner tensors; replace it through `set_value_info`."""
+        return self._value_info
 
     def producer(self, tensor: str) -> NodeProto | None:
         """The node that computes `tensor`; None for inputs and initializers."""
@@ -297,7 +310,8 @@ class Graph:
                 for body in bodies(node):
                     _rename_captured(body, old, new)
                 self._drop_use(old, use)
-                self._uses.setdefault(new, []).append(use)
+                if use not in self._uses.setdefault(new, []):
+                    self._uses[new].append(use)
             else:
                 self.set_input(node, use.slot, new)
 
@@ -365,20 +379,22 @@ class Graph:
         order = {name: i for i, name in enumerate(self._nodes)}
         done: dict[str, NodeProto] = {}
         for root in self._nodes:
-            stack = [(root, False)]
+            stack, path = [root], set[str]()
             while stack:
-                name, ready = stack.pop()
+                name = stack[-1]
                 if name in done:
+                    stack.pop()
                     continue
-                if ready:
-                    done[name] = self._nodes[name]
-                    continue
-                stack.append((name, True))
+                path.add(name)
                 before = {self._producer[t] for t, _ in _reads(self._nodes[name]) if t in self._producer}
-                pending = [n for n in before if n not in done]
-                if len(stack) > 2 * len(self._nodes) + len(pending) + 2:
+                pending = sorted((n for n in before if n not in done), key=order.__getitem__, reverse=True)
+                if path.intersection(pending):
                     raise ModelError("the graph has a cycle", where=f"node {name!r}")
-                stack.extend((n, False) for n in sorted(pending, key=order.__getitem__, reverse=True))
+                if pending:
+                    stack += pending
+                else:
+                    done[stack.pop()] = self._nodes[name]
+                    path.discard(name)
         self._nodes = done
 
     def copy(self) -> Graph:
@@ -449,18 +465,52 @@ def tensor_value(proto: TensorProto, base_dir: Path | None) -> NDArray[Any]:
     Raises:
         ModelError: the data is missing, truncated, or lies outside the model's folder.
     """
-    if _is_external(proto):
-        location = next((e.value for e in proto.external_data if e.key == "location"), "")
-        if base_dir is None or Path(location).is_absolute() or ".." in Path(location).parts:
-            raise ModelError(
-                f"external data location {location!r} is not a path inside the model's folder",
-                where=f"initializer {proto.name!r}",
-                hint="load the model from a file whose external data lies beside it, named by a relative path",
-            )
+    _check_location(proto, base_dir)
     try:
         return numpy_helper.to_array(proto, str(base_dir or ""))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"its data cannot be read: {error}", where=f"initializer {proto.name!r}") from error
+
+
+def tensor_bytes(proto: TensorProto, base_dir: Path | None) -> bytes | None:
+    """The little-endian bytes of a tensor message as `raw_data` holds them; None for strings and packed typed fields.
+
+    Raises:
+        ModelError: external data is missing, truncated, or lies outside the model's folder.
+    """
+    if _is_external(proto):
+        _check_location(proto, base_dir)
+        loaded = TensorProto()
+        loaded.CopyFrom(proto)
+        try:
+            onnx.external_data_helper.load_external_data_for_tensor(loaded, str(base_dir or ""))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"its data cannot be read: {error}", where=f"initializer {proto.name!r}") from error
+        length = next((int(e.value) for e in proto.external_data if e.key == "length"), None)
+        if length is not None and len(loaded.raw_data) != length:
+            raise ModelError(
+                f"its data cannot be read: {len(loaded.raw_data)} bytes, expected {length}",
+                where=f"initializer {proto.name!r}",
+            )
+        return bytes(loaded.raw_data)
+    if proto.HasField("raw_data"):
+        return bytes(proto.raw_data)
+    if proto.data_type in _PLAIN_TYPES:
+        value = numpy_helper.to_array(proto)
+        return bytes(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
+    return None
+
+
+def _check_location(proto: TensorProto, base_dir: Path | None) -> None:
+    if not _is_external(proto):
+        return
+    location = next((e.value for e in proto.external_data if e.key == "location"), "")
+    if base_dir is None or Path(location).is_absolute() or ".." in Path(location).parts:
+        raise ModelError(
+            f"external data location {location!r} is not a path inside the model's folder",
+            where=f"initializer {proto.name!r}",
+            hint="load the model from a file whose external data lies beside it, named by a relative path",
+        )
 
 
 def _reads(node: NodeProto) -> list[tuple[str, int]]:
@@ -486,11 +536,13 @@ def _is_external(proto: TensorProto) -> bool:
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
-        return int(dim.dim_value)
+        # Some exporters write -1 for a size they do not know.
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
     return dim.dim_param or None
 
 
-def _without_graph_content(model: ModelProto) -> ModelProto:
+def frame_of(model: ModelProto) -> ModelProto:
+    """A copy of `model` without nodes, initializers, inputs, outputs and what is known of tensors."""
     # Field by field, so that weights (possibly gigabytes) are never copied.
     frame = ModelProto()
     for field, value in model.ListFields():

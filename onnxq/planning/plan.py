@@ -70,6 +70,7 @@ class TensorPlan:
         source: Where its parameters come from.
         group: Tensors with the same group id are solved from their merged statistics; None stands alone.
         uses: The reads that get the dequantized tensor; all other reads keep the float one.
+        covers_output: The tensor is a graph output, and the output too is the dequantized one.
     """
 
     name: str
@@ -78,6 +79,7 @@ class TensorPlan:
     source: Source
     uses: tuple[Use, ...]
     group: str | None = None
+    covers_output: bool = False
 
 
 class Action(enum.Enum):
@@ -117,7 +119,8 @@ class QuantPlan:
     Attributes:
         target: Name of the target (resolved: never "ort-cpu").
         opset: Opset the quantized model needs at least.
-        tensors: By tensor name, in graph order.
+        tensors: By tensor name in graph order, then weights and biases. A bias shared by several nodes has an entry for
+            each, the later ones under "<tensor>@<node>".
         nodes: One decision for each node of the graph, in graph order.
         digest: Digest of the float model the plan belongs to.
         notes: Facts about the plan that a user should read (which target was picked and why, ...).

@@ -1,1 +1,52 @@
+"""The targets, by name."""
 
+from __future__ import annotations
+
+import difflib
+import platform
+from pathlib import Path
+
+from onnxq.errors import ConfigError
+from onnxq.targets.openvino import OPENVINO
+from onnxq.targets.ort_cpu import ORT_ARM64, ORT_X64_AVX2, ORT_X64_VNNI
+from onnxq.targets.schema import Target
+from onnxq.targets.tensorrt import TENSORRT
+
+TARGETS: dict[str, Target] = {t.name: t for t in (ORT_X64_AVX2, ORT_X64_VNNI, ORT_ARM64, TENSORRT, OPENVINO)}
+ORT_CPU = "ort-cpu"
+"""The name that stands for ONNX Runtime on the CPU of this machine."""
+
+TARGET_NAMES = (ORT_CPU, *TARGETS)
+
+
+def resolve_target(name: str) -> tuple[Target, str | None]:
+    """The table called `name`, and a note where a choice was made.
+
+    Raises:
+        ConfigError: there is no such target.
+    """
+    if name in TARGETS:
+        return TARGETS[name], None
+    if name != ORT_CPU:
+        close = difflib.get_close_matches(name, TARGET_NAMES, n=1)
+        raise ConfigError(
+            f"unknown target {name!r}; known: {', '.join(TARGET_NAMES)}",
+            hint=f"did you mean target={close[0]!r} (--target {close[0]})?" if close else None,
+        )
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return ORT_ARM64, "ort-cpu means ort-arm64 on this machine"
+    if cpu_has_vnni():
+        return ORT_X64_VNNI, (
+            "ort-cpu means ort-x64-vnni on this machine; for CPUs without VNNI quantize with target ort-x64-avx2"
+        )
+    return ORT_X64_AVX2, "ort-cpu means ort-x64-avx2 on this machine (no VNNI): weights that could saturate are guarded"
+
+
+def cpu_has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this x64 CPU multiplies u8 by s8 without saturating (AVX512-VNNI or AVX-VNNI); False where unknown."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return "avx512_vnni" in flags or "avx_vnni" in flags

@@ -1,0 +1,191 @@
+"""onnxruntime sessions: the one place where calibration and verification create and run them.
+
+A session takes the model from memory. Weights that lie in external files stay there where onnxruntime can be told the
+folder (1.21 and later); where it cannot, or where the message would pass protobuf's 2 GiB, the model goes through a
+temporary folder that lives as long as the session.
+
+Outputs come without a copy: since 1.21 `InferenceSession.run` hands out arrays over onnxruntime's own buffer (1.18
+still copies, at 0.6 ns an element), so neither OrtValue nor DLPack is needed for it.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import load_external_data_for_model
+
+from onnxq.errors import ConfigError, DataError, ModelError
+
+DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
+
+# Protobuf refuses messages of 2 GiB; what is left covers the message around the weights.
+_MESSAGE_LIMIT = 2**31 - 2**20
+
+# Errors reach the user as exceptions; onnxruntime would print the same text to stderr once more at level 3.
+_FATAL_ONLY = 4
+
+_FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
+_FOLDER_OPTION_SINCE = (1, 21)
+
+_FAILED_NODE = re.compile(r"while running (\S+) node\. Name:'(.*?)' Status Message: (.*)", re.DOTALL)
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+_SOURCE_LINE = re.compile(r"\S+\.(?:h|cc|cpp):\d+ (?:onnxruntime::)?[^(]*\([^)]*\) ")
+
+
+class Session:
+    """A model loaded into onnxruntime.
+
+    Attributes:
+        output_names: Names of the model's outputs, in order.
+        providers: Execution providers in use, first choice first.
+    """
+
+    def __init__(self, session: ort.InferenceSession, folder: tempfile.TemporaryDirectory[str] | None = None) -> None:
+        self._session = session
+        # Held so that external data stays on disk as long as onnxruntime may map it.
+        self._folder = folder
+        self.output_names: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
+        self.providers: tuple[str, ...] = tuple(session.get_providers())
+
+    def run(self, feed: Mapping[str, NDArray[Any]], *, where: str = "input") -> list[NDArray[Any]]:
+        """Run the model once.
+
+        Args:
+            feed: An array for each input of the model.
+            where: What the feed is called in errors, such as "calibration batch 3".
+
+        Returns:
+            The outputs in the order of `output_names`.
+
+        Raises:
+            DataError: onnxruntime refuses the arrays, or a node fails on them.
+        """
+        try:
+            outputs: list[NDArray[Any]] = self._session.run(None, dict(feed))
+        except MemoryError:
+            raise
+        except Exception as error:  # onnxruntime's own classes share no base but Exception
+            raise _run_error(error, feed, where) from error
+        return outputs
+
+
+def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime that callers set
+    model: ModelProto | Path,
+    *,
+    optimise: bool = True,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    base_dir: Path | None = None,
+    optimised_model_path: Path | None = None,
+    disabled_optimizers: Sequence[str] = (),
+) -> Session:
+    """Load a model into onnxruntime.
+
+    Args:
+        model: The model, or the file it lies in.
+        optimise: All of onnxruntime's graph optimisations (its default), or none.
+        threads: Threads within a node; None leaves the choice to onnxruntime.
+        providers: Execution providers in fall-back order; None means the CPU.
+        base_dir: Folder that the external data of a model in memory is relative to.
+        optimised_model_path: Where onnxruntime writes the graph that it really runs.
+        disabled_optimizers: Names of onnxruntime's optimisers to leave out.
+
+    Raises:
+        ConfigError: a provider is not part of this onnxruntime.
+        ModelError: onnxruntime cannot load the model.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if optimised_model_path is not None:
+        options.optimized_model_filepath = str(optimised_model_path)
+    chosen = _known_providers(providers)
+    extra = {"disabled_optimizers": list(disabled_optimizers)} if disabled_optimizers else {}
+    source, folder = (str(model), None) if isinstance(model, Path) else _loadable(model, base_dir, options)
+    try:
+        session = ort.InferenceSession(source, options, providers=chosen, **extra)
+    except MemoryError:
+        raise
+    except Exception as error:  # onnxruntime's own classes share no base but Exception
+        raise ModelError(f"onnxruntime cannot load the model: {_useful(str(error))}") from error
+    return Session(session, folder)
+
+
+def _known_providers(providers: Sequence[str] | None) -> list[str]:
+    if providers is None:
+        return list(DEFAULT_PROVIDERS)
+    available = ort.get_available_providers()
+    unknown = [p for p in providers if p not in available]
+    if unknown:
+        raise ConfigError(
+            f"onnxruntime has no execution provider {', '.join(map(repr, unknown))} here",
+            hint=f"providers= (--ep) can name {', '.join(available)}; others come with other onnxruntime packages.",
+        )
+    return list(providers)
+
+
+def _loadable(
+    model: ModelProto, base_dir: Path | None, options: ort.SessionOptions
+) -> tuple[bytes | str, tempfile.TemporaryDirectory[str] | None]:
+    external = any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer)
+    if external and base_dir is not None and _version() >= _FOLDER_OPTION_SINCE:
+        options.add_session_config_entry(_FOLDER_OPTION, str(base_dir))
+    elif external:
+        whole = ModelProto()
+        whole.CopyFrom(model)
+        _read_external(whole, base_dir)
+        model = whole
+    if model.ByteSize() < _MESSAGE_LIMIT:
+        return model.SerializeToString(), None
+    return _through_folder(model)
+
+
+def _read_external(model: ModelProto, base_dir: Path | None) -> None:
+    try:
+        load_external_data_for_model(model, str(base_dir or ""))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"external data cannot be read: {error}") from error
+
+
+def _through_folder(model: ModelProto) -> tuple[str, tempfile.TemporaryDirectory[str]]:
+    folder = tempfile.TemporaryDirectory(prefix="onnxq-", ignore_cleanup_errors=True)
+    path = Path(folder.name) / "model.onnx"
+    whole = ModelProto()
+    whole.CopyFrom(model)  # saving with external data empties the message that it is given
+    onnx.save_model(whole, str(path), save_as_external_data=True, location="weights.bin")
+    return str(path), folder
+
+
+def _version() -> tuple[int, int]:
+    major, minor = ort.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _run_error(error: Exception, feed: Mapping[str, NDArray[Any]], where: str) -> DataError:
+    shapes = ", ".join(f"{name!r} {array.dtype} {array.shape}" for name, array in feed.items())
+    return DataError(
+        f"onnxruntime cannot run the model: {_useful(str(error))} (fed {shapes})",
+        where=where,
+        hint="check the shapes and values of the data; the same input has to run in onnxruntime itself.",
+    )
+
+
+def _useful(text: str) -> str:
+    """onnxruntime's message without error codes, its own source lines and stack."""
+    text = _CODE.sub("", text.strip())
+    failed = _FAILED_NODE.search(text)
+    if failed:
+        op_type, name, status = failed.groups()
+        return f"{op_type} node {name!r}: {' '.join(_SOURCE_LINE.sub('', status).split())}"
+    return " ".join(text.split())

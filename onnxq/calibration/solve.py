@@ -1,0 +1,163 @@
+"""From a plan and statistics to the scale and zero-point of every tensor. Pure: runs no inference.
+
+Order matters once: weights may have to widen so that their node's bias fits into int32, and biases come last because
+
+    bias scale = data scale * weight scale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from onnxq.calibration.methods import Method, solve_range
+from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.errors import ArtifactError, InternalError, ModelError
+from onnxq.graph.view import Graph, attribute
+from onnxq.numerics.pair_guard import guard_pair_sums
+from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
+from onnxq.numerics.specs import QuantSpec
+from onnxq.planning.plan import Derived, Fixed, FromValues, Observed, QuantPlan, Role, SharedWith, TensorPlan
+from onnxq.targets.schema import Target, WeightGuard
+
+QParamsTable = Mapping[str, QuantParams]
+"""Parameters by key of `QuantPlan.tensors`."""
+
+# Head room for the accumulator the bias is added to: |bias code| stays below 2^30.
+_LARGEST_BIAS_CODE = 2.0**30
+
+
+def solve(graph: Graph, plan: QuantPlan, stats: StatsTable, method: Method, target: Target) -> QParamsTable:
+    """Parameters for every tensor of `plan`.
+
+    Args:
+        graph: The normalised float graph the plan was made for.
+        plan: What to quantize.
+        stats: Statistics of at least the tensors in `plan.observed()`.
+        method: How ranges are chosen from statistics.
+        target: The table the plan was made with.
+
+    Raises:
+        ArtifactError: the statistics lack a tensor.
+        ModelError: a weight holds NaN or Inf.
+    """
+    table: dict[str, QuantParams] = {}
+    merged = _group_stats(plan, stats)
+    for key, tensor in plan.tensors.items():
+        if isinstance(tensor.source, Observed):
+            table[key] = _observed(merged[key], tensor, tensor.source, method)
+        elif isinstance(tensor.source, Fixed):
+            table[key] = qparams_from_range(Range.of(tensor.source.rmin, tensor.source.rmax), tensor.spec)
+        elif isinstance(tensor.source, FromValues):
+            table[key] = _from_values(graph, tensor, target)
+    for key, tensor in plan.tensors.items():
+        if isinstance(tensor.source, SharedWith):
+            table[key] = table[_root(plan, key)]
+    biases = [(key, t, t.source) for key, t in plan.tensors.items() if isinstance(t.source, Derived)]
+    for _, tensor, source in biases:
+        table[source.weight] = _widened_for_bias(graph, tensor, table[source.data], table[source.weight])
+    for key, tensor, source in biases:
+        scale = table[source.data].scale.astype(np.float64) * table[source.weight].scale.astype(np.float64)
+        spec = replace(tensor.spec, axis=0 if scale.ndim else None)
+        table[key] = QuantParams(scale=scale.astype(np.float32), zero_point=np.zeros(scale.shape, np.int32), spec=spec)
+    return {key: table[key] for key in plan.tensors}
+
+
+def _group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:
+    """Statistics of each observed tensor; those of a group are merged, so that all its members get one range."""
+    missing = [name for name in plan.observed() if name not in stats.tensors]
+    if missing:
+        raise ArtifactError(
+            f"the statistics lack {len(missing)} of the tensors that target {plan.target} quantizes, first {missing[0]!r}",
+            hint="calibrate with the same model and target: onnxq.calibrate(..., target=...) (onnxq calibrate --target)",
+        )
+    groups: dict[str, list[TensorStats]] = {}
+    for name in plan.observed():
+        groups.setdefault(plan.tensors[name].group or name, []).append(stats.tensors[name])
+    merged = {group: reduce(TensorStats.merge, members) for group, members in groups.items()}
+    return {name: merged[plan.tensors[name].group or name] for name in plan.observed()}
+
+
+def _observed(stats: TensorStats, tensor: TensorPlan, bounds: Observed, method: Method) -> QuantParams:
+    found = solve_range(stats, tensor.spec, method, lower=bounds.lower, upper=bounds.upper)
+    params = qparams_from_range(found, tensor.spec)
+    if bounds.upper is not None and not tensor.spec.symmetric:
+        # A Clip behind the node disappears only if the largest code is not above its limit, float rounding included (C5).
+        while (tensor.spec.qmax - int(params.zero_point)) * params.scale > np.float32(bounds.upper):
+            params = replace(params, scale=np.nextafter(params.scale, np.float32(0)))
+    return params
+
+
+def _from_values(graph: Graph, tensor: TensorPlan, target: Target) -> QuantParams:
+    values = constant_values(graph, tensor.name)
+    params = qparams_from_range(range_of_values(values, tensor.spec), tensor.spec)
+    if tensor.role is Role.WEIGHT and target.guard is WeightGuard.PAIR_SUM:
+        for use in tensor.uses:
+            params = _guarded(graph.node(use.node), values, params)
+    return params
+
+
+def constant_values(graph: Graph, name: str) -> NDArray[Any]:
+    """The values of an initializer, known to be finite.
+
+    Raises:
+        ModelError: it holds NaN or Inf.
+    """
+    values = graph.constant(name)
+    if values is None:
+        raise InternalError(f"{name!r} is not an initializer")
+    if not np.isfinite(values).all():
+        raise ModelError(
+            "holds NaN or Inf, which no integer can stand for",
+            where=f"initializer {name!r}",
+            hint="keep the nodes that read it in float: exclude=(...) (--exclude NAME)",
+        )
+    return values
+
+
+def range_of_values(values: NDArray[Any], spec: QuantSpec) -> Range:
+    """Smallest range that holds all `values`, for each channel of `spec`."""
+    if spec.axis is None:
+        return Range.of(float(values.min(initial=0.0)), float(values.max(initial=0.0)))
+    others = tuple(a for a in range(values.ndim) if a != spec.axis)
+    return Range(rmin=values.min(axis=others, initial=0.0), rmax=values.max(axis=others, initial=0.0))
+
+
+def _guarded(node: NodeProto, values: NDArray[Any], params: QuantParams) -> QuantParams:
+    """`params` made safe for the order in which the kernel of `node` reduces (C14)."""
+    if node.op_type == "Conv":
+        if values.shape[1] == 1 and attribute(node, "group", 1) == values.shape[0]:
+            return params  # the depthwise kernel multiplies in 32 bits
+        # (M, C, kh, kw) is walked as (kh, kw, C).
+        return guard_pair_sums(values, params, walk=[*range(2, values.ndim), 1], channel=0)
+    if node.op_type == "Gemm" and attribute(node, "transB", 0):
+        return guard_pair_sums(values, params, walk=[1], channel=0)
+    return guard_pair_sums(values, params, walk=[values.ndim - 2], channel=values.ndim - 1)
+
+
+def _widened_for_bias(graph: Graph, bias: TensorPlan, data: QuantParams, weight: QuantParams) -> QuantParams:
+    """`weight`, with scales large enough that the bias codes stay inside int32."""
+    magnitude = np.abs(constant_values(graph, bias.name).astype(np.float64)).reshape(-1)
+    smallest = magnitude / (_LARGEST_BIAS_CODE * float(data.scale))
+    if weight.spec.axis is None:
+        smallest = smallest.max(initial=0.0)
+    scale = np.maximum(weight.scale.astype(np.float64), smallest).astype(np.float32)
+    return weight if np.array_equal(scale, weight.scale) else replace(weight, scale=scale)
+
+
+def _root(plan: QuantPlan, key: str) -> str:
+    seen = {key}
+    source = plan.tensors[key].source
+    while isinstance(source, SharedWith):
+        key = source.tensor
+        if key in seen:
+            raise InternalError(f"tensor {key!r} shares its parameters with itself")
+        seen.add(key)
+        source = plan.tensors[key].source
+    return key

@@ -1,0 +1,97 @@
+"""Newer opsets: the model is converted, never merely relabelled.
+
+The work is done by onnx's version converter (https://onnx.ai/onnx/api/version_converter.html) on the model without its
+large weights, so that weights keep their bytes and the size of the model does not matter. The converter leaves the
+bodies of If, Loop and Scan alone; where an operator in a body changed its meaning on the way, the model is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import ModelProto, NodeProto, helper
+
+from onnxq.errors import UnsupportedModelError
+from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
+
+_HINT = "export the model with a newer opset (for PyTorch: torch.onnx.export(..., opset_version={0}))"
+
+
+def upgrade_opset(graph: Graph, minimum: int) -> Graph:
+    """The same model in opset `minimum` or newer.
+
+    The converter is known to have faults: compare the outputs before and after under a runtime.
+
+    Args:
+        graph: The model; it is not changed.
+        minimum: Version of the standard operator set that is needed.
+
+    Returns:
+        `graph` itself where it is new enough, else a new graph; tensors keep their names.
+
+    Raises:
+        UnsupportedModelError: an operator has no conversion, or stands in a body that cannot be converted.
+    """
+    if graph.opset >= minimum:
+        return graph
+    _check_bodies(graph, minimum)
+    try:
+        converted = onnx.version_converter.convert_version(graph.skeleton(), minimum)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raise UnsupportedModelError(
+            f"the model cannot be converted from opset {graph.opset} to {minimum}: {error}", hint=_HINT.format(minimum)
+        ) from error
+    result = _transplanted(graph, converted, minimum)
+    try:
+        onnx.checker.check_model(result.skeleton())
+    except onnx.checker.ValidationError as error:
+        raise UnsupportedModelError(
+            f"the conversion from opset {graph.opset} to {minimum} gave an invalid model: {error}",
+            hint=_HINT.format(minimum),
+        ) from error
+    return result
+
+
+def _transplanted(graph: Graph, converted: ModelProto, opset: int) -> Graph:
+    """`graph` with the nodes of `converted`; everything else stays as it was, so nothing is lost to the converter."""
+    model = ModelProto()
+    model.CopyFrom(graph.frame)
+    for entry in model.opset_import:
+        if entry.domain in STANDARD_DOMAINS:
+            entry.version = opset
+    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(list(model.opset_import)))
+    kept = graph.initializers
+    model.graph.node.extend(converted.graph.node)
+    model.graph.initializer.extend(kept.values())
+    model.graph.initializer.extend(t for t in converted.graph.initializer if t.name not in kept)
+    model.graph.input.extend(graph.inputs.values())
+    model.graph.output.extend(graph.outputs.values())
+    model.graph.value_info.extend(graph.value_infos.values())
+    result = Graph(model, graph.base_dir)
+    result.prune()
+    result.sort()
+    return result
+
+
+def _check_bodies(graph: Graph, minimum: int) -> None:
+    for node in graph.nodes:
+        for inner in _body_nodes(node):
+            if inner.domain not in STANDARD_DOMAINS:
+                continue
+            before = onnx.defs.get_schema(inner.op_type, graph.opset, "").since_version
+            after = onnx.defs.get_schema(inner.op_type, minimum, "").since_version
+            if before != after:
+                raise UnsupportedModelError(
+                    f"{inner.op_type} in its body changed between opset {graph.opset} and {minimum}, "
+                    "and operators inside bodies cannot be converted",
+                    where=f"node {node.name!r} ({node.op_type})",
+                    hint=_HINT.format(minimum),
+                )
+
+
+def _body_nodes(node: NodeProto) -> Iterator[NodeProto]:
+    for body in bodies(node):
+        for inner in body.node:
+            yield inner
+            yield from _body_nodes(inner)

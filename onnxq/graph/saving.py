@@ -1,0 +1,181 @@
+"""Writing a model: the file appears whole or not at all.
+
+Everything is written to temporary files in the same folder, brought to the disk, and renamed into place. Weights go into
+a file of their own, `<name>.data`, where protobuf's limit of 2 GB demands it or where the model came that way
+(https://onnx.ai/onnx/repo-docs/ExternalData.html).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxq.errors import ConfigError
+from onnxq.graph.view import frame_of, tensor_bytes
+
+# protobuf refuses messages of 2 GiB and more; what is not weights (nodes, shapes) gets the difference.
+_INLINE_LIMIT_BYTES = 2**31 - 2**26
+# Small tensors stay in the model, where shape inference looks for them.
+_EXTERNAL_MIN_BYTES = 1024
+# Runtimes map the file into memory at multiples of the page size.
+_PAGE_BYTES = 4096
+
+
+def save_model(
+    model: ModelProto, path: str | os.PathLike[str], *, force: bool = False, base_dir: Path | None = None
+) -> None:
+    """Write `model` to `path`; on any failure nothing is left behind and files already there stay as they were.
+
+    Args:
+        model: The model; it is not changed.
+        path: Where to.
+        force: Whether an existing file may be replaced.
+        base_dir: Folder that the model's own external data locations are relative to.
+
+    Raises:
+        ConfigError: `path` exists and `force` is not given, is no place for a file, or cannot be written.
+        ModelError: external data of the model cannot be read.
+    """
+    target = Path(path)
+    _check_target(target, force)
+    with contextlib.ExitStack() as temporary:
+        try:
+            if _needs_data_file(model):
+                _write_with_data(model, target, base_dir, temporary)
+            else:
+                _write_file(target, model, temporary).replace(target)
+        except OSError as error:
+            raise ConfigError(
+                f"the model cannot be written: {error.strerror or error}",
+                where=f"output {str(target)!r}",
+                hint="choose another place with output= (-o)",
+            ) from error
+
+
+def _check_target(target: Path, force: bool) -> None:
+    where = f"output {str(target)!r}"
+    elsewhere = "choose another place with output= (-o)"
+    if not target.parent.is_dir():
+        raise ConfigError(f"the folder {str(target.parent)!r} does not exist", where=where, hint=f"create it, or {elsewhere}")
+    if target.is_dir():
+        raise ConfigError("this is a folder, not a file", where=where, hint="add a file name to output= (-o)")
+    if target.exists() and not target.is_file():
+        raise ConfigError("this is not a regular file", where=where, hint=elsewhere)
+    if target.exists() and not force:
+        raise ConfigError("the file exists", where=where, hint=f"pass force=True (--force) to replace it, or {elsewhere}")
+
+
+def _needs_data_file(model: ModelProto) -> bool:
+    size = 0
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            return True
+        size += tensor.ByteSize()
+    return size > _INLINE_LIMIT_BYTES
+
+
+def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, temporary: contextlib.ExitStack) -> None:
+    data_target = target.with_name(target.name + ".data")
+    if data_target.exists() and not data_target.is_file():
+        raise ConfigError(
+            "this is not a regular file", where=f"output {str(data_target)!r}", hint="choose another place with output= (-o)"
+        )
+    # The weights are copied one at a time, so that a model of many gigabytes is never in memory twice.
+    slim = frame_of(model)
+    for node in model.graph.node:
+        slim.graph.node.add().CopyFrom(node)
+    for field in ("input", "output", "value_info"):
+        getattr(slim.graph, field).extend(getattr(model.graph, field))
+    data_path, stream = _open_temporary(data_target, temporary)
+    with stream:
+        for tensor in _tensors(slim.graph):
+            _move_out(tensor, tensor, data_target.name, stream, base_dir)
+        for tensor in model.graph.initializer:
+            _move_out(tensor, slim.graph.initializer.add(), data_target.name, stream, base_dir)
+        _sync(stream)
+    written = _write_file(target, slim, temporary)
+    _replace_pair(data_path, data_target, written, target)
+
+
+def _move_out(source: TensorProto, into: TensorProto, location: str, stream: BinaryIO, base_dir: Path | None) -> None:
+    """Let `into` be `source` with its data in `stream`; small tensors take their data along."""
+    data = None if source.data_type == TensorProto.STRING else tensor_bytes(source, base_dir)
+    if data is not None and source.data_location != TensorProto.EXTERNAL and len(data) < _EXTERNAL_MIN_BYTES:
+        data = None
+    if data is None:
+        if into is not source:
+            into.CopyFrom(source)
+        return
+    name, dims, data_type, doc = source.name, list(source.dims), source.data_type, source.doc_string
+    into.Clear()
+    into.name, into.data_type, into.doc_string = name, data_type, doc
+    into.dims.extend(dims)
+    if len(data) < _EXTERNAL_MIN_BYTES:
+        into.raw_data = data
+        return
+    stream.write(bytes(-stream.tell() % _PAGE_BYTES))
+    into.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", str(stream.tell())), ("length", str(len(data)))):
+        into.external_data.add(key=key, value=value)
+    stream.write(data)
+
+
+def _open_temporary(target: Path, temporary: contextlib.ExitStack) -> tuple[Path, BinaryIO]:
+    path = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    stream = path.open("xb")
+    temporary.callback(path.unlink, missing_ok=True)
+    return path, stream
+
+
+def _write_file(target: Path, model: ModelProto, temporary: contextlib.ExitStack) -> Path:
+    data = model.SerializeToString(deterministic=True)
+    path, stream = _open_temporary(target, temporary)
+    with stream:
+        stream.write(data)
+        _sync(stream)
+    return path
+
+
+def _sync(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _replace_pair(data: Path, data_target: Path, model: Path, target: Path) -> None:
+    """Rename both files into place; where the second cannot be, the first is taken back."""
+    backup = data.with_suffix(".old")
+    existed = data_target.exists()
+    if existed:
+        data_target.replace(backup)
+    try:
+        data.replace(data_target)
+        model.replace(target)
+    except OSError:
+        if existed:
+            backup.replace(data_target)
+        else:
+            data_target.unlink(missing_ok=True)
+        raise
+    backup.unlink(missing_ok=True)
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Every tensor of a graph: initializers, and those in attributes, bodies included."""
+    yield from graph.initializer
+    for node in graph.node:
+        yield from _attribute_tensors(node)
+
+
+def _attribute_tensors(node: NodeProto) -> Iterator[TensorProto]:
+    for attr in node.attribute:
+        if attr.type == AttributeProto.TENSOR:
+            yield attr.t
+        yield from attr.tensors
+        for body in [attr.g] if attr.type == AttributeProto.GRAPH else attr.graphs:
+            yield from _tensors(body)

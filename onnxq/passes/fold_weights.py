@@ -1,0 +1,61 @@
+"""Turns the float weights, biases and constants of the plan into integer initializers behind a DequantizeLinear.
+
+Cases:
+  1. A weight or constant becomes codes of its type; one initializer and one DequantizeLinear serve all nodes that share it.
+  2. A bias becomes int32 codes with the scale derived from its node's data and weight.
+  3. The axis is always written with a vector of scales: TensorRT's parser and ONNX have different defaults (R7).
+  4. A float copy that somebody else still reads stays; one that nobody reads leaves the graph.
+  5. The reads are folded already: nothing happens.
+"""
+
+from __future__ import annotations
+
+from onnxq.calibration.solve import QParamsTable, constant_values
+from onnxq.graph.view import Graph
+from onnxq.numerics.arrays import quantize
+from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.passes.insert_qdq import add_params
+from onnxq.planning.plan import QuantPlan, Role, TensorPlan
+
+
+class FoldWeights(Pass):
+    """See the module's docstring.
+
+    Args:
+        plan: What to fold.
+        qparams: The parameters.
+    """
+
+    def __init__(self, plan: QuantPlan, qparams: QParamsTable) -> None:
+        self._plan = plan
+        self._qparams = qparams
+
+    def run(self, graph: Graph) -> PassResult:
+        log = PassLog()
+        for key, tensor in self._plan.tensors.items():
+            if tensor.role is Role.ACTIVATION:
+                continue
+            reads = [use for use in tensor.uses if graph.node(use.node).input[use.slot] == tensor.name]
+            if reads:
+                self._fold(graph, key, tensor)
+                log.edit(f"{tensor.role.value} {tensor.name!r} to {tensor.spec.qtype.name}", *(u.node for u in reads))
+        return log.result(graph)
+
+    def _fold(self, graph: Graph, key: str, tensor: TensorPlan) -> None:
+        name, params = tensor.name, self._qparams[key]
+        values = constant_values(graph, name)
+        if tensor.role is Role.BIAS:
+            values = values.reshape(-1)
+        codes = graph.add_initializer(graph.unique_name(f"{name}_quantized"), quantize(values, params))
+        scale, zero_point = add_params(graph, name, self._qparams, key)
+        result = graph.unique_name(f"{name}_dequantized")
+        graph.add_node(
+            "DequantizeLinear",
+            [codes, scale, zero_point],
+            [result],
+            name=f"{name}_DequantizeLinear",
+            attributes={} if params.spec.axis is None else {"axis": params.spec.axis},
+        )
+        graph.replace_uses(name, result, tensor.uses)
+        if not graph.uses(name) and not graph.is_output(name):
+            graph.remove_initializer(name)

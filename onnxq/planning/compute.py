@@ -1,0 +1,177 @@
+"""Which nodes with weights can run in int8, and along which axis their weights have channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from onnxq.graph.match import Miss, biased_matmul
+from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use, attribute
+from onnxq.targets.schema import ChannelAxis, ComputeRule, Target
+
+DATA, WEIGHT, BIAS = 0, 1, 2
+"""Input slots of Conv, ConvTranspose, MatMul and Gemm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeSite:
+    """A node that runs in int8.
+
+    Attributes:
+        node: Node name.
+        rule: The target's rule for it.
+        data: Name of the data input.
+        weight: Name of the weight initializer.
+        axis: Channel axis of the weight; None for per-tensor.
+        bias: Name of the constant bias, if it has one.
+        bias_use: Where the bias is read: by the node itself, or by the Add behind a MatMul.
+        output: Name of the output tensor, behind the bias.
+    """
+
+    node: str
+    rule: ComputeRule
+    data: str
+    weight: str
+    axis: int | None
+    bias: str | None
+    bias_use: Use | None
+    output: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a node stays float: the reason in the user's words, and the rule."""
+
+    reason: str
+    rule: str
+
+
+def compute_site(graph: Graph, node: NodeProto, target: Target) -> ComputeSite | Refusal | None:
+    """What `target` makes of `node`: a site, a refusal, or None for an operator without weights."""
+    rule = target.compute.get(node.op_type)
+    if rule is None or node.domain not in STANDARD_DOMAINS:
+        return None
+    data, weight = node.input[DATA], node.input[WEIGHT]
+    refusal = _operand_refusal(graph, node, rule) or _size_refusal(graph, node, rule)
+    if refusal is not None:
+        return refusal
+    bias, bias_use, output = _bias(graph, node)
+    return ComputeSite(
+        node=node.name,
+        rule=rule,
+        data=data,
+        weight=weight,
+        axis=_weight_axis(graph, node, rule),
+        bias=bias,
+        bias_use=bias_use,
+        output=output,
+    )
+
+
+def _bias(graph: Graph, node: NodeProto) -> tuple[str | None, Use | None, str]:
+    """The constant bias of `node`, where it is read, and the tensor behind it."""
+    output = node.output[0]
+    if node.op_type != "MatMul":
+        bias = node.input[BIAS] if len(node.input) > BIAS and node.input[BIAS] else None
+        return bias, None if bias is None else Use(node.name, BIAS), output
+    found = biased_matmul(graph, node)
+    if isinstance(found, Miss):
+        return None, None, output
+    add = graph.node(found.nodes[-1])
+    bias = found.bindings["bias"]
+    return bias, Use(add.name, list(add.input).index(bias)), add.output[0]
+
+
+def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule) -> Refusal | None:
+    data, weight = node.input[DATA], node.input[WEIGHT]
+    if graph.is_constant(data):
+        return Refusal("its data input is a constant and its weight is not the second input", rule.rules)
+    if not graph.is_constant(weight):
+        return Refusal("both inputs are activations; multiplying two quantized activations is not the default", "R28")
+    for tensor in (data, weight):
+        if not graph.is_float(tensor):
+            kind = "of unknown type" if graph.dtype(tensor) is None else "not float32"
+            return Refusal(f"its input {tensor!r} is {kind}", rule.rules)
+    rank = graph.rank(data)
+    if rule.ranks and rank is not None and rank not in rule.ranks:
+        return Refusal(f"its input has rank {rank}; the int8 kernel takes {rule.ranks}", rule.rules)
+    if 0 in (graph.shape(weight) or ()):
+        return Refusal("its weight is empty", rule.rules)
+    if node.op_type == "MatMul" and (graph.rank(weight) or 0) < 2:
+        return Refusal("its weight is a vector", rule.rules)
+    if node.op_type == "Gemm":
+        return _gemm_refusal(graph, node, rule)
+    bias = node.input[BIAS] if len(node.input) > BIAS else ""
+    if bias and not graph.is_constant(bias):
+        return Refusal(f"its bias {bias!r} is computed", rule.rules)
+    return None
+
+
+def _gemm_refusal(graph: Graph, node: NodeProto, rule: ComputeRule) -> Refusal | None:
+    if attribute(node, "transA", 0):
+        return Refusal("transA is set", rule.rules)
+    if attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0:
+        return Refusal("alpha and beta must be 1", rule.rules)
+    bias = node.input[BIAS] if len(node.input) > BIAS else ""
+    if not bias:
+        return None
+    if not graph.is_constant(bias):
+        return Refusal(f"its bias {bias!r} is computed", rule.rules)
+    shape = graph.shape(node.input[WEIGHT]) or ()
+    features = shape[0] if attribute(node, "transB", 0) else shape[1]
+    bias_shape = graph.shape(bias) or ()
+    if bias_shape not in ((features,), (1, features)):
+        return Refusal(f"its bias has shape {bias_shape}, expected ({features},)", rule.rules)
+    return None
+
+
+def _size_refusal(graph: Graph, node: NodeProto, rule: ComputeRule) -> Refusal | None:
+    shape = tuple(int(d) for d in graph.initializers[node.input[WEIGHT]].dims)
+    if rule.min_channels:
+        # (out, in / group, ...) for Conv and (in, out / group, ...) for ConvTranspose: the same product either way.
+        channels = (shape[0], shape[1] * int(attribute(node, "group", 1)))
+        if min(channels) < rule.min_channels:
+            inputs, outputs = channels if rule.axis is ChannelAxis.SECOND else channels[::-1]
+            return Refusal(
+                f"{inputs} input and {outputs} output channels; fewer than {rule.min_channels} do not pay in int8",
+                "R30",
+            )
+    if rule.min_features:
+        features = shape[-2:]
+        if min(features) < rule.min_features:
+            return Refusal(
+                f"a {features[0]} x {features[1]} weight is too small to pay in int8 (at least {rule.min_features})",
+                "R29",
+            )
+    return None
+
+
+def _weight_axis(graph: Graph, node: NodeProto, rule: ComputeRule) -> int | None:
+    rank = len(graph.initializers[node.input[WEIGHT]].dims)
+    if rule.per_channel_rank is not None and rank >= rule.per_channel_rank:
+        return None
+    if rule.axis is ChannelAxis.GEMM:
+        return 0 if attribute(node, "transB", 0) else 1
+    return {ChannelAxis.FIRST: 0, ChannelAxis.SECOND: 1, ChannelAxis.LAST: rank - 1}[rule.axis]
+
+
+def macs(graph: Graph, node: NodeProto) -> int:
+    """Multiply-accumulates of a Conv, ConvTranspose, MatMul or Gemm for one sample; 0 where shapes leave it open.
+
+    The first dimension of the output is taken as the batch and counted once.
+    """
+    if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm") or node.domain not in STANDARD_DOMAINS:
+        return 0
+    weight = graph.shape(node.input[WEIGHT])
+    # A transposed convolution does its work once for each input position.
+    positions = graph.shape(node.input[DATA] if node.op_type == "ConvTranspose" else node.output[0])
+    if weight is None or positions is None or any(not isinstance(d, int) for d in (*weight, *positions[1:])):
+        return 0
+    sizes = [int(d) for d in weight]  # type: ignore[arg-type]
+    rest = int(np.prod([int(d) for d in positions[1:]], dtype=np.int64))  # type: ignore[arg-type]
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return rest * int(np.prod(sizes[1:], dtype=np.int64))
+    inner = sizes[1] if node.op_type == "Gemm" and attribute(node, "transB", 0) else sizes[-2] if len(sizes) > 1 else 1
+    return rest * inner

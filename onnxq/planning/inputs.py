@@ -1,0 +1,126 @@
+"""Placement on the inputs of nodes with weights (TensorRT, OpenVINO).
+
+The engine runs a node in int8 when its inputs come from DQ; what follows (bias, activation, residual Add) fuses behind
+it in higher precision, so no Q goes there:
+
+    x -> Q/DQ -> Conv -> Relu -> Q/DQ -> Conv2
+
+A residual Add reads its skip branch through a pair, so that Conv + Add fuse into one int8 kernel (R22). If x
+already has a pair for another Conv, it is the same pair (R23):
+
+    x -> Q/DQ -+-> Conv -> Relu -> Q/DQ -> Conv --+
+               +---------------------------------+-> Add
+"""
+
+from __future__ import annotations
+
+from onnx import NodeProto
+
+from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
+from onnxq.planning.compute import DATA, ComputeSite
+from onnxq.planning.groups import Groups
+from onnxq.planning.options import PlanOptions
+from onnxq.targets.schema import Target
+
+_MOVES_ONLY = frozenset(
+    {"MaxPool", "Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze", "Gather", "Flatten"}
+)
+
+
+class InputPairs:
+    """Q/DQ pairs on inputs.
+
+    Attributes:
+        uses: By tensor, the reads that get the dequantized value.
+        skips: By residual Add, the tensor whose branch is quantized.
+        groups: Tensors that share parameters.
+    """
+
+    def __init__(self, graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions) -> None:
+        self._graph = graph
+        self._sites = sites
+        self.uses: dict[str, list[Use]] = {}
+        self.skips: dict[str, str] = {}
+        self.groups = Groups()
+        for site in sites.values():
+            self.uses.setdefault(site.data, []).append(Use(site.node, DATA))
+        if target.residual_add:
+            for node in graph.nodes:
+                if node.op_type == "Add" and node.domain in STANDARD_DOMAINS and not options.excludes(node):
+                    self._quantize_skip(node)
+        if target.concat_shares:
+            self._share()
+
+    # ---- residual Add (R22) --------------------------------------------------------------------------------------
+
+    def _quantize_skip(self, add: NodeProto) -> None:
+        slot = self._skip_slot(add)
+        if slot is None:
+            return
+        tensor = add.input[slot]
+        self.uses.setdefault(tensor, []).append(Use(add.name, slot))
+        self.skips[add.name] = tensor
+
+    def _skip_slot(self, add: NodeProto) -> int | None:
+        """The slot of the skip branch of `add`; None where no int8 Conv fuses with it."""
+        left, right = add.input
+        graph = self._graph
+        if left == right or any(graph.is_constant(t) or not graph.is_float(t) for t in (left, right)):
+            return None
+        if graph.rank(left) is None or graph.rank(left) != graph.rank(right):
+            return None
+        fusable = [self._is_conv_branch(t) for t in (left, right)]
+        if not any(fusable):
+            return None
+        if not all(fusable):
+            return 1 if fusable[0] else 0
+        # Two Convs meet (a downsampling block): the longer way back to the fork is the main branch and fuses.
+        lengths = self._path_lengths(left, right)
+        return 1 if lengths[0] >= lengths[1] else 0
+
+    def _is_conv_branch(self, tensor: str) -> bool:
+        node = self._graph.producer(tensor)
+        return (
+            node is not None
+            and node.name in self._sites
+            and node.op_type in ("Conv", "ConvTranspose")
+            and len(self._graph.uses(tensor)) == 1
+            and not self._graph.is_output(tensor)
+        )
+
+    def _path_lengths(self, left: str, right: str) -> tuple[int, int]:
+        """Nodes from each tensor back to the nearest common ancestor."""
+        from_left, from_right = self._distances(left), self._distances(right)
+        common = [t for t in from_left if t in from_right]
+        if not common:
+            return 0, 0
+        fork = min(common, key=lambda t: (from_left[t] + from_right[t], t))
+        return from_left[fork], from_right[fork]
+
+    def _distances(self, tensor: str) -> dict[str, int]:
+        distance, front = {tensor: 0}, [tensor]
+        while front:
+            node = self._graph.producer(front.pop(0))
+            if node is None:
+                continue
+            steps = distance[next(t for t in node.output if t in distance)] + 1
+            for name in node.input:
+                if name and name not in distance and not self._graph.is_constant(name):
+                    distance[name] = steps
+                    front.append(name)
+        return distance
+
+    # ---- shared parameters (R24, R25) ----------------------------------------------------------------------------
+
+    def _share(self) -> None:
+        for node in self._graph.nodes:
+            if node.domain not in STANDARD_DOMAINS:
+                continue
+            if node.op_type == "Concat" and node.output[0] in self.uses:
+                members = [t for t in node.input if t in self.uses]
+                if members:
+                    self.groups.union([node.output[0], *members])
+            elif node.op_type in _MOVES_ONLY and node.input[0] in self.uses:
+                outputs = [t for t in node.output if t in self.uses]
+                if outputs:
+                    self.groups.union([node.input[0], *outputs])

@@ -1,0 +1,52 @@
+"""What a user may say about placement."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from onnx import NodeProto
+
+from onnxq.errors import ConfigError
+from onnxq.graph.view import Graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Nodes to keep in float.
+
+    Attributes:
+        exclude: Node names or shell-style patterns (`*`, `?`, `[...]`).
+        exclude_ops: Operator types.
+    """
+
+    exclude: tuple[str, ...] = ()
+    exclude_ops: tuple[str, ...] = ()
+
+    def excludes(self, node: NodeProto) -> bool:
+        """Whether the user wants `node` kept in float."""
+        return node.op_type in self.exclude_ops or any(fnmatch.fnmatchcase(node.name, p) for p in self.exclude)
+
+    def check(self, graph: Graph) -> None:
+        """See that every pattern names something in `graph`.
+
+        Raises:
+            ConfigError: a pattern matches no node; the message suggests names that are close.
+        """
+        nodes = graph.nodes
+        names = [n.name for n in nodes]
+        for pattern in self.exclude:
+            if not fnmatch.filter(names, pattern) and pattern not in names:
+                raise _unmatched("node", pattern, names, "exclude=(...) (--exclude)")
+        ops = {n.op_type for n in nodes}
+        for op in self.exclude_ops:
+            if op not in ops:
+                raise _unmatched("operator", op, ops, "exclude_ops=(...) (--exclude-op)")
+
+
+def _unmatched(kind: str, given: str, known: Iterable[str], where: str) -> ConfigError:
+    close = difflib.get_close_matches(given, list(known), n=3)
+    hint = f"did you mean {', '.join(map(repr, close))}?" if close else "`onnxq plan MODEL` lists all names"
+    return ConfigError(f"no {kind} of the model matches {given!r}", where=where, hint=hint)

@@ -1,0 +1,249 @@
+"""From a normalised float graph and a target's table to a plan. Pure: no data, no session, the graph is not changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from onnx import NodeProto
+
+from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
+from onnxq.numerics.qtypes import INT32
+from onnxq.numerics.specs import QuantSpec
+from onnxq.planning.bounds import known_bounds
+from onnxq.planning.compute import WEIGHT, ComputeSite, Refusal, compute_site, macs
+from onnxq.planning.inputs import InputPairs
+from onnxq.planning.options import PlanOptions
+from onnxq.planning.plan import (
+    Action,
+    Derived,
+    FromValues,
+    NodeDecision,
+    QuantPlan,
+    Role,
+    SharedWith,
+    Source,
+    TensorPlan,
+)
+from onnxq.planning.regions import Regions, in_graph_order
+from onnxq.targets.schema import BiasForm, Placement, Target
+
+
+def make_plan(
+    graph: Graph, target: Target, *, options: PlanOptions, digest: str, notes: Iterable[str] = ()
+) -> QuantPlan:
+    """Decide where Q/DQ pairs go.
+
+    Args:
+        graph: The float graph, normalised, with shapes inferred.
+        target: The table of the engine.
+        options: What the user keeps in float.
+        digest: Digest of the float model as the user gave it.
+        notes: Facts to hand on to the user.
+
+    Raises:
+        ConfigError: an option names a node or operator that the graph does not have.
+    """
+    options.check(graph)
+    verdicts = {n.name: _verdict(graph, n, target, options) for n in graph.nodes}
+    sites = {name: v for name, v in verdicts.items() if isinstance(v, ComputeSite)}
+    place = _place_regions if target.placement is Placement.REGIONS else _place_inputs
+    activations, decided = place(graph, target, sites, options)
+    tensors = {**activations, **_weights(graph, target, sites), **_biases(graph, sites)}
+    decisions = tuple(_decision(graph, n, target, decided.get(n.name) or verdicts[n.name]) for n in graph.nodes)
+    return QuantPlan(
+        target=target.name,
+        opset=max(target.min_opset, *(t.spec.qtype.min_opset for t in tensors.values()), 1),
+        tensors=tensors,
+        nodes=decisions,
+        digest=digest,
+        notes=tuple(notes),
+    )
+
+
+# ---- nodes -------------------------------------------------------------------------------------------------------
+
+Verdict = ComputeSite | Refusal | None
+Decided = tuple[Action, str, str]
+"""Action, reason, rule."""
+
+
+def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions) -> Verdict:
+    if options.excludes(node):
+        return Refusal("excluded by the user", "user")
+    return compute_site(graph, node, target)
+
+
+def _decision(graph: Graph, node: NodeProto, target: Target, verdict: Verdict | Decided) -> NodeDecision:
+    if isinstance(verdict, tuple):
+        action, reason, rule = verdict
+    elif isinstance(verdict, ComputeSite):
+        action, reason, rule = Action.INT8, "inputs and weights are int8", verdict.rule.rules
+    elif isinstance(verdict, Refusal):
+        action, reason, rule = Action.FLOAT, verdict.reason, verdict.rule
+    else:
+        action, reason, rule = Action.FLOAT, _float_reason(graph, node, target), ""
+    return NodeDecision(
+        node=node.name, op=node.op_type, action=action, reason=reason, rule=rule, macs=macs(graph, node)
+    )
+
+
+def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
+    if node.domain not in STANDARD_DOMAINS:
+        return f"operator of domain {node.domain!r} is not known to onnxq"
+    if node.op_type in ("If", "Loop", "Scan"):
+        return "control flow; nodes inside its body stay float"
+    if node.op_type in target.float_reasons:
+        return target.float_reasons[node.op_type]
+    if not any(graph.is_float(t) for t in node.output):
+        return "does not compute float32 values"
+    if node.op_type in target.elementwise or node.op_type in target.pass_through:
+        return "no int8 neighbours on both sides; a pair here would only cost"
+    return f"{target.title} has no int8 kernel for {node.op_type} that onnxq uses"
+
+
+# ---- activations: regions ----------------------------------------------------------------------------------------
+
+
+def _place_regions(
+    graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions
+) -> tuple[dict[str, TensorPlan], dict[str, Decided]]:
+    regions = Regions(graph, target, sites, options)
+    tensors: dict[str, TensorPlan] = {}
+    for name in regions.quantized:
+        writer = regions.code_writer(name)
+        # C1: what an int8 kernel writes goes to one Q and nowhere else. What a float node writes others read as float.
+        uses = tuple(
+            use
+            for use in graph.uses(name)
+            if writer is not None or (use.node in regions.members and name in regions.data_inputs(graph.node(use.node)))
+        )
+        tensors[name] = TensorPlan(
+            name=name,
+            role=Role.ACTIVATION,
+            spec=target.activation,
+            source=_region_source(graph, regions, name, writer),
+            uses=uses,
+            covers_output=writer is not None and graph.is_output(name),
+        )
+    tensors.update(_constants(graph, target, regions))
+    decided: dict[str, Decided] = {}
+    bias_adds = _bias_adds(sites)
+    for node in graph.nodes:
+        if node.name in regions.members and node.name not in sites:
+            if node.op_type in target.pass_through:
+                decided[node.name] = (
+                    Action.INT8,
+                    "moves codes between int8 neighbours",
+                    target.pass_through[node.op_type].rules,
+                )
+            else:
+                decided[node.name] = (
+                    Action.INT8,
+                    "all inputs and its output are int8",
+                    target.elementwise[node.op_type].rules,
+                )
+        elif node.name in bias_adds:
+            decided[node.name] = Action.FUSED, f"is the bias of {bias_adds[node.name]!r}", "C8"
+        elif node.name in regions.fused:
+            decided[node.name] = Action.FUSED, f"becomes part of the rounding of {regions.fused[node.name]!r}", "C5"
+    return tensors, decided
+
+
+def _region_source(graph: Graph, regions: Regions, tensor: str, writer: str | None) -> Source:
+    """Codes that were only moved keep the parameters they came with; everything else is observed."""
+    node = graph.node(writer) if writer is not None else None
+    if node is not None and regions.moves_codes(node):
+        return SharedWith(node.input[0])
+    return known_bounds(graph, tensor)
+
+
+def _constants(graph: Graph, target: Target, regions: Regions) -> dict[str, TensorPlan]:
+    """Constant operands of int8 Add, Mul and Concat: codes like the other operand's (C9, C11)."""
+    uses: dict[str, list[Use]] = {}
+    for node in graph.nodes:
+        if node.name not in regions.members or node.op_type not in target.elementwise:
+            continue
+        for slot, tensor in enumerate(node.input):
+            if tensor and graph.is_constant(tensor):
+                uses.setdefault(tensor, []).append(Use(node.name, slot))
+    return {
+        name: TensorPlan(name=name, role=Role.CONSTANT, spec=target.activation, source=FromValues(), uses=tuple(where))
+        for name, where in uses.items()
+    }
+
+
+# ---- activations: inputs -----------------------------------------------------------------------------------------
+
+
+def _place_inputs(
+    graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions
+) -> tuple[dict[str, TensorPlan], dict[str, Decided]]:
+    pairs = InputPairs(graph, target, sites, options)
+    tensors = {
+        name: TensorPlan(
+            name=name,
+            role=Role.ACTIVATION,
+            spec=target.activation,
+            source=known_bounds(graph, name),
+            uses=tuple(pairs.uses[name]),
+            group=pairs.groups.group_of(name),
+        )
+        for name in in_graph_order(graph, pairs.uses)
+    }
+    decided: dict[str, Decided] = {
+        add: (Action.FUSED, f"fuses with its Conv; the skip branch {tensor!r} is int8", "R22")
+        for add, tensor in pairs.skips.items()
+    }
+    for add, matmul in _bias_adds(sites).items():
+        decided.setdefault(add, (Action.FUSED, f"is the bias of {matmul!r}", "R21"))
+    for name, site in sites.items():
+        uses = graph.uses(site.output)
+        follower = graph.node(uses[0].node) if len(uses) == 1 else None
+        if follower is not None and follower.op_type in target.fused_activations and follower.name not in decided:
+            decided[follower.name] = Action.FUSED, f"fuses behind {name!r}", "R20"
+    return tensors, decided
+
+
+def _bias_adds(sites: dict[str, ComputeSite]) -> dict[str, str]:
+    """Add nodes that are the bias of a MatMul, with the MatMul."""
+    return {s.bias_use.node: name for name, s in sites.items() if s.bias_use is not None and s.bias_use.node != name}
+
+
+# ---- weights and biases ------------------------------------------------------------------------------------------
+
+
+def _weights(graph: Graph, target: Target, sites: dict[str, ComputeSite]) -> dict[str, TensorPlan]:
+    """One entry for each weight, however many nodes share it; where they disagree on the axis it is per-tensor."""
+    by_weight: dict[str, list[ComputeSite]] = {}
+    for site in sites.values():
+        by_weight.setdefault(site.weight, []).append(site)
+    plans: dict[str, TensorPlan] = {}
+    for name, users in by_weight.items():
+        axes = {site.axis for site in users}
+        axis = axes.pop() if len(axes) == 1 else None
+        plans[name] = TensorPlan(
+            name=name,
+            role=Role.WEIGHT,
+            spec=replace(target.weight, axis=axis),
+            source=FromValues(),
+            uses=tuple(Use(site.node, WEIGHT) for site in users),
+        )
+    return plans
+
+
+def _biases(graph: Graph, sites: dict[str, ComputeSite]) -> dict[str, TensorPlan]:
+    """int32 biases, one for each node: their scale depends on the node's data and weight."""
+    plans: dict[str, TensorPlan] = {}
+    for site in sites.values():
+        if site.bias is None or site.bias_use is None or site.rule.bias is not BiasForm.INT32:
+            continue
+        key = site.bias if site.bias not in plans else f"{site.bias}@{site.node}"
+        plans[key] = TensorPlan(
+            name=site.bias,
+            role=Role.BIAS,
+            spec=QuantSpec(qtype=INT32, symmetric=True, axis=0 if site.axis is not None else None),
+            source=Derived(site.data, site.weight),
+            uses=(site.bias_use,),
+        )
+    return plans

@@ -1,0 +1,197 @@
+"""Placement where int8 kernels read and write codes (ONNX Runtime).
+
+A kernel takes codes in and gives codes out, so a node runs in int8 when all its activations come from a DQ and its
+output goes to a Q. Nodes with weights always pay. The operators between them pay only inside a region:
+
+    Conv -> [Relu] -> Q/DQ -> MaxPool -> Q/DQ -> Conv        MaxPool moves codes, same parameters
+    Conv -> Q/DQ -+-> Sigmoid -> Q/DQ -+-> Mul -> Q/DQ -> Conv   both read codes, and codes are wanted behind them
+                  +--------------------+
+    Conv -> Q/DQ -> HardSigmoid ...                       no int8 kernel: float between a DQ and the next Q
+
+The set of int8 nodes is the greatest fixed point: start with every node that has a kernel, drop those that would need a
+Q of their own on an input or whose output nobody wants as codes, until nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnx import NodeProto
+
+from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
+from onnxq.planning.bounds import clip_limits
+from onnxq.planning.compute import ComputeSite
+from onnxq.planning.options import PlanOptions
+from onnxq.targets.schema import Target
+
+# An operand this many times smaller than the output (a squeeze-and-excite gate) is quantized for its neighbour's sake.
+_SMALL_OPERAND = 16
+
+
+class Regions:
+    """The int8 nodes of one graph and the tensors between them.
+
+    Attributes:
+        members: Names of the int8 nodes, weights or not.
+        fused: Activation nodes that disappear, with the int8 node that takes each in.
+        quantized: Tensors that carry a Q/DQ pair, in graph order.
+    """
+
+    def __init__(self, graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions) -> None:
+        self._graph = graph
+        self._target = target
+        self._sites = sites
+        bias_adds = {s.bias_use.node for s in sites.values() if s.bias_use is not None} - set(sites)
+        self.members = set(sites) | {
+            n.name
+            for n in graph.nodes
+            if self._has_kernel(n) and n.name not in bias_adds and not options.excludes(n)
+        }
+        self._tail: dict[str, tuple[str, list[str]]] = {}
+        for name in self.members:
+            self._tail[name] = self._follow_tail(graph.node(name), options)
+        self._settle()
+        self.fused = {f: name for name in self.members if self.writes_codes(name) for f in self._tail[name][1]}
+        self.quantized = self._quantized_tensors()
+
+    def output_of(self, name: str) -> str:
+        """The tensor where the codes of int8 node `name` come out: behind the activations fused into it."""
+        return self._tail[name][0]
+
+    def writes_codes(self, name: str) -> bool:
+        """Whether the kernel of int8 node `name` needs a Q behind it."""
+        return name not in self._sites or self._sites[name].rule.output_quantized
+
+    def data_inputs(self, node: NodeProto) -> list[str]:
+        """The activations that `node`, run in int8, reads as codes; constants are left out."""
+        site = self._sites.get(node.name)
+        if site is not None:
+            return [site.data]
+        slots = node.input[:1] if node.op_type in self._target.pass_through else node.input
+        return [t for t in slots if t and not self._graph.is_constant(t)]
+
+    def code_writer(self, tensor: str) -> str | None:
+        """The int8 node whose codes come out as `tensor`, if one has to write them."""
+        name: str | None = self._writer.get(tensor)
+        return name if name in self.members else None
+
+    def moves_codes(self, node: NodeProto) -> bool:
+        """Whether `node` is in a region and hands on the codes of its input 0 unchanged."""
+        return node.name in self.members and node.op_type in self._target.pass_through
+
+    # ---- which nodes ---------------------------------------------------------------------------------------------
+
+    def _has_kernel(self, node: NodeProto) -> bool:
+        """Whether a node without weights has an int8 kernel here, looked at alone."""
+        if node.domain not in STANDARD_DOMAINS:
+            return False
+        rule = self._target.pass_through.get(node.op_type)
+        if rule is not None:
+            if any(attribute(node, key, value) != value for key, value in rule.attributes.items()):
+                return False
+        elif node.op_type not in self._target.elementwise:
+            return False
+        tensors = [*(node.input[:1] if rule else node.input), *node.output]
+        # MaxPool with indices and the like have an output that is no activation.
+        return all(self._graph.is_float(t) for t in tensors if t) and not self._all_constant(node)
+
+    def _all_constant(self, node: NodeProto) -> bool:
+        return all(self._graph.is_constant(t) for t in node.input if t)
+
+    def _follow_tail(self, node: NodeProto, options: PlanOptions) -> tuple[str, list[str]]:
+        """The tensor behind the activations that become part of `node`'s rounding, and those nodes (C5)."""
+        site = self._sites.get(node.name)
+        tensor, fused = site.output if site is not None else node.output[0], list[str]()
+        if node.op_type in self._target.pass_through or len(node.output) > 1:
+            return tensor, fused
+        while not self._graph.is_output(tensor):
+            uses = self._graph.uses(tensor)
+            if len(uses) != 1 or uses[0].slot != 0:
+                break
+            follower = self._graph.node(uses[0].node)
+            if options.excludes(follower) or not self._rounds_away(follower):
+                break
+            fused.append(follower.name)
+            tensor = follower.output[0]
+        return tensor, fused
+
+    def _rounds_away(self, node: NodeProto) -> bool:
+        """Whether uint8 codes of the activation's own range make `node` redundant: a Relu, or a Clip from 0 upwards."""
+        if node.op_type not in self._target.fused_activations or node.domain not in STANDARD_DOMAINS:
+            return False
+        if node.op_type == "Relu":
+            return True
+        lower, upper = clip_limits(self._graph, node)
+        return lower == 0.0 and (upper is None or upper > 0.0)
+
+    def _settle(self) -> None:
+        """Drop nodes until every one left reads codes and is wanted as codes."""
+        self._writer: dict[str, str] = {}
+        for name in self.members:
+            if self.writes_codes(name):
+                outputs = self._graph.node(name).output
+                for tensor in outputs if len(outputs) > 1 else (self._tail[name][0],):
+                    self._writer[tensor] = name
+        optional = [n for n in self._graph.nodes if n.name in self.members and n.name not in self._sites]
+        changed = True
+        while changed:
+            changed = False
+            for node in optional:
+                if node.name in self.members and not (self._reads_codes(node) and self._pays(node)):
+                    self.members.discard(node.name)
+                    changed = True
+
+    def _reads_codes(self, node: NodeProto) -> bool:
+        inputs = self.data_inputs(node)
+        carried = [self._is_code(t) for t in inputs]
+        return any(carried) and all(
+            is_code or self._is_small(t, node.output[0]) for t, is_code in zip(inputs, carried, strict=True)
+        )
+
+    def _is_code(self, tensor: str) -> bool:
+        return self.code_writer(tensor) is not None or any(
+            use.node in self._sites and self._sites[use.node].data == tensor for use in self._graph.uses(tensor)
+        )
+
+    def _pays(self, node: NodeProto) -> bool:
+        rule = self._target.elementwise.get(node.op_type)
+        outputs = node.output if len(node.output) > 1 else [self._tail[node.name][0]]
+        if rule is not None and rule.shrinks:
+            return True
+        wanted = [
+            use
+            for tensor in outputs
+            for use in self._graph.uses(tensor)
+            if use.node in self.members and tensor in self.data_inputs(self._graph.node(use.node))
+        ]
+        return bool(wanted) and not any(self._graph.is_output(t) for t in outputs)
+
+    def _is_small(self, tensor: str, reference: str) -> bool:
+        own, large = self._graph.shape(tensor), self._graph.shape(reference)
+        if own is None or large is None or len(own) != len(large):
+            return False
+        # Dimensions that are 1 here and anything else there are where it is broadcast; an open size counts as large.
+        ratio = 1
+        for mine, theirs in zip(own, large, strict=True):
+            if mine == 1 and theirs != 1:
+                ratio *= theirs if isinstance(theirs, int) else _SMALL_OPERAND
+        return ratio >= _SMALL_OPERAND
+
+    # ---- which tensors -------------------------------------------------------------------------------------------
+
+    def _quantized_tensors(self) -> list[str]:
+        wanted: set[str] = set()
+        for name in self.members:
+            node = self._graph.node(name)
+            wanted.update(self.data_inputs(node))
+            if self.writes_codes(name):
+                wanted.update(t for t in node.output if t) if len(node.output) > 1 else wanted.add(self.output_of(name))
+        return in_graph_order(self._graph, wanted)
+
+
+def in_graph_order(graph: Graph, tensors: Iterable[str]) -> list[str]:
+    """`tensors` in the order in which the graph defines them: inputs, then nodes."""
+    wanted = set(tensors)
+    ordered = [t for t in graph.inputs if t in wanted]
+    ordered += [t for node in graph.nodes for t in node.output if t in wanted]
+    return ordered + sorted(wanted - set(ordered))

@@ -1,0 +1,139 @@
+"""What a target's table says. A target file holds literals of these types and no logic."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnxq.numerics.specs import QuantSpec
+
+
+class Placement(enum.Enum):
+    """Which edges of an int8 node carry a Q/DQ pair."""
+
+    REGIONS = "regions"
+    """Inputs and outputs: int8 kernels read and write codes, so neighbouring int8 nodes form regions (ONNX Runtime)."""
+    INPUTS = "inputs"
+    """Inputs only: the engine fuses what follows in higher precision (TensorRT, OpenVINO)."""
+
+
+class BiasForm(enum.Enum):
+    """How the bias of an int8 node is stored."""
+
+    INT32 = "int32"
+    """int32 codes with scale = data scale * weight scale, behind a DequantizeLinear."""
+    FLOAT = "float"
+    """Left as it is."""
+
+
+class WeightGuard(enum.Enum):
+    """Protection of weights against a weakness of the target's kernels."""
+
+    NONE = "none"
+    PAIR_SUM = "pair-sum"
+    """vpmaddubsw adds two u8*s8 products in saturating int16: the scale of a channel grows until no pair overflows."""
+
+
+class ChannelAxis(enum.Enum):
+    """Which axis of a weight counts output channels."""
+
+    FIRST = "first"
+    SECOND = "second"
+    LAST = "last"
+    GEMM = "gemm"
+    """Axis 0 with transB, else axis 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeRule:
+    """An operator with a constant weight that runs in int8.
+
+    Attributes:
+        op: Operator type.
+        axis: The weight's channel axis.
+        output_quantized: Whether the int8 kernel exists only with a Q behind it.
+        bias: Form of the bias.
+        ranks: Ranks of the data input that the kernel takes; empty for all.
+        per_channel_rank: Weight rank from which on only per-tensor weights run; None for no limit.
+        min_channels: Fewer input or output channels than this stay float.
+        min_features: A reduced or produced dimension smaller than this stays float.
+        rules: Identifiers of the rules behind it, as listed in the target's documentation.
+    """
+
+    op: str
+    axis: ChannelAxis
+    output_quantized: bool
+    bias: BiasForm
+    ranks: tuple[int, ...] = ()
+    per_channel_rank: int | None = None
+    min_channels: int = 0
+    min_features: int = 0
+    rules: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElementwiseRule:
+    """An operator without weights whose int8 kernel reads and writes codes.
+
+    Attributes:
+        op: Operator type.
+        shrinks: Whether its output is so much smaller than its input that int8 pays even when a float node follows.
+        rules: Identifiers of the rules behind it.
+    """
+
+    op: str
+    shrinks: bool = False
+    rules: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassThroughRule:
+    """An operator that only moves values: its output keeps the parameters of its input 0.
+
+    Attributes:
+        op: Operator type.
+        attributes: Attribute values that it must have to be one (a nearest Resize).
+        rules: Identifiers of the rules behind it.
+    """
+
+    op: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    rules: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Everything that placement, folding and verification must know of one engine.
+
+    Attributes:
+        name: Name used in flags and files.
+        title: Name used in sentences.
+        placement: Which edges carry Q/DQ pairs.
+        activation: Form of quantized activations.
+        weight: Form of quantized weights (its axis is filled in for each tensor).
+        guard: Protection of weights.
+        compute: Operators with weights, by type.
+        elementwise: Operators on codes, by type (REGIONS only).
+        pass_through: Operators that keep parameters, by type.
+        fused_activations: Operators that disappear into the node before them.
+        residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
+        concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).
+        min_opset: Lowest opset of the quantized model.
+        float_reasons: Why operators that are often asked about stay float, by type.
+    """
+
+    name: str
+    title: str
+    placement: Placement
+    activation: QuantSpec
+    weight: QuantSpec
+    guard: WeightGuard = WeightGuard.NONE
+    compute: Mapping[str, ComputeRule]
+    elementwise: Mapping[str, ElementwiseRule] = field(default_factory=dict)
+    pass_through: Mapping[str, PassThroughRule] = field(default_factory=dict)
+    fused_activations: frozenset[str] = frozenset()
+    residual_add: bool = False
+    concat_shares: bool = False
+    min_opset: int = 13
+    float_reasons: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,67 @@
+"""TensorRT and TensorRT-RTX, explicit quantization. Rules R1 to R33 are explained in docs/targets.md.
+
+Sources: NVIDIA TensorRT developer guide, "Working with Quantized Types"; the onnx-tensorrt parser; each hard rule run
+on TensorRT-RTX's parser and builder (tests/e2e/test_tensorrt_rules.py).
+"""
+
+from __future__ import annotations
+
+from onnxq.numerics.qtypes import INT8
+from onnxq.numerics.specs import QuantSpec
+from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, PassThroughRule, Placement, Target
+
+TENSORRT = Target(
+    name="tensorrt",
+    title="TensorRT",
+    placement=Placement.INPUTS,
+    activation=QuantSpec(qtype=INT8, symmetric=True),
+    weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
+    compute={
+        "Conv": ComputeRule(
+            op="Conv",
+            axis=ChannelAxis.FIRST,
+            output_quantized=False,
+            bias=BiasForm.FLOAT,
+            min_channels=16,
+            rules="R20 R8",
+        ),
+        "ConvTranspose": ComputeRule(
+            op="ConvTranspose",
+            axis=ChannelAxis.SECOND,
+            output_quantized=False,
+            bias=BiasForm.FLOAT,
+            min_channels=16,
+            rules="R20 R8",
+        ),
+        "MatMul": ComputeRule(
+            op="MatMul",
+            axis=ChannelAxis.LAST,
+            output_quantized=False,
+            bias=BiasForm.FLOAT,
+            per_channel_rank=3,
+            min_features=16,
+            rules="R20",
+        ),
+        "Gemm": ComputeRule(
+            op="Gemm",
+            axis=ChannelAxis.GEMM,
+            output_quantized=False,
+            bias=BiasForm.FLOAT,
+            min_features=16,
+            rules="R20",
+        ),
+    },
+    pass_through={
+        op: PassThroughRule(op=op, rules="R24")
+        for op in ("Concat", "Gather", "MaxPool", "Pad", "Relu", "Reshape", "Slice", "Split", "Squeeze", "Transpose")
+    },
+    fused_activations=frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"}),
+    residual_add=True,
+    concat_shares=True,
+    float_reasons={
+        "LayerNormalization": "LayerNorm, Softmax and GELU stay in higher precision (R27)",
+        "Softmax": "LayerNorm, Softmax and GELU stay in higher precision (R27)",
+        "Erf": "LayerNorm, Softmax and GELU stay in higher precision (R27)",
+        "Gelu": "LayerNorm, Softmax and GELU stay in higher precision (R27)",
+    },
+)

@@ -1,0 +1,40 @@
+"""One question that verification asked, and its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """The outcome of one check.
+
+    Attributes:
+        name: Short stable name, for machines and for gates ("engine builds").
+        passed: Whether it holds.
+        detail: What was looked at and what was found, in a sentence.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def check_all(name: str, failures: list[str], examined: int, subject: str) -> Check:
+    """A check over many things: passes when it examined at least one of them and none failed.
+
+    Args:
+        name: Name of the check.
+        failures: A sentence for each thing that failed.
+        examined: How many things were looked at.
+        subject: What the things are, in the plural.
+
+    >>> check_all("agreement", [], 0, "tensors").passed
+    False
+    """
+    if examined == 0:
+        return Check(name=name, passed=False, detail=f"nothing was checked: there are no {subject}")
+    if failures:
+        shown = "; ".join(failures[:3]) + (f"; and {len(failures) - 3} more" if len(failures) > 3 else "")
+        return Check(name=name, passed=False, detail=f"{len(failures)} of {examined} {subject}: {shown}")
+    return Check(name=name, passed=True, detail=f"all {examined} {subject}")

@@ -1,0 +1,352 @@
+"""onnxruntime's account of a quantized model: its own optimised graph, read back node by node.
+
+onnxruntime decides while a session is made which Q/DQ groups become integer kernels, and can write the graph it arrived at
+(`SessionOptions.optimized_model_filepath`). Before that every node is given a marker for a name; fused and re-laid-out
+nodes keep the name of a node they came from (with suffixes like `_token_17`), so the marker leads back to the original.
+Fusions that invent a name (LayerNormalization, Gelu) are recognised by the tensor they compute.
+Source: https://onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto
+
+from onnxq.errors import ModelError
+from onnxq.graph.view import Graph
+from onnxq.verify.engines.result import EngineReport, NodeExecution, Precision
+from onnxq.verify.structure import is_qdq, placement, quantizer
+
+ENGINE = "onnxruntime"
+
+INT8_KERNEL_OPS = frozenset({
+    "Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax",
+    "Where", "ArgMax", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "ReduceMax", "ReduceMin", "Reshape",
+    "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""Operators that onnxruntime's CPU provider can run on codes."""
+
+_MARKER = re.compile(r"@onnxq(\d+)@")
+_INTEGER_KERNELS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|DynamicQuantize(MatMul|LSTM)|QAttention|QMoE)")
+_FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_CODE_TYPES = (TensorProto.INT8, TensorProto.UINT8)
+_LAYOUT_OPS = frozenset({"Transpose", "ReorderInput", "ReorderOutput"})
+_SMALL_INITIALIZER_BYTES = 1024
+
+
+class OrtModel:
+    """A model loaded into onnxruntime's CPU provider, callable on a feed.
+
+    Args:
+        model: The model, or the path of its file.
+        optimised: Whether onnxruntime may optimise the graph. Without, Q and DQ are executed as ONNX defines them.
+        base_dir: Folder of the external data that a model given as a message refers to.
+        threads: Threads inside one operator; None lets onnxruntime choose.
+        optimised_path: Where to write the graph that onnxruntime executes (weights go to a file beside it).
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto | str | Path,
+        *,
+        optimised: bool = True,
+        base_dir: Path | None = None,
+        threads: int | None = None,
+        optimised_path: Path | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if optimised_path is not None:
+            _write_optimised(options, optimised_path)
+        if isinstance(model, ModelProto) and base_dir is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(base_dir))
+        try:
+            source = model.SerializeToString() if isinstance(model, ModelProto) else str(model)
+        except ValueError as error:
+            raise ModelError(
+                "the model is over 2 GB, which protobuf cannot hold in one message",
+                hint="pass the path of a file that keeps its weights as external data",
+            ) from error
+        try:
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exception types have no public common base
+            raise ModelError(f"onnxruntime cannot load the model: {error}") from error
+        self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    def __call__(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run one batch.
+
+        Args:
+            feed: An array for each input of the model.
+
+        Returns:
+            An array (or, for sequence outputs, a list) for each output of the model.
+
+        Raises:
+            ModelError: onnxruntime fails while running.
+        """
+        try:
+            values = self._session.run(None, dict(feed))
+        except Exception as error:
+            raise ModelError(f"onnxruntime cannot run the model: {error}") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def _write_optimised(options: ort.SessionOptions, path: Path) -> None:
+    options.optimized_model_filepath = str(path)
+    # Weights go to a file of their own: the graph stays small and models over 2 GB can be written at all.
+    prefix = "session.optimized_model_external_initializers_"
+    options.add_session_config_entry(prefix + "file_name", path.name + ".data")
+    options.add_session_config_entry(prefix + "min_size_in_bytes", str(_SMALL_INITIALIZER_BYTES))
+
+
+def executed_precision(model: ModelProto | str | Path, *, base_dir: Path | None = None) -> EngineReport:
+    """Ask onnxruntime's CPU provider how it runs each node of a quantized model on this machine.
+
+    Args:
+        model: The quantized model, or the path of its file.
+        base_dir: Folder of the external data that a model given as a message refers to.
+
+    Returns:
+        One entry for each node but Q and DQ.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+    if not isinstance(model, ModelProto):
+        base_dir = Path(model).resolve().parent
+        model = onnx.load(str(model), load_external_data=False)
+    graph = _typed_graph(model, base_dir)
+    started = time.perf_counter()
+    executed = _optimised(_marked(graph), base_dir)
+    seconds = time.perf_counter() - started
+    return EngineReport(
+        engine=ENGINE,
+        version=ort.__version__,
+        accepted=True,
+        nodes=_Reader(graph, executed).executions(),
+        engine_ops=dict(Counter(n.op_type for n in executed.graph.node)),
+        build_seconds=seconds,
+    )
+
+
+def _typed_graph(model: ModelProto, base_dir: Path | None) -> Graph:
+    graph = Graph(model, base_dir)
+    inferred = onnx.shape_inference.infer_shapes(graph.skeleton(), data_prop=True)
+    graph.set_value_info(inferred.graph.value_info)
+    return graph
+
+
+def _marked(graph: Graph) -> ModelProto:
+    model = graph.to_model()
+    for index, node in enumerate(model.graph.node):
+        node.name = f"@onnxq{index}@"
+    return model
+
+
+def _optimised(model: ModelProto, base_dir: Path | None) -> ModelProto:
+    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+        path = Path(folder) / "optimised.onnx"
+        OrtModel(model, base_dir=base_dir, optimised_path=path)
+        return onnx.load(str(path), load_external_data=False)
+
+
+class _Reader:
+    """Matches the nodes of the optimised graph to those they came from."""
+
+    def __init__(self, graph: Graph, executed: ModelProto) -> None:
+        self._graph = graph
+        self._originals = graph.nodes
+        self._types = _tensor_types(executed)
+        self._found: dict[str, NodeProto] = {}
+        # Layout conversions and moved Q/DQ are named after the node they serve: they count only if nothing better does.
+        for node in sorted(executed.graph.node, key=lambda n: is_qdq(n) or n.op_type in _LAYOUT_OPS):
+            for original in self._sources(node):
+                self._found.setdefault(original, node)
+
+    def _sources(self, node: NodeProto) -> list[str]:
+        marks = [self._originals[int(m)] for m in _MARKER.findall(node.name)]
+        names = [n.name for n in marks if not is_qdq(n)]
+        if names:
+            return names
+        # A name that onnxruntime made up: only the tensor it computes tells where it came from.
+        producers = (self._graph.producer(t) for t in node.output if t)
+        return [p.name for p in producers if p is not None and not is_qdq(p) and not is_qdq(node)]
+
+    def executions(self) -> tuple[NodeExecution, ...]:
+        done: dict[str, NodeExecution] = {}
+        for node in self._originals:
+            if not is_qdq(node):
+                done[node.name] = self._execution(node, done)
+        return tuple(done.values())
+
+    def _execution(self, node: NodeProto, done: Mapping[str, NodeExecution]) -> NodeExecution:
+        found = self._found.get(node.name)
+        if found is None:
+            precision, why = self._absorbed(node, done)
+            return NodeExecution(node=node.name, op=node.op_type, precision=precision, engine_op="", why=why)
+        precision = self._precision(found)
+        if precision is Precision.FLOAT and self._is_integer(node):
+            precision = Precision.OTHER
+        why = self._why(node, found) if precision is Precision.FLOAT else ""
+        return NodeExecution(
+            node=node.name, op=node.op_type, precision=precision, engine_op=found.op_type, why=why
+        )
+
+    def _precision(self, found: NodeProto) -> Precision:
+        if _INTEGER_KERNELS.match(found.op_type):
+            return Precision.INT8
+        types = [self._types.get(t) for t in (*found.input[:1], *found.output[:1])]
+        if types and types[0] in _CODE_TYPES:
+            return Precision.INT8
+        known = [t for t in types if t is not None]
+        if known and not any(t in _FLOAT_TYPES for t in known):
+            return Precision.OTHER
+        return Precision.FLOAT
+
+    def _why(self, node: NodeProto, found: NodeProto) -> str:
+        if found.op_type == "MatMulNBits":
+            return "weight-only: the kernel dequantizes the weight and multiplies in float"
+        return why_float(self._graph, node)
+
+    def _is_integer(self, node: NodeProto) -> bool:
+        """Whether `node` computes shapes, indices or masks."""
+        types = [self._graph.dtype(t) for t in node.output if t]
+        return bool(types) and all(t is not None and t not in _FLOAT_TYPES for t in types)
+
+    def _absorbed(self, node: NodeProto, done: Mapping[str, NodeExecution]) -> tuple[Precision, str]:
+        """What became of a node that has no trace: part of a neighbour, or a constant."""
+        sources = [t for t in node.input if t and not self._graph.is_constant(_past_qdq(self._graph, t))]
+        if not sources:
+            return Precision.OTHER, "computed while loading"
+        if self._is_integer(node):
+            return Precision.OTHER, "shape arithmetic, computed while loading or merged"
+        reader = self._fused_reader(node)
+        if reader is not None:
+            return Precision.FLOAT, f"part of the float kernel {reader.op_type}"
+        for tensor in sources:
+            before = self._graph.producer(_past_qdq(self._graph, tensor))
+            ran = done.get(before.name) if before is not None else None
+            if ran is not None and ran.precision in (Precision.INT8, Precision.FUSED):
+                return Precision.FUSED, f"part of {ran.op} {ran.node!r}"
+            if ran is not None and ran.precision is Precision.FLOAT:
+                return Precision.FLOAT, f"part of {ran.op} {ran.node!r}, which runs in float"
+        return Precision.OTHER, "removed: it changes nothing"
+
+    def _fused_reader(self, node: NodeProto) -> NodeProto | None:
+        """The float kernel under another name (Gelu, LayerNormalization ...) that took `node` in, if one did."""
+        seen: set[str] = set()
+        queue = list(self._graph.consumers(node.output[0]))
+        while queue:
+            reader = queue.pop()
+            if reader.name in seen or is_qdq(reader):
+                continue
+            seen.add(reader.name)
+            found = self._found.get(reader.name)
+            if found is None:
+                queue.extend(self._graph.consumers(reader.output[0]))
+            elif found.op_type != reader.op_type and self._precision(found) is Precision.FLOAT:
+                return found
+        return None
+
+
+def _past_qdq(graph: Graph, tensor: str) -> str:
+    """`tensor` followed upwards through Q and DQ."""
+    node = graph.producer(tensor)
+    while node is not None and is_qdq(node):
+        tensor = node.input[0]
+        node = graph.producer(tensor)
+    return tensor
+
+
+def _tensor_types(model: ModelProto) -> dict[str, int]:
+    """Element types of the optimised graph's tensors; onnxruntime writes only part of them, the rest follows from Q."""
+    types = {t.name: t.data_type for t in model.graph.initializer}
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type:
+            types[value.name] = value.type.tensor_type.elem_type
+    for node in model.graph.node:
+        for tensor in node.output:
+            if tensor not in types and (guess := _output_type(node, types)) is not None:
+                types[tensor] = guess
+    return types
+
+
+def _output_type(node: NodeProto, types: Mapping[str, int]) -> int | None:
+    if node.op_type == "QuantizeLinear":
+        zero_point = node.input[2] if len(node.input) > 2 else ""
+        return types.get(zero_point, TensorProto.UINT8)
+    if node.op_type in ("DequantizeLinear", "MatMulIntegerToFloat"):
+        return TensorProto.FLOAT
+    if _INTEGER_KERNELS.match(node.op_type):
+        # The zero-points of the operands; the output's has the type of the activations.
+        codes = [types.get(t) for t in node.input if types.get(t) in _CODE_TYPES]
+        return codes[0] if codes else None
+    return types.get(node.input[0]) if node.input and node.input[0] else None
+
+
+def why_float(graph: Graph, node: NodeProto) -> str:
+    """What kept onnxruntime from running `node` in int8, as far as the graph shows it.
+
+    Args:
+        graph: The quantized graph.
+        node: A node of it that runs in float.
+
+    Returns:
+        A reason without full stop.
+    """
+    if node.op_type == "ConvTranspose":
+        return "onnxruntime has no int8 kernel for ConvTranspose"
+    if node.op_type not in INT8_KERNEL_OPS:
+        return f"onnxruntime has no int8 kernel for {node.op_type}"
+    around = placement(graph, node)
+    if not around.touched and around.quantized_output:
+        return "its inputs are not dequantized: there is no Q/DQ pair before it"
+    if not around.touched:
+        return "no Q/DQ pair around it"
+    plain = [node.input[s] for s in around.plain if not (node.op_type in ("Conv", "Gemm") and s == 2)]
+    if plain:
+        return f"its input {plain[0]!r} does not come out of a DequantizeLinear"
+    if not around.quantized_output:
+        return around.output_problem
+    return _why_types(graph, node)
+
+
+def _why_types(graph: Graph, node: NodeProto) -> str:
+    found = set()
+    for tensor in node.input:
+        dq = graph.producer(tensor)
+        if dq is not None and dq.op_type == "DequantizeLinear" and quantizer(graph, dq.input[0]) is not None:
+            found.add(graph.dtype(dq.input[2]) if len(dq.input) > 2 else TensorProto.UINT8)
+    if found - set(_CODE_TYPES):
+        names = ", ".join(sorted(TensorProto.DataType.Name(t).lower() for t in found if t))
+        return f"its activations are {names}; onnxruntime fuses 8-bit ones only"
+    if TensorProto.INT8 in found:
+        return "its activations are int8; on x64 onnxruntime fuses int8 only in straight chains, uint8 everywhere"
+    if node.op_type == "Gemm":
+        return "onnxruntime fuses Gemm only with alpha = beta = 1 and a bias it can add in int32"
+    return "Q/DQ surrounds it as required, yet onnxruntime did not fuse it"
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """An output of onnxruntime as an array (sequences become arrays of objects)."""
+    return value if isinstance(value, np.ndarray) else np.asarray(value, dtype=object)

@@ -1,0 +1,140 @@
+"""OpenVINO's account of a quantized model: the precision that each executed operator has in the compiled model.
+
+`CompiledModel.get_runtime_model()` is the graph as executed. Each of its nodes carries `runtimePrecision`, and in
+`originalLayersNames` the names of the nodes it was made from.
+Source: https://docs.openvino.ai/2024/openvino-workflow/running-inference/optimize-inference/
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto, NodeProto
+
+from onnxq.graph.view import Graph
+from onnxq.verify.engines.result import EngineMissingError, EngineReport, NodeExecution, Precision
+from onnxq.verify.structure import is_qdq, placement
+
+ENGINE = "openvino"
+_INT8_PRECISIONS = frozenset({"i8", "u8"})
+_FLOAT_PRECISIONS = frozenset({"f32", "f16", "bf16", "f64"})
+_PLUMBING = frozenset({"Reorder", "Convert", "Subgraph", "FakeQuantize", "Reshape", "Transpose", "Parameter", "Result"})
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO can be imported."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def executed_precision(model: ModelProto | str | Path) -> EngineReport:
+    """Ask OpenVINO's CPU plugin how it runs each node of a quantized model on this machine.
+
+    Args:
+        model: The quantized model, or the path of its file.
+
+    Returns:
+        One entry for each node but Q and DQ; a model that OpenVINO cannot load is not accepted, and `problems` says why.
+
+    Raises:
+        EngineMissingError: OpenVINO is not installed.
+    """
+    if not is_installed():
+        raise EngineMissingError(
+            "OpenVINO is not installed",
+            hint="pip install onnxq[openvino], or leave the engine out of the verification",
+        )
+    import openvino  # noqa: PLC0415  # an optional package
+
+    if not isinstance(model, ModelProto):
+        model = onnx.load(str(model))
+    graph = Graph(model)
+    marked = graph.to_model()
+    marks: dict[str, str] = {}
+    for index, node in enumerate(marked.graph.node):
+        marks[f"@onnxq{index}@"] = node.name
+        node.name = f"@onnxq{index}@"
+    started = time.perf_counter()
+    try:
+        compiled = _compile(openvino, marked)
+    except Exception as error:  # openvino raises plain RuntimeError and others
+        return EngineReport(
+            engine=ENGINE, version=str(openvino.__version__), accepted=False, problems=(_first_line(error),)
+        )
+    seconds = time.perf_counter() - started
+    executed = [(op.get_friendly_name(), _runtime_info(op)) for op in compiled.get_runtime_model().get_ordered_ops()]
+    return EngineReport(
+        engine=ENGINE,
+        version=str(openvino.__version__),
+        accepted=True,
+        nodes=_executions(graph, marks, [info for _, info in executed]),
+        engine_ops=dict(Counter(f"{i['layerType']}:{i['runtimePrecision']}" for _, i in executed)),
+        build_seconds=seconds,
+    )
+
+
+def _compile(openvino: Any, model: ModelProto) -> Any:
+    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, str(path))
+        core = openvino.Core()
+        return core.compile_model(core.read_model(str(path)), "CPU")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _runtime_info(op: Any) -> dict[str, str]:
+    info = op.get_rt_info()
+    return {
+        key: _text(info[key]) if key in info else ""
+        for key in ("layerType", "runtimePrecision", "originalLayersNames")
+    }
+
+
+def _text(value: Any) -> str:
+    return str(value.astype(str)) if hasattr(value, "astype") and not isinstance(value, str) else str(value)
+
+
+def _executions(
+    graph: Graph, marks: Mapping[str, str], executed: list[dict[str, str]]
+) -> tuple[NodeExecution, ...]:
+    by_node: dict[str, dict[str, str]] = {}
+    # A kernel that computes (Convolution) speaks for a node before one that only moves data for it (Reorder).
+    for info in sorted(executed, key=lambda i: i["layerType"] in _PLUMBING):
+        for mark in info["originalLayersNames"].split(","):
+            if mark in marks:
+                by_node.setdefault(marks[mark], info)
+    return tuple(_execution(graph, n, by_node.get(n.name)) for n in graph.nodes if not is_qdq(n))
+
+
+def _execution(graph: Graph, node: NodeProto, info: Mapping[str, str] | None) -> NodeExecution:
+    if info is None:
+        return NodeExecution(
+            node=node.name, op=node.op_type, precision=Precision.OTHER, engine_op="", why="removed or computed while loading"
+        )
+    precision = info["runtimePrecision"].lower()
+    if precision in _INT8_PRECISIONS:
+        kind, why = Precision.INT8, ""
+    elif precision in _FLOAT_PRECISIONS:
+        kind, why = Precision.FLOAT, _why_float(graph, node)
+    else:
+        kind, why = Precision.OTHER, ""
+    return NodeExecution(node=node.name, op=node.op_type, precision=kind, engine_op=info["layerType"], why=why)
+
+
+def _why_float(graph: Graph, node: NodeProto) -> str:
+    around = placement(graph, node)
+    if around.plain:
+        return f"its input {node.input[around.plain[0]]!r} does not come out of a DequantizeLinear"
+    if around.touched:
+        return "Q/DQ surrounds it, yet OpenVINO runs it in float"
+    return "no Q/DQ pair around it"
