@@ -69,16 +69,21 @@ def open_columns(path: Path) -> Iterator[Mapping[str, Column]]:
     """
     with ExitStack() as stack:
         try:
-            if path.suffix.lower() == ".npy":
-                yield {"": _column(stack.enter_context(path.open("rb")), str(path))}
-                return
-            archive = stack.enter_context(zipfile.ZipFile(path))
-            members = [m for m in archive.namelist() if m.endswith(".npy")]
-            streams = {m.removesuffix(".npy"): stack.enter_context(archive.open(m)) for m in members}
-            columns = {name: _column(stream, f"{path}, array {name!r}") for name, stream in streams.items()}
+            streams = _streams(path, stack)
+            columns = {
+                name: _column(stream, f"{path}{f', array {name!r}' if name else ''}") for name, stream in streams
+            }
         except _DAMAGED as error:
             raise DataError(f"not a readable {path.suffix} file: {error}", where=str(path)) from error
         yield columns
+
+
+def _streams(path: Path, stack: ExitStack) -> list[tuple[str, IO[bytes]]]:
+    if path.suffix.lower() == ".npy":
+        return [("", stack.enter_context(path.open("rb")))]
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    members = [name for name in archive.namelist() if name.endswith(".npy")]
+    return [(name.removesuffix(".npy"), stack.enter_context(archive.open(name))) for name in members]
 
 
 def _column(stream: IO[bytes], where: str) -> Column:
@@ -86,7 +91,9 @@ def _column(stream: IO[bytes], where: str) -> Column:
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran_order, dtype = read_header(stream)
     if dtype.hasobject:
-        raise DataError("it holds Python objects, which are not read from files", where=where, hint="save plain arrays.")
+        raise DataError(
+            "it holds Python objects, which are not read from files", where=where, hint="save plain arrays."
+        )
     column = FileColumn(stream, tuple(shape), dtype, where)
     if not fortran_order or len(shape) < 2:
         return column

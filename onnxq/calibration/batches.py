@@ -41,8 +41,8 @@ class Batch:
     per_sample: frozenset[str]
     label: str
 
-    def fingerprint(self) -> int:
-        """Sum of the samples' hashes modulo 2**128."""
+    def fingerprint(self) -> str:
+        """Sum of the samples' hashes modulo 2**128, as 32 hexadecimal digits."""
         total = 0
         for i in range(self.samples):
             digest = hashlib.blake2b(digest_size=_FINGERPRINT_BYTES)
@@ -52,22 +52,12 @@ class Batch:
                 digest.update(f"{name}\0{array.dtype.str}\0{sample.shape}\0".encode())
                 digest.update(sample.data if sample.ndim else sample.tobytes())
             total += int.from_bytes(digest.digest(), "little")
-        return total % _FINGERPRINT_MODULUS
+        return f"{total % _FINGERPRINT_MODULUS:0{2 * _FINGERPRINT_BYTES}x}"
 
     def head(self, count: int) -> Batch:
         """The first `count` samples."""
         arrays = {n: a[:count] if n in self.per_sample else a for n, a in self.arrays.items()}
         return replace(self, arrays=arrays, samples=count)
-
-
-def add_fingerprints(*parts: int) -> int:
-    """The fingerprint of data sets together."""
-    return sum(parts) % _FINGERPRINT_MODULUS
-
-
-def format_fingerprint(value: int) -> str:
-    """A fingerprint as 32 hexadecimal digits."""
-    return f"{value:032x}"
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
     bin(x) = floor(x * 2^-e)        -BINS <= bin(x) < BINS
 
-Multiplying by a power of two is exact, and floor(x * 2^-(e+k)) = floor(x * 2^-e) >> k for either sign, so a histogram is
-brought to a coarser exponent by adding up runs of 2^k bins, with the same counts as if it had been coarse from the
+Multiplying by a power of two is exact, and floor(x * 2^-(e+k)) = floor(x * 2^-e) >> k for either sign, so a histogram
+is brought to a coarser exponent by adding up runs of 2^k bins, with the same counts as if it had been coarse from the
 start. The exponent depends only on the extremes of all values; hence the counts do not depend on how the values were
 batched, ordered or split. The larger side always uses at least BINS / 2 bins.
 
@@ -73,7 +73,7 @@ def coarsen(counts: NDArray[np.int64], steps: int) -> NDArray[np.int64]:
 
 def bin_edges(exponent: int) -> NDArray[np.float64]:
     """Edges of all bins, exact in float64: shape (2 * BINS + 1,)."""
-    return np.ldexp(np.arange(-BINS, BINS + 1, dtype=np.float64), exponent)
+    return np.arange(-BINS, BINS + 1) * math.ldexp(1.0, exponent)
 
 
 class Binner:

@@ -18,8 +18,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ MAX_TENSORS = 65_536
 
 _PREFIX = struct.Struct("<I32s")
 _LENGTH = struct.Struct("<I")
-_DTYPES = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
+_DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 
 
 def save_stats(table: StatsTable, path: str | Path) -> None:
@@ -138,6 +138,8 @@ def _parse(payload: memoryview) -> StatsTable:
     tensors: dict[str, TensorStats] = {}
     for row in rows:
         name, used, itemsize = str(row["name"]), int(row["bins"]), int(row["itemsize"])
+        if used < 0:
+            raise ValueError(f"tensor {name!r} has {used} bins")
         if name in tensors:
             raise ValueError(f"tensor {name!r} appears twice")
         data = np.frombuffer(payload, _DTYPES[itemsize], used, start) if used else np.empty(0, np.uint8)
@@ -191,14 +193,14 @@ def _from_row(row: dict[str, Any], data: NDArray[np.unsignedinteger[Any]]) -> Te
 
 def _write_whole(path: Path, content: bytes) -> None:
     """Write beside the target, force it to disk, then rename: a crash leaves the old file or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            Path(name).unlink()
+            temporary.unlink()
         raise

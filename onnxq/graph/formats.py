@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _EXPORT_TORCH = "export it with torch.onnx.export(model, args, 'model.onnx') and pass that file"
-_EXPORT_TF = "convert it with `python -m tf2onnx.convert` (--saved-model, --keras, --graphdef or --tflite) and pass the result"
+_EXPORT_TF = (
+    "convert it with `python -m tf2onnx.convert` (--saved-model, --keras, --graphdef or --tflite) and pass the result"
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,11 @@ _FORMATS: tuple[tuple[int, bytes, FileFormat], ...] = (
         FileFormat("a Git LFS pointer, not the file it stands for", "fetch the file with `git lfs pull`"),
     ),
     (0, b"<?xml", FileFormat("an XML file (OpenVINO IR?)", "pass the ONNX file that it was converted from")),
-    (0, b"<!DOCTYPE", FileFormat("an HTML page (a failed download?)", "download the file itself, not the page about it")),
+    (
+        0,
+        b"<!DOCTYPE",
+        FileFormat("an HTML page (a failed download?)", "download the file itself, not the page about it"),
+    ),
     (0, b"<html", FileFormat("an HTML page (a failed download?)", "download the file itself, not the page about it")),
 )
 

@@ -1,7 +1,8 @@
-"""Models in and out: from a path, bytes or a message to a `Graph`, a digest that names the model, and what is asked of it.
+"""Models in and out: from a path, bytes or a message to a `Graph`, a digest that names the model, and what is asked of
+it.
 
-Loading reads no external data: large weights stay in their files until a value is asked for. A model is checked on the way
-in, so everything after it may rely on a valid graph.
+Loading reads no external data: large weights stay in their files until a value is asked for. A model is checked on the
+way in, so everything after it may rely on a valid graph.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, NodeProto
 
@@ -74,7 +76,8 @@ def load_graph(model: ModelSource) -> Graph:
         The model as a graph in topological order; local functions are inlined.
 
     Raises:
-        ModelError: there is no such file, it is not ONNX, is cut off, is newer than the installed onnx, or is not valid.
+        ModelError: there is no such file, it is not ONNX, is cut off, is newer than the installed onnx, or is not
+        valid.
     """
     if isinstance(model, ModelProto):
         return _checked(model, None, "the model")
@@ -189,7 +192,8 @@ def _check_frame(model: ModelProto, where: str) -> None:
         )
     if model.ir_version > onnx.IR_VERSION:
         raise ModelError(
-            f"IR version {model.ir_version} is newer than the installed onnx {onnx.__version__} knows ({onnx.IR_VERSION})",
+            f"IR version {model.ir_version} is newer than the installed onnx {onnx.__version__} knows "
+            f"({onnx.IR_VERSION})",
             where=where,
             hint="upgrade onnx (pip install -U onnx onnxruntime)",
         )

@@ -1,7 +1,7 @@
 """Writing a model: the file appears whole or not at all.
 
-Everything is written to temporary files in the same folder, brought to the disk, and renamed into place. Weights go into
-a file of their own, `<name>.data`, where protobuf's limit of 2 GB demands it or where the model came that way
+Everything is written to temporary files in the same folder, brought to the disk, and renamed into place. Weights go
+into a file of their own, `<name>.data`, where protobuf's limit of 2 GB demands it or where the model came that way
 (https://onnx.ai/onnx/repo-docs/ExternalData.html).
 """
 
@@ -62,13 +62,17 @@ def _check_target(target: Path, force: bool) -> None:
     where = f"output {str(target)!r}"
     elsewhere = "choose another place with output= (-o)"
     if not target.parent.is_dir():
-        raise ConfigError(f"the folder {str(target.parent)!r} does not exist", where=where, hint=f"create it, or {elsewhere}")
+        raise ConfigError(
+            f"the folder {str(target.parent)!r} does not exist", where=where, hint=f"create it, or {elsewhere}"
+        )
     if target.is_dir():
         raise ConfigError("this is a folder, not a file", where=where, hint="add a file name to output= (-o)")
     if target.exists() and not target.is_file():
         raise ConfigError("this is not a regular file", where=where, hint=elsewhere)
     if target.exists() and not force:
-        raise ConfigError("the file exists", where=where, hint=f"pass force=True (--force) to replace it, or {elsewhere}")
+        raise ConfigError(
+            "the file exists", where=where, hint=f"pass force=True (--force) to replace it, or {elsewhere}"
+        )
 
 
 def _needs_data_file(model: ModelProto) -> bool:
@@ -84,7 +88,9 @@ def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, tem
     data_target = target.with_name(target.name + ".data")
     if data_target.exists() and not data_target.is_file():
         raise ConfigError(
-            "this is not a regular file", where=f"output {str(data_target)!r}", hint="choose another place with output= (-o)"
+            "this is not a regular file",
+            where=f"output {str(data_target)!r}",
+            hint="choose another place with output= (-o)",
         )
     # The weights are copied one at a time, so that a model of many gigabytes is never in memory twice.
     slim = frame_of(model)

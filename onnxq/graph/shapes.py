@@ -44,14 +44,12 @@ def infer_shapes(graph: Graph) -> list[str]:
     return learned
 
 
-def _inferred(skeleton: ModelProto) -> ModelProto | None:
-    # Without data propagation less is known, and fewer operators can fail.
-    for data_prop in (True, False):
-        try:
-            return onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=data_prop)
-        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-            continue
-    return None
+def _inferred(skeleton: ModelProto, *, data_prop: bool = True) -> ModelProto | None:
+    try:
+        return onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=data_prop)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        # Without data propagation less is known, and fewer operators can fail.
+        return _inferred(skeleton, data_prop=False) if data_prop else None
 
 
 def _merged(known: ValueInfoProto | None, found: ValueInfoProto) -> ValueInfoProto | None:

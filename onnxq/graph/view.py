@@ -1,11 +1,11 @@
 """One ONNX model, indexed by tensor name and editable in place.
 
-Everything onnxq does to a model goes through `Graph`. It keeps nodes and initializers as the protobuf messages they came
-as, so an attribute, type or annotation that onnxq does not know survives untouched. Look-ups by name are O(1); nodes have
-unique names, given on the way in where the exporter gave none.
+Everything onnxq does to a model goes through `Graph`. It keeps nodes and initializers as the protobuf messages they
+came as, so an attribute, type or annotation that onnxq does not know survives untouched. Look-ups by name are O(1);
+nodes have unique names, given on the way in where the exporter gave none.
 
-Node messages belong to the graph that holds them: change inputs through `set_input`, never directly. Initializer messages
-are shared between copies of a graph and never changed: replace them instead.
+Node messages belong to the graph that holds them: change inputs through `set_input`, never directly. Initializer
+messages are shared between copies of a graph and never changed: replace them instead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ CAPTURED = -1
 STANDARD_DOMAINS = ("", "ai.onnx")
 
 # Types whose typed fields hold one element per entry.
-_PLAIN_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL})
+_PLAIN_TYPES = frozenset(
+    {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
+)
 
 # Initializers up to this size take part in shape inference (Reshape targets, Slice bounds ...).
 _SHAPE_DATA_LIMIT = 1024
@@ -247,7 +249,12 @@ class Graph:
     ) -> NodeProto:
         """Append a node; its name is made unique. Call `sort` once all edits are done."""
         node = helper.make_node(
-            op_type, list(inputs), list(outputs), name=_free_name(name, self._nodes), domain=domain, **(attributes or {})
+            op_type,
+            list(inputs),
+            list(outputs),
+            name=_free_name(name, self._nodes),
+            domain=domain,
+            **(attributes or {}),
         )
         self._names.update(node.output)
         self._attach(node)
@@ -420,7 +427,7 @@ class Graph:
         return self._assemble(self._initializers.values(), list(self.inputs.values()))
 
     def skeleton(self) -> ModelProto:
-        """The model with large initializers turned into inputs: enough for shape inference and the checker, and small."""
+        """The model with large initializers turned into inputs: small, and enough for shape inference and the checker."""
         small, inputs = [], list(self.inputs.values())
         for name, proto in self._initializers.items():
             if int(np.prod(proto.dims, dtype=np.int64)) * 8 <= _SHAPE_DATA_LIMIT and not _is_external(proto):

@@ -3,7 +3,7 @@
     quantize:    code = saturate(round_half_even(x / scale) + zero_point)
     dequantize:  x'   = (code - zero_point) * scale
 
-The division and the product are done in float32, as onnxruntime does them, so codes and values equal its own bit for bit.
+Division and product are in float32, as onnxruntime does them, so codes and values equal its own bit for bit.
 Source: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html and onnx__DequantizeLinear.html (opset 13 to 21).
 """
 
@@ -68,7 +68,7 @@ def _zero_points(
 ) -> NDArray[np.float64]:
     values = np.asarray(zero_point, np.float64)
     if values.shape not in ((), shape):
-        raise ConfigError(f"zero_point has shape {values.shape}, scale has shape {shape}; expected equal, or one number")
+        raise ConfigError(f"zero_point has shape {values.shape}, scale {shape}; expected equal, or one number")
     qmin = qtype.qmin + int(narrow_range)
     if not ((values == np.rint(values)) & (values >= qmin) & (values <= qtype.qmax)).all():
         raise ConfigError(
@@ -109,9 +109,9 @@ def quantize(x: ArrayLike, params: QuantParams) -> NDArray[np.generic]:
     with np.errstate(over="ignore"):
         np.divide(values, scale, out=steps, dtype=real)
     np.rint(steps, out=steps)
-    zero_point = zero_point.astype(real)
-    np.clip(steps, spec.qmin - zero_point, spec.qmax - zero_point, out=steps)
-    steps += zero_point
+    shift = zero_point.astype(np.float64).astype(real)
+    np.clip(steps, spec.qmin - shift, spec.qmax - shift, out=steps)
+    steps += shift
     return steps.astype(spec.qtype.dtype)
 
 
@@ -153,9 +153,7 @@ def fake_quantize(x: ArrayLike, params: QuantParams) -> NDArray[np.float32]:
     return dequantize(quantize(x, params), params)
 
 
-def _along_axis(
-    params: QuantParams, values: NDArray[np.generic]
-) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+def _along_axis(params: QuantParams, values: NDArray[np.generic]) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
     """Scale and zero-point, shaped to broadcast against `values`."""
     axis = params.spec.axis
     if axis is None:

@@ -47,9 +47,7 @@ def guard_pair_sums(values: NDArray[Any], params: QuantParams, walk: Sequence[in
     return params
 
 
-def _worst_pair_sum(
-    values: NDArray[Any], params: QuantParams, walk: Sequence[int], channel: int
-) -> NDArray[np.int64]:
+def _worst_pair_sum(values: NDArray[Any], params: QuantParams, walk: Sequence[int], channel: int) -> NDArray[np.int64]:
     """Largest |sum| of the two codes of a pair, for each channel, shape (C,)."""
     codes = quantize(values, params).astype(np.int16)
     batch = [a for a in range(values.ndim) if a != channel and a not in walk]

@@ -54,7 +54,7 @@ class Range:
 
     @classmethod
     def of(cls, rmin: float, rmax: float) -> Range:
-        return cls(rmin=np.float64(rmin), rmax=np.float64(rmax))  # type: ignore[arg-type]
+        return cls(rmin=np.asarray(rmin, np.float64), rmax=np.asarray(rmax, np.float64))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -47,9 +47,7 @@ UINT8 = QType(name="uint8", dtype=np.dtype(np.uint8), onnx_type=2, qmin=0, qmax=
 INT16 = QType(name="int16", dtype=np.dtype(np.int16), onnx_type=5, qmin=-32768, qmax=32767, min_opset=21)
 UINT16 = QType(name="uint16", dtype=np.dtype(np.uint16), onnx_type=4, qmin=0, qmax=65535, min_opset=21)
 # int32 is a storage type of DequantizeLinear only: it carries biases with scale = x_scale * w_scale.
-INT32 = QType(
-    name="int32", dtype=np.dtype(np.int32), onnx_type=6, qmin=-(2**31), qmax=2**31 - 1, min_opset=10
-)
+INT32 = QType(name="int32", dtype=np.dtype(np.int32), onnx_type=6, qmin=-(2**31), qmax=2**31 - 1, min_opset=10)
 
 QTYPES: dict[str, QType] = {t.name: t for t in (INT8, UINT8, INT16, UINT16, INT32)}
 

@@ -1,7 +1,8 @@
 """Placeholders that exporters write for a size they do not know become unknown sizes.
 
-Sizes that share a name are equal by the ONNX specification (https://onnx.ai/onnx/repo-docs/IR.html#static-tensor-shapes).
-Paddle calls height and width both `?`, and TensorRT then refuses every input that is not square.
+Sizes that share a name are equal by the ONNX specification
+(https://onnx.ai/onnx/repo-docs/IR.html#static-tensor-shapes). Paddle calls height and width both `?`, and TensorRT then
+refuses every input that is not square.
 """
 
 from __future__ import annotations

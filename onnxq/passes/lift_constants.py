@@ -16,8 +16,8 @@ class LiftConstants(Pass):
     """Turn Constant nodes into initializers of the same name.
 
     1. `value` keeps its tensor message as it is, external data included.
-    2. `value_float`, `value_floats`, `value_int`, `value_ints`, `value_string` and `value_strings` become float32, int64
-       and string tensors of rank 0 or 1.
+    2. `value_float`, `value_floats`, `value_int`, `value_ints`, `value_string` and `value_strings` become float32,
+       int64 and string tensors of rank 0 or 1.
     3. `sparse_value` stays a node.
     4. A Constant inside the body of If, Loop or Scan stays there.
     5. A Constant whose output is an output of the graph stays a node: not every runtime takes an initializer for one.
@@ -45,7 +45,8 @@ class LiftConstants(Pass):
 def _value(node: NodeProto) -> TensorProto | None:
     attr = node.attribute[0]
     if attr.name == "value":  # case 1
-        return attr.t
+        tensor: TensorProto = attr.t
+        return tensor
     name = node.output[0]
     match attr.name:  # case 2
         case "value_float":

@@ -24,8 +24,8 @@ class RemoveIdentity(Pass):
     7. Pad by nothing; Mul or Div by a single 1, Add or Sub of a single 0, that does not raise the rank.
     8. Where the output is an output of the graph and the input is computed by a node, that node takes over the output's
        name; all other readers follow.
-    9. Left alone: the output is an output of the graph, and the input is an input, an initializer or itself an output of
-       the graph. The copy is part of the interface.
+    9. Left alone: the output is an output of the graph, and the input is an input, an initializer or itself an output
+       of the graph. The copy is part of the interface.
     10. Left alone: Dropout in training mode or whose mask is read.
     """
 
@@ -67,10 +67,10 @@ def _handed_on(graph: Graph, node: NodeProto) -> str | None:
     if op in _NEUTRAL:
         return _beside_neutral(graph, node)
     if op in {"Identity", "Dropout"}:  # cases 1, 2
-        return node.input[0]
+        return str(node.input[0])
     if op in {"Concat", "Sum", "Mean", "Max", "Min"}:  # case 6
-        return node.input[0] if len(node.input) == 1 else None
-    return node.input[0] if op in _KEEPS and _KEEPS[op](graph, node) else None
+        return str(node.input[0]) if len(node.input) == 1 else None
+    return str(node.input[0]) if op in _KEEPS and _KEEPS[op](graph, node) else None
 
 
 def _dropout_reason(graph: Graph, node: NodeProto) -> str | None:
@@ -93,12 +93,12 @@ def _beside_neutral(graph: Graph, node: NodeProto) -> str | None:
             continue
         rank = graph.rank(other)
         if graph.rank(constant) == 0 or (rank is not None and len(graph.initializers[constant].dims) <= rank):
-            return other
+            return str(other)
     return None
 
 
 def _cast_keeps(graph: Graph, node: NodeProto) -> bool:  # case 3
-    return graph.dtype(node.input[0]) == attribute(node, "to")
+    return graph.dtype(node.input[0]) == int(attribute(node, "to"))
 
 
 def _transpose_keeps(graph: Graph, node: NodeProto) -> bool:  # case 4

@@ -1,8 +1,8 @@
 """Does onnxruntime's fused int8 kernel compute what the Q/DQ graph says, layer by layer?
 
-Comparing whole-model outputs with optimisations on and off cannot answer that: where a value lies halfway between two codes
-the last bit of a float sum decides, such ties flip differently in both runs, and the flips add up over the layers to
-something as large as quantization noise itself. So the graph is cut at every quantized activation:
+Comparing whole-model outputs with optimisations on and off cannot answer that: where a value lies halfway between two
+codes the last bit of a float sum decides, such ties flip differently in both runs, and the flips add up over the layers
+to something as large as quantization noise itself. So the graph is cut at every quantized activation:
 
 1. The graph runs once with optimisations off, and the codes of every QuantizeLinear are kept (the reference).
 2. A copy in which every reader of those codes reads a new input instead runs with optimisations on, fed with them.
@@ -29,7 +29,7 @@ from onnxq.verify.structure import code_type, is_qdq
 TIE_CODES = 1
 """A flipped tie moves a value to the neighbouring code."""
 FLOAT_TOLERANCE = 1e-3
-"""Largest difference of a float output, as a share of its peak: far above float32 rounding, far below one code (1/255)."""
+"""Largest difference of a float output, as a share of its peak: above float32 rounding, below one code (1/255)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +60,15 @@ class Stretch:
     def agrees(self) -> bool:
         """Whether every difference can be rounding.
 
-        Strict on purpose: saturation may strike one value in ten thousand. Over some 2,400 stretches of PP-OCRv4, YOLOv8n
-        and Magika, in u8/s8 and s8/s8, tables for Sigmoid and Softmax included, no value was off by two codes.
+        Strict on purpose: saturation may strike one value in ten thousand. Over some 2,400 stretches of PP-OCRv4,
+        YOLOv8n and Magika, in u8/s8 and s8/s8, tables for Sigmoid and Softmax included, no value was off by two codes.
         """
         return self.wide == 0.0
 
     def __str__(self) -> str:
         unit = " of the peak" if self.is_float else " codes"
-        return (
-            f"{self.op} {self.node!r}: {self.wide:.2%} of its values differ beyond rounding, by up to {self.largest:.4g}{unit}"
-        )
+        most = f"by up to {self.largest:.4g}{unit}"
+        return f"{self.op} {self.node!r}: {self.wide:.2%} of its values differ beyond rounding, {most}"
 
 
 def fused_agreement(graph: Graph, feed: Mapping[str, NDArray[Any]]) -> tuple[Stretch, ...]:

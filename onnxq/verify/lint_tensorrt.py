@@ -2,10 +2,15 @@
 
 The rules, and where they come from (NvInfer.h of TensorRT 10; onnx-tensorrt's importer; runs of TensorRT-RTX 1.7):
 
-R1 zero-points are 0          R2 codes are int8, fp8 or int4         R3 the zero-point is written out
-R4 scales > 0 and finite      R5 scale and zero-point are constants of equal volume
-R6 per-channel only on constants, one scale for each slice           R7 a vector scale comes with its axis, the right one
-R8 no int32 (bias) DequantizeLinear                                  R10 Q/DQ of a scalar; int4 with an odd last dimension
+R1  zero-points are 0
+R2  codes are int8, fp8 or int4
+R3  the zero-point is written out
+R4  scales are positive and finite
+R5  scale and zero-point are constants of equal volume
+R6  per-channel only on constants, one scale for each slice
+R7  a vector scale comes with its axis, and it is the axis of the output channels
+R8  no int32 (bias) DequantizeLinear
+R10 no DQ of a scalar constant; no int4 with an odd last dimension
 R11 opset: 13 for per-channel, 19 for fp16 scales, 21 for int4 and blocks; no QOperator nodes
 R11b dimensions of the inputs that share a name are taken to be equal
 R12 the weight's DequantizeLinear feeds its operator directly
@@ -118,7 +123,9 @@ def _parameter_rules(graph: Graph, node: NodeProto) -> Iterator[Violation]:
         yield _at(node, "R5", f"its zero-point {_zero_point(node)!r} is computed while running; it must be a constant",
                   "use static quantization; fold constants first")  # fmt: skip
     if zero_point is not None and zero_point.size != scale.size:
-        yield _at(node, "R5", f"it has {scale.size} scales and {zero_point.size} zero-points; the numbers must be equal")
+        yield _at(
+            node, "R5", f"it has {scale.size} scales and {zero_point.size} zero-points; the numbers must be equal"
+        )
     values = scale.astype(np.float64)
     if not np.isfinite(values).all() or (values <= 0).any():
         bad = values[~(np.isfinite(values) & (values > 0))].reshape(-1)[0]
@@ -153,7 +160,7 @@ def _axis_rules(graph: Graph, node: NodeProto) -> Iterator[Violation]:
 
 def _behind_quantizer(graph: Graph, node: NodeProto) -> str:
     before = graph.producer(node.input[0])
-    return before.input[0] if before is not None and before.op_type == "QuantizeLinear" else node.input[0]
+    return str((before if before is not None and before.op_type == "QuantizeLinear" else node).input[0])
 
 
 def _channel_axis(reader: NodeProto, rank: int, slot: int) -> int | None:
@@ -172,8 +179,8 @@ def _channel_axis(reader: NodeProto, rank: int, slot: int) -> int | None:
 def _shape_rules(graph: Graph, node: NodeProto) -> Iterator[Violation]:
     """R10."""
     shape = graph.shape(node.input[0])
-    if shape == ():
-        yield _at(node, "R10", f"its input {node.input[0]!r} is a scalar; TensorRT quantizes tensors of rank 1 and more",
+    if shape == () and node.op_type == "DequantizeLinear" and graph.is_constant(node.input[0]):
+        yield _at(node, "R10", f"its input {node.input[0]!r} is a scalar constant; TensorRT refuses to build with it",
                   "leave the scalar in float")  # fmt: skip
     if shape and code_type(graph, node) == getattr(TensorProto, "INT4", -1):
         last = shape[-1]
@@ -209,8 +216,8 @@ def _weight_path_rules(graph: Graph, node: NodeProto) -> Iterator[Violation]:
             slot = list(last.input).index(reader.output[0])
             all_constant = all(graph.is_constant(_behind_all(graph, t)) for t in reader.input if t)
             if last.op_type in ("Conv", "ConvTranspose") and slot == 1 and all_constant:
-                yield _at(node, "R12", f"{reader.op_type} {reader.name!r} stands between this weight's DequantizeLinear "
-                          f"and {last.op_type} {last.name!r}", f"fold constants before quantizing; {_TARGET_HINT}")  # fmt: skip
+                message = f"{reader.op_type} {reader.name!r} stands between it and {last.op_type} {last.name!r}"
+                yield _at(node, "R12", message, f"fold constants before quantizing; {_TARGET_HINT}")
 
 
 def _behind_all(graph: Graph, tensor: str) -> str:
@@ -232,7 +239,8 @@ def _input_rules(graph: Graph) -> Iterator[Violation]:
                 yield Violation(
                     rule="R11b",
                     node=f"input {name}",
-                    message=f"dimension {position} and {seen[dim]} are both called {dim!r}; TensorRT takes them for equal",
+                    message=f"dimension {position} and {seen[dim]} are both called {dim!r}; "
+                    "TensorRT takes them for equal",
                     hint="give the dimensions names of their own, or none; quantizing with onnxq clears such names",
                 )
             seen.setdefault(dim, f"dimension {position} of {name!r}")

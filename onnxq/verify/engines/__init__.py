@@ -1,1 +1,1 @@
-
+"""The engines that can be asked, one module each."""

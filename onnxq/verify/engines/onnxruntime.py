@@ -1,7 +1,7 @@
 """onnxruntime's account of a quantized model: its own optimised graph, read back node by node.
 
-onnxruntime decides while a session is made which Q/DQ groups become integer kernels, and can write the graph it arrived at
-(`SessionOptions.optimized_model_filepath`). Before that every node is given a marker for a name; fused and re-laid-out
+onnxruntime decides while a session is made which Q/DQ groups become integer kernels, and can write the graph it arrived
+at (`SessionOptions.optimized_model_filepath`). Before that every node is given a marker for a name; fused and re-laid-out
 nodes keep the name of a node they came from (with suffixes like `_token_17`), so the marker leads back to the original.
 Fusions that invent a name (LayerNormalization, Gelu) are recognised by the tensor they compute.
 Source: https://onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html
@@ -31,14 +31,16 @@ from onnxq.verify.structure import is_qdq, placement, quantizer
 ENGINE = "onnxruntime"
 
 INT8_KERNEL_OPS = frozenset({
-    "Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax",
-    "Where", "ArgMax", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "ReduceMax", "ReduceMin", "Reshape",
+    "Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid",
+    "Softmax", "Where", "ArgMax", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "ReduceMax", "ReduceMin", "Reshape",
     "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
 """Operators that onnxruntime's CPU provider can run on codes."""
 
 _MARKER = re.compile(r"@onnxq(\d+)@")
-_INTEGER_KERNELS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|DynamicQuantize(MatMul|LSTM)|QAttention|QMoE)")
+_INTEGER_KERNELS = re.compile(
+    r"^(QLinear|QGemm|MatMulInteger|ConvInteger|DynamicQuantize(MatMul|LSTM)|QAttention|QMoE)"
+)
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _CODE_TYPES = (TensorProto.INT8, TensorProto.UINT8)
 _LAYOUT_OPS = frozenset({"Transpose", "ReorderInput", "ReorderOutput"})
@@ -208,9 +210,7 @@ class _Reader:
         if precision is Precision.FLOAT and self._is_integer(node):
             precision = Precision.OTHER
         why = self._why(node, found) if precision is Precision.FLOAT else ""
-        return NodeExecution(
-            node=node.name, op=node.op_type, precision=precision, engine_op=found.op_type, why=why
-        )
+        return NodeExecution(node=node.name, op=node.op_type, precision=precision, engine_op=found.op_type, why=why)
 
     def _precision(self, found: NodeProto) -> Precision:
         if _INTEGER_KERNELS.match(found.op_type):

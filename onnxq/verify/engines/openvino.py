@@ -20,6 +20,7 @@ from onnx import ModelProto, NodeProto
 
 from onnxq.graph.view import Graph
 from onnxq.verify.engines.result import EngineMissingError, EngineReport, NodeExecution, Precision
+from onnxq.verify.engines.source import model_file
 from onnxq.verify.structure import is_qdq, placement
 
 ENGINE = "openvino"
@@ -33,14 +34,15 @@ def is_installed() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-def executed_precision(model: ModelProto | str | Path) -> EngineReport:
+def executed_precision(model: ModelProto | str | Path, *, base_dir: Path | None = None) -> EngineReport:
     """Ask OpenVINO's CPU plugin how it runs each node of a quantized model on this machine.
 
     Args:
         model: The quantized model, or the path of its file.
+        base_dir: Folder of the external data that a model given as a message refers to.
 
     Returns:
-        One entry for each node but Q and DQ; a model that OpenVINO cannot load is not accepted, and `problems` says why.
+        One entry for each node but Q and DQ. A model that OpenVINO cannot load is not accepted; `problems` says why.
 
     Raises:
         EngineMissingError: OpenVINO is not installed.
@@ -62,7 +64,7 @@ def executed_precision(model: ModelProto | str | Path) -> EngineReport:
         node.name = f"@onnxq{index}@"
     started = time.perf_counter()
     try:
-        compiled = _compile(openvino, marked)
+        compiled = _compile(openvino, marked, base_dir)
     except Exception as error:  # openvino raises plain RuntimeError and others
         return EngineReport(
             engine=ENGINE, version=str(openvino.__version__), accepted=False, problems=(_first_line(error),)
@@ -79,10 +81,9 @@ def executed_precision(model: ModelProto | str | Path) -> EngineReport:
     )
 
 
-def _compile(openvino: Any, model: ModelProto) -> Any:
+def _compile(openvino: Any, model: ModelProto, base_dir: Path | None) -> Any:
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        path = Path(folder) / "model.onnx"
-        onnx.save(model, str(path))
+        path = model_file(model, Path(folder), base_dir)
         core = openvino.Core()
         return core.compile_model(core.read_model(str(path)), "CPU")
 
@@ -95,8 +96,7 @@ def _first_line(error: Exception) -> str:
 def _runtime_info(op: Any) -> dict[str, str]:
     info = op.get_rt_info()
     return {
-        key: _text(info[key]) if key in info else ""
-        for key in ("layerType", "runtimePrecision", "originalLayersNames")
+        key: _text(info[key]) if key in info else "" for key in ("layerType", "runtimePrecision", "originalLayersNames")
     }
 
 
@@ -104,31 +104,57 @@ def _text(value: Any) -> str:
     return str(value.astype(str)) if hasattr(value, "astype") and not isinstance(value, str) else str(value)
 
 
-def _executions(
-    graph: Graph, marks: Mapping[str, str], executed: list[dict[str, str]]
-) -> tuple[NodeExecution, ...]:
+def _executions(graph: Graph, marks: Mapping[str, str], executed: list[dict[str, str]]) -> tuple[NodeExecution, ...]:
     by_node: dict[str, dict[str, str]] = {}
     # A kernel that computes (Convolution) speaks for a node before one that only moves data for it (Reorder).
     for info in sorted(executed, key=lambda i: i["layerType"] in _PLUMBING):
         for mark in info["originalLayersNames"].split(","):
             if mark in marks:
                 by_node.setdefault(marks[mark], info)
-    return tuple(_execution(graph, n, by_node.get(n.name)) for n in graph.nodes if not is_qdq(n))
+    done = {}
+    for node in graph.nodes:
+        if not is_qdq(node):
+            own = by_node.get(node.name)
+            info = own or _neighbour(graph, node, by_node)
+            done[node.name] = _execution(graph, node, info, own=own is not None)
+    return tuple(done.values())
 
 
-def _execution(graph: Graph, node: NodeProto, info: Mapping[str, str] | None) -> NodeExecution:
+def _neighbour(graph: Graph, node: NodeProto, by_node: Mapping[str, dict[str, str]]) -> dict[str, str] | None:
+    """The kernel that `node` disappeared into: that of the first reader which has one, else of what it reads.
+
+    OpenVINO gives folded nodes new names (a Conv multiplied by its BatchNorm becomes `Multiply_10375`), but keeps the
+    names of the readers it merged into the same kernel.
+    """
+    if all(graph.is_constant(t) for t in node.input if t):
+        return None
+    queue = list(graph.consumers(node.output[0]))
+    seen: set[str] = set()
+    while queue:
+        reader = queue.pop(0)
+        if reader.name in seen or is_qdq(reader):
+            continue
+        seen.add(reader.name)
+        info = by_node.get(reader.name)
+        if info is None:
+            queue.extend(graph.consumers(reader.output[0]))
+        elif info["layerType"] not in _PLUMBING:
+            return info
+    before = [graph.producer(t) for t in node.input if t]
+    return next((by_node[b.name] for b in before if b is not None and b.name in by_node), None)
+
+
+def _execution(graph: Graph, node: NodeProto, info: Mapping[str, str] | None, *, own: bool) -> NodeExecution:
+    kind, why = Precision.OTHER, ""
+    precision = info["runtimePrecision"].lower() if info is not None else ""
     if info is None:
-        return NodeExecution(
-            node=node.name, op=node.op_type, precision=Precision.OTHER, engine_op="", why="removed or computed while loading"
-        )
-    precision = info["runtimePrecision"].lower()
-    if precision in _INT8_PRECISIONS:
-        kind, why = Precision.INT8, ""
+        why = "removed or computed while loading"
+    elif precision in _INT8_PRECISIONS:
+        kind, why = (Precision.INT8, "") if own else (Precision.FUSED, f"part of {info['layerType']}")
     elif precision in _FLOAT_PRECISIONS:
         kind, why = Precision.FLOAT, _why_float(graph, node)
-    else:
-        kind, why = Precision.OTHER, ""
-    return NodeExecution(node=node.name, op=node.op_type, precision=kind, engine_op=info["layerType"], why=why)
+    kernel = info["layerType"] if info is not None else ""
+    return NodeExecution(node=node.name, op=node.op_type, precision=kind, engine_op=kernel, why=why)
 
 
 def _why_float(graph: Graph, node: NodeProto) -> str:

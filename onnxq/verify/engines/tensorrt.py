@@ -1,8 +1,8 @@
 """TensorRT's account of a quantized model: parsed and built for real.
 
-TensorRT-RTX (`pip install onnxq[tensorrt]`) parses and builds ahead of time on a machine without a GPU; where TensorRT proper
-is installed that is used instead (it needs a GPU). The build runs in a process of its own: the library may abort on a
-malformed network, and must not take the caller down.
+TensorRT-RTX (`pip install onnxq[tensorrt]`) parses and builds ahead of time on a machine without a GPU; where TensorRT
+proper is installed that is used instead (it needs a GPU). The build runs in a process of its own: the library may abort
+on a malformed network, and must not take the caller down.
 Source: https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/ (explicit quantization, optimization profiles).
 """
 
@@ -18,14 +18,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxq.errors import DataError, OnnxqError
+from onnxq.errors import DataError
 from onnxq.graph.view import Graph
 from onnxq.verify.engines.result import EngineMissingError, EngineReport
+from onnxq.verify.engines.source import model_file
 
 ENGINE = "tensorrt"
 PACKAGES = ("tensorrt", "tensorrt_rtx")
@@ -41,12 +39,12 @@ def installed_package() -> str | None:
     return next((name for name in PACKAGES if importlib.util.find_spec(name) is not None), None)
 
 
-def shape_ranges(graph: Graph, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, ShapeRange]:
-    """The optimization profile that covers `feeds`: smallest, most frequent and largest size of every dynamic input.
+def shape_ranges(graph: Graph, seen: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str, ShapeRange]:
+    """The optimization profile that covers `seen`: smallest, most frequent and largest size of every dynamic input.
 
     Args:
         graph: The model.
-        feeds: Batches as they will be run; only their shapes are looked at.
+        seen: The shapes of each batch, by input name.
 
     Returns:
         An entry for each input with a dimension that is not fixed.
@@ -59,7 +57,7 @@ def shape_ranges(graph: Graph, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> d
         dims = graph.shape(name) or ()
         if all(isinstance(d, int) for d in dims):
             continue
-        shapes = [tuple(np.shape(feed[name])) for feed in feeds if name in feed]
+        shapes = [batch[name] for batch in seen if name in batch]
         if not shapes:
             raise DataError(
                 f"it has dynamic dimensions {tuple(dims)}, and no batch tells which sizes to build for",
@@ -77,8 +75,8 @@ def build_engine(
     model: ModelProto | str | Path,
     shapes: Mapping[str, ShapeRange],
     *,
+    base_dir: Path | None = None,
     engine_path: Path | None = None,
-    package: str | None = None,
     timeout_seconds: float = _TIMEOUT_SECONDS,
 ) -> EngineReport:
     """Parse a model and build an engine from it, in a process of its own.
@@ -86,8 +84,8 @@ def build_engine(
     Args:
         model: The model, or the path of its file.
         shapes: Optimization profile for the dynamic inputs, as `shape_ranges` gives it.
+        base_dir: Folder of the external data that a model given as a message refers to.
         engine_path: Where to keep the engine; None throws it away.
-        package: "tensorrt" or "tensorrt_rtx"; None takes the first installed.
         timeout_seconds: How long parsing and building may take.
 
     Returns:
@@ -97,8 +95,8 @@ def build_engine(
     Raises:
         EngineMissingError: TensorRT is not installed.
     """
-    package = package or installed_package()
-    if package is None or importlib.util.find_spec(package) is None:
+    package = installed_package()
+    if package is None:
         raise EngineMissingError(
             f"TensorRT is not installed (looked for the packages {' and '.join(PACKAGES)})",
             hint="pip install onnxq[tensorrt] (builds without a GPU), or leave the engine out of the verification",
@@ -106,7 +104,7 @@ def build_engine(
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         request = {
             "package": package,
-            "model": str(_as_file(model, Path(folder))),
+            "model": str(model_file(model, Path(folder), base_dir)),
             "shapes": {name: [list(s) for s in three] for name, three in shapes.items()},
             "engine": str(engine_path) if engine_path is not None else None,
         }
@@ -120,20 +118,6 @@ def build_engine(
         size_bytes=int(answer.get("size_bytes", 0)),
         build_seconds=float(answer.get("seconds", 0.0)),
     )
-
-
-def _as_file(model: ModelProto | str | Path, folder: Path) -> Path:
-    if not isinstance(model, ModelProto):
-        return Path(model).resolve()
-    path = folder / "model.onnx"
-    try:
-        onnx.save(model, str(path))
-    except ValueError as error:
-        raise OnnxqError(
-            f"the model cannot be written for TensorRT: {error}",
-            hint="pass the path of a file that keeps its weights as external data",
-        ) from error
-    return path
 
 
 def _ask(request: Mapping[str, Any], folder: Path, timeout_seconds: float) -> dict[str, Any]:

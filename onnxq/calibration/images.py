@@ -1,0 +1,237 @@
+"""Image files as model input: resize, colour order, scale, mean and standard deviation, channel layout.
+
+    x = (pixel / 255 - mean) / std        per channel, in the order of `color`
+
+How pixels become numbers is part of the model, and a wrong guess gives plausible but wrong ranges: without options the
+folder is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.calibration.batches import Item
+from onnxq.calibration.cutting import ArrayColumn
+from onnxq.calibration.inputs import InputSpec, InputSpecs
+from onnxq.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+Resize = Literal["stretch", "crop", "letterbox", "height"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How an image file becomes an array.
+
+    Attributes:
+        mean: Subtracted from pixel / 255, for each channel in the order of `color`; one value serves all.
+        std: Divided by, likewise. mean 0 and std 1/255 leave raw pixels.
+        color: Order of the channels.
+        resize: "stretch" to the size; "crop": the short side to size / crop_share, then the centre; "letterbox": keep
+            the aspect ratio, pad to the size with grey 114; "height": keep the aspect ratio at the model's height,
+            squeeze or pad the right (with zeros after scaling) to the width.
+        crop_share: Side of the crop as a share of the resized short side.
+        size: (height, width) in pixels where the model leaves them open.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    color: Literal["rgb", "bgr"] = "rgb"
+    resize: Resize = "stretch"
+    crop_share: float = 0.875
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("color", ("rgb", "bgr")), ("resize", ("stretch", "crop", "letterbox", "height"))):
+            if getattr(self, name) not in allowed:
+                listed = ", ".join(map(repr, allowed))
+                raise ConfigError(
+                    f"unknown {name} {getattr(self, name)!r}", hint=f"{name}= (--{name}) is one of {listed}."
+                )
+        if not all(math.isfinite(v) for v in self.mean) or not all(math.isfinite(v) and v > 0 for v in self.std):
+            raise ConfigError(
+                f"mean {self.mean} and std {self.std} must be finite, and std positive",
+                hint="mean= and std= (--mean, --std) are in units of pixel / 255.",
+            )
+
+
+PRESETS: Mapping[str, ImageOptions] = {
+    # torchvision's reference evaluation: short side 256, centre crop 224.
+    "imagenet": ImageOptions(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize="crop", size=(224, 224)),
+    # Ultralytics' LetterBox, without rectangular inference.
+    "yolo": ImageOptions(resize="letterbox", size=(640, 640)),
+    # PaddleOCR's text recognition and angle classification.
+    "paddleocr": ImageOptions(mean=(0.5,), std=(0.5,), color="bgr", resize="height", size=(48, 320)),
+}
+
+_LETTERBOX_GREY = 114
+
+
+def image_options(images: ImageOptions | str | None) -> ImageOptions | None:
+    """The options that a preset's name stands for; options and None pass through.
+
+    Raises:
+        ConfigError: no preset has that name.
+    """
+    if not isinstance(images, str):
+        return images
+    if images not in PRESETS:
+        raise ConfigError(
+            f"unknown image preset {images!r}", hint=f"images= (--images) is one of {', '.join(map(repr, PRESETS))}."
+        )
+    return PRESETS[images]
+
+
+class ImageSource:
+    """Image files, one sample each."""
+
+    one_shot = False
+
+    def __init__(  # noqa: PLR0913 - the parts of one decision
+        self,
+        paths: list[Path],
+        *,
+        inputs: InputSpecs,
+        options: ImageOptions | None,
+        batch_size: int | None,
+        limit: int | None,
+        where: str,
+    ) -> None:
+        self._paths = _spread(paths, limit)
+        self._spec = _image_input(inputs, where)
+        self._raw = self._spec.dtype == np.uint8
+        if options is None and not self._raw:
+            raise DataError(
+                f"a folder of images needs to be told how pixels become the numbers of input {self._spec.name!r}",
+                where=where,
+                hint="pass images='imagenet', 'yolo' or 'paddleocr', or images=ImageOptions(mean=..., std=...) "
+                "(--images imagenet, or --mean and --std).",
+            )
+        self._options = options or ImageOptions()
+        self._height, self._width = _size(self._spec, self._options, where)
+        self._group = self._spec.fixed_batch or batch_size or 1
+        self._image = _pillow()
+        self.samples: int | None = len(self._paths)
+
+    def items(self, note: Callable[[str], None]) -> Iterator[Item]:
+        group: list[NDArray[Any]] = []
+        for path in self._paths:
+            group.append(self._load(path))
+            if len(group) == self._group:
+                yield self._item(group, path.name)
+                group = []
+        if not group:
+            return
+        if self._spec.fixed_batch:
+            note(
+                f"{len(group)} of {len(self._paths)} images were left out: the model's batch is fixed at {self._group}"
+            )
+        else:
+            yield self._item(group, self._paths[-1].name)
+
+    def _item(self, group: list[NDArray[Any]], origin: str) -> Item:
+        return Item({self._spec.name: ArrayColumn(np.stack(group))}, size=None, stacked=False, origin=origin)
+
+    def _load(self, path: Path) -> NDArray[Any]:
+        grey = _channels(self._spec) == 1
+        try:
+            with self._image.open(path) as opened:
+                image = opened.convert("L" if grey else "RGB")
+        except (OSError, ValueError) as error:
+            raise DataError(f"not a readable image: {error}", where=str(path)) from error
+        pixels, used_width = self._resized(image)
+        pixels = pixels[..., None] if grey else pixels
+        array: NDArray[Any] = pixels[..., ::-1] if self._options.color == "bgr" else pixels
+        if not self._raw:
+            array = _normalised(array, self._options)
+            array[:, used_width:] = 0.0
+        return array if self._spec.layout == "nhwc" else array.transpose(2, 0, 1)
+
+    def _resized(self, image: Image.Image) -> tuple[NDArray[np.uint8], int]:
+        """Pixels of the model's size, and the width up to which they belong to the image."""
+        height, width = self._height, self._width
+        how = self._options.resize
+        bilinear = self._image.Resampling.BILINEAR
+        if how == "stretch":
+            return np.asarray(image.resize((width, height), bilinear)), width
+        if how == "crop":
+            share = self._options.crop_share
+            factor = max(height / share / image.height, width / share / image.width)
+            side = image.resize(
+                (max(width, round(image.width * factor)), max(height, round(image.height * factor))), bilinear
+            )
+            left, top = (side.width - width) // 2, (side.height - height) // 2
+            return np.asarray(side.crop((left, top, left + width, top + height))), width
+        factor = height / image.height if how == "height" else min(height / image.height, width / image.width)
+        inner = (min(width, max(1, round(image.width * factor))), min(height, max(1, round(image.height * factor))))
+        small = image.resize(inner, bilinear)
+        colour = (_LETTERBOX_GREY,) * len(image.getbands()) if how == "letterbox" else (0,) * len(image.getbands())
+        canvas = self._image.new(image.mode, (width, height), colour)
+        corner = ((width - inner[0]) // 2, (height - inner[1]) // 2) if how == "letterbox" else (0, 0)
+        canvas.paste(small, corner)
+        return np.asarray(canvas), width if how == "letterbox" else inner[0]
+
+
+def _normalised(pixels: NDArray[np.uint8], options: ImageOptions) -> NDArray[np.float32]:
+    mean, std = np.asarray(options.mean, np.float32), np.asarray(options.std, np.float32)
+    scaled: NDArray[np.float32] = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return scaled
+
+
+def _spread(paths: list[Path], limit: int | None) -> list[Path]:
+    """`limit` files taken evenly over the list: the first ones alone would all be of one class."""
+    if limit is None or limit >= len(paths):
+        return paths
+    return [paths[i * len(paths) // limit] for i in range(limit)]
+
+
+def _image_input(inputs: InputSpecs, where: str) -> InputSpec:
+    spec = next(iter(inputs.values()))
+    if len(inputs) != 1 or spec.shape is None or len(spec.shape) != 4 or _channels(spec) not in (1, 3, None):
+        raise DataError(
+            "images fit only a model with one input of shape (N, 3, H, W), (N, 1, H, W) or channels-last; this one has "
+            + ", ".join(f"{s.name!r} {s.describe()}" for s in inputs.values()),
+            where=where,
+            hint="prepare the arrays yourself and pass a .npz file or an iterable as data= (--data).",
+        )
+    return spec
+
+
+def _channels(spec: InputSpec) -> int | None:
+    shape = spec.shape or (None,) * 4
+    channels = shape[3] if spec.layout == "nhwc" else shape[1]
+    return channels if isinstance(channels, int) else None
+
+
+def _size(spec: InputSpec, options: ImageOptions, where: str) -> tuple[int, int]:
+    shape = spec.shape or (None,) * 4
+    dims = shape[1:3] if spec.layout == "nhwc" else shape[2:4]
+    size = [d if isinstance(d, int) else (options.size or (None, None))[i] for i, d in enumerate(dims)]
+    if None in size:
+        raise DataError(
+            f"input {spec.name!r} {spec.describe()} leaves the image size open",
+            where=where,
+            hint="pass images=ImageOptions(size=(height, width), ...) (--image-size HEIGHTxWIDTH).",
+        )
+    return int(size[0] or 0), int(size[1] or 0)
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image as Pillow  # noqa: PLC0415 - an optional dependency
+    except ImportError as error:
+        raise DataError(
+            "reading images needs Pillow, which is not installed", hint="pip install 'onnxq[images]'."
+        ) from error
+    return Pillow

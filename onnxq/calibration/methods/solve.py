@@ -1,0 +1,128 @@
+"""From statistics to a range, by a named method.
+
+`auto` compares the two ends of the trade: `max`, which clips nothing, and `mse`, the least expected squared error of
+all ranges on the data seen. By construction no other method beats `mse` on that measure, so there is nothing else to
+try; `auto` takes it where it gains at least 0.1 dB and otherwise keeps `max`, which is safer on data not seen.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxq.calibration.methods.density import Density
+from onnxq.calibration.methods.entropy import solve_entropy
+from onnxq.calibration.methods.max import solve_max
+from onnxq.calibration.methods.mse import solve_mse
+from onnxq.calibration.methods.noise import expected_errors
+from onnxq.calibration.methods.percentile import solve_percentile
+from onnxq.calibration.statistics import TensorStats
+from onnxq.errors import ConfigError, InternalError
+from onnxq.numerics.qparams import Range
+from onnxq.numerics.specs import QuantSpec
+
+METHODS = ("auto", "entropy", "max", "mse", "percentile")
+DEFAULT_PERCENTILE = 99.99
+AUTO_GAIN_DB = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A range method and its settings. Made by `method_from_name`, which checks them.
+
+    Attributes:
+        name: One of METHODS.
+        percentile: Percent of the elements that `percentile` keeps, in (0, 100].
+    """
+
+    name: str
+    percentile: float = DEFAULT_PERCENTILE
+
+
+def method_from_name(name: str, *, percentile: float | None = None) -> Method:
+    """The method called `name`.
+
+    Args:
+        name: One of METHODS.
+        percentile: For the method `percentile` alone; 99.99 unless given.
+
+    Raises:
+        ConfigError: no such method, a percentile outside (0, 100], or one given to another method.
+
+    >>> method_from_name("percentile", percentile=99.9)
+    Method(name='percentile', percentile=99.9)
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(
+            f"unknown calibration method {name!r}; known: {', '.join(METHODS)}",
+            hint=f"{guess}pass method= (--method)",
+        )
+    if percentile is None:
+        return Method(name=name)
+    if name != "percentile":
+        raise ConfigError(
+            f"percentile={percentile} has no meaning for the method {name!r}",
+            hint="pass method='percentile' (--method percentile), or leave percentile= (--percentile) out",
+        )
+    if not 0.0 < percentile <= 100.0:
+        raise ConfigError(
+            f"percentile is {percentile}, expected a number in (0, 100]",
+            hint="pass percentile= (--percentile) as percent: 99.99 keeps all but one element in ten thousand",
+        )
+    return Method(name=name, percentile=float(percentile))
+
+
+def solve_range(
+    stats: TensorStats,
+    spec: QuantSpec,
+    method: Method,
+    lower: float | None = None,
+    upper: float | None = None,
+) -> Range:
+    """The range of one tensor.
+
+    Args:
+        stats: What was seen of the tensor.
+        spec: How it will be quantized. Symmetric specs get [-t, t] before the bounds cut it.
+        method: How to choose.
+        lower: Smallest value the graph lets through (0 behind a Relu), if known: the range does not go below it.
+        upper: Largest value the graph lets through, if known.
+
+    Returns:
+        A scalar range; [0, 0] for a tensor of zeros.
+
+    Raises:
+        DataError: `stats` holds no finite element.
+    """
+    density = Density.of(stats, lower, upper)
+    solved = _solve(density, spec, method)
+    rmin, rmax = float(solved.rmin), float(solved.rmax)
+    return Range.of(
+        rmin if lower is None else max(rmin, lower),
+        rmax if upper is None else min(rmax, upper),
+    )
+
+
+def _solve(density: Density, spec: QuantSpec, method: Method) -> Range:
+    if method.name == "max":
+        return solve_max(density, spec)
+    if method.name == "percentile":
+        return solve_percentile(density, spec, method.percentile)
+    if method.name == "entropy":
+        return solve_entropy(density, spec)
+    if method.name == "mse":
+        return solve_mse(density, spec)
+    if method.name == "auto":
+        return _solve_auto(density, spec)
+    raise InternalError(f"method {method.name!r} was not made by method_from_name")
+
+
+def _solve_auto(density: Density, spec: QuantSpec) -> Range:
+    whole, least = solve_max(density, spec), solve_mse(density, spec)
+    ends = Range(rmin=np.stack([whole.rmin, least.rmin]), rmax=np.stack([whole.rmax, least.rmax]))
+    errors = expected_errors(density, ends, spec)
+    return least if errors[1] < errors[0] * 10.0 ** (-AUTO_GAIN_DB / 10.0) else whole

@@ -1,0 +1,95 @@
+"""BatchNormalization folds into the Conv, ConvTranspose or Gemm before it.
+
+In inference BatchNormalization is an affine map of each channel (axis 1):
+
+    y = gamma * (x - mean) / sqrt(var + epsilon) + beta = s * x + t
+    s = gamma / sqrt(var + epsilon)        t = beta - s * mean
+
+and s and t fold into weights and bias as `onnxq.passes.linear` says. Operator:
+https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
+from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.passes.linear import BIASED_OPS, fold_affine_map, output_channels, sole_linear_producer, take_over_output
+
+_DEFAULT_EPSILON = 1e-5
+
+
+class FoldBatchnorm(Pass):
+    """Fold BatchNormalization into the linear operator before it, which then computes the tensor that it computed.
+
+    1. Conv with or without bias, grouped or depthwise.
+    2. ConvTranspose, grouped or not.
+    3. Gemm, with transB or not, with beta.
+    4. A weight or bias that other nodes read is copied; they keep the old one.
+    5. Left alone: the linear operator's output has another reader or is an output of the graph.
+    6. Left alone: weight, bias or a parameter of the normalization is not a constant.
+    7. Left alone: training mode, statistics that are read, or statistics for each position (spatial=0).
+    8. Left alone: the input comes from elsewhere. In front of a padded Conv the shift does not fold, because the
+       padding is put in after it.
+    9. Left alone: folded weights that would not be finite.
+    """
+
+    def run(self, graph: Graph) -> PassResult:
+        log = PassLog()
+        for node in graph.nodes:
+            if node.op_type == "BatchNormalization" and node.domain in STANDARD_DOMAINS:
+                reason = _fold(graph, node, log)
+                if reason is not None:
+                    log.miss(reason, node.name)
+        if log.edits:
+            graph.prune()
+        return log.result(graph)
+
+
+def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:
+    if (reason := _mode_reason(graph, node)) is not None:  # case 7
+        return reason
+    linear = sole_linear_producer(graph, node.input[0], BIASED_OPS)
+    if isinstance(linear, str):  # cases 5, 6, 8
+        return linear
+    values = [graph.constant(name) for name in node.input[1:5]]
+    parameters = [v.astype(np.float64) for v in values if v is not None]
+    if len(parameters) != 4:  # case 6
+        return "a parameter of the normalization is not a constant"
+    scale, shift = affine_of(*parameters, epsilon=float(attribute(node, "epsilon", _DEFAULT_EPSILON)))
+    if scale.shape != (output_channels(graph, linear),):
+        return f"the normalization has parameters of shape {scale.shape} for {output_channels(graph, linear)} channels"
+    if (reason := fold_affine_map(graph, linear, scale, shift)) is not None:  # case 9
+        return reason
+    take_over_output(graph, linear, node)
+    log.edit(f"folded into {linear.op_type}", node.name, linear.name)
+    return None
+
+
+def affine_of(
+    gamma: NDArray[Any], beta: NDArray[Any], mean: NDArray[Any], var: NDArray[Any], *, epsilon: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Scale and shift, float64 of shape (C,), that a BatchNormalization applies.
+
+    >>> one = np.ones(1)
+    >>> [float(v[0]) for v in affine_of(2 * one, 3 * one, 5 * one, 4 * one, epsilon=0.0)]
+    [1.0, -2.0]
+    """
+    with np.errstate(all="ignore"):  # what comes out not finite is refused where it is folded
+        scale = gamma / np.sqrt(var + epsilon)
+        return scale, beta - scale * mean
+
+
+def _mode_reason(graph: Graph, node: NodeProto) -> str | None:
+    if attribute(node, "training_mode", 0) or (graph.opset < 7 and not attribute(node, "is_test", 0)):
+        return "the normalization is in training mode"
+    if any(graph.uses(name) or graph.is_output(name) for name in node.output[1:] if name):
+        return "the statistics of the normalization are read"
+    if not attribute(node, "spatial", 1):
+        return "the normalization has statistics for each position"
+    return None

@@ -1,0 +1,37 @@
+"""The float passes in their order: what they leave is the graph that everything after them sees.
+
+None of them changes what the model computes beyond float rounding: folding a factor into weights reorders products.
+"""
+
+from __future__ import annotations
+
+from onnxq.passes.base import PassManager
+from onnxq.passes.clear_ambiguous_dimensions import ClearAmbiguousDimensions
+from onnxq.passes.dedupe_initializers import DedupeInitializers
+from onnxq.passes.fold_affine import FoldAffine
+from onnxq.passes.fold_batchnorm import FoldBatchnorm
+from onnxq.passes.fold_constants import FoldConstants
+from onnxq.passes.fold_pad import FoldPad
+from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.lift_constants import LiftConstants
+from onnxq.passes.remove_identity import RemoveIdentity
+from onnxq.passes.remove_unused import RemoveUnused
+from onnxq.passes.until_stable import UntilStable
+
+
+def normalise_float() -> PassManager:
+    """The passes that every float model goes through first. A second run makes no edits."""
+    return PassManager(
+        [
+            RemoveUnused(),
+            ClearAmbiguousDimensions(),
+            LiftConstants(),
+            InferShapes(),
+            UntilStable(
+                [FoldConstants(), RemoveIdentity(), FoldPad(), FoldBatchnorm(), FoldAffine(), InferShapes()],
+                name="fold",
+            ),
+            DedupeInitializers(),
+        ],
+        name="normalise_float",
+    )
