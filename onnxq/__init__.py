@@ -1,1 +1,82 @@
-"""Post-training quantization of ONNX graphs to int8 that the target engine provably runs."""
+"""Post-training quantization of ONNX graphs to int8 that the target engine provably runs.
+
+>>> import onnxq
+>>> result = onnxq.quantize("model.onnx", data, target="tensorrt", output="model.int8.onnx")  # doctest: +SKIP
+
+The names below are loaded when they are first used, so that importing onnxq costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from onnxq.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    GateError,
+    InternalError,
+    ModelError,
+    OnnxqError,
+    PlanError,
+    UnsupportedModelError,
+)
+from onnxq.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from onnxq.api import QuantizeResult, calibrate, plan, quantize, verify
+    from onnxq.calibration.images import ImageOptions
+    from onnxq.calibration.statistics import StatsTable
+    from onnxq.calibration.stats_file import load_stats
+    from onnxq.planning.plan import QuantPlan
+    from onnxq.report.report import Report
+
+_LAZY = {
+    "ImageOptions": "onnxq.calibration.images",
+    "QuantPlan": "onnxq.planning.plan",
+    "QuantizeResult": "onnxq.api",
+    "Report": "onnxq.report.report",
+    "StatsTable": "onnxq.calibration.statistics",
+    "calibrate": "onnxq.api",
+    "load_stats": "onnxq.calibration.stats_file",
+    "plan": "onnxq.api",
+    "quantize": "onnxq.api",
+    "verify": "onnxq.api",
+}
+
+__all__ = [
+    "ArtifactError",
+    "ConfigError",
+    "DataError",
+    "GateError",
+    "ImageOptions",
+    "InternalError",
+    "ModelError",
+    "OnnxqError",
+    "PlanError",
+    "QuantPlan",
+    "QuantizeResult",
+    "Report",
+    "StatsTable",
+    "UnsupportedModelError",
+    "__version__",
+    "calibrate",
+    "load_stats",
+    "plan",
+    "quantize",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'onnxq' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    # Submodules of the same name (onnxq.verify is a package) would hide the function on the next look-up.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

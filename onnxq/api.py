@@ -2,25 +2,29 @@
 
     load -> normalise -> plan -> collect -> solve -> rewrite -> verify
 
-Each stage is a function of its own; only loading and saving touch the disk, and an output file appears whole or not at all.
+Each stage is a function of its own. Only loading and saving touch the disk, the caller's objects are never changed, and an
+output file appears whole or not at all.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxq.calibration.batches import Batches
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.methods import DEFAULT_METHOD, Method, method_from_name
+from onnxq.calibration.images import ImageOptions
+from onnxq.calibration.inputs import InputSpecs, Layout
+from onnxq.calibration.methods import Method, method_from_name
 from onnxq.calibration.runner import Progress, collect
 from onnxq.calibration.solve import QParamsTable, solve
-from onnxq.calibration.sources import DataOptions, open_data
+from onnxq.calibration.sources import open_data
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.synthetic import synthetic_batches
 from onnxq.errors import ArtifactError, ModelError
@@ -31,24 +35,31 @@ from onnxq.graph.model import (
     quantized_nodes,
     save_model,
     set_metadata,
+    size_bytes,
     upgrade_opset,
 )
+from onnxq.graph.saving import check_output
 from onnxq.graph.view import Graph
 from onnxq.passes.base import PassManager, PassResult
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.insert_qdq import InsertQDQ
 from onnxq.passes.normalise import normalise_float
 from onnxq.planning.options import PlanOptions
-from onnxq.planning.plan import QuantPlan
+from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
-from onnxq.report.report import Report
+from onnxq.report.build import RunFacts, build_report
+from onnxq.report.report import DataFacts, Report
 from onnxq.targets import ORT_CPU, resolve_target
 from onnxq.targets.schema import Target
 from onnxq.verify.verify import verify_model
 from onnxq.version import VERSION
 
+DEFAULT_METHOD = "auto"
+
 HELD_OUT_BATCHES = 8
-"""Batches that the report compares float and int8 on, set aside from calibration where the data allows it."""
+"""Batches set aside from calibration, where the data allows it, to compare float and int8 on."""
+
+ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +83,13 @@ class QuantizeResult:
     output: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A model ready for calibration.
 
     Attributes:
         source: The model as given.
-        graph: The same function after the float passes.
+        graph: The same function after the float passes, at the opset that the target needs.
         target: The resolved target.
         plan: The plan for it.
         passes: What the float passes did.
@@ -91,7 +102,7 @@ class Prepared:
     passes: PassResult
 
 
-def quantize(  # noqa: PLR0913 - keyword arguments, each one documented
+def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     data: Any = None,
     *,
@@ -103,68 +114,271 @@ def quantize(  # noqa: PLR0913 - keyword arguments, each one documented
     stats: StatsTable | None = None,
     batch_size: int | None = None,
     limit: int | None = None,
-    data_options: DataOptions | None = None,
+    layout: Layout | None = None,
+    images: ImageOptions | str | None = None,
     exclude: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
     threads: int | None = None,
-    verify: bool = True,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> QuantizeResult:
-    """Quantize a float model to int8 for one target.
+    """Quantize a float model to int8 for one target, and prove the result on the target's engine.
 
     Args:
         model: Path, bytes or ModelProto of a float model.
-        data: Calibration data: a path or an iterable of `{input name: array}`; see `onnxq.calibration.sources`. None takes
-            synthetic inputs, which give a model of unknown accuracy; the report and the metadata say so.
-        target: Name of the target.
-        method: How ranges are chosen: max, percentile, entropy, mse or auto.
-        percentile: For method "percentile", the share of values that lies inside the range, in percent.
+        data: Calibration data: a path (.npz, .npy, a folder of them or of images, ONNX test data, a Python file that
+            defines `load_data()`), an iterable of `{input name: array}`, or an onnxruntime CalibrationDataReader. The
+            last batches are set aside to compare float and int8 on. None takes synthetic inputs, which leave the
+            accuracy unknown; the report and the model's metadata say so.
+        target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt or openvino.
+        method: How ranges are chosen from statistics: max, percentile, entropy, mse or auto.
+        percentile: For method "percentile", the share of values inside the range, in percent.
         output: Where to write the model; None writes nothing.
         force: Overwrite an existing output.
-        stats: Statistics from an earlier run; then no calibration is run, and `data` serves only for the report.
-        batch_size: Samples to feed at once.
-        limit: Largest number of samples to use.
-        data_options: How to read images and other data that leaves questions open.
+        stats: Statistics from an earlier run; then nothing is calibrated, and `data` serves only for the report.
+        batch_size: Samples to feed at once, where the model leaves it open.
+        limit: Most samples to use.
+        layout: Where rank-4 data keeps its channels ("nchw" or "nhwc"), if not where the model does.
+        images: How image files become arrays: "imagenet", "yolo", "paddleocr", or ImageOptions.
         exclude: Names or shell-style patterns of nodes to keep in float.
         exclude_ops: Operator types to keep in float.
         threads: Threads for inference; None leaves it to onnxruntime.
-        verify: Prove the result on the target's engine and compare outputs with the float model.
         progress: Called now and then while calibrating.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
         DataError: the data does not fit the model, is empty, or holds NaN/Inf.
         ConfigError: an argument has an impossible value, or the output exists.
-        ArtifactError: `stats` belong to another model or lack tensors.
+        ArtifactError: `stats` belong to another model, or lack tensors.
     """
+    clock = _Clock()
     chosen = method_from_name(method, percentile=percentile)
-    options = PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops))
-    prepared = prepare(model, target, options)
-    batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, options=data_options)
-    calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
+    if output is not None:
+        check_output(Path(output), force=force)
+    prepared = prepare(model, target, PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops)))
+    clock.lap("plan")
+    batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
     if stats is None:
-        stats = collect(
-            prepared.graph,
-            prepared.plan.observed(),
-            calibration,
-            digest=prepared.plan.digest,
-            threads=threads,
-            progress=progress,
-        )
-    elif stats.digest != prepared.plan.digest:
-        raise ArtifactError(
-            "the statistics were collected on another model",
-            hint="calibrate this model: onnxq.calibrate(model, data) (onnxq calibrate)",
-        )
+        calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
+        stats = _collect(prepared, calibration, threads, progress)
+    else:
+        held_out = batches
+        _check_stats(prepared, stats)
+    clock.lap("calibrate")
     qparams = solve(prepared.graph, prepared.plan, stats, chosen, prepared.target)
     quantized = rewrite(prepared.graph, prepared.plan, qparams)
     result = quantized.to_model()
     set_metadata(result, _metadata(prepared.plan, chosen, stats, synthetic=data is None))
-    report = verify_model(prepared, result, held_out, qparams, stats) if verify else None
-    written = None
-    if output is not None:
-        written = Path(output)
-        save_model(result, written, force=force, base_dir=quantized.base_dir)
-    return QuantizeResult(
-        model=result, plan=prepared.plan, stats=stats, qparams=qparams, report=report, output=written
+    clock.lap("rewrite")
+    path = None if output is None else Path(output)
+    feeds = _Counted(held_out)
+    verification = verify_model(
+        prepared.source, result, feeds, prepared.plan.target, expected_int8=_expected_int8(prepared)
     )
+    facts = RunFacts(
+        method=chosen.label,
+        size_before_bytes=size_bytes(prepared.source),
+        size_after_bytes=size_bytes(quantized),
+        data=DataFacts(
+            source=_source_name(data),
+            samples=stats.samples,
+            held_out_samples=feeds.samples,
+            synthetic=data is None,
+        ),
+        output_path=None if path is None else str(path),
+        warnings=batches.notes,
+        seconds=clock.seconds,
+    )
+    report = build_report(verification, facts, plan=prepared.plan, qparams=qparams)
+    if path is not None:
+        save_model(result, path, force=force, base_dir=quantized.base_dir)
+    return QuantizeResult(
+        model=result, plan=prepared.plan, stats=stats, qparams=qparams, report=report, output=path
+    )
+
+
+def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
+    model: ModelSource,
+    data: Any = None,
+    *,
+    target: str = ORT_CPU,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    layout: Layout | None = None,
+    images: ImageOptions | str | None = None,
+    exclude: Sequence[str] = (),
+    exclude_ops: Sequence[str] = (),
+    threads: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> StatsTable:
+    """Statistics of every activation that `target` quantizes, enough for every method. Arguments as for `quantize`."""
+    prepared = prepare(model, target, PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops)))
+    batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    return _collect(prepared, batches, threads, progress)
+
+
+def plan(
+    model: ModelSource, *, target: str = ORT_CPU, exclude: Sequence[str] = (), exclude_ops: Sequence[str] = ()
+) -> QuantPlan:
+    """What would be quantized for `target`, and why not, without any data. Arguments as for `quantize`."""
+    return prepare(model, target, PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops))).plan
+
+
+def verify(  # noqa: PLR0913 - one keyword for each choice of the user
+    float_model: ModelSource,
+    quantized_model: ModelSource,
+    data: Any = None,
+    *,
+    target: str = ORT_CPU,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    layout: Layout | None = None,
+    images: ImageOptions | str | None = None,
+) -> Report:
+    """Ask the target's engine what it runs in int8, and compare outputs with the float model.
+
+    Args:
+        float_model: The float model.
+        quantized_model: Any Q/DQ model of it, not only one that onnxq made.
+        data: Inputs to compare on, as for `quantize`; None takes synthetic inputs.
+        target: Name of the target.
+        batch_size: As for `quantize`.
+        limit: As for `quantize`.
+        layout: As for `quantize`.
+        images: As for `quantize`.
+
+    Raises:
+        ModelError: a model cannot be read or run.
+        DataError: the data does not fit, or the models have different outputs.
+        ConfigError: there is no such target.
+    """
+    table, _ = resolve_target(target)
+    source, quantized = load_graph(float_model), load_graph(quantized_model)
+    batches = _open(source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    feeds = _Counted(batches)
+    verification = verify_model(source, quantized.to_model(), feeds, table.name)
+    facts = RunFacts(
+        size_before_bytes=size_bytes(source),
+        size_after_bytes=size_bytes(quantized),
+        data=DataFacts(
+            source=_source_name(data), samples=0, held_out_samples=feeds.samples, synthetic=data is None
+        ),
+        warnings=batches.notes,
+    )
+    return build_report(verification, facts)
+
+
+# ---- stages ------------------------------------------------------------------------------------------------------
+
+
+def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
+    """Load, normalise and plan.
+
+    Raises:
+        ModelError: the model cannot be read, is not valid, or is quantized already.
+        ConfigError: there is no such target, or an option names a node that is not there.
+    """
+    table, note = resolve_target(target)
+    source = load_graph(model)
+    if done := quantized_nodes(source):
+        raise ModelError(
+            f"the model is quantized already: it has {len(done)} quantized nodes, first {done[0]!r}",
+            hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
+        )
+    graph = upgrade_opset(source.copy(), table.min_opset)
+    passes = normalise_float().run(graph)
+    made = make_plan(graph, table, options=options, digest=model_digest(source), notes=(note,) if note else ())
+    return Prepared(source=source, graph=graph, target=table, plan=made, passes=passes)
+
+
+def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable) -> Graph:
+    """The quantized graph: pairs inserted, weights folded. `graph` is not changed."""
+    quantized = graph.copy()
+    PassManager([InsertQDQ(plan, qparams), FoldWeights(plan, qparams)], name="rewrite").run(quantized)
+    return quantized
+
+
+def _open(
+    graph: Graph,
+    data: Any,
+    *,
+    batch_size: int | None,
+    limit: int | None,
+    layout: Layout | None,
+    images: ImageOptions | str | None,
+) -> Batches:
+    if data is None:
+        return synthetic_batches(graph)
+    inputs = InputSpecs.from_graph(graph)
+    return open_data(data, inputs=inputs, batch_size=batch_size, limit=limit, layout=layout, images=images)
+
+
+def _collect(
+    prepared: Prepared, batches: Batches, threads: int | None, progress: ProgressCallback | None
+) -> StatsTable:
+    return collect(
+        prepared.graph,
+        prepared.plan.observed(),
+        batches,
+        digest=prepared.plan.digest,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def _check_stats(prepared: Prepared, stats: StatsTable) -> None:
+    if stats.digest != prepared.plan.digest:
+        raise ArtifactError(
+            "the statistics were collected on another model",
+            hint="calibrate this model: onnxq.calibrate(model, data) (onnxq calibrate)",
+        )
+
+
+def _expected_int8(prepared: Prepared) -> list[str]:
+    """Nodes that the engine must be seen to run in int8: those with weights."""
+    return [
+        d.node for d in prepared.plan.nodes if d.action is Action.INT8 and d.op in prepared.target.compute
+    ]
+
+
+class _Clock:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] = now - self._last
+        self._last = now
+
+
+class _Counted:
+    """Feeds of some batches; counts the samples that pass."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.samples = 0
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        for batch in self._batches.stream():
+            self.samples += batch.samples
+            yield batch.arrays
+
+
+def _source_name(data: Any) -> str:
+    if data is None:
+        return "synthetic inputs"
+    return str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
+
+
+def _metadata(plan: QuantPlan, method: Method, stats: StatsTable, *, synthetic: bool) -> dict[str, str]:
+    """What the file says about how it was made; nothing that changes from run to run."""
+    return {
+        "onnxq.version": VERSION,
+        "onnxq.target": plan.target,
+        "onnxq.method": method.label,
+        "onnxq.data": "synthetic" if synthetic else stats.data_fingerprint,
+        "onnxq.samples": str(stats.samples),
+        "onnxq.float_digest": plan.digest,
+    }

@@ -62,7 +62,7 @@ def coarsen(counts: NDArray[np.int64], steps: int) -> NDArray[np.int64]:
         A new array, shape (2 * BINS,).
     """
     if steps == 0:
-        return counts.copy()
+        return np.array(counts)
     # At LEVELS steps each side has become one bin, which every further step maps to itself.
     run = 1 << min(steps, LEVELS)
     used = BINS // run
@@ -73,7 +73,7 @@ def coarsen(counts: NDArray[np.int64], steps: int) -> NDArray[np.int64]:
 
 def bin_edges(exponent: int) -> NDArray[np.float64]:
     """Edges of all bins, exact in float64: shape (2 * BINS + 1,)."""
-    return np.arange(-BINS, BINS + 1) * math.ldexp(1.0, exponent)
+    return np.asarray(np.arange(-BINS, BINS + 1) * math.ldexp(1.0, exponent), np.float64)
 
 
 class Binner:

@@ -80,7 +80,11 @@ def collect(  # noqa: PLR0913 - one keyword for each choice of the user
     session = None
     if inner:
         tapped = with_outputs(graph, inner)
-        session = make_session(tapped.to_model(), threads=threads, providers=providers, base_dir=graph.base_dir)
+        # A thread of onnxruntime that spins takes its core from the statistics: on two cores YOLOv8n with 59 taps runs
+        # at 1.7 times plain inference with spinning and at 1.1 times without.
+        session = make_session(
+            tapped.to_model(), threads=threads, providers=providers, base_dir=graph.base_dir, spin=False
+        )
         del tapped
     counter = _Counter(names, stop_at_nonfinite=nonfinite == "error")
     try:
@@ -237,7 +241,7 @@ def _origin(graph: Graph, found: _NonFiniteError, providers: Sequence[str] | Non
     """
     wrong = np.isnan if np.isnan(found.array).any() else np.isinf
     ancestors = with_outputs(graph, [found.tensor])
-    every = [name for node in ancestors.nodes for name in node.output if name and _maybe_float(graph, name)]
+    every: list[str] = [name for node in ancestors.nodes for name in node.output if name and _maybe_float(graph, name)]
     try:
         session = make_session(
             with_outputs(ancestors, every).to_model(), optimise=False, providers=providers, base_dir=graph.base_dir

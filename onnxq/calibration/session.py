@@ -86,6 +86,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     base_dir: Path | None = None,
     optimised_model_path: Path | None = None,
     disabled_optimizers: Sequence[str] = (),
+    spin: bool = True,
 ) -> Session:
     """Load a model into onnxruntime.
 
@@ -97,6 +98,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         base_dir: Folder that the external data of a model in memory is relative to.
         optimised_model_path: Where onnxruntime writes the graph that it really runs.
         disabled_optimizers: Names of onnxruntime's optimisers to leave out.
+        spin: Whether idle threads of onnxruntime keep their core busy while they wait (its default).
 
     Raises:
         ConfigError: a provider is not part of this onnxruntime.
@@ -108,6 +110,8 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimised_model_path is not None:
         options.optimized_model_filepath = str(optimised_model_path)
     chosen = _known_providers(providers)

@@ -131,19 +131,19 @@ def _checked_payload(content: bytes, where: str) -> memoryview:
 def _parse(payload: memoryview) -> StatsTable:
     (length,) = _LENGTH.unpack_from(payload)
     start = _LENGTH.size + length
-    header = json.loads(bytes(payload[_LENGTH.size : start]))
+    header = json.loads(bytes(payload[_LENGTH.size : start]).decode())
     rows = header["tensors"]
     if len(rows) > MAX_TENSORS:
         raise ValueError(f"{len(rows)} tensors, at most {MAX_TENSORS} are read")
     tensors: dict[str, TensorStats] = {}
     for row in rows:
-        name, used, itemsize = str(row["name"]), int(row["bins"]), int(row["itemsize"])
+        name, used, dtype = str(row["name"]), int(row["bins"]), _DTYPES[row["itemsize"]]
         if used < 0:
             raise ValueError(f"tensor {name!r} has {used} bins")
         if name in tensors:
             raise ValueError(f"tensor {name!r} appears twice")
-        data = np.frombuffer(payload, _DTYPES[itemsize], used, start) if used else np.empty(0, np.uint8)
-        start += used * itemsize
+        data = np.frombuffer(payload, dtype, used, start) if used else np.empty(0, np.uint8)
+        start += used * dtype.itemsize
         tensors[name] = _from_row(row, data)
     if start != len(payload):
         raise ValueError(f"{len(payload) - start} bytes are left over")

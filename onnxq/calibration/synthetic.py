@@ -81,7 +81,7 @@ def synthetic_batches(graph: Graph, *, count: int = 16, seed: int = 0) -> Batche
 
 
 def index_limit(graph: Graph, tensor: str) -> int | None:
-    """Smallest number of entries that `tensor` indexes: rows of an embedding, classes of a one-hot; None if it does not.
+    """Smallest number of entries that `tensor` indexes: rows of an embedding, classes of a one-hot; None if none.
 
     Casts, reshapes and the like between the tensor and the look-up are followed.
     """
@@ -128,7 +128,8 @@ def _runnable(graph: Graph, specs: InputSpecs, limits: Mapping[str, int | None],
     session = make_session(graph.to_model(), base_dir=graph.base_dir)
     tried: set[tuple[Any, ...]] = set()
     failure: DataError | None = None
-    for guess in itertools.starmap(_Sizes, itertools.product(_IMAGE_SIZES, _LENGTHS, _SAMPLE_RATES)):
+    for rate, image, length in itertools.product(_SAMPLE_RATES, _IMAGE_SIZES, _LENGTHS):
+        guess = _Sizes(image, length, rate)
         arrays = _arrays(specs, limits, guess, np.random.default_rng(seed))
         key = tuple((a.shape, a.item() if a.ndim == 0 else None) for a in arrays.values())
         if key in tried:
@@ -213,4 +214,5 @@ def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
     for step in (1, 4, 16):
         coarse = rng.standard_normal((*shape[:2], *(-(-n // step) for n in shape[2:])))
         total += coarse.repeat(step, axis=2).repeat(step, axis=3)[..., : shape[2], : shape[3]]
-    return total / np.sqrt(3)
+    total /= np.sqrt(3)
+    return total

@@ -19,6 +19,7 @@ from onnx import ModelProto, NodeProto
 
 from onnxq.errors import ModelError
 from onnxq.graph.formats import TF_SAVED_MODEL, FileFormat, foreign_format
+from onnxq.graph.messages import external_size_bytes
 from onnxq.graph.opset import upgrade_opset
 from onnxq.graph.saving import save_model
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
@@ -32,6 +33,7 @@ __all__ = [
     "quantized_nodes",
     "save_model",
     "set_metadata",
+    "size_bytes",
     "upgrade_opset",
 ]
 
@@ -108,6 +110,12 @@ def model_digest(model: Graph | ModelProto) -> str:
         sha.update(len(data).to_bytes(8, "little"))
         sha.update(data)
     return sha.hexdigest()
+
+
+def size_bytes(graph: Graph) -> int:
+    """Size of the model as stored, external data included (without protobuf's few bytes of framing)."""
+    external = sum(external_size_bytes(tensor) for tensor in graph.initializers.values())
+    return external + sum(part.ByteSize() for part in _parts(graph))
 
 
 def quantized_nodes(graph: Graph) -> list[str]:

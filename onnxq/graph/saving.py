@@ -43,7 +43,7 @@ def save_model(
         ModelError: external data of the model cannot be read.
     """
     target = Path(path)
-    _check_target(target, force)
+    check_output(target, force=force)
     with contextlib.ExitStack() as temporary:
         try:
             if _needs_data_file(model):
@@ -58,7 +58,12 @@ def save_model(
             ) from error
 
 
-def _check_target(target: Path, force: bool) -> None:
+def check_output(target: Path, *, force: bool = False) -> None:
+    """See that a file may be written to `target`, before any work is done for it.
+
+    Raises:
+        ConfigError: the folder does not exist, `target` is no place for a file, or exists and `force` is not given.
+    """
     where = f"output {str(target)!r}"
     elsewhere = "choose another place with output= (-o)"
     if not target.parent.is_dir():

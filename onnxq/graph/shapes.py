@@ -8,7 +8,7 @@ fails; sizes that have a name keep it.
 from __future__ import annotations
 
 import onnx
-from onnx import ModelProto, TensorShapeProto, ValueInfoProto
+from onnx import ModelProto, TensorShapeProto, ValueInfoProto, helper
 
 from onnxq.graph.view import Graph
 
@@ -22,6 +22,27 @@ def infer_shapes(graph: Graph) -> list[str]:
     Returns:
         Names of the tensors of which more is known than before.
     """
+    learned = _infer_once(graph)
+    # The length of a computed target shape tells the rank, and more may follow from that.
+    if ranks := _ranks_of_reshapes(graph):
+        graph.set_value_info([*graph.value_infos.values(), *ranks])
+        learned += [value.name for value in ranks]
+        learned += _infer_once(graph)
+    return list(dict.fromkeys(learned))
+
+
+def _ranks_of_reshapes(graph: Graph) -> list[ValueInfoProto]:
+    found = []
+    for node in graph.nodes:
+        if node.op_type != "Reshape" or graph.opset < 5 or graph.is_output(node.output[0]):
+            continue
+        length, dtype = graph.shape(node.input[1]), graph.dtype(node.output[0])
+        if graph.shape(node.output[0]) is None and dtype and length and isinstance(length[0], int):
+            found.append(helper.make_tensor_value_info(node.output[0], dtype, [None] * length[0]))
+    return found
+
+
+def _infer_once(graph: Graph) -> list[str]:
     inferred = _inferred(graph.skeleton())
     if inferred is None:
         return []

@@ -11,30 +11,45 @@ messages are shared between copies of a graph and never changed: replace them in
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxq.errors import InternalError, ModelError
-
-Dim = int | str | None
-"""A dimension: a size, the name of a symbolic size, or unknown."""
-
-CAPTURED = -1
-"""The slot of a use from inside a node's body (If, Loop, Scan), which has no input position."""
-
-STANDARD_DOMAINS = ("", "ai.onnx")
-
-# Types whose typed fields hold one element per entry.
-_PLAIN_TYPES = frozenset(
-    {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
+from onnxq.graph.messages import (
+    CAPTURED,
+    STANDARD_DOMAINS,
+    Dim,
+    attribute,
+    bodies,
+    captured_names,
+    dim_of,
+    frame_of,
+    is_external,
+    reads_of,
+    rename_captured,
+    tensor_bytes,
+    tensor_value,
 )
+
+__all__ = [
+    "CAPTURED",
+    "STANDARD_DOMAINS",
+    "Dim",
+    "Graph",
+    "Use",
+    "attribute",
+    "bodies",
+    "captured_names",
+    "frame_of",
+    "tensor_bytes",
+    "tensor_value",
+]
 
 # Initializers up to this size take part in shape inference (Reshape targets, Slice bounds ...).
 _SHAPE_DATA_LIMIT = 1024
@@ -46,49 +61,6 @@ class Use:
 
     node: str
     slot: int
-
-
-def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    """The value of an attribute of `node`, or `default` (strings as str)."""
-    for attr in node.attribute:
-        if attr.name == name:
-            value = helper.get_attribute_value(attr)
-            return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    return default
-
-
-def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    """The subgraphs of a control-flow node."""
-    for attr in node.attribute:
-        if attr.type == AttributeProto.GRAPH:
-            yield attr.g
-        elif attr.type == AttributeProto.GRAPHS:
-            yield from attr.graphs
-
-
-def captured_names(body: GraphProto) -> set[str]:
-    """Names that `body` reads from the scopes around it."""
-    known = {v.name for v in body.input} | {t.name for t in body.initializer}
-    known |= {t.values.name for t in body.sparse_initializer}
-    captured: set[str] = set()
-    for node in body.node:
-        captured |= {name for name in node.input if name and name not in known}
-        for inner in bodies(node):
-            captured |= captured_names(inner) - known
-        known |= set(node.output)
-    return captured | {v.name for v in body.output if v.name not in known}
-
-
-def _rename_captured(body: GraphProto, old: str, new: str) -> None:
-    for node in body.node:
-        for slot, name in enumerate(node.input):
-            if name == old:
-                node.input[slot] = new
-        for inner in bodies(node):
-            _rename_captured(inner, old, new)
-    for value in body.output:
-        if value.name == old:
-            value.name = new
 
 
 class Graph:
@@ -220,7 +192,7 @@ class Graph:
         value = self._value(tensor)
         if value is None or not value.type.tensor_type.HasField("shape"):
             return None
-        return tuple(_dim(d) for d in value.type.tensor_type.shape.dim)
+        return tuple(dim_of(d) for d in value.type.tensor_type.shape.dim)
 
     def rank(self, tensor: str) -> int | None:
         shape = self.shape(tensor)
@@ -266,7 +238,7 @@ class Graph:
         for tensor in node.output:
             if self._producer.get(tensor) == node.name:
                 del self._producer[tensor]
-        for use in _reads(node):
+        for use in reads_of(node):
             self._drop_use(use[0], Use(node.name, use[1]))
 
     def set_input(self, node: NodeProto, slot: int, tensor: str) -> None:
@@ -284,7 +256,7 @@ class Graph:
 
     def set_inputs(self, node: NodeProto, tensors: Sequence[str]) -> None:
         """Give `node` a new input list of any length."""
-        for tensor, slot in _reads(node):
+        for tensor, slot in reads_of(node):
             if slot != CAPTURED:
                 self._drop_use(tensor, Use(node.name, slot))
         del node.input[:]
@@ -315,7 +287,7 @@ class Graph:
             node = self._nodes[use.node]
             if use.slot == CAPTURED:
                 for body in bodies(node):
-                    _rename_captured(body, old, new)
+                    rename_captured(body, old, new)
                 self._drop_use(old, use)
                 if use not in self._uses.setdefault(new, []):
                     self._uses[new].append(use)
@@ -365,7 +337,7 @@ class Graph:
             if name in kept:
                 continue
             kept.add(name)
-            for tensor, _ in _reads(self._nodes[name]):
+            for tensor, _ in reads_of(self._nodes[name]):
                 needed.add(tensor)
                 if tensor in self._producer:
                     stack.append(self._producer[tensor])
@@ -393,7 +365,7 @@ class Graph:
                     stack.pop()
                     continue
                 path.add(name)
-                before = {self._producer[t] for t, _ in _reads(self._nodes[name]) if t in self._producer}
+                before = {self._producer[t] for t, _ in reads_of(self._nodes[name]) if t in self._producer}
                 pending = sorted((n for n in before if n not in done), key=order.__getitem__, reverse=True)
                 if path.intersection(pending):
                     raise ModelError("the graph has a cycle", where=f"node {name!r}")
@@ -427,10 +399,10 @@ class Graph:
         return self._assemble(self._initializers.values(), list(self.inputs.values()))
 
     def skeleton(self) -> ModelProto:
-        """The model with large initializers turned into inputs: small, and enough for shape inference and the checker."""
+        """The model with large initializers turned into inputs: enough for shape inference and the checker."""
         small, inputs = [], list(self.inputs.values())
         for name, proto in self._initializers.items():
-            if int(np.prod(proto.dims, dtype=np.int64)) * 8 <= _SHAPE_DATA_LIMIT and not _is_external(proto):
+            if int(np.prod(proto.dims, dtype=np.int64)) * 8 <= _SHAPE_DATA_LIMIT and not is_external(proto):
                 small.append(proto)
             else:
                 inputs.append(helper.make_tensor_value_info(name, proto.data_type, list(proto.dims)))
@@ -456,7 +428,7 @@ class Graph:
         for tensor in node.output:
             if tensor:
                 self._producer[tensor] = node.name
-        for tensor, slot in _reads(node):
+        for tensor, slot in reads_of(node):
             self._uses.setdefault(tensor, []).append(Use(node.name, slot))
 
     def _drop_use(self, tensor: str, use: Use) -> None:
@@ -466,68 +438,6 @@ class Graph:
             del self._uses[tensor]
 
 
-def tensor_value(proto: TensorProto, base_dir: Path | None) -> NDArray[Any]:
-    """The array in a tensor message, read from external data where it lies there.
-
-    Raises:
-        ModelError: the data is missing, truncated, or lies outside the model's folder.
-    """
-    _check_location(proto, base_dir)
-    try:
-        return numpy_helper.to_array(proto, str(base_dir or ""))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"its data cannot be read: {error}", where=f"initializer {proto.name!r}") from error
-
-
-def tensor_bytes(proto: TensorProto, base_dir: Path | None) -> bytes | None:
-    """The little-endian bytes of a tensor message as `raw_data` holds them; None for strings and packed typed fields.
-
-    Raises:
-        ModelError: external data is missing, truncated, or lies outside the model's folder.
-    """
-    if _is_external(proto):
-        _check_location(proto, base_dir)
-        loaded = TensorProto()
-        loaded.CopyFrom(proto)
-        try:
-            onnx.external_data_helper.load_external_data_for_tensor(loaded, str(base_dir or ""))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"its data cannot be read: {error}", where=f"initializer {proto.name!r}") from error
-        length = next((int(e.value) for e in proto.external_data if e.key == "length"), None)
-        if length is not None and len(loaded.raw_data) != length:
-            raise ModelError(
-                f"its data cannot be read: {len(loaded.raw_data)} bytes, expected {length}",
-                where=f"initializer {proto.name!r}",
-            )
-        return bytes(loaded.raw_data)
-    if proto.HasField("raw_data"):
-        return bytes(proto.raw_data)
-    if proto.data_type in _PLAIN_TYPES:
-        value = numpy_helper.to_array(proto)
-        return bytes(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
-    return None
-
-
-def _check_location(proto: TensorProto, base_dir: Path | None) -> None:
-    if not _is_external(proto):
-        return
-    location = next((e.value for e in proto.external_data if e.key == "location"), "")
-    if base_dir is None or Path(location).is_absolute() or ".." in Path(location).parts:
-        raise ModelError(
-            f"external data location {location!r} is not a path inside the model's folder",
-            where=f"initializer {proto.name!r}",
-            hint="load the model from a file whose external data lies beside it, named by a relative path",
-        )
-
-
-def _reads(node: NodeProto) -> list[tuple[str, int]]:
-    reads = [(tensor, slot) for slot, tensor in enumerate(node.input) if tensor]
-    captured: set[str] = set()
-    for body in bodies(node):
-        captured |= captured_names(body)
-    return reads + [(tensor, CAPTURED) for tensor in sorted(captured)]
-
-
 def _free_name(stem: str, taken: Iterable[str]) -> str:
     known = taken if isinstance(taken, (set, dict)) else set(taken)
     name, n = stem, 1
@@ -535,37 +445,3 @@ def _free_name(stem: str, taken: Iterable[str]) -> str:
         n += 1
         name = f"{stem}_{n}"
     return name
-
-
-def _is_external(proto: TensorProto) -> bool:
-    return proto.data_location == TensorProto.EXTERNAL
-
-
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    if dim.HasField("dim_value"):
-        # Some exporters write -1 for a size they do not know.
-        return int(dim.dim_value) if dim.dim_value >= 0 else None
-    return dim.dim_param or None
-
-
-def frame_of(model: ModelProto) -> ModelProto:
-    """A copy of `model` without nodes, initializers, inputs, outputs and what is known of tensors."""
-    # Field by field, so that weights (possibly gigabytes) are never copied.
-    frame = ModelProto()
-    for field, value in model.ListFields():
-        if field.name == "graph":
-            continue
-        if field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED:
-            getattr(frame, field.name).extend(value)
-        elif field.message_type is not None:
-            getattr(frame, field.name).CopyFrom(value)
-        else:
-            setattr(frame, field.name, value)
-    graph = model.graph
-    frame.graph.name = graph.name
-    frame.graph.doc_string = graph.doc_string
-    frame.graph.quantization_annotation.extend(graph.quantization_annotation)
-    frame.graph.sparse_initializer.extend(graph.sparse_initializer)
-    if hasattr(graph, "metadata_props"):
-        frame.graph.metadata_props.extend(graph.metadata_props)
-    return frame

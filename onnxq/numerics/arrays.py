@@ -109,7 +109,7 @@ def quantize(x: ArrayLike, params: QuantParams) -> NDArray[np.generic]:
     with np.errstate(over="ignore"):
         np.divide(values, scale, out=steps, dtype=real)
     np.rint(steps, out=steps)
-    shift = zero_point.astype(np.float64).astype(real)
+    shift = np.asarray(zero_point, real)
     np.clip(steps, spec.qmin - shift, spec.qmax - shift, out=steps)
     steps += shift
     return steps.astype(spec.qtype.dtype)

@@ -1,4 +1,4 @@
-"""Mul, Div, Add and Sub by a constant fold into the Conv, ConvTranspose, Gemm or MatMul before them.
+"""Mul, Div, Add and Sub by a constant fold into the linear operator before them.
 
 With a constant c that has one value for each output channel, or one for all, each of them is an affine map s * y + t:
 
@@ -19,6 +19,7 @@ from onnxq.graph.constants import operand
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.base import Pass, PassLog, PassResult
 from onnxq.passes.linear import (
+    LINEAR_OPS,
     channel_axis,
     fold_affine_map,
     output_channels,
@@ -35,14 +36,15 @@ class FoldAffine(Pass):
 
     1. Mul and Div by a constant of one element or one for each output channel.
     2. Add and Sub of such a constant, as bias, which is made where there is none; Sub from such a constant.
-    3. alpha and beta of a Gemm become 1; weights are scaled instead.
-    4. A weight or bias that other nodes read is copied; they keep the old one.
-    5. Left alone: the linear operator's output has another reader or is an output of the graph, or its weight or bias
+    3. Both behind a BatchNormalization that stands alone change its scale and bias.
+    4. alpha and beta of a Gemm become 1; weights are scaled instead.
+    5. A weight or bias that other nodes read is copied; they keep the old one.
+    6. Left alone: the linear operator's output has another reader or is an output of the graph, or its weight or bias
        is not a constant.
-    6. Left alone: the constant differs along another axis than the channels, or raises the rank or a size of the
+    7. Left alone: the constant differs along another axis than the channels, or raises the rank or a size of the
        output.
-    7. Left alone: a shift behind MatMul, which has no bias; a constant divided by the output.
-    8. Left alone: folded weights that would not be finite (division by 0).
+    8. Left alone: a shift behind MatMul, which has no bias; a constant divided by the output.
+    9. Left alone: folded weights that would not be finite (division by 0).
     """
 
     def run(self, graph: Graph) -> PassResult:
@@ -66,15 +68,15 @@ def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:
     if slot is None or producer is None or not _is_linear(producer) or graph.opset < 7:
         return None
     linear = sole_linear_producer(graph, node.input[1 - slot])
-    if isinstance(linear, str):  # case 5
+    if isinstance(linear, str):  # case 6
         return linear
     constant = _per_channel(graph, node.input[slot], linear)
-    if isinstance(constant, str):  # case 6
+    if isinstance(constant, str):  # case 7
         return constant
     mapped = _affine(node.op_type, constant, constant_first=slot == 0)
-    if mapped is None:  # case 7
+    if mapped is None:  # case 8
         return "a constant divided by the output is not linear in it"
-    if (reason := fold_affine_map(graph, linear, *mapped)) is not None:  # cases 7, 8
+    if (reason := fold_affine_map(graph, linear, *mapped)) is not None:  # cases 8, 9
         return reason
     take_over_output(graph, linear, node)
     log.edit(f"{node.op_type} folded into {linear.op_type}", node.name, linear.name)
@@ -82,7 +84,7 @@ def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:
 
 
 def _is_linear(node: NodeProto) -> bool:
-    return node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.domain in STANDARD_DOMAINS
+    return node.op_type in LINEAR_OPS and node.domain in STANDARD_DOMAINS
 
 
 def _affine(op: str, c: NDArray[Any], *, constant_first: bool) -> tuple[NDArray[Any], NDArray[Any]] | None:
@@ -104,6 +106,8 @@ def _per_channel(graph: Graph, tensor: str, linear: NodeProto) -> NDArray[Any] |
         return f"the weight of {linear.op_type} {linear.name!r} is a vector"
     dims = [int(d) for d in graph.initializers[tensor].dims]
     rank = _output_rank(graph, linear)
+    if rank is None:
+        return f"the rank of the output of {linear.op_type} {linear.name!r} is not known"
     if len(dims) > rank:
         return f"the constant has rank {len(dims)}, more than the output's {rank}"
     padded = [1] * (rank - len(dims)) + dims
@@ -118,8 +122,10 @@ def _per_channel(graph: Graph, tensor: str, linear: NodeProto) -> NDArray[Any] |
     return np.broadcast_to(value.astype(np.float64).reshape(-1), (channels,))
 
 
-def _output_rank(graph: Graph, linear: NodeProto) -> int:
-    """Rank of the output, or the lowest that it can have."""
+def _output_rank(graph: Graph, linear: NodeProto) -> int | None:
+    """Rank of the output; for a matrix product, whose channels come last, the lowest that it can have will do."""
+    if linear.op_type == "BatchNormalization":
+        return graph.rank(linear.output[0])
     weight_rank = len(graph.initializers[linear.input[1]].dims)
     if linear.op_type != "MatMul":
         return weight_rank
@@ -129,7 +135,7 @@ def _output_rank(graph: Graph, linear: NodeProto) -> int:
 
 
 def _fold_gemm_factors(graph: Graph, node: NodeProto, log: PassLog) -> None:
-    for name, slot in (("alpha", 1), ("beta", 2)):  # case 3
+    for name, slot in (("alpha", 1), ("beta", 2)):  # case 4
         factor = float(attribute(node, name, 1.0))
         tensor = operand(node, slot)
         if factor == 1.0 or not tensor:

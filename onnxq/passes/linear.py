@@ -7,7 +7,8 @@ Where y = W * x + b has C output channels, s * y + t for vectors s and t of leng
 
 Axes of the output channels: Conv W (C, C_in/g, k...) axis 0; ConvTranspose W (C_in, C/g, k...) axis 1 within each of
 the g groups of axis 0; Gemm B (K, C), or (C, K) with transB; MatMul B (..., K, C) the last. Gemm computes alpha * A B +
-beta * b, so b' = s * beta * b + t with beta = 1 after it, and alpha stays.
+beta * b, so b' = s * beta * b + t with beta = 1 after it, and alpha stays. BatchNormalization counts as linear with W =
+gamma, b = beta.
 
 The products are formed in float64 and rounded once, to the type of the weights.
 """
@@ -24,7 +25,7 @@ from onnxq.graph.constants import operand
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 
 BIASED_OPS = ("Conv", "ConvTranspose", "Gemm")
-LINEAR_OPS = (*BIASED_OPS, "MatMul")
+LINEAR_OPS = (*BIASED_OPS, "MatMul", "BatchNormalization")
 
 
 def sole_linear_producer(graph: Graph, tensor: str, ops: tuple[str, ...] = LINEAR_OPS) -> NodeProto | str:
@@ -53,6 +54,8 @@ _FLOAT_TYPES = {1, 10, 11}  # FLOAT, FLOAT16, DOUBLE: types that numpy can compu
 def output_channels(graph: Graph, node: NodeProto) -> int | None:
     """C of a linear node with constant weights; None where the weight has no axis for it."""
     dims = graph.initializers[node.input[1]].dims
+    if node.op_type == "BatchNormalization":
+        return int(dims[0])
     if len(dims) < 2:
         return None
     match node.op_type:
@@ -66,8 +69,8 @@ def output_channels(graph: Graph, node: NodeProto) -> int | None:
 
 
 def channel_axis(node: NodeProto) -> int:
-    """Axis of the output that holds the channels: 1 for convolutions, the last for matrix products."""
-    return 1 if node.op_type in {"Conv", "ConvTranspose"} else -1
+    """Axis of the output that holds the channels: the last for matrix products, else 1."""
+    return -1 if node.op_type in {"Gemm", "MatMul"} else 1
 
 
 def fold_affine_map(graph: Graph, node: NodeProto, scale: NDArray[Any], shift: NDArray[Any]) -> str | None:
@@ -86,8 +89,8 @@ def fold_affine_map(graph: Graph, node: NodeProto, scale: NDArray[Any], shift: N
         return "the weight is not a constant"
     weight = _scaled_weight(node, old_weight, scale)
     bias = _mapped_bias(graph, node, scale, shift)
-    if bias is not None and node.op_type not in BIASED_OPS:
-        return f"{node.op_type} has no bias to take the shift"
+    if bias is not None and node.op_type == "MatMul":
+        return "MatMul has no bias to take the shift"
     with np.errstate(over="ignore"):
         weight = weight.astype(old_weight.dtype)
         bias = None if bias is None else bias.astype(old_weight.dtype)

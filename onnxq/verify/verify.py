@@ -36,6 +36,14 @@ from onnxq.verify.structure import MATRIX_OPS, is_qdq, placements
 
 Feed = Mapping[str, NDArray[Any]]
 
+_UNFUSED_BATCHES = 8
+"""Batches that also run without optimisations: Q and DQ one by one are several times slower than fused."""
+_SLACK_DB = 3.0
+"""Twice the noise power."""
+_CLEAN_DB = 60.0
+"""Above this, single flipped ties decide the SQNR."""
+_MISMATCH_SLACK = 0.02
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyResult:
@@ -155,25 +163,51 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
     started = time.perf_counter()
     reference = OrtModel(float_graph.to_model(), base_dir=float_graph.base_dir)
     candidate = OrtModel(quantized.to_model(), optimised=optimised, base_dir=quantized.base_dir)
-    comparison = OutputComparison()
+    unfused = OrtModel(quantized.to_model(), optimised=False, base_dir=quantized.base_dir) if optimised else None
+    comparison, twin, plain = OutputComparison(), OutputComparison(), OutputComparison()
     first: Feed | None = None
     shapes: list[Mapping[str, tuple[int, ...]]] = []
     for feed in feeds:
         first = feed if first is None else first
         shapes.append({name: tuple(np.shape(value)) for name, value in feed.items()})
-        comparison.add(reference(feed), candidate(feed))
+        want, got = reference(feed), candidate(feed)
+        comparison.add(want, got)
+        if unfused is not None and plain.batches < _UNFUSED_BATCHES:
+            twin.add(want, got)
+            plain.add(want, unfused(feed))
     if first is None:
         raise DataError("there is no batch to verify with", hint="pass data with at least one sample (data=, --data)")
     outputs = comparison.result()
     unsound = [_unsound(e) for e in outputs if not e.is_sound]
+    checks = [check_all("outputs are sound", unsound, len(outputs), "outputs")]
+    if unfused is not None:
+        worse = _worse_than_unfused(twin.result(), plain.result())
+        checks.append(check_all("optimised as accurate as unoptimised", worse, len(outputs), "outputs"))
     return _Measured(
         outputs=outputs,
-        checks=(check_all("outputs are sound", unsound, len(outputs), "outputs"),),
+        checks=tuple(checks),
         first=first,
         shapes=tuple(shapes),
         batches=comparison.batches,
         seconds=time.perf_counter() - started,
     )
+
+
+def _worse_than_unfused(fused: Sequence[OutputError], unfused: Sequence[OutputError]) -> list[str]:
+    """Outputs that onnxruntime's optimisations push away from the float model.
+
+    Flipped ties only re-draw the quantization noise; doubled noise power means that a rewrite changed the function.
+    """
+    found = []
+    for one, other in zip(fused, unfused, strict=True):
+        if one.sqnr_db is None or other.sqnr_db is None:
+            if one.mismatch_share > other.mismatch_share + _MISMATCH_SLACK:
+                found.append(
+                    f"{one.name!r} differs in {one.mismatch_share:.1%}, unoptimised in {other.mismatch_share:.1%}"
+                )
+        elif one.sqnr_db < min(other.sqnr_db, _CLEAN_DB) - _SLACK_DB:
+            found.append(f"{one.name!r} has {one.sqnr_db:.1f} dB, unoptimised {other.sqnr_db:.1f} dB")
+    return found
 
 
 def _unsound(error: OutputError) -> str:

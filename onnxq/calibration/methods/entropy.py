@@ -73,7 +73,7 @@ def _two_sided(density: Density, levels: int) -> Range:
     # One bin less than there is room for, so that 0 can be an edge.
     width = (density.rmax - density.rmin) / (BINS - 1)
     zero = min(max(math.ceil(-density.rmin / width), 1), BINS - 1)
-    edges = (np.arange(BINS + 1) - zero) * width
+    edges = np.asarray((np.arange(BINS + 1) - zero) * width, np.float64)
     counts = density.between(edges)
     counts[zero] = counts[zero + 1] if zero + 1 < BINS else 0.0
     counts[zero - 1] = counts[zero - 2] if zero > 1 else 0.0

@@ -40,6 +40,11 @@ class Method:
     name: str
     percentile: float = DEFAULT_PERCENTILE
 
+    @property
+    def label(self) -> str:
+        """The name with what it was set to, for reports and metadata."""
+        return f"{self.name} {self.percentile:g} %" if self.name == "percentile" else self.name
+
 
 def method_from_name(name: str, *, percentile: float | None = None) -> Method:
     """The method called `name`.

@@ -1,8 +1,8 @@
 """onnxruntime's account of a quantized model: its own optimised graph, read back node by node.
 
 onnxruntime decides while a session is made which Q/DQ groups become integer kernels, and can write the graph it arrived
-at (`SessionOptions.optimized_model_filepath`). Before that every node is given a marker for a name; fused and re-laid-out
-nodes keep the name of a node they came from (with suffixes like `_token_17`), so the marker leads back to the original.
+at (`SessionOptions.optimized_model_filepath`). Before that every node is given a marker for a name; fused and
+re-laid-out nodes keep the name of a node they came from (with suffixes like `_token_17`), so the marker leads back.
 Fusions that invent a name (LayerNormalization, Gelu) are recognised by the tensor they compute.
 Source: https://onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html
 """
@@ -26,14 +26,14 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxq.errors import ModelError
 from onnxq.graph.view import Graph
 from onnxq.verify.engines.result import EngineReport, NodeExecution, Precision
-from onnxq.verify.structure import is_qdq, placement, quantizer
+from onnxq.verify.structure import is_qdq, output_problem, placement, quantizer
 
 ENGINE = "onnxruntime"
 
 INT8_KERNEL_OPS = frozenset({
     "Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid",
-    "Softmax", "Where", "ArgMax", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "ReduceMax", "ReduceMin", "Reshape",
-    "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "Softmax", "Where", "ArgMax", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "ReduceMax", "ReduceMin",
+    "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
 """Operators that onnxruntime's CPU provider can run on codes."""
 
@@ -327,8 +327,29 @@ def why_float(graph: Graph, node: NodeProto) -> str:
     if plain:
         return f"its input {plain[0]!r} does not come out of a DequantizeLinear"
     if not around.quantized_output:
-        return around.output_problem
+        return _why_kept_activation(graph, node) or around.output_problem
     return _why_types(graph, node)
+
+
+def _why_kept_activation(graph: Graph, node: NodeProto) -> str:
+    """A Relu or Clip behind `node` that onnxruntime would drop if the quantization after it did the same clipping."""
+    readers = graph.consumers(node.output[0])
+    if len(readers) != 1 or readers[0].op_type not in ("Relu", "Clip") or output_problem(graph, readers[0].output[0]):
+        return ""
+    activation = readers[0]
+    quantize = graph.consumers(activation.output[0])[0]
+    zero_point = graph.constant(quantize.input[2]) if len(quantize.input) > 2 else np.zeros((), np.uint8)
+    if zero_point is None or zero_point.size != 1:
+        return ""
+    lowest = 0 if zero_point.dtype.kind == "u" else int(np.iinfo(zero_point.dtype).min)
+    if int(zero_point.reshape(-1)[0]) != lowest:
+        return (
+            f"{activation.op_type} {activation.name!r} behind it stays, because the zero-point after that is "
+            f"{int(zero_point.reshape(-1)[0])} and not {lowest}"
+        )
+    return (
+        f"{activation.op_type} {activation.name!r} behind it stays: the quantized range after it is wider than its own"
+    )
 
 
 def _why_types(graph: Graph, node: NodeProto) -> str:

@@ -106,6 +106,7 @@ def _text(value: Any) -> str:
 
 def _executions(graph: Graph, marks: Mapping[str, str], executed: list[dict[str, str]]) -> tuple[NodeExecution, ...]:
     by_node: dict[str, dict[str, str]] = {}
+    found: dict[str, str] | None
     # A kernel that computes (Convolution) speaks for a node before one that only moves data for it (Reorder).
     for info in sorted(executed, key=lambda i: i["layerType"] in _PLUMBING):
         for mark in info["originalLayersNames"].split(","):
@@ -115,8 +116,8 @@ def _executions(graph: Graph, marks: Mapping[str, str], executed: list[dict[str,
     for node in graph.nodes:
         if not is_qdq(node):
             own = by_node.get(node.name)
-            info = own or _neighbour(graph, node, by_node)
-            done[node.name] = _execution(graph, node, info, own=own is not None)
+            found = own or _neighbour(graph, node, by_node)
+            done[node.name] = _execution(graph, node, found, own=own is not None)
     return tuple(done.values())
 
 

@@ -1,0 +1,170 @@
+"""Puts a report together from a plan, the parameters and a verification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxq.numerics.qparams import QuantParams
+from onnxq.planning.plan import Action, Derived, Fixed, FromValues, Observed, QuantPlan, SharedWith, Source, TensorPlan
+from onnxq.report.report import DataFacts, LayerRow, NodeCounts, Report, TensorRow
+from onnxq.verify.check import Check
+from onnxq.verify.engines.result import EngineReport, NodeExecution, Precision
+from onnxq.verify.verify import VerifyResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a report says about the run itself.
+
+    Attributes:
+        method: Calibration method; None where onnxq did not choose the ranges.
+        size_before_bytes: Size of the float model, external data included.
+        size_after_bytes: Size of the quantized one.
+        data: What was measured on.
+        output_path: Where the quantized model lies.
+        warnings: Plain sentences: what is wrong, and what to do.
+        seconds: Time taken, by step.
+    """
+
+    method: str | None = None
+    size_before_bytes: int = 0
+    size_after_bytes: int = 0
+    data: DataFacts | None = None
+    output_path: str | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def build_report(
+    verification: VerifyResult,
+    facts: RunFacts,
+    *,
+    plan: QuantPlan | None = None,
+    qparams: Mapping[str, QuantParams] | None = None,
+    extra_checks: tuple[Check, ...] = (),
+) -> Report:
+    """The report of one run.
+
+    Args:
+        verification: What the engine and the comparison said.
+        facts: The run itself.
+        plan: The plan; None for a model that onnxq did not quantize.
+        qparams: Parameters by tensor name.
+        extra_checks: Gates that the user asked for.
+
+    Returns:
+        A report whose warnings begin with synthetic data, if the data was synthetic.
+    """
+    engine = verification.engine
+    warnings = (*_data_warnings(facts.data), *facts.warnings, *verification.warnings)
+    return Report(
+        target=verification.target,
+        method=facts.method,
+        checks=(*verification.checks, *extra_checks),
+        planned=planned_counts(plan) if plan is not None else None,
+        proven=proven_counts(engine),
+        engine=engine,
+        int8_mac_share=int8_mac_share(plan) if plan is not None else None,
+        size_before_bytes=facts.size_before_bytes,
+        size_after_bytes=facts.size_after_bytes,
+        outputs=verification.outputs,
+        warnings=warnings,
+        data=facts.data,
+        seconds={**facts.seconds, **verification.seconds},
+        output_path=facts.output_path,
+        layers=_layers(plan, engine),
+        tensors=_tensors(plan, qparams or {}),
+    )
+
+
+def planned_counts(plan: QuantPlan) -> NodeCounts:
+    """Nodes by the plan's decisions."""
+    count = {action: sum(d.action is action for d in plan.nodes) for action in Action}
+    return NodeCounts(int8=count[Action.INT8], fused=count[Action.FUSED], float=count[Action.FLOAT])
+
+
+def proven_counts(engine: EngineReport | None) -> NodeCounts | None:
+    """Nodes as the engine runs them, without shape arithmetic and constants; None where it tells nothing of nodes."""
+    if engine is None or not engine.nodes:
+        return None
+    return NodeCounts(
+        int8=engine.count(Precision.INT8), fused=engine.count(Precision.FUSED), float=engine.count(Precision.FLOAT)
+    )
+
+
+def int8_mac_share(plan: QuantPlan) -> float | None:
+    """Share of the plan's multiply-accumulates in int8 nodes, 0 to 1; None where none are known."""
+    total = sum(d.macs for d in plan.nodes)
+    return sum(d.macs for d in plan.nodes if d.action is Action.INT8) / total if total else None
+
+
+def _data_warnings(data: DataFacts | None) -> tuple[str, ...]:
+    if data is None or not data.synthetic:
+        return ()
+    return (
+        "The ranges come from synthetic inputs: accuracy on real inputs is unknown and probably poor. "
+        "Calibrate with real samples: data=... (--data SRC).",
+    )
+
+
+def _layers(plan: QuantPlan | None, engine: EngineReport | None) -> tuple[LayerRow, ...]:
+    ran: dict[str, NodeExecution] = {n.node: n for n in engine.nodes} if engine is not None else {}
+    if plan is None:
+        return tuple(
+            _with_execution(LayerRow(node=n.node, op=n.op, decision="", reason="", rule=""), n) for n in ran.values()
+        )
+    rows = (
+        LayerRow(node=d.node, op=d.op, decision=d.action.value, reason=d.reason, rule=d.rule, macs=d.macs)
+        for d in plan.nodes
+    )
+    return tuple(_with_execution(row, ran.get(row.node)) for row in rows)
+
+
+def _with_execution(row: LayerRow, ran: NodeExecution | None) -> LayerRow:
+    if ran is None:
+        return row
+    return LayerRow(
+        node=row.node, op=row.op, decision=row.decision, reason=row.reason, rule=row.rule, macs=row.macs,
+        executed=ran.precision.value, engine_op=ran.engine_op, why=ran.why,
+    )  # fmt: skip
+
+
+def _tensors(plan: QuantPlan | None, qparams: Mapping[str, QuantParams]) -> tuple[TensorRow, ...]:
+    planned = plan.tensors if plan is not None else {}
+    return tuple(_tensor_row(name, params, planned.get(name)) for name, params in qparams.items())
+
+
+def _tensor_row(name: str, params: QuantParams, planned: TensorPlan | None) -> TensorRow:
+    spec = params.spec
+    scale = params.scale.astype(np.float64).reshape(-1)
+    zero_point = params.zero_point.astype(np.int64).reshape(-1)
+    return TensorRow(
+        name=name,
+        role=planned.role.value if planned is not None else "",
+        dtype=spec.qtype.name,
+        axis=spec.axis,
+        scale=tuple(scale.tolist()),
+        zero_point=tuple(zero_point.tolist()),
+        rmin=float(((spec.qmin - zero_point) * scale).min()),
+        rmax=float(((spec.qmax - zero_point) * scale).max()),
+        source=_source(planned.source) if planned is not None else "",
+        group=planned.group if planned is not None else None,
+    )
+
+
+def _source(source: Source) -> str:
+    if isinstance(source, Observed):
+        bounds = [f"{b:g}" for b in (source.lower, source.upper) if b is not None]
+        return "observed" + (f", cut at {' and '.join(bounds)}" if bounds else "")
+    if isinstance(source, Fixed):
+        return f"fixed to [{source.rmin:g}, {source.rmax:g}]"
+    if isinstance(source, SharedWith):
+        return f"shared with {source.tensor!r}"
+    if isinstance(source, Derived):
+        return f"derived from {source.data!r} and {source.weight!r}"
+    if isinstance(source, FromValues):
+        return "its own values"
+    return type(source).__name__

@@ -1,0 +1,244 @@
+"""The report of one quantization or verification: data only; `text` and `html` render it.
+
+JSON schema, version 1 (`to_json`). Keys are added within a version, never renamed or removed.
+
+    schema               "onnxq.report/1"
+    passed               bool: there is at least one check and all passed
+    target, method       strings; method is null where onnxq did not choose the ranges
+    output_path          string or null
+    planned, proven      {int8, fused, float}: nodes by the plan, and as the engine runs them; null where unknown
+    engine               {name, version, accepted, size_bytes, build_seconds, ops: {type: count}, problems: [string]}
+                         or null
+    int8_mac_share       share of multiply-accumulates in int8 nodes, 0 to 1; null where shapes are unknown
+    size_before_bytes, size_after_bytes
+    outputs              [{name, sqnr_db, cosine, max_abs, peak, mismatch_share, elements, nonfinite, shape_mismatches,
+                           exact}]; sqnr_db is null for an output that is not float, and for an exact one (exact: true)
+    checks               [{name, passed, detail}]
+    warnings             [string]
+    data                 {source, samples, held_out_samples, synthetic}
+    seconds              {step: seconds}
+    layers               [{node, op, decision, reason, rule, macs, executed, engine_op, why}]
+    tensors              [{name, role, dtype, axis, scale: [..], zero_point: [..], rmin, rmax, source, group}]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxq.report import page
+from onnxq.verify.check import Check
+from onnxq.verify.compare import OutputError
+from onnxq.verify.engines.result import EngineReport
+
+SCHEMA = "onnxq.report/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeCounts:
+    """Nodes by the way they run."""
+
+    int8: int
+    fused: int
+    float: int
+
+    @property
+    def int8_share(self) -> float:  # type: ignore[valid-type]  # the field `float` hides the type
+        """Share of nodes that run in int8 or inside an int8 neighbour; 0 without nodes."""
+        total = self.int8 + self.fused + self.float
+        return (self.int8 + self.fused) / total if total else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What the ranges and errors were measured on.
+
+    Attributes:
+        source: Where the data came from, as the user named it.
+        samples: Number of calibration samples.
+        held_out_samples: Number of samples that the errors were measured on.
+        synthetic: Whether the data was made up.
+    """
+
+    source: str
+    samples: int
+    held_out_samples: int
+    synthetic: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRow:
+    """One node: what was decided, and what the engine did.
+
+    Attributes:
+        node: Name of the node.
+        op: Its operator type.
+        decision: "int8", "fused" or "float" by the plan; "" without a plan.
+        reason: Why, in the user's words.
+        rule: The target's rule that decided.
+        macs: Multiply-accumulates for one sample; 0 where unknown.
+        executed: "int8", "fused", "float" or "other" by the engine; "" where the engine tells nothing.
+        engine_op: The engine's kernel.
+        why: What kept the node from int8, by the engine.
+    """
+
+    node: str
+    op: str
+    decision: str
+    reason: str
+    rule: str
+    macs: int = 0
+    executed: str = ""
+    engine_op: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRow:
+    """One quantized tensor and its parameters.
+
+    Attributes:
+        name: Tensor name.
+        role: "activation", "weight", "bias" or "constant".
+        dtype: Type of the codes.
+        axis: Channel axis; None for per-tensor.
+        scale: One value, or one for each channel.
+        zero_point: As many.
+        rmin: Smallest real value that a code stands for, over all channels.
+        rmax: Largest real value that a code stands for, over all channels.
+        source: Where the range came from ("observed", "shared with 'x'", ...).
+        group: Tensors of one group share their parameters.
+    """
+
+    name: str
+    role: str
+    dtype: str
+    axis: int | None
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    rmin: float
+    rmax: float
+    source: str = ""
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The outcome of one run. Truthy if it passed.
+
+    Attributes:
+        target: Name of the target.
+        checks: Every question asked; a report without checks has not passed.
+        method: Calibration method; None where onnxq did not choose the ranges.
+        planned: Nodes by the plan; None without a plan.
+        proven: Nodes as the engine runs them; None where it was not asked or tells nothing about nodes.
+        engine: The engine's account.
+        int8_mac_share: Share of multiply-accumulates in int8 nodes, 0 to 1; None where shapes are unknown.
+        size_before_bytes: Size of the float model, external data included.
+        size_after_bytes: Size of the quantized one.
+        outputs: Distance of each output from the float model's.
+        warnings: Plain sentences: what is wrong, and what to do.
+        data: What was measured on; None where no data was used.
+        seconds: Time taken, by step.
+        output_path: Where the quantized model lies; None if it was not written.
+        layers: One row for each node.
+        tensors: One row for each quantized tensor.
+    """
+
+    target: str
+    checks: tuple[Check, ...]
+    method: str | None = None
+    planned: NodeCounts | None = None
+    proven: NodeCounts | None = None
+    engine: EngineReport | None = None
+    int8_mac_share: float | None = None
+    size_before_bytes: int = 0
+    size_after_bytes: int = 0
+    outputs: tuple[OutputError, ...] = ()
+    warnings: tuple[str, ...] = ()
+    data: DataFacts | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    output_path: str | None = None
+    layers: tuple[LayerRow, ...] = ()
+    tensors: tuple[TensorRow, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and all(c.passed for c in self.checks)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    @property
+    def failed_checks(self) -> tuple[Check, ...]:
+        return tuple(c for c in self.checks if not c.passed)
+
+    @property
+    def worst_sqnr_db(self) -> float | None:
+        """Smallest SQNR of the float outputs in dB; None without float outputs."""
+        return min((o.sqnr_db for o in self.outputs if o.sqnr_db is not None), default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, in the schema of the module's docstring."""
+        return {
+            "schema": SCHEMA,
+            "passed": self.passed,
+            "target": self.target,
+            "method": self.method,
+            "output_path": self.output_path,
+            "planned": _plain(self.planned),
+            "proven": _plain(self.proven),
+            "engine": _engine(self.engine),
+            "int8_mac_share": self.int8_mac_share,
+            "size_before_bytes": self.size_before_bytes,
+            "size_after_bytes": self.size_after_bytes,
+            "outputs": [{**_plain(o), "exact": o.is_sound and o.mismatch_share == 0.0} for o in self.outputs],
+            "checks": [_plain(c) for c in self.checks],
+            "warnings": list(self.warnings),
+            "data": _plain(self.data),
+            "seconds": dict(self.seconds),
+            "layers": [_plain(row) for row in self.layers],
+            "tensors": [_plain(row) for row in self.tensors],
+        }
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The report as JSON, in the schema of the module's docstring (strict JSON: no NaN, no Infinity)."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_html(self) -> str:
+        """The report as one self-contained HTML page."""
+        return page.render_page(self)
+
+    def to_text(self, *, width: int = 100) -> str:
+        """The summary as plain text of at most `width` columns."""
+        from onnxq.report import text  # noqa: PLC0415  # rich takes longer to import than the rest of the package
+
+        return text.plain(text.summary(self), width=width)
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return None
+    return {key: _finite(item) for key, item in dataclasses.asdict(value).items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _engine(engine: EngineReport | None) -> dict[str, Any] | None:
+    if engine is None:
+        return None
+    return {
+        "name": engine.engine,
+        "version": engine.version,
+        "accepted": engine.accepted,
+        "size_bytes": engine.size_bytes,
+        "build_seconds": engine.build_seconds,
+        "ops": dict(engine.engine_ops),
+        "problems": list(engine.problems),
+    }

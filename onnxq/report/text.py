@@ -1,0 +1,113 @@
+"""The terminal's view of a report and of a plan, as rich renderables."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from onnxq.planning.plan import Action, NodeDecision, QuantPlan
+from onnxq.report.report import NodeCounts, Report
+from onnxq.report.wording import output_text, size_text
+
+_SHOWN_OUTPUTS = 5
+_SHOWN_REASONS = 5
+_ACTION_STYLE = {"int8": "green", "fused": "cyan", "float": "yellow", "other": "dim", "": "dim"}
+
+
+def plain(renderable: RenderableType, *, width: int = 100) -> str:
+    """`renderable` as text without colour or control codes, at most `width` columns wide."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def summary(report: Report) -> RenderableType:
+    """What a person wants to know first; fits a screen whatever the model's size."""
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="bold", no_wrap=True)
+    rows.add_column(overflow="fold")
+    for name, value in _facts(report):
+        rows.add_row(name, escape(value))
+    parts: list[RenderableType] = [_verdict(report), rows]
+    parts += [Text(f"failed: {c.name}: {c.detail}", style="red") for c in report.failed_checks]
+    parts += [Text(f"warning: {w}", style="yellow") for w in report.warnings]
+    return Group(*parts)
+
+
+def _verdict(report: Report) -> Text:
+    if report.passed:
+        return Text(f"PASSED  {len(report.checks)} checks for {report.target}", style="bold green")
+    if not report.checks:
+        return Text(f"NOT PASSED  nothing was checked for {report.target}", style="bold red")
+    return Text(f"FAILED  {len(report.failed_checks)} of {len(report.checks)} checks", style="bold red")
+
+
+def _facts(report: Report) -> Iterable[tuple[str, str]]:
+    yield "target", report.target + (f", method {report.method}" if report.method else "")
+    if report.planned is not None:
+        share = f", {report.int8_mac_share:.1%} of the arithmetic in int8" if report.int8_mac_share is not None else ""
+        yield "planned", _counts(report.planned) + share
+    if report.proven is not None and report.engine is not None:
+        yield "executed", f"{_counts(report.proven)} (told by {report.engine.engine} {report.engine.version})"
+    elif report.engine is not None and report.engine.size_bytes:
+        size = size_text(report.engine.size_bytes)
+        yield "engine", f"{size}, built by {report.engine.engine} {report.engine.version}"
+    yield from _left_in_float(report)
+    if report.size_before_bytes and report.size_after_bytes:
+        ratio = report.size_before_bytes / report.size_after_bytes
+        sizes = f"{size_text(report.size_before_bytes)} to {size_text(report.size_after_bytes)}"
+        yield "size", f"{sizes} ({ratio:.1f} times smaller)" if ratio >= 1 else sizes
+    for output in report.outputs[:_SHOWN_OUTPUTS]:
+        yield f"output {output.name}", output_text(output)
+    if len(report.outputs) > _SHOWN_OUTPUTS:
+        yield "", f"and {len(report.outputs) - _SHOWN_OUTPUTS} more outputs"
+    if report.data is not None:
+        made_up = " (synthetic)" if report.data.synthetic else ""
+        held_out = f", errors on {report.data.held_out_samples} held-out" if report.data.held_out_samples else ""
+        yield "data", f"{report.data.samples} samples from {report.data.source}{made_up}{held_out}"
+    if report.seconds:
+        steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
+        yield "time", steps
+    if report.output_path is not None:
+        yield "written to", report.output_path
+
+
+def _left_in_float(report: Report) -> Iterable[tuple[str, str]]:
+    """The most frequent reasons for float, which is the next question after the counts."""
+    reasons = Counter(row.reason or row.why for row in report.layers if (row.decision or row.executed) == "float")
+    shown = [f"{count} x {reason}" for reason, count in reasons.most_common(_SHOWN_REASONS) if reason]
+    if shown:
+        yield "left in float", "; ".join(shown)
+
+
+def _counts(counts: NodeCounts) -> str:
+    return f"{counts.int8} int8, {counts.fused} fused into them, {counts.float} float"
+
+
+def plan_table(plan: QuantPlan, nodes: Iterable[NodeDecision] | None = None) -> RenderableType:
+    """One row for each node of a plan, and the counts.
+
+    Args:
+        plan: The plan.
+        nodes: The decisions to show; None shows all.
+    """
+    table = Table(title=f"Plan for {plan.target}", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for heading in ("node", "op", "runs as", "rule", "reason"):
+        table.add_column(heading, overflow="fold")
+    for one in plan.nodes if nodes is None else nodes:
+        style = _ACTION_STYLE[one.action.value]
+        table.add_row(
+            escape(one.node), one.op, Text(one.action.value, style=style), escape(one.rule), escape(one.reason)
+        )
+    counts = Counter(d.action for d in plan.nodes)
+    line = ", ".join(f"{counts[action]} {action.value}" for action in Action)
+    return Group(
+        table, Text(f"{len(plan.nodes)} nodes: {line}"), *(Text(f"note: {n}", style="cyan") for n in plan.notes)
+    )

@@ -1,0 +1,34 @@
+"""Numbers as people read them, the same in the terminal and in HTML."""
+
+from __future__ import annotations
+
+import math
+
+from onnxq.verify.compare import OutputError
+
+
+def size_text(size_bytes: float) -> str:
+    """A size as people read it.
+
+    >>> size_text(14_307_948)
+    '14.3 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} GB"
+
+
+def output_text(error: OutputError) -> str:
+    """The error of one output in a line."""
+    trouble = ""
+    if error.nonfinite:
+        trouble = f"; {error.nonfinite} values are NaN or Inf in one model only"
+    if error.shape_mismatches:
+        trouble += f"; another shape in {error.shape_mismatches} batches"
+    if error.sqnr_db is None:
+        return f"{error.mismatch_share:.2%} of the values differ{trouble}"
+    if math.isinf(error.sqnr_db) and error.sqnr_db > 0:
+        return f"equal to float{trouble}"
+    return f"SQNR {error.sqnr_db:.1f} dB, cosine {error.cosine:.5f}, largest error {error.max_abs:.4g}{trouble}"

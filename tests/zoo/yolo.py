@@ -1,0 +1,60 @@
+"""YOLOv8n at 320x320 (nudenet's detector): photographs of scikit-image, cropped, flipped and scaled.
+
+Input `images`, float32 [N, 3, 320, 320], RGB, 0..1. The eval split has its own crops, and photographs not calibrated on.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from tests.zoo.entry import Batch, Split, ZooModel
+from tests.zoo.packages import package_file
+
+SIDE = 320
+PHOTOS: dict[Split, tuple[str, ...]] = {
+    "calib": ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "camera.png"),
+    "eval": ("astronaut.png", "chelsea.png", "rocket.jpg", "motorcycle_right.png", "ihc.png"),
+}
+SAMPLES: dict[Split, int] = {"calib": 48, "eval": 48}
+SEEDS: dict[Split, int] = {"calib": 1, "eval": 2}
+
+
+@functools.cache
+def _photo(name: str) -> Image.Image:
+    path = package_file("skimage", f"data/{name}")
+    if path is None:
+        raise FileNotFoundError(f"{name}: pip install --no-deps -r tests/requirements-models.txt")
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def photo_crop(photo: Image.Image, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A random square crop, perhaps mirrored and a little brighter or darker, as the detector's input [3, 320, 320]."""
+    edge = int(min(photo.size) * rng.uniform(0.45, 1.0))
+    left, top = (int(rng.integers(0, extent - edge + 1)) for extent in photo.size)
+    crop = photo.crop((left, top, left + edge, top + edge)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    if rng.random() < 0.5:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    crop = ImageEnhance.Brightness(crop).enhance(float(rng.uniform(0.7, 1.3)))
+    return np.ascontiguousarray(np.asarray(crop, np.float32).transpose(2, 0, 1)) / np.float32(255)
+
+
+def _load(split: Split, limit: int | None) -> Iterator[Batch]:
+    rng = np.random.default_rng(SEEDS[split])
+    names = PHOTOS[split]
+    count = SAMPLES[split] if limit is None else min(limit, SAMPLES[split])
+    for index in range(count):
+        yield Batch({"images": photo_crop(_photo(names[index % len(names)]), rng)[None]})
+
+
+YOLOV8N = ZooModel(
+    name="yolov8n_320",
+    source="pip: nudenet",
+    path=lambda: package_file("nudenet", "320n.onnx") if package_file("skimage", "data/astronaut.png") else None,
+    load=_load,
+)
