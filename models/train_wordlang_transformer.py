@@ -9,8 +9,8 @@ Data
     excerpts written by this script, as token ids, are under the same licence.
 
     For each language the words of 4 to 16 letters are taken in order of frequency, keeping those at least ten
-    times as frequent there as in any of the other eleven, up to 12000 words. 100 words of each language, drawn
-    at random, form the test set; the rest are for training.
+    times as frequent there as in any of the other eleven, up to 12000 words. 100 words of each language,
+    drawn at random, form the test set; the rest are for training.
 
 Model
     Characters are tokens: 0 pads, 1 starts the word, 2 is an unknown letter, the alphabet follows. Token and
@@ -19,7 +19,7 @@ Model
     to 17 tokens. The class names and the alphabet are in the metadata of the ONNX file.
 
 Accuracy
-    @ACC@ % top-1 on the 1200 test words (8.33 % by chance), measured with onnxruntime on the exported file.
+    80.17 % top-1 on the 1200 test words (8.33 % by chance), measured with onnxruntime on the exported file.
     The weights are those after the last epoch: no checkpoint is chosen by its test accuracy.
 
 Run
@@ -27,7 +27,7 @@ Run
     python train_wordlang_transformer.py
 
     Writes ``wordlang_transformer.onnx``, ``wordlang_transformer.calib.npz`` and
-    ``wordlang_transformer.test.npz`` beside this file, in about @MIN@ minutes on two CPU cores. Seeds are
+    ``wordlang_transformer.test.npz`` beside this file, in about ten minutes on two CPU cores. Seeds are
     fixed, yet another torch build or thread count can change the weights slightly.
 """
 

@@ -56,6 +56,7 @@ class TensorStats:
                 f"count is {self.count}, but {self.zeros} zeros, {self.nonfinite} non-finite and {binned} binned"
             )
         _check_extremes(self, binned)
+        counts = counts.copy()
         counts.flags.writeable = False
         object.__setattr__(self, "counts", counts)
 
@@ -197,7 +198,7 @@ class StatsBuilder:
             nonfinite=self._nonfinite,
             rmin=self._rmin,
             rmax=self._rmax,
-            counts=self._counts.copy(),
+            counts=self._counts,
         )
 
 
@@ -243,6 +244,10 @@ class StatsTable(Mapping[str, TensorStats]):
         object.__setattr__(self, "data_fingerprint", combine_fingerprints(self.data_fingerprint))
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Tables travel between processes; a mapping proxy cannot be pickled, its content can.
+        return (_table, (dict(self.tensors), self.digest, self.samples, self.data_fingerprint))
+
     def __getitem__(self, name: str) -> TensorStats:
         return self.tensors[name]
 
@@ -285,3 +290,7 @@ class StatsTable(Mapping[str, TensorStats]):
         from onnxq.calibration.stats_file import save_stats  # noqa: PLC0415 - the file format knows the table
 
         save_stats(self, path)
+
+
+def _table(tensors: dict[str, TensorStats], digest: str, samples: int, data_fingerprint: str) -> StatsTable:
+    return StatsTable(tensors=tensors, digest=digest, samples=samples, data_fingerprint=data_fingerprint)

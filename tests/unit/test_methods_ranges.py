@@ -42,8 +42,8 @@ def silu() -> np.ndarray:
     return (x / (1.0 + np.exp(-x))).astype(np.float32)
 
 
-# The calibrator tests of NVIDIA's pytorch-quantization (TensorRT release 8.6, tests/calibrator_test.py): same data, same
-# expectation, same tolerance.
+# The calibrator tests of NVIDIA's pytorch-quantization (tests/calibrator_test.py): data, expectation and tolerance as
+# published there.
 
 
 def test_published_percentiles() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -110,11 +109,9 @@ def test_damaged_files_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"d.npy: the file is cut short: 5 bytes are missing$"):
         list(open_data(tmp_path / "d.npy", inputs=ONE))
     path = tmp_path / "c.npz"
-    np.savez(path, x=X)
-    with zipfile.ZipFile(path) as archive:
-        start = archive.getinfo("x.npy").header_offset
+    np.savez(path, x=np.zeros((40_000, 3), np.float32))  # larger than what is read together with the header
     data = bytearray(path.read_bytes())
-    data[start + 200] ^= 0xFF
+    data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"c.npz, array 'x': the file is damaged: Bad CRC-32"):
         list(open_data(path, inputs=ONE))
@@ -243,9 +240,7 @@ def test_images_need_options(pictures):
         "Hint: pass images='imagenet', 'yolo' or 'paddleocr', or images=ImageOptions(mean=..., std=...) "
         "(--images imagenet, or --mean and --std)."
     )
-    with pytest.raises(
-        ConfigError, match=r"^unknown image preset 'foo'\nHint: images= \(--images\) is one of 'imagenet',"
-    ):
+    with pytest.raises(ConfigError, match=r"^unknown image preset 'foo'\nHint: images= \(--images\) is one of '"):
         open_data(pictures, inputs=IMAGES, images="foo")
 
 
@@ -261,9 +256,9 @@ def test_images_are_normalised(pictures):
 
 
 def test_images_for_channels_last_grey_and_uint8_models(pictures):
-    nhwc = specs(x=(TensorProto.UINT8, [2, 4, 6, 3]))
+    nhwc = specs(x=(TensorProto.UINT8, [2, 5, 6, 3]))
     x = joined(open_data(pictures, inputs=nhwc))
-    assert (x.shape, x.dtype, x[1, 0, 0].tolist()) == ((4, 4, 6, 3), np.uint8, [10, 100, 200])
+    assert (x.shape, x.dtype, x[1, 0, 0].tolist()) == ((4, 5, 6, 3), np.uint8, [10, 100, 200])
     grey = specs(x=(TensorProto.FLOAT, ["N", 1, 4, 6]))
     assert joined(open_data(pictures, inputs=grey, images=ImageOptions())).shape == (4, 1, 4, 6)
 
@@ -310,17 +305,11 @@ def test_height_pads_the_right_with_zeros_after_scaling(tmp_path):
 
 
 def test_image_errors(tmp_path, pictures, monkeypatch):
-    with pytest.raises(
-        DataError, match=r"images fit only a model with one input of shape .* this one has 'x' \(N, 3\)\n"
-    ):
+    with pytest.raises(DataError, match=r"images fit only a model with one input of .* this one has 'x' \(N, 3\)\n"):
         open_data(pictures, inputs=ONE, images="yolo")
-    with pytest.raises(
-        DataError, match=r"input 'x' \(N, 3, \?, \?\) leaves the image size open\nHint: pass images=Image"
-    ):
+    with pytest.raises(DataError, match=r"input 'x' \(N, 3, \?, \?\) leaves the image size open\nHint: pass images="):
         open_data(pictures, inputs=specs(x=(1, [None, 3, None, None])), images=ImageOptions())
-    with pytest.raises(
-        ConfigError, match=r"^unknown resize 'zoom'\nHint: resize= \(--resize\) is one of 'stretch', 'crop'"
-    ):
+    with pytest.raises(ConfigError, match=r"^unknown resize 'zoom'\nHint: resize= \(--resize\) is one of 'str"):
         ImageOptions(resize="zoom")
     with pytest.raises(ConfigError, match=r"must be finite, and std positive\nHint: mean= and std= \(--mean, --std\)"):
         ImageOptions(std=(0.0,))

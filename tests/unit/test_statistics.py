@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import ml_dtypes
 import numpy as np
@@ -194,6 +196,11 @@ def test_table_is_a_mapping() -> None:
     assert (len(t), t["a"].rmax, "c" in t) == (2, 1.0, False)
     with pytest.raises(TypeError, match="does not support item assignment"):
         t.tensors["a"] = TensorStats.empty()  # type: ignore[index]
+
+
+def test_table_travels_between_processes() -> None:
+    t = table({"a": [1.0], "b": [2.0]})
+    assert pickle.loads(pickle.dumps(t)) == t == copy.deepcopy(t)
 
 
 def test_tables_merge() -> None:

@@ -1,6 +1,6 @@
 """Magika (file type from content): real files of Python's standard library and of installed packages.
 
-Input `bytes`, int32 [N, 2048]: the first 1024 bytes of the file's first 4096 after left-stripping whitespace, padded with
+Input `bytes`, int32 [N, 2048]: the first 1024 bytes of the first 4096 after left-stripping whitespace, padded with
 256 at the end, then the last 1024 bytes of its last 4096 after right-stripping, padded with 256 in front.
 Source: https://github.com/google/magika, python/src/magika/magika.py, "features extraction v2".
 """

@@ -1,6 +1,6 @@
 """Silero VAD, in the forms its package ships, on synthetic speech with the recurrent state carried from frame to frame.
 
-Each frame is 512 samples at 16 kHz with the last 64 samples of the frame before it in front. The feeds are recorded from
+Each frame is 512 samples at 16 kHz with the last 64 samples of the one before in front. The feeds are recorded from
 a run of the float model, so the state a feed holds is what the float model would hold there.
 Source: https://github.com/snakers4/silero-vad, src/silero_vad/utils_vad.py (OnnxWrapper) and sequence_vad.py.
 """

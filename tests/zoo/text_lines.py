@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ def blemish(image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A little blur, less contrast, uneven light and noise; uint8 [H, W, 3]."""
     if rng.random() < 0.5:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.8))))
-    pixels = np.asarray(image, np.float32)
+    pixels: NDArray[np.floating[Any]] = np.asarray(image, np.float32)
     contrast = rng.uniform(0.65, 1.0)
     light = 1.0 + rng.uniform(-0.12, 0.12) * np.linspace(-1.0, 1.0, pixels.shape[1], dtype=np.float32)[None, :, None]
     pixels = ((pixels - 128.0) * contrast + 128.0) * light

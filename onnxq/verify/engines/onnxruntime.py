@@ -26,7 +26,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxq.errors import ModelError
 from onnxq.graph.view import Graph
 from onnxq.verify.engines.result import EngineReport, NodeExecution, Precision
-from onnxq.verify.structure import is_qdq, output_problem, placement, quantizer
+from onnxq.verify.structure import MATRIX_OPS, is_qdq, output_problem, placement, quantizer
 
 ENGINE = "onnxruntime"
 
@@ -43,6 +43,7 @@ _INTEGER_KERNELS = re.compile(
 )
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _CODE_TYPES = (TensorProto.INT8, TensorProto.UINT8)
+_PROTOBUF_LIMIT_BYTES = 2**31 - 1
 _LAYOUT_OPS = frozenset({"Transpose", "ReorderInput", "ReorderOutput"})
 _SMALL_INITIALIZER_BYTES = 1024
 
@@ -80,13 +81,7 @@ class OrtModel:
             _write_optimised(options, optimised_path)
         if isinstance(model, ModelProto) and base_dir is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(base_dir))
-        try:
-            source = model.SerializeToString() if isinstance(model, ModelProto) else str(model)
-        except ValueError as error:
-            raise ModelError(
-                "the model is over 2 GB, which protobuf cannot hold in one message",
-                hint="pass the path of a file that keeps its weights as external data",
-            ) from error
+        source = _serialized(model) if isinstance(model, ModelProto) else str(model)
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exception types have no public common base
@@ -111,6 +106,15 @@ class OrtModel:
         except Exception as error:
             raise ModelError(f"onnxruntime cannot run the model: {error}") from error
         return dict(zip(self.outputs, values, strict=True))
+
+
+def _serialized(model: ModelProto) -> bytes:
+    if model.ByteSize() > _PROTOBUF_LIMIT_BYTES:
+        raise ModelError(
+            "the model is over 2 GB, which protobuf cannot hold in one message",
+            hint="pass the path of a file that keeps its weights as external data",
+        )
+    return bytes(model.SerializeToString())
 
 
 def _write_optimised(options: ort.SessionOptions, path: Path) -> None:
@@ -190,8 +194,10 @@ class _Reader:
         names = [n.name for n in marks if not is_qdq(n)]
         if names:
             return names
-        # A name that onnxruntime made up: only the tensor it computes tells where it came from.
-        producers = (self._graph.producer(t) for t in node.output if t)
+        # A name that onnxruntime made up: the tensor it computes tells where it came from. Blocked-layout kernels are
+        # called after that tensor.
+        tensors = [*node.output, node.name.removesuffix("_nchwc")]
+        producers = (self._graph.producer(t) for t in tensors if t)
         return [p.name for p in producers if p is not None and not is_qdq(p) and not is_qdq(node)]
 
     def executions(self) -> tuple[NodeExecution, ...]:
@@ -205,6 +211,8 @@ class _Reader:
         found = self._found.get(node.name)
         if found is None:
             precision, why = self._absorbed(node, done)
+            if precision is Precision.FLOAT and node.op_type in MATRIX_OPS:
+                why = why_float(self._graph, node)
             return NodeExecution(node=node.name, op=node.op_type, precision=precision, engine_op="", why=why)
         precision = self._precision(found)
         if precision is Precision.FLOAT and self._is_integer(node):

@@ -30,15 +30,13 @@ def model_file(model: ModelProto | str | Path, folder: Path, base_dir: Path | No
     if not isinstance(model, ModelProto):
         return Path(model).resolve()
     path = folder / "model.onnx"
-    external = any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer)
-    if external:
-        own = ModelProto()
-        own.CopyFrom(model)
-        model = own
+    own = ModelProto()
+    own.CopyFrom(model)  # both reading and writing external data change the message
+    if any(t.data_location == TensorProto.EXTERNAL for t in own.graph.initializer):
         try:
-            load_external_data_for_model(model, str(base_dir or ""))
+            load_external_data_for_model(own, str(base_dir or ""))
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             raise ModelError(f"the model's external data cannot be read: {error}") from error
-    large = sum(len(t.raw_data) for t in model.graph.initializer) > _EXTERNAL_ABOVE_BYTES
-    onnx.save(model, str(path), save_as_external_data=large, location="weights.data" if large else None)
+    large = sum(len(t.raw_data) for t in own.graph.initializer) > _EXTERNAL_ABOVE_BYTES
+    onnx.save(own, str(path), save_as_external_data=large, location="weights.data" if large else None)
     return path

@@ -1,0 +1,220 @@
+"""What onnxruntime says it runs, read back from its own optimised graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+from onnxq.errors import ModelError
+from onnxq.graph.view import Graph
+from onnxq.verify.agreement import FLOAT_TOLERANCE, fused_agreement
+from onnxq.verify.engines.onnxruntime import OrtModel, executed_precision
+from onnxq.verify.engines.result import Precision
+from tests.verify_models import ModelBuilder, conv_feeds, float_conv, int8_conv, weights
+
+
+def _why(model: ModelProto, node: str) -> str:
+    found = executed_precision(model).node(node)
+    assert found is not None
+    assert found.precision is Precision.FLOAT
+    return found.why
+
+
+def test_a_fused_conv_is_int8_and_its_relu_disappears_into_it():
+    report = executed_precision(int8_conv())
+    conv, relu = report.node("Conv_c"), report.node("Relu_r")
+    assert conv is not None
+    assert relu is not None
+    assert (conv.precision, conv.engine_op) == (Precision.INT8, "QLinearConv")
+    assert (relu.precision, relu.why) == (Precision.FUSED, "part of Conv 'Conv_c'")
+    assert report.count(Precision.INT8) == 1
+    assert report.count(Precision.FLOAT, {"Conv"}) == 0
+    assert report.node("nobody") is None
+
+
+def test_a_path_gives_the_same_account(tmp_path):
+    onnx.save(int8_conv(), tmp_path / "m.onnx")
+    assert executed_precision(tmp_path / "m.onnx").nodes == executed_precision(int8_conv()).nodes
+
+
+def test_external_data_is_found_through_base_dir(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(int8_conv(), path, save_as_external_data=True, location="m.data", size_threshold=64)
+    model = onnx.load(path, load_external_data=False)
+    assert executed_precision(model, base_dir=tmp_path).count(Precision.INT8) == 1
+
+
+def test_a_float_model_runs_in_float():
+    report = executed_precision(float_conv())
+    assert {n.precision for n in report.nodes} == {Precision.FLOAT}
+    assert _why(float_conv(), "Conv_c") == "no Q/DQ pair around it"
+
+
+def test_no_quantization_behind_a_conv_keeps_it_float():
+    assert _why(int8_conv(output_pair=False), "Conv_c") == "its output 'c' goes to Relu 'Relu_y' without QuantizeLinear"
+
+
+def test_a_relu_whose_zero_point_is_not_the_lowest_code_keeps_its_conv_float():
+    why = _why(int8_conv(output_zero_point=128), "Conv_c")
+    assert why == "Relu 'Relu_r' behind it stays, because the zero-point after that is 128 and not 0"
+
+
+def test_a_clip_narrower_than_the_range_keeps_its_conv_float():
+    b = ModelBuilder()
+    x = b.pair(b.input("x", [1, 8, 6, 6]), 1 / 127, np.uint8(128))
+    b.node("Conv", [x, b.weight("w", weights(8, 8, 3, 3), 0)], "c")
+    bounds = [b.constant("low", np.float32(0)), b.constant("high", np.float32(6))]
+    b.pair(b.node("Clip", ["c", *bounds], "r"), 7 / 255, np.uint8(0), "y")
+    b.output("y")
+    assert _why(b.model(), "Conv_c") == (
+        "Clip 'Clip_r' behind it stays: the quantized range after it is wider than its own"
+    )
+
+
+def test_a_float_operand_keeps_an_add_float():
+    b = ModelBuilder()
+    x = b.pair(b.input("x", [1, 4]), 0.1, np.uint8(0))
+    b.pair(b.node("Add", [x, b.input("z", [1, 4])], "a"), 0.1, np.uint8(0), "y")
+    b.output("y")
+    assert _why(b.model(), "Add_a") == "its input 'z' does not come out of a DequantizeLinear"
+
+
+def test_nothing_dequantized_in_front():
+    b = ModelBuilder()
+    x, w = b.input("x", [1, 4]), b.constant("w", weights(4, 4))
+    b.pair(b.node("MatMul", [x, w], "m"), 0.1, np.uint8(0), "y")
+    b.output("y")
+    assert _why(b.model(), "MatMul_m") == "its inputs are not dequantized: there is no Q/DQ pair before it"
+
+
+@pytest.mark.parametrize("op", ["ConvTranspose", "Tanh"])
+def test_ops_without_an_int8_kernel(op):
+    b = ModelBuilder()
+    x = b.pair(b.input("x", [1, 8, 6, 6]), 0.1, np.uint8(0))
+    operands = [x, b.weight("w", weights(8, 8, 3, 3), 1)] if op == "ConvTranspose" else [x]
+    b.pair(b.node(op, operands, "t"), 0.1, np.uint8(0), "y")
+    b.output("y")
+    assert _why(b.model(), f"{op}_t") == f"onnxruntime has no int8 kernel for {op}"
+
+
+def test_int8_activations_of_an_add():
+    b = ModelBuilder()
+    left = b.pair(b.input("x", [1, 4]), 0.1, np.int8(0))
+    right = b.pair(b.input("z", [1, 4]), 0.1, np.uint8(0))
+    b.pair(b.node("Add", [left, right], "a"), 0.1, np.int8(0), "y")
+    b.output("y")
+    report = executed_precision(b.model()).node("Add_a")
+    assert report is not None
+    if report.precision is Precision.FLOAT:  # newer versions may learn it
+        assert report.why.startswith("its activations are int8")
+
+
+def test_int16_activations():
+    b = ModelBuilder(opset=21)
+    x = b.pair(b.input("x", [1, 8, 6, 6]), 1e-4, np.uint16(32768))
+    b.pair(b.node("Conv", [x, b.weight("w", weights(8, 8, 3, 3), 0)], "c"), 1e-4, np.uint16(32768), "y")
+    b.output("y")
+    assert _why(b.model(), "Conv_c") == "its activations are uint16; onnxruntime fuses 8-bit ones only"
+
+
+def test_gemm_with_alpha():
+    b = ModelBuilder()
+    x = b.pair(b.input("x", [2, 8]), 0.1, np.uint8(0))
+    operands = [x, b.weight("w", weights(8, 8), 1), b.constant("bias", np.ones(8, np.float32))]
+    b.pair(b.node("Gemm", operands, "g", alpha=0.5), 0.1, np.uint8(0), "y")
+    b.output("y")
+    assert _why(b.model(), "Gemm_g").startswith("onnxruntime fuses Gemm only with alpha = beta = 1")
+
+
+def test_nodes_merged_into_a_float_kernel_of_another_name_are_float():
+    b = ModelBuilder()
+    x = b.pair(b.input("x", [1, 8]), 0.1, np.uint8(128))
+    sigmoid = b.node("Sigmoid", [x], "s")
+    b.node("Mul", [x, sigmoid], "silu")
+    b.node("Exp", ["silu"], "y")
+    b.output("y")
+    report = executed_precision(b.model())
+    assert {n.precision for n in report.nodes} == {Precision.FLOAT}
+
+
+def test_shape_arithmetic_and_constants_are_neither():
+    b = ModelBuilder()
+    x = b.input("x", ["N", 4])
+    b.node("Shape", [x], "shape")
+    b.node("Add", [b.constant("one", np.float32(1)), b.constant("two", np.float32(2))], "three")
+    b.node("Mul", [b.node("Reshape", [x, "shape"], "r"), "three"], "y")
+    b.output("y", ["N", 4])
+    report = executed_precision(b.model())
+    by_op = {n.op: n.precision for n in report.nodes}
+    assert by_op["Shape"] is Precision.OTHER
+    assert by_op["Add"] is Precision.OTHER
+    assert by_op["Mul"] is Precision.FLOAT
+
+
+def test_a_pooling_between_equal_scales_runs_on_codes():
+    b = ModelBuilder()
+    x = b.pair(b.input("x", [1, 8, 6, 6]), 0.1, np.uint8(0))
+    b.pair(b.node("MaxPool", [x], "m", kernel_shape=[2, 2]), 0.1, np.uint8(0), "y")
+    b.output("y")
+    found = executed_precision(b.model()).node("MaxPool_m")
+    assert found is not None
+    assert found.precision is Precision.INT8
+
+
+def test_a_model_that_cannot_be_loaded():
+    b = ModelBuilder()
+    b.node("NoSuchOp", [b.input("x", [1])], "y")
+    b.output("y", [1])
+    with pytest.raises(ModelError, match="onnxruntime cannot load the model: .*NoSuchOp"):
+        executed_precision(b.model())
+
+
+def test_a_feed_that_does_not_fit():
+    with pytest.raises(ModelError, match="onnxruntime cannot run the model"):
+        OrtModel(float_conv(), threads=1)({"x": np.zeros((1, 3, 6, 6), np.float32)})
+
+
+def test_a_model_over_the_protobuf_limit(monkeypatch):
+    monkeypatch.setattr("onnxq.verify.engines.onnxruntime._PROTOBUF_LIMIT_BYTES", 100)
+    with pytest.raises(ModelError, match="the model is over 2 GB") as caught:
+        OrtModel(float_conv())
+    assert caught.value.hint == "pass the path of a file that keeps its weights as external data"
+
+
+def test_fused_and_unfused_agree_to_a_tie():
+    """Codes may differ by one where a value lies between two; nothing else may differ."""
+    stretches = fused_agreement(Graph(int8_conv()), conv_feeds(1)[0])
+    assert [s.op for s in stretches] == ["QuantizeLinear", "Relu"]
+    assert all(s.agrees for s in stretches)
+    assert all(s.largest <= 1 for s in stretches)
+
+
+def test_a_weight_axis_that_onnxruntime_ignores_is_found_at_its_conv():
+    """QLinearConv takes any vector of scales for axis 0; with axis 1 on a square weight the numbers are silently wrong."""
+    model = int8_conv(weight_axis=1)
+    assert executed_precision(model).count(Precision.INT8) == 1
+    wrong = [s for s in fused_agreement(Graph(model), conv_feeds(1)[0]) if not s.agrees]
+    assert [s.tensor for s in wrong] == ["r"]
+    assert wrong[0].largest > 10
+    assert str(wrong[0]).startswith("Relu 'Relu_r': ")
+    assert str(wrong[0]).endswith(" codes")
+
+
+def test_a_wrong_float_output_is_found():
+    """Per-row scales of a square MatMul weight: MatMulIntegerToFloat reads them as per-column."""
+    b = ModelBuilder()
+    x = b.pair(b.input("x", [4, 8]), 1 / 127, np.uint8(128))
+    b.node("MatMul", [x, b.weight("w", weights(8, 8), 0)], "y")
+    b.output("y", [4, 8])
+    feed = {"x": np.random.default_rng(0).uniform(-1, 1, (4, 8)).astype(np.float32)}
+    last = fused_agreement(Graph(b.model()), feed)[-1]
+    assert last.is_float
+    assert not last.agrees
+    assert last.largest > FLOAT_TOLERANCE
+    assert str(last).endswith("of the peak")
+
+
+def test_agreement_of_a_float_model_has_nothing_to_say():
+    assert fused_agreement(Graph(float_conv()), conv_feeds(1)[0]) == ()
