@@ -22,7 +22,7 @@ from onnxq.errors import (
     PlanError,
     UnsupportedModelError,
 )
-from onnxq.version import VERSION as __version__
+from onnxq.version import VERSION
 
 if TYPE_CHECKING:
     from onnxq.api import QuantizeResult, calibrate, plan, quantize, verify
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from onnxq.calibration.stats_file import load_stats
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.report import Report
+
+__version__ = VERSION
 
 _LAZY = {
     "ImageOptions": "onnxq.calibration.images",

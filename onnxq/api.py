@@ -2,14 +2,15 @@
 
     load -> normalise -> plan -> collect -> solve -> rewrite -> verify
 
-Each stage is a function of its own. Only loading and saving touch the disk, the caller's objects are never changed, and an
-output file appears whole or not at all.
+Each stage is a function of its own. Only loading and saving touch the disk, the caller's objects are never changed, and
+an output file appears whole or not at all.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from onnxq.calibration.solve import QParamsTable, solve
 from onnxq.calibration.sources import open_data
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.synthetic import synthetic_batches
-from onnxq.errors import ArtifactError, ModelError
+from onnxq.errors import ArtifactError, ModelError, UnsupportedModelError
 from onnxq.graph.model import (
     ModelSource,
     load_graph,
@@ -44,6 +45,7 @@ from onnxq.passes.base import PassManager, PassResult
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.insert_qdq import InsertQDQ
 from onnxq.passes.normalise import normalise_float
+from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
@@ -155,6 +157,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     if output is not None:
         check_output(Path(output), force=force)
     prepared = prepare(model, target, PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops)))
+    if not any(d.action is Action.INT8 for d in prepared.plan.nodes):
+        raise _nothing_to_quantize(prepared.plan)
     clock.lap("plan")
     batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
     if stats is None:
@@ -188,12 +192,11 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         warnings=batches.notes,
         seconds=clock.seconds,
     )
-    report = build_report(verification, facts, plan=prepared.plan, qparams=qparams)
+    plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)
+    report = build_report(verification, facts, plan=plan, qparams=qparams)
     if path is not None:
         save_model(result, path, force=force, base_dir=quantized.base_dir)
-    return QuantizeResult(
-        model=result, plan=prepared.plan, stats=stats, qparams=qparams, report=report, output=path
-    )
+    return QuantizeResult(model=result, plan=plan, stats=stats, qparams=qparams, report=report, output=path)
 
 
 def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
@@ -259,9 +262,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     facts = RunFacts(
         size_before_bytes=size_bytes(source),
         size_after_bytes=size_bytes(quantized),
-        data=DataFacts(
-            source=_source_name(data), samples=0, held_out_samples=feeds.samples, synthetic=data is None
-        ),
+        data=DataFacts(source=_source_name(data), samples=0, held_out_samples=feeds.samples, synthetic=data is None),
         warnings=batches.notes,
     )
     return build_report(verification, facts)
@@ -297,7 +298,7 @@ def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable) -> Graph:
     return quantized
 
 
-def _open(
+def _open(  # noqa: PLR0913 - what the public functions hand through
     graph: Graph,
     data: Any,
     *,
@@ -333,11 +334,18 @@ def _check_stats(prepared: Prepared, stats: StatsTable) -> None:
         )
 
 
+def _nothing_to_quantize(plan: QuantPlan) -> UnsupportedModelError:
+    reasons = Counter(d.reason for d in plan.nodes)
+    listed = "; ".join(f"{reason} ({count} nodes)" for reason, count in reasons.most_common(3))
+    return UnsupportedModelError(
+        f"nothing in this model can run in int8 on {plan.target}: {listed}",
+        hint="`onnxq plan MODEL` gives the reason for each node; onnxq.plan(model).nodes in Python",
+    )
+
+
 def _expected_int8(prepared: Prepared) -> list[str]:
     """Nodes that the engine must be seen to run in int8: those with weights."""
-    return [
-        d.node for d in prepared.plan.nodes if d.action is Action.INT8 and d.op in prepared.target.compute
-    ]
+    return [d.node for d in prepared.plan.nodes if d.action is Action.INT8 and d.op in prepared.target.compute]
 
 
 class _Clock:
@@ -354,15 +362,17 @@ class _Clock:
 
 
 class _Counted:
-    """Feeds of some batches; counts the samples that pass."""
+    """Feeds of some batches; counts the samples that pass and keeps the shapes of the first feed."""
 
     def __init__(self, batches: Batches) -> None:
         self.samples = 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self._batches = batches
 
     def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
         for batch in self._batches.stream():
             self.samples += batch.samples
+            self.shapes = self.shapes or {name: array.shape for name, array in batch.arrays.items()}
             yield batch.arrays
 
 

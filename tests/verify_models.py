@@ -58,7 +58,9 @@ class ModelBuilder:
         codes = np.rint(value / scale).astype(np.int8)
         flat = np.float32(scale) if axis is None else np.float32(scale).reshape(-1)
         attributes = {} if axis is None else {"axis": axis}
-        return self.dq(self.constant(f"{name}_codes", codes), flat, np.zeros(np.shape(flat), np.int8), name, **attributes)
+        return self.dq(
+            self.constant(f"{name}_codes", codes), flat, np.zeros(np.shape(flat), np.int8), name, **attributes
+        )
 
     def model(self) -> ModelProto:
         graph = helper.make_graph(self.nodes, "test", self.inputs, self.outputs, self.initializers)
@@ -91,7 +93,7 @@ def int8_conv(
     conv = b.node("Conv", [x, b.weight("w", weights(8, 8, 3, 3), weight_axis)], "c", pads=[1, 1, 1, 1])
     b.node("Relu", [conv], "r" if output_pair else "y")
     if output_pair:
-        b.pair("r", 8 / 255, dtype(output_zero_point), "y")
+        b.pair("r", 12 / 255, dtype(output_zero_point), "y")
     b.output("y", ["N", 8, 6, 6])
     return b.model()
 

@@ -1,1 +1,1 @@
-
+"""Calibration: data in, statistics, ranges."""

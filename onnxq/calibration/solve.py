@@ -74,8 +74,8 @@ def _group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:
     missing = [name for name in plan.observed() if name not in stats.tensors]
     if missing:
         raise ArtifactError(
-            f"the statistics lack {len(missing)} of the tensors that target {plan.target} quantizes, first {missing[0]!r}",
-            hint="calibrate with the same model and target: onnxq.calibrate(..., target=...) (onnxq calibrate --target)",
+            f"the statistics lack {len(missing)} of the tensors that {plan.target} quantizes, first {missing[0]!r}",
+            hint="calibrate for the same target: onnxq.calibrate(..., target=...) (onnxq calibrate --target)",
         )
     groups: dict[str, list[TensorStats]] = {}
     for name in plan.observed():

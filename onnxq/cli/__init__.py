@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: commands that parse, call the Python API, and render."""

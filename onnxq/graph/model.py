@@ -115,7 +115,7 @@ def model_digest(model: Graph | ModelProto) -> str:
 def size_bytes(graph: Graph) -> int:
     """Size of the model as stored, external data included (without protobuf's few bytes of framing)."""
     external = sum(external_size_bytes(tensor) for tensor in graph.initializers.values())
-    return external + sum(part.ByteSize() for part in _parts(graph))
+    return int(external + sum(part.ByteSize() for part in _parts(graph)))
 
 
 def quantized_nodes(graph: Graph) -> list[str]:

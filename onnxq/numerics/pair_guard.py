@@ -54,4 +54,5 @@ def _worst_pair_sum(values: NDArray[Any], params: QuantParams, walk: Sequence[in
     reduced = int(np.prod([values.shape[a] for a in walk], dtype=np.int64))
     rows = codes.transpose(channel, *batch, *walk).reshape(values.shape[channel], -1, reduced)
     pairs = rows[..., : reduced - reduced % 2].reshape(values.shape[channel], -1, 2)
-    return np.abs(pairs.sum(axis=-1, dtype=np.int64)).max(axis=1, initial=0)
+    worst: NDArray[np.int64] = np.abs(pairs.sum(axis=-1, dtype=np.int64)).max(axis=1, initial=0)
+    return worst

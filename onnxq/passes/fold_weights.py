@@ -1,7 +1,7 @@
 """Turns the float weights, biases and constants of the plan into integer initializers behind a DequantizeLinear.
 
 Cases:
-  1. A weight or constant becomes codes of its type; one initializer and one DequantizeLinear serve all nodes that share it.
+  1. A weight or constant becomes codes of its type; one initializer and one DequantizeLinear serve all its readers.
   2. A bias becomes int32 codes with the scale derived from its node's data and weight.
   3. The axis is always written with a vector of scales: TensorRT's parser and ONNX have different defaults (R7).
   4. A float copy that somebody else still reads stays; one that nobody reads leaves the graph.

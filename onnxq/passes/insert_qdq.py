@@ -77,4 +77,4 @@ def _done(graph: Graph, tensor: TensorPlan) -> bool:
 def _reads(graph: Graph, use: Use, name: str) -> bool:
     if use.slot == CAPTURED:
         return use in graph.uses(name)
-    return graph.node(use.node).input[use.slot] == name
+    return str(graph.node(use.node).input[use.slot]) == name

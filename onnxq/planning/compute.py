@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from onnx import NodeProto
 
 from onnxq.graph.match import Miss, biased_matmul
@@ -155,23 +154,3 @@ def _weight_axis(graph: Graph, node: NodeProto, rule: ComputeRule) -> int | None
     if rule.axis is ChannelAxis.GEMM:
         return 0 if attribute(node, "transB", 0) else 1
     return {ChannelAxis.FIRST: 0, ChannelAxis.SECOND: 1, ChannelAxis.LAST: rank - 1}[rule.axis]
-
-
-def macs(graph: Graph, node: NodeProto) -> int:
-    """Multiply-accumulates of a Conv, ConvTranspose, MatMul or Gemm for one sample; 0 where shapes leave it open.
-
-    The first dimension of the output is taken as the batch and counted once.
-    """
-    if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm") or node.domain not in STANDARD_DOMAINS:
-        return 0
-    weight = graph.shape(node.input[WEIGHT])
-    # A transposed convolution does its work once for each input position.
-    positions = graph.shape(node.input[DATA] if node.op_type == "ConvTranspose" else node.output[0])
-    if weight is None or positions is None or any(not isinstance(d, int) for d in (*weight, *positions[1:])):
-        return 0
-    sizes = [int(d) for d in weight]  # type: ignore[arg-type]
-    rest = int(np.prod([int(d) for d in positions[1:]], dtype=np.int64))  # type: ignore[arg-type]
-    if node.op_type in ("Conv", "ConvTranspose"):
-        return rest * int(np.prod(sizes[1:], dtype=np.int64))
-    inner = sizes[1] if node.op_type == "Gemm" and attribute(node, "transB", 0) else sizes[-2] if len(sizes) > 1 else 1
-    return rest * inner

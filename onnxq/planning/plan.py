@@ -101,7 +101,7 @@ class NodeDecision:
         action: How it will run.
         reason: The reason in the user's words.
         rule: The rule of the target that decided, for looking up in the target's documentation.
-        macs: Multiply-accumulates for one sample where shapes are known, else 0.
+        macs: Multiply-accumulates for one sample; None where open dimensions leave it open.
     """
 
     node: str
@@ -109,7 +109,7 @@ class NodeDecision:
     action: Action
     reason: str
     rule: str
-    macs: int = 0
+    macs: int | None = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,9 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.numerics.qtypes import INT32
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.bounds import known_bounds
-from onnxq.planning.compute import WEIGHT, ComputeSite, Refusal, compute_site, macs
+from onnxq.planning.compute import WEIGHT, ComputeSite, Refusal, compute_site
 from onnxq.planning.inputs import InputPairs
+from onnxq.planning.macs import macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import (
     Action,
@@ -97,9 +98,11 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
         return target.float_reasons[node.op_type]
     if not any(graph.is_float(t) for t in node.output):
         return "does not compute float32 values"
+    if target.placement is Placement.INPUTS:
+        return f"only operators with weights are quantized for {target.title}; the engine fuses or keeps this one"
     if node.op_type in target.elementwise or node.op_type in target.pass_through:
         return "no int8 neighbours on both sides; a pair here would only cost"
-    return f"{target.title} has no int8 kernel for {node.op_type} that onnxq uses"
+    return f"{target.title} has no int8 kernel for {node.op_type}"
 
 
 # ---- activations: regions ----------------------------------------------------------------------------------------

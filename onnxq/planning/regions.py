@@ -43,9 +43,7 @@ class Regions:
         self._sites = sites
         bias_adds = {s.bias_use.node for s in sites.values() if s.bias_use is not None} - set(sites)
         self.members = set(sites) | {
-            n.name
-            for n in graph.nodes
-            if self._has_kernel(n) and n.name not in bias_adds and not options.excludes(n)
+            n.name for n in graph.nodes if self._has_kernel(n) and n.name not in bias_adds and not options.excludes(n)
         }
         self._tail: dict[str, tuple[str, list[str]]] = {}
         for name in self.members:

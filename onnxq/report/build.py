@@ -96,9 +96,11 @@ def proven_counts(engine: EngineReport | None) -> NodeCounts | None:
 
 
 def int8_mac_share(plan: QuantPlan) -> float | None:
-    """Share of the plan's multiply-accumulates in int8 nodes, 0 to 1; None where none are known."""
-    total = sum(d.macs for d in plan.nodes)
-    return sum(d.macs for d in plan.nodes if d.action is Action.INT8) / total if total else None
+    """Share of the plan's multiply-accumulates in int8 nodes, 0 to 1; None where some are unknown."""
+    known = [d.macs for d in plan.nodes if d.macs is not None]
+    if len(known) < len(plan.nodes) or not any(known):
+        return None
+    return sum(d.macs or 0 for d in plan.nodes if d.action is Action.INT8) / sum(known)
 
 
 def _data_warnings(data: DataFacts | None) -> tuple[str, ...]:
@@ -117,7 +119,7 @@ def _layers(plan: QuantPlan | None, engine: EngineReport | None) -> tuple[LayerR
             _with_execution(LayerRow(node=n.node, op=n.op, decision="", reason="", rule=""), n) for n in ran.values()
         )
     rows = (
-        LayerRow(node=d.node, op=d.op, decision=d.action.value, reason=d.reason, rule=d.rule, macs=d.macs)
+        LayerRow(node=d.node, op=d.op, decision=d.action.value, reason=d.reason, rule=d.rule, macs=d.macs or 0)
         for d in plan.nodes
     )
     return tuple(_with_execution(row, ran.get(row.node)) for row in rows)

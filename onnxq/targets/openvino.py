@@ -11,7 +11,7 @@ from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, Placement, 
 
 OPENVINO = Target(
     name="openvino",
-    title="OpenVINO CPU",
+    title="OpenVINO",
     placement=Placement.INPUTS,
     activation=QuantSpec(qtype=UINT8, symmetric=False),
     weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),

@@ -85,7 +85,7 @@ _FLOAT_REASONS = {
 
 ORT_X64_VNNI = Target(
     name="ort-x64-vnni",
-    title="ONNX Runtime CPU, x64 with VNNI",
+    title="ONNX Runtime on CPU",
     placement=Placement.REGIONS,
     activation=QuantSpec(qtype=UINT8, symmetric=False),
     weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
@@ -99,8 +99,7 @@ ORT_X64_VNNI = Target(
 ORT_X64_AVX2 = replace(
     ORT_X64_VNNI,
     name="ort-x64-avx2",
-    title="ONNX Runtime CPU, x64 without VNNI",
     guard=WeightGuard.PAIR_SUM,
 )
 
-ORT_ARM64 = replace(ORT_X64_VNNI, name="ort-arm64", title="ONNX Runtime CPU, ARM64")
+ORT_ARM64 = replace(ORT_X64_VNNI, name="ort-arm64")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -111,8 +112,8 @@ def test_a_tensorrt_build_that_takes_too_long(monkeypatch):
 
 def test_the_answer_of_the_worker_is_read(monkeypatch):
     def answer(command, **_kwargs):
-        with open(command[-1], "w", encoding="utf-8") as file:
-            json.dump({"version": "10", "accepted": True, "size_bytes": 5, "layers": {"CONVOLUTION": 1}}, file)
+        said = {"version": "10", "accepted": True, "size_bytes": 5, "layers": {"CONVOLUTION": 1}}
+        Path(command[-1]).write_text(json.dumps(said))
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
     monkeypatch.setattr(tensorrt_engine, "installed_package", lambda: "tensorrt")

@@ -167,7 +167,7 @@ def test_a_model_that_cannot_be_loaded():
     b = ModelBuilder()
     b.node("NoSuchOp", [b.input("x", [1])], "y")
     b.output("y", [1])
-    with pytest.raises(ModelError, match="onnxruntime cannot load the model: .*NoSuchOp"):
+    with pytest.raises(ModelError, match=r"onnxruntime cannot load the model: .*NoSuchOp"):
         executed_precision(b.model())
 
 
@@ -192,7 +192,7 @@ def test_fused_and_unfused_agree_to_a_tie():
 
 
 def test_a_weight_axis_that_onnxruntime_ignores_is_found_at_its_conv():
-    """QLinearConv takes any vector of scales for axis 0; with axis 1 on a square weight the numbers are silently wrong."""
+    """QLinearConv takes any vector of scales for axis 0; axis 1 on a square weight gives silently wrong numbers."""
     model = int8_conv(weight_axis=1)
     assert executed_precision(model).count(Precision.INT8) == 1
     wrong = [s for s in fused_agreement(Graph(model), conv_feeds(1)[0]) if not s.agrees]

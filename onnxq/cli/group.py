@@ -1,0 +1,122 @@
+"""From an exception to what the user sees and the exit code.
+
+    0 done   1 a bug in onnxq   2 wrong usage   3 bad model or data   4 a check or gate not met   130 interrupted
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import click
+from click.core import ParameterSource
+
+from onnxq.errors import InternalError, OnnxqError
+
+EXIT_USAGE = 2
+EXIT_INPUT = 3
+EXIT_GATE = 4
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells count."""
+
+ERROR_SCHEMA = "onnxq.error/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An error as it is shown.
+
+    Attributes:
+        kind: Name of the error's class.
+        message: What failed.
+        where: The file, node or batch it belongs to.
+        hint: The way out.
+        exit_code: Exit code of the process.
+    """
+
+    kind: str
+    message: str
+    where: str | None = None
+    hint: str | None = None
+    exit_code: int
+
+    def to_text(self) -> str:
+        """Lines for stderr."""
+        first = f"error: {self.where}: {self.message}" if self.where else f"error: {self.message}"
+        return f"{first}\nhint: {self.hint}" if self.hint else first
+
+    def to_json(self) -> str:
+        """The document that stdout gets under `--json`."""
+        return json.dumps({"schema": ERROR_SCHEMA, "error": self.__dict__}, indent=2)
+
+
+class CommandLine(click.Group):
+    """A group whose `main` renders every error; `--debug` adds the traceback, `--json` the error as JSON."""
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **extra: Any) -> Any:
+        """Run a command and leave the process with its exit code."""
+        given = list(sys.argv[1:] if args is None else args)
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(given, *others, **extra)
+        except Exception as error:  # the outermost place: whatever was not foreseen is reported as a bug
+            if "--debug" in given:
+                traceback.print_exc()
+            _leave(failure_of(error), as_json="--json" in given)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def failure_of(error: Exception) -> Failure:
+    """What is shown for an exception."""
+    kind = type(error).__name__
+    if isinstance(error, OnnxqError):
+        return Failure(
+            kind=kind, message=error.message, where=error.where, hint=error.hint, exit_code=error.exit_code
+        )
+    if isinstance(error, click.Abort):
+        return Failure(kind="Interrupted", message="interrupted", exit_code=EXIT_INTERRUPTED)
+    if isinstance(error, click.ClickException):
+        return _usage_failure(error)
+    if isinstance(error, MemoryError):
+        return Failure(
+            kind=kind,
+            message="not enough memory",
+            hint="feed fewer samples at once with --batch-size 1, or run on a machine with more memory",
+            exit_code=EXIT_INPUT,
+        )
+    described = str(error) if isinstance(error, InternalError) else f"{kind}: {error}"
+    return Failure(
+        kind="InternalError",
+        message=f"this is a bug in onnxq, not a fault of your model or data: {described}",
+        hint="please report it with the output of the same command with --debug",
+        exit_code=InternalError.exit_code,
+    )
+
+
+def _usage_failure(error: click.ClickException) -> Failure:
+    context = getattr(error, "ctx", None)
+    parameter = getattr(error, "param", None)
+    where = None
+    if context is not None and parameter is not None and parameter.name:
+        source = context.get_parameter_source(parameter.name)
+        # --config is read before all other options, so its value is known by now.
+        where = str(context.params.get("config")) if source is ParameterSource.DEFAULT_MAP else None
+    path = context.command_path if context is not None else "onnxq"
+    return Failure(
+        kind="UsageError",
+        message=error.format_message().rstrip("."),
+        where=where,
+        hint=f"`{path} --help` explains every option",
+        exit_code=EXIT_USAGE,
+    )
+
+
+def _leave(failure: Failure, *, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(failure.to_json())
+    click.echo(failure.to_text(), err=True)
+    sys.exit(failure.exit_code)

@@ -1,0 +1,45 @@
+"""The command `onnxq`.
+
+Nothing here or in the command modules imports numpy, onnx or onnxruntime at the top: `onnxq --help` and completion must
+answer at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from onnxq.cli.commands.calibrate import calibrate
+from onnxq.cli.commands.inspect import inspect
+from onnxq.cli.commands.merge import merge
+from onnxq.cli.commands.plan import plan
+from onnxq.cli.commands.quantize import quantize
+from onnxq.cli.commands.verify import verify
+from onnxq.cli.group import CommandLine
+from onnxq.version import VERSION
+
+PROGRAM = "onnxq"
+
+
+@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Quantize ONNX models to int8 that the target engine provably runs.
+
+    \b
+    Start here:
+      onnxq quantize model.onnx --data samples.npz --target tensorrt
+      onnxq plan model.onnx --target tensorrt      what would be int8, and why not
+
+    \b
+    Exit codes: 0 done; 1 a bug in onnxq; 2 wrong usage; 3 bad model or data;
+    4 a check or gate was not met; 130 interrupted.
+    """
+
+
+for command in (quantize, plan, calibrate, merge, verify, inspect):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the `onnxq` script."""
+    cli(prog_name=PROGRAM)

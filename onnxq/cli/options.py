@@ -1,0 +1,178 @@
+"""Options that several commands share, each group turned into one value.
+
+A decorator of this module adds options to a command and hands their values over as one frozen object, so a command has
+a few parameters, not thirty.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from onnxq.cli.parameters import COLORS, IMAGE_PRESETS, LAYOUTS, RESIZES, TARGETS, ImageSize, Name, Numbers
+
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+T = TypeVar("T")
+
+FILE = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+
+DATA_SUFFIX = ".calib.npz"
+"""Calibration data is looked for beside model.onnx under the name model.calib.npz."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where samples come from and how they become arrays. Attributes as the options of the same names."""
+
+    data: Path | None
+    batch_size: int | None
+    limit: int | None
+    layout: str | None
+    images: str | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    color: str | None
+    resize: str | None
+    crop_share: float | None
+    image_size: tuple[int, int] | None
+
+    def beside(self, model: Path) -> DataOptions:
+        """With the calibration data that lies beside the model, where none was named."""
+        found = model.with_name(model.stem + DATA_SUFFIX)
+        return replace(self, data=found) if self.data is None and found.is_file() else self
+
+    def keywords(self) -> dict[str, Any]:
+        """Keyword arguments of the Python API."""
+        return {
+            "data": self.data,
+            "batch_size": self.batch_size,
+            "limit": self.limit,
+            "layout": self.layout,
+            "images": self._images(),
+        }
+
+    def _images(self) -> Any:
+        """A preset, changed by what was given beside it; None where nothing was said about images."""
+        from onnxq.calibration.images import ImageOptions, image_options  # noqa: PLC0415 - imports numpy
+
+        changes = {
+            name: getattr(self, name)
+            for name in ("mean", "std", "color", "resize", "crop_share")
+            if getattr(self, name) is not None
+        }
+        if self.image_size is not None:
+            changes["size"] = self.image_size
+        preset = image_options(self.images)
+        if not changes:
+            return preset
+        return replace(preset, **changes) if preset is not None else ImageOptions(**changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What is quantized, and for whom. Attributes as the options of the same names."""
+
+    target: str
+    exclude: tuple[str, ...]
+    exclude_op: tuple[str, ...]
+
+    def keywords(self) -> dict[str, Any]:
+        """Keyword arguments of the Python API."""
+        return {"target": self.target, "exclude": self.exclude, "exclude_ops": self.exclude_op}
+
+
+def data_options(help_text: str) -> Decorator:
+    """The options of `DataOptions`; `help_text` explains --data."""
+    return _as_one(
+        DataOptions,
+        "data_from",
+        click.option("--data", type=FILE, metavar="SRC", help=help_text),
+        click.option("--batch-size", type=COUNT, help="Samples to feed at once, where the model leaves it open."),
+        click.option("--limit", type=COUNT, help="Most samples to use."),
+        click.option(
+            "--layout", type=Name(LAYOUTS), help="Where rank-4 data keeps its channels, if not where the model does."
+        ),
+        click.option("--images", type=Name(IMAGE_PRESETS), help="How image files become model input."),
+        click.option("--mean", type=Numbers(), help="Images: subtracted from pixel / 255, for each channel."),
+        click.option("--std", type=Numbers(), help="Images: divided by after that, for each channel."),
+        click.option("--color", type=Name(COLORS), help="Images: order of the channels."),
+        click.option("--resize", type=Name(RESIZES), help="Images: how they are brought to the model's size."),
+        click.option(
+            "--crop-share",
+            type=click.FloatRange(min=0, max=1, min_open=True),
+            help="Images: for --resize crop, side of the crop as a share of the resized short side.",
+        ),
+        click.option("--image-size", type=ImageSize(), help="Images: size, where the model leaves it open."),
+    )
+
+
+def plan_options() -> Decorator:
+    """The options of `PlanOptions`."""
+    return _as_one(
+        PlanOptions,
+        "placement",
+        target_option(),
+        click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep nodes of this name in float; repeatable."),
+        click.option("--exclude-op", multiple=True, metavar="OP", help="Keep nodes of this type in float; repeatable."),
+    )
+
+
+def target_option() -> Decorator:
+    """--target."""
+    return click.option(
+        "--target",
+        "-t",
+        type=Name(TARGETS),
+        default="ort-cpu",
+        show_default=True,
+        help="Engine that will run the model; ort-cpu means this machine's CPU.",
+    )
+
+
+def json_option(what: str) -> Decorator:
+    """--json, which prints `what`."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON, and nothing else, on stdout.")
+
+
+def quiet_option() -> Decorator:
+    """--quiet."""
+    return click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+
+
+def force_option() -> Decorator:
+    """--force."""
+    return click.option("--force", "-f", is_flag=True, help="Replace files that exist.")
+
+
+def debug_option() -> Decorator:
+    """--debug, which only the group reads: the traceback of an error is printed outside of all commands."""
+    return click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+
+
+def threads_option() -> Decorator:
+    """--threads."""
+    return click.option("--threads", type=COUNT, help="Threads for inference; by default onnxruntime decides.")
+
+
+def _as_one(group: type[T], name: str, *options: Decorator) -> Decorator:
+    """Adds `options` to a command and passes their values as one `group` under `name`."""
+    keys = [field.name for field in fields(group)]  # type: ignore[arg-type]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> Any:
+            return command(**{name: group(**{key: values.pop(key) for key in keys})}, **values)
+
+        result: Command = wrapped
+        for option in reversed(options):
+            result = option(result)
+        return result
+
+    return decorate

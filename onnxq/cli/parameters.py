@@ -1,0 +1,58 @@
+"""Types of option values, and the names that options accept.
+
+The names are written out here because importing them from where they are defined would import numpy and onnx;
+tests/cli compares them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import click
+
+TARGETS = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino")
+METHODS = ("auto", "entropy", "max", "mse", "percentile")
+IMAGE_PRESETS = ("imagenet", "yolo", "paddleocr")
+LAYOUTS = ("nchw", "nhwc")
+COLORS = ("rgb", "bgr")
+RESIZES = ("stretch", "crop", "letterbox", "height")
+
+
+class Name(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """One of several names; a name that is not among them is answered with the closest one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        known = [str(choice) for choice in self.choices]
+        if value in known:
+            return value
+        close = difflib.get_close_matches(str(value), known, n=1)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        return self.fail(f"{value!r} is none of {', '.join(known)}.{guess}", param, ctx)
+
+
+class Numbers(click.ParamType):
+    """Numbers separated by commas: 0.485,0.456,0.406."""
+
+    name = "NUMBER[,NUMBER...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        try:
+            return tuple(float(part) for part in parts)
+        except (TypeError, ValueError):
+            return self.fail(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406.", param, ctx)
+
+
+class ImageSize(click.ParamType):
+    """Height and width in pixels: 224x224."""
+
+    name = "HEIGHTxWIDTH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        height, _, width = str(value).partition("x")
+        if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+            return self.fail(f"{value!r} is not a size such as 224x224.", param, ctx)
+        return int(height), int(width)

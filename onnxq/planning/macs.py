@@ -1,0 +1,63 @@
+"""How much arithmetic a node does, counted in multiply-accumulates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from onnx import NodeProto
+
+from onnxq.graph.shapes import infer_shapes
+from onnxq.graph.view import STANDARD_DOMAINS, Dim, Graph, attribute
+from onnxq.planning.plan import QuantPlan
+
+MATRIX_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+
+
+def macs(graph: Graph, node: NodeProto) -> int | None:
+    """Multiply-accumulates of a matrix operator for one sample; 0 for other operators.
+
+    The first dimension of an activation is taken as the batch and counted once.
+
+    Returns:
+        None where open dimensions leave the number open.
+    """
+    if node.op_type not in MATRIX_OPS or node.domain not in STANDARD_DOMAINS:
+        return 0
+    # A transposed convolution does its work once for each input position, the others once for each output.
+    positions = _count(graph.shape(node.input[0] if node.op_type == "ConvTranspose" else node.output[0]), start=1)
+    factor = _factor(graph, node)
+    return None if positions is None or factor is None else positions * factor
+
+
+def _factor(graph: Graph, node: NodeProto) -> int | None:
+    """Multiply-accumulates for one position."""
+    weight = graph.shape(node.input[1])
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return _count(weight, start=1)
+    data = graph.shape(node.input[0])
+    if weight and len(weight) > 1:
+        reduced = weight[-1] if node.op_type == "Gemm" and attribute(node, "transB", 0) else weight[-2]
+    else:
+        reduced = data[-1] if data else None
+    return reduced if isinstance(reduced, int) else None
+
+
+def _count(shape: tuple[Dim, ...] | None, *, start: int) -> int | None:
+    if shape is None:
+        return None
+    sizes = [d for d in shape[start:] if isinstance(d, int)]
+    return math.prod(sizes) if len(sizes) == len(shape) - start else None
+
+
+def plan_with_macs(plan: QuantPlan, graph: Graph, input_shapes: Mapping[str, tuple[int, ...]]) -> QuantPlan:
+    """`plan`, its arithmetic counted for inputs of the given shapes."""
+    fixed = graph.copy()
+    for name, shape in input_shapes.items():
+        dims = fixed.inputs[name].type.tensor_type.shape.dim
+        for dim, size in zip(dims, shape, strict=False):
+            dim.dim_value = size
+    fixed.set_value_info(())
+    infer_shapes(fixed)
+    return replace(plan, nodes=tuple(replace(d, macs=macs(fixed, fixed.node(d.node))) for d in plan.nodes))

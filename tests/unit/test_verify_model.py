@@ -1,0 +1,131 @@
+"""The whole verification, target by target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxq.errors import ConfigError, DataError
+from onnxq.graph.view import Graph
+from onnxq.verify.compare import OutputError
+from onnxq.verify.engines import openvino as openvino_engine
+from onnxq.verify.engines import tensorrt as tensorrt_engine
+from onnxq.verify.verify import VerifyResult, _unsound, _worse_than_unfused, verify_model
+from tests.verify_models import conv_feeds, float_conv, int8_conv, tensorrt_conv
+
+FLOAT_GRAPH = Graph(float_conv())
+
+
+def _checks(result: VerifyResult) -> dict[str, bool]:
+    return {c.name: c.passed for c in result.checks}
+
+
+def test_a_good_model_for_onnxruntime_passes():
+    result = verify_model(FLOAT_GRAPH, int8_conv(), iter(conv_feeds(3)), "ort-x64-vnni", expected_int8=["Conv_c"])
+    assert _checks(result) == {
+        "outputs are sound": True,
+        "optimised as accurate as unoptimised": True,
+        "fused and unfused agree": True,
+        "int8 nodes run in int8": True,
+    }
+    assert result
+    assert result.batches == 3
+    assert set(result.seconds) == {"compare", "engine"}
+
+
+def test_a_wrong_axis_fails_twice():
+    result = verify_model(FLOAT_GRAPH, int8_conv(weight_axis=1), conv_feeds(), "ort-x64-avx2")
+    assert not result
+    assert {c.name for c in result.failed} == {"optimised as accurate as unoptimised", "fused and unfused agree"}
+
+
+def test_a_model_placed_for_tensorrt_does_not_run_in_int8_on_onnxruntime():
+    result = verify_model(FLOAT_GRAPH, tensorrt_conv(), conv_feeds(), "ort-x64-avx2")
+    failed = {c.name: c.detail for c in result.failed}
+    assert failed["int8 nodes run in int8"] == (
+        "1 of 1 nodes meant to run in int8: Conv 'Conv_c' runs in float: "
+        "its output 'c' goes to Relu 'Relu_y' without QuantizeLinear"
+    )
+
+
+def test_a_float_model_in_place_of_a_quantized_one_fails():
+    failed = {c.name: c.detail for c in verify_model(FLOAT_GRAPH, float_conv(), conv_feeds(), "ort-x64-avx2").failed}
+    assert failed["int8 nodes run in int8"] == "nothing was checked: there are no nodes meant to run in int8"
+    assert failed["fused and unfused agree"] == "nothing was checked: there are no quantized tensors"
+
+
+def test_an_expected_node_that_is_not_there_fails():
+    result = verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "ort-x64-avx2", expected_int8=["gone"])
+    assert "node 'gone' is not in the model" in {c.name: c.detail for c in result.failed}["int8 nodes run in int8"]
+
+
+@pytest.mark.skipif(tensorrt_engine.installed_package() is None, reason="TensorRT is not installed")
+def test_a_good_model_for_tensorrt_builds():
+    result = verify_model(FLOAT_GRAPH, tensorrt_conv(), conv_feeds(2, batch=2), "tensorrt")
+    assert _checks(result) == {"outputs are sound": True, "rules of TensorRT": True, "engine builds": True}
+    assert result.engine is not None
+    assert result.engine.size_bytes > 0
+
+
+@pytest.mark.skipif(tensorrt_engine.installed_package() is None, reason="TensorRT is not installed")
+def test_a_model_for_onnxruntime_fails_for_tensorrt_in_lint_and_build():
+    result = verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "tensorrt")
+    assert {c.name for c in result.failed} == {"rules of TensorRT", "engine builds"}
+
+
+def test_without_tensorrt_the_linter_decides_and_a_warning_says_so(monkeypatch):
+    monkeypatch.setattr(tensorrt_engine, "PACKAGES", ("no_such_tensorrt",))
+    result = verify_model(FLOAT_GRAPH, tensorrt_conv(), conv_feeds(), "tensorrt")
+    assert result
+    assert result.warnings[0].startswith("No engine was built: TensorRT is not installed")
+    assert "pip install onnxq[tensorrt]" in result.warnings[0]
+
+
+@pytest.mark.skipif(not openvino_engine.is_installed(), reason="OpenVINO is not installed")
+def test_a_good_model_for_openvino_passes():
+    result = verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "openvino")
+    assert _checks(result) == {"outputs are sound": True, "model compiles": True, "int8 nodes run in int8": True}
+
+
+def test_without_openvino_a_warning_says_so(monkeypatch):
+    monkeypatch.setattr(openvino_engine, "is_installed", lambda: False)
+    result = verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "openvino")
+    assert result.warnings == (
+        "The executed precision is unknown: OpenVINO is not installed. "
+        "pip install onnxq[openvino], or leave the engine out of the verification.",
+    )
+
+
+def test_an_unknown_target_is_refused():
+    with pytest.raises(ConfigError, match="unknown target 'tpu'"):
+        verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "tpu")
+
+
+def test_no_batch_is_refused():
+    with pytest.raises(DataError, match="there is no batch to verify with"):
+        verify_model(FLOAT_GRAPH, int8_conv(), [], "ort-x64-avx2")
+
+
+def test_no_checks_is_not_a_pass():
+    assert not VerifyResult(target="ort-x64-avx2", checks=())
+
+
+def _error(sqnr_db: float | None = None, mismatch: float = 0.0, **counts: int) -> OutputError:
+    return OutputError(
+        name="y", sqnr_db=sqnr_db, cosine=None, max_abs=None, peak=1.0, mismatch_share=mismatch,
+        **{"elements": 1, **counts},
+    )  # fmt: skip
+
+
+def test_optimisations_may_redraw_noise_but_not_double_it():
+    assert _worse_than_unfused([_error(38.0)], [_error(40.0)]) == []
+    assert _worse_than_unfused([_error(36.0)], [_error(40.0)]) == ["'y' has 36.0 dB, unoptimised 40.0 dB"]
+    assert _worse_than_unfused([_error(70.0)], [_error(np.inf)]) == []
+    assert _worse_than_unfused([_error(mismatch=0.01)], [_error()]) == []
+    assert _worse_than_unfused([_error(mismatch=0.1)], [_error()]) == ["'y' differs in 10.0%, unoptimised in 0.0%"]
+
+
+def test_unsound_outputs_are_described():
+    assert _unsound(_error(nonfinite=3)) == "output 'y' has 3 values that are NaN or Inf in one model only"
+    assert _unsound(_error(shape_mismatches=2)) == "output 'y' has another shape in 2 batches"
+    assert _unsound(_error(elements=0)) == "output 'y' has no values"
