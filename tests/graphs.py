@@ -53,7 +53,9 @@ def random_feeds(graph: Graph, size: int = 2) -> dict[str, NDArray[Any]]:
     """Standard normal inputs; sizes that are not known are `size`."""
     rng = np.random.default_rng(1)
     return {
-        name: rng.standard_normal([d if isinstance(d, int) else size for d in graph.shape(name) or ()]).astype(np.float32)
+        name: rng.standard_normal([d if isinstance(d, int) else size for d in graph.shape(name) or ()]).astype(
+            np.float32
+        )
         for name in graph.inputs
     }
 
@@ -61,8 +63,8 @@ def random_feeds(graph: Graph, size: int = 2) -> dict[str, NDArray[Any]]:
 def apply(graph: Graph, *passes: Pass, rtol: float = 1e-5) -> PassResult:
     """Run `passes`, and check what every pass promises: same function, sound graph, nothing to do on a second run.
 
-    rtol: 1e-5 of the largest output: folding a factor into weights reorders float32 products (eps 6e-8) of at most a few
-    hundred terms; a wrong axis, sign or group gives errors of order 1.
+    rtol: 1e-5 of the largest output: folding a factor into weights reorders float32 products (eps 6e-8) of at most a
+    few hundred terms; a wrong axis, sign or group gives errors of order 1.
     """
     feeds = random_feeds(graph)
     before = computed(graph, feeds)

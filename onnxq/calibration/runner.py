@@ -80,8 +80,8 @@ def collect(  # noqa: PLR0913 - one keyword for each choice of the user
     session = None
     if inner:
         tapped = with_outputs(graph, inner)
-        # A thread of onnxruntime that spins takes its core from the statistics: on two cores YOLOv8n with 59 taps runs
-        # at 1.7 times plain inference with spinning and at 1.1 times without.
+        # A thread of onnxruntime that spins takes its core from the statistics: on two cores, calibrating YOLOv8n with
+        # 59 taps takes 1.5 times as long with spinning.
         session = make_session(
             tapped.to_model(), threads=threads, providers=providers, base_dir=graph.base_dir, spin=False
         )

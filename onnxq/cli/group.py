@@ -1,6 +1,6 @@
 """From an exception to what the user sees and the exit code.
 
-    0 done   1 a bug in onnxq   2 wrong usage   3 bad model or data   4 a check or gate not met   130 interrupted
+0 done   1 a bug in onnxq   2 wrong usage   3 bad model or data   4 a check or gate not met   130 interrupted
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def failure_of(error: Exception) -> Failure:
     """What is shown for an exception."""
     kind = type(error).__name__
     if isinstance(error, OnnxqError):
-        return Failure(
-            kind=kind, message=error.message, where=error.where, hint=error.hint, exit_code=error.exit_code
-        )
+        return Failure(kind=kind, message=error.message, where=error.where, hint=error.hint, exit_code=error.exit_code)
     if isinstance(error, click.Abort):
         return Failure(kind="Interrupted", message="interrupted", exit_code=EXIT_INTERRUPTED)
     if isinstance(error, click.ClickException):
@@ -103,8 +101,7 @@ def _usage_failure(error: click.ClickException) -> Failure:
     where = None
     if context is not None and parameter is not None and parameter.name:
         source = context.get_parameter_source(parameter.name)
-        # --config is read before all other options, so its value is known by now.
-        where = str(context.params.get("config")) if source is ParameterSource.DEFAULT_MAP else None
+        where = context.meta.get("onnxq.config") if source is ParameterSource.DEFAULT_MAP else None
     path = context.command_path if context is not None else "onnxq"
     return Failure(
         kind="UsageError",

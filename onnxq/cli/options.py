@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -18,7 +18,6 @@ from onnxq.cli.parameters import COLORS, IMAGE_PRESETS, LAYOUTS, RESIZES, TARGET
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
-T = TypeVar("T")
 
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
@@ -90,16 +89,22 @@ class PlanOptions:
 
 def data_options(help_text: str) -> Decorator:
     """The options of `DataOptions`; `help_text` explains --data."""
-    return _as_one(
+    return grouped(
         DataOptions,
         "data_from",
         click.option("--data", type=FILE, metavar="SRC", help=help_text),
-        click.option("--batch-size", type=COUNT, help="Samples to feed at once, where the model leaves it open."),
-        click.option("--limit", type=COUNT, help="Most samples to use."),
+        click.option(
+            "--batch-size", type=COUNT, metavar="N", help="Samples to feed at once, where the model leaves it open."
+        ),
+        click.option("--limit", type=COUNT, metavar="N", help="Most samples to use."),
         click.option(
             "--layout", type=Name(LAYOUTS), help="Where rank-4 data keeps its channels, if not where the model does."
         ),
-        click.option("--images", type=Name(IMAGE_PRESETS), help="How image files become model input."),
+        click.option(
+            "--images",
+            type=Name(IMAGE_PRESETS),
+            help="How image files become model input; the options below change single parts of it.",
+        ),
         click.option("--mean", type=Numbers(), help="Images: subtracted from pixel / 255, for each channel."),
         click.option("--std", type=Numbers(), help="Images: divided by after that, for each channel."),
         click.option("--color", type=Name(COLORS), help="Images: order of the channels."),
@@ -107,19 +112,27 @@ def data_options(help_text: str) -> Decorator:
         click.option(
             "--crop-share",
             type=click.FloatRange(min=0, max=1, min_open=True),
+            metavar="SHARE",
             help="Images: for --resize crop, side of the crop as a share of the resized short side.",
         ),
-        click.option("--image-size", type=ImageSize(), help="Images: size, where the model leaves it open."),
+        click.option(
+            "--image-size",
+            type=ImageSize(),
+            metavar=ImageSize.name,
+            help="Images: size, where the model leaves it open.",
+        ),
     )
 
 
 def plan_options() -> Decorator:
     """The options of `PlanOptions`."""
-    return _as_one(
+    return grouped(
         PlanOptions,
         "placement",
         target_option(),
-        click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep nodes of this name in float; repeatable."),
+        click.option(
+            "--exclude", multiple=True, metavar="PATTERN", help="Keep nodes of this name in float; repeatable."
+        ),
         click.option("--exclude-op", multiple=True, metavar="OP", help="Keep nodes of this type in float; repeatable."),
     )
 
@@ -158,12 +171,14 @@ def debug_option() -> Decorator:
 
 def threads_option() -> Decorator:
     """--threads."""
-    return click.option("--threads", type=COUNT, help="Threads for inference; by default onnxruntime decides.")
+    return click.option(
+        "--threads", type=COUNT, metavar="N", help="Threads for inference; by default onnxruntime decides."
+    )
 
 
-def _as_one(group: type[T], name: str, *options: Decorator) -> Decorator:
-    """Adds `options` to a command and passes their values as one `group` under `name`."""
-    keys = [field.name for field in fields(group)]  # type: ignore[arg-type]
+def grouped(group: type[Any], name: str, *options: Decorator) -> Decorator:
+    """A decorator that adds `options` to a command and passes their values as one `group` under `name`."""
+    keys = [field.name for field in fields(group)]
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)

@@ -31,7 +31,7 @@ class Name(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 o
         return self.fail(f"{value!r} is none of {', '.join(known)}.{guess}", param, ctx)
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
     """Numbers separated by commas: 0.485,0.456,0.406."""
 
     name = "NUMBER[,NUMBER...]"
@@ -44,7 +44,7 @@ class Numbers(click.ParamType):
             return self.fail(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406.", param, ctx)
 
 
-class ImageSize(click.ParamType):
+class ImageSize(click.ParamType):  # type: ignore[type-arg]
     """Height and width in pixels: 224x224."""
 
     name = "HEIGHTxWIDTH"

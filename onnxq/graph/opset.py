@@ -64,7 +64,7 @@ def _transplanted(graph: Graph, converted: ModelProto, opset: int) -> Graph:
     for entry in model.opset_import:
         if entry.domain in STANDARD_DOMAINS:
             entry.version = opset
-    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(list(model.opset_import)))
+    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))
     kept = graph.initializers
     model.graph.node.extend(converted.graph.node)
     model.graph.initializer.extend(kept.values())

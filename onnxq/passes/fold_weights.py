@@ -2,13 +2,15 @@
 
 Cases:
   1. A weight or constant becomes codes of its type; one initializer and one DequantizeLinear serve all its readers.
-  2. A bias becomes int32 codes with the scale derived from its node's data and weight.
+  2. A bias becomes int32 codes of rank 1 with the scale derived from its node's data and weight.
   3. The axis is always written with a vector of scales: TensorRT's parser and ONNX have different defaults (R7).
   4. A float copy that somebody else still reads stays; one that nobody reads leaves the graph.
   5. The reads are folded already: nothing happens.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from onnxq.calibration.solve import QParamsTable, constant_values
 from onnxq.graph.view import Graph
@@ -45,7 +47,8 @@ class FoldWeights(Pass):
         name, params = tensor.name, self._qparams[key]
         values = constant_values(graph, name)
         if tensor.role is Role.BIAS:
-            values = values.reshape(-1)
+            # A bias that is one number for all columns gets a code for each: their scales differ.
+            values = np.broadcast_to(values.reshape(-1), params.scale.shape or (values.size,))
         codes = graph.add_initializer(graph.unique_name(f"{name}_quantized"), quantize(values, params))
         scale, zero_point = add_params(graph, name, self._qparams, key)
         result = graph.unique_name(f"{name}_dequantized")

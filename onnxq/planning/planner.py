@@ -20,6 +20,7 @@ from onnxq.planning.plan import (
     Derived,
     FromValues,
     NodeDecision,
+    Observed,
     QuantPlan,
     Role,
     SharedWith,
@@ -183,12 +184,13 @@ def _place_inputs(
     graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions
 ) -> tuple[dict[str, TensorPlan], dict[str, Decided]]:
     pairs = InputPairs(graph, target, sites, options)
+    bounds = _bounds_by_group(graph, pairs)
     tensors = {
         name: TensorPlan(
             name=name,
             role=Role.ACTIVATION,
             spec=target.activation,
-            source=known_bounds(graph, name),
+            source=bounds[pairs.groups.group_of(name) or name],
             uses=tuple(pairs.uses[name]),
             group=pairs.groups.group_of(name),
         )
@@ -200,12 +202,29 @@ def _place_inputs(
     }
     for add, matmul in _bias_adds(sites).items():
         decided.setdefault(add, (Action.FUSED, f"is the bias of {matmul!r}", "R21"))
-    for name, site in sites.items():
-        uses = graph.uses(site.output)
+    ends = {name: site.output for name, site in sites.items()} | {add: graph.node(add).output[0] for add in pairs.skips}
+    for name, output in ends.items():
+        uses = graph.uses(output)
         follower = graph.node(uses[0].node) if len(uses) == 1 else None
         if follower is not None and follower.op_type in target.fused_activations and follower.name not in decided:
             decided[follower.name] = Action.FUSED, f"fuses behind {name!r}", "R20"
     return tensors, decided
+
+
+def _bounds_by_group(graph: Graph, pairs: InputPairs) -> dict[str, Observed]:
+    """Bounds that hold for every tensor of a group, since all of them get one range; by group or lone tensor."""
+    bounds: dict[str, Observed] = {}
+    for name in pairs.uses:
+        own, key = known_bounds(graph, name), pairs.groups.group_of(name) or name
+        bounds[key] = _hull(own, bounds.get(key, own))
+    return bounds
+
+
+def _hull(one: Observed, other: Observed) -> Observed:
+    return Observed(
+        None if one.lower is None or other.lower is None else min(one.lower, other.lower),
+        None if one.upper is None or other.upper is None else max(one.upper, other.upper),
+    )
 
 
 def _bias_adds(sites: dict[str, ComputeSite]) -> dict[str, str]:

@@ -81,7 +81,7 @@ class VerifyResult:
 
 def verify_model(
     float_graph: Graph,
-    quantized_model: ModelProto,
+    quantized_model: ModelProto | Graph,
     feeds: Iterable[Feed],
     target_name: str,
     *,
@@ -91,7 +91,8 @@ def verify_model(
 
     Args:
         float_graph: The float model.
-        quantized_model: The quantized model; any Q/DQ model, not only onnxq's own.
+        quantized_model: The quantized model; any Q/DQ model, not only onnxq's own. As a message it may refer only to
+            external data in the float model's folder; a graph knows its own folder.
         feeds: Held-out batches: an array for each input. Read once.
         target_name: "ort-...", "tensorrt" or "openvino".
         expected_int8: Names of nodes that must run in int8 (of the plan); empty asks only for what the graph shows.
@@ -109,7 +110,10 @@ def verify_model(
             f"unknown target {target_name!r}",
             hint="targets are ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt and openvino (target=, --target)",
         )
-    quantized = _typed(Graph(quantized_model, float_graph.base_dir))
+    if isinstance(quantized_model, ModelProto):
+        quantized = _typed(Graph(quantized_model, float_graph.base_dir))
+    else:
+        quantized = _typed(quantized_model.copy())
     measured = _measure(float_graph, quantized, feeds, optimised=target_name.startswith("ort-"))
     started = time.perf_counter()
     if target_name == "tensorrt":

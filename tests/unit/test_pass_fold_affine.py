@@ -20,12 +20,16 @@ def conv_then(then: str, constant: Any, linear: str = "Conv(x, w)", **weights: A
     return graph_of(text, **{"w": normal(CHANNELS, 6, 3, 3), "k": np.float32(constant), **weights})
 
 
-@pytest.mark.parametrize("op", ["Mul(t, k)", "Mul(k, t)", "Div(t, k)", "Add(t, k)", "Add(k, t)", "Sub(t, k)", "Sub(k, t)"])
+@pytest.mark.parametrize(
+    "op", ["Mul(t, k)", "Mul(k, t)", "Div(t, k)", "Add(t, k)", "Add(k, t)", "Sub(t, k)", "Sub(k, t)"]
+)
 @pytest.mark.parametrize("shape", [(), (1,), (CHANNELS, 1, 1), (1, CHANNELS, 1, 1)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_cases_1_and_2_conv(op: str, shape: tuple[int, ...], *, bias: bool) -> None:
     constant = normal(*shape, seed=5) + np.float32(3)
-    graph = conv_then(op, constant, "Conv(x, w, b)" if bias else "Conv(x, w)", **({"b": normal(CHANNELS)} if bias else {}))
+    graph = conv_then(
+        op, constant, "Conv(x, w, b)" if bias else "Conv(x, w)", **({"b": normal(CHANNELS)} if bias else {})
+    )
     apply(graph, FoldAffine())
     assert ops(graph) == {"Conv": 1}
     assert graph.producer("y").op_type == "Conv"
@@ -125,7 +129,9 @@ def test_case_6_not_alone(head: str, outputs: str, tail: str, reason: str) -> No
     ],
 )
 def test_case_7_other_shapes(shape: tuple[int, ...], reason: str) -> None:
-    text = f"(float[N,6,5,5] x) => (float[{','.join('abcde'[: max(4, len(shape))])}] y) {{ t = Conv(x, w) y = Mul(t, k) }}"
+    text = (
+        f"(float[N,6,5,5] x) => (float[{','.join('abcde'[: max(4, len(shape))])}] y) {{ t = Conv(x, w) y = Mul(t, k) }}"
+    )
     graph = graph_of(text, w=normal(4, 6, 3, 3), k=normal(*shape))
     assert reason in reasons(apply(graph, FoldAffine()))
 
@@ -142,7 +148,10 @@ def test_case_7_vector_weight() -> None:
 
 @pytest.mark.parametrize(
     ("then", "reason"),
-    [("Add(t, k)", "MatMul has no bias to take the shift"), ("Div(k, t)", "a constant divided by the output is not linear")],
+    [
+        ("Add(t, k)", "MatMul has no bias to take the shift"),
+        ("Div(k, t)", "a constant divided by the output is not linear"),
+    ],
 )
 def test_case_8_no_place_for_it(then: str, reason: str) -> None:
     graph = graph_of(f"(float[2,6] x) => (float[2,4] y) {{ t = MatMul(x, w) y = {then} }}", w=normal(6, 4), k=normal(4))
@@ -156,5 +165,7 @@ def test_case_9_division_by_zero() -> None:
 
 
 def test_arithmetic_without_a_linear_operator_is_not_mentioned() -> None:
-    result = apply(graph_of("(float[2,6] x) => (float[2,6] y) { r = Relu(x) y = Mul(r, k) }", k=normal(6)), FoldAffine())
+    result = apply(
+        graph_of("(float[2,6] x) => (float[2,6] y) { r = Relu(x) y = Mul(r, k) }", k=normal(6)), FoldAffine()
+    )
     assert not result.misses

@@ -21,7 +21,9 @@ def bn_parameters(channels: int) -> dict[str, Any]:
     }
 
 
-def conv_bn(conv: str = "Conv(x, w)", bn: str = "BatchNormalization", out: str = "float[N,4,h,v] y", **weights: Any) -> Graph:
+def conv_bn(
+    conv: str = "Conv(x, w)", bn: str = "BatchNormalization", out: str = "float[N,4,h,v] y", **weights: Any
+) -> Graph:
     text = f"(float[N,6,5,5] x) => ({out}) {{ c = {conv} y = {bn}(c, gamma, beta, mean, var) }}"
     return graph_of(text, **{"w": normal(4, 6, 3, 3), **bn_parameters(4), **weights})
 
@@ -90,7 +92,8 @@ def test_case_4_shared_weight_is_copied() -> None:
     ],
 )
 def test_case_5_read_elsewhere(outputs: str, tail: str, reason: str) -> None:
-    text = f"(float[N,6,5,5] x) => ({outputs}) {{ c = Conv(x, w) y = BatchNormalization(c, gamma, beta, mean, var) {tail} }}"
+    text = f"""(float[N,6,5,5] x) => ({outputs}) {{
+        c = Conv(x, w)  y = BatchNormalization(c, gamma, beta, mean, var)  {tail} }}"""
     graph = graph_of(text, w=normal(4, 6, 3, 3), **bn_parameters(4))
     assert reason in reasons(apply(graph, FoldBatchnorm()))
 
@@ -106,7 +109,8 @@ def test_case_5_read_elsewhere(outputs: str, tail: str, reason: str) -> None:
 def test_case_6_not_constant(variable: str, reason: str) -> None:
     weights = {"w": normal(4, 6, 3, 3), "b": normal(4), **bn_parameters(4)}
     del weights[variable.split()[1]]
-    text = f"(float[N,6,5,5] x, {variable}) => (float[N,4,h,v] y) {{ c = Conv(x, w, b) y = BatchNormalization(c, gamma, beta, mean, var) }}"  # noqa: E501
+    text = f"""(float[N,6,5,5] x, {variable}) => (float[N,4,h,v] y) {{
+        c = Conv(x, w, b)  y = BatchNormalization(c, gamma, beta, mean, var) }}"""
     assert reasons(apply(graph_of(text, **weights), FoldBatchnorm())) == reason
 
 

@@ -18,7 +18,15 @@ PADS = np.array([0, 0, 1, 2, 0, 0, 3, 0])
 def padded(reader: str, pad: str = "Pad(x, p)", *, opset: int = 18, **constants: Any) -> Graph:
     text = f"(float[1,2,6,6] x) => (float[a,b,c,d] y) {{ t = {pad} y = {reader} }}"
     known = {"p": PADS, "w": normal(3, 2, 3, 3), **constants}
-    return graph_of(text, opset=opset, **{k: v for k, v in known.items() if k in (reader + pad).replace("(", " ").replace(")", " ").replace(",", " ").split()})  # noqa: E501
+    return graph_of(
+        text,
+        opset=opset,
+        **{
+            k: v
+            for k, v in known.items()
+            if k in (reader + pad).replace("(", " ").replace(")", " ").replace(",", " ").split()
+        },
+    )
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,13 @@ def test_a_good_model_for_onnxruntime_passes():
     assert set(result.seconds) == {"compare", "engine"}
 
 
+def test_a_graph_is_taken_as_well_and_left_as_it_was():
+    graph = Graph(int8_conv())
+    before = graph.to_model().SerializeToString(deterministic=True)
+    assert verify_model(FLOAT_GRAPH, graph, conv_feeds(), "ort-x64-vnni")
+    assert graph.to_model().SerializeToString(deterministic=True) == before
+
+
 def test_a_wrong_axis_fails_twice():
     result = verify_model(FLOAT_GRAPH, int8_conv(weight_axis=1), conv_feeds(), "ort-x64-avx2")
     assert not result

@@ -216,5 +216,19 @@ def test_a_wrong_float_output_is_found():
     assert str(last).endswith("of the peak")
 
 
+def test_a_bias_scale_that_onnxruntime_does_not_check_is_found():
+    """QGemm adds the int32 bias as if its scale were x_scale * w_scale, whatever its DequantizeLinear says."""
+    b = ModelBuilder()
+    x = b.pair(b.input("x", [2, 8]), 1 / 127, np.uint8(128))
+    weight = b.weight("w", weights(8, 8), None)
+    codes = b.constant("bias_codes", np.full(8, 20000, np.int32))
+    bias = b.dq(codes, 2 / 127 / 127, np.int32(0), "bias")
+    b.pair(b.node("Gemm", [x, weight, bias], "g"), 0.05, np.uint8(0), "y")
+    b.output("y")
+    feed = {"x": np.random.default_rng(0).uniform(-1, 1, (2, 8)).astype(np.float32)}
+    wrong = [s.node for s in fused_agreement(Graph(b.model()), feed) if not s.agrees]
+    assert wrong == ["Gemm_g"]
+
+
 def test_agreement_of_a_float_model_has_nothing_to_say():
     assert fused_agreement(Graph(float_conv()), conv_feeds(1)[0]) == ()

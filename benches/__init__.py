@@ -1,0 +1,1 @@
+"""Side-by-side measurements of onnxq and its peers on the models of `tests.zoo`."""

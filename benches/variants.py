@@ -1,0 +1,41 @@
+"""Everything that is measured beside the float model: onnxq's methods, settings of onnxruntime's `quantize_static`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+ONNXQ_METHODS = ("auto", "max", "percentile", "entropy", "mse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticVariant:
+    """One setting of `quantize_static`, in the spelling of its own arguments.
+
+    Attributes:
+        title: How tables call it.
+        arguments: Keyword arguments; the enum members by name.
+    """
+
+    title: str
+    arguments: Mapping[str, str | bool] = field(default_factory=dict)
+
+
+def _uint8(weights: str, **more: str | bool) -> dict[str, str | bool]:
+    return {"activation_type": "QUInt8", "weight_type": weights, "per_channel": True, **more}
+
+
+STATIC: dict[str, StaticVariant] = {
+    "ort-default": StaticVariant(title="static defaults (S8S8, MinMax)"),
+    "ort-u8s8": StaticVariant(title="static U8S8 per-channel", arguments=_uint8("QInt8")),
+    "ort-u8s8-reduce": StaticVariant(
+        title="static U8S8 per-channel, reduce_range", arguments=_uint8("QInt8", reduce_range=True)
+    ),
+    "ort-u8u8": StaticVariant(title="static U8U8 per-channel", arguments=_uint8("QUInt8")),
+    "ort-u8s8-entropy": StaticVariant(
+        title="static U8S8 per-channel, Entropy", arguments=_uint8("QInt8", calibrate_method="Entropy")
+    ),
+    "ort-u8s8-percentile": StaticVariant(
+        title="static U8S8 per-channel, Percentile", arguments=_uint8("QInt8", calibrate_method="Percentile")
+    ),
+}

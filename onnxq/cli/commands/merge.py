@@ -1,0 +1,39 @@
+"""`onnxq merge`: statistics of several parts of the data become one."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import click
+
+from onnxq.cli import options
+from onnxq.cli.documents import stats_document
+from onnxq.cli.files import check_places
+from onnxq.cli.render import print_json, say
+
+
+@click.command(short_help="Merge statistics of parts of the data.")
+@click.argument("stats", type=options.FILE, nargs=-1, required=True)
+@click.option("--output", "-o", type=options.FILE, required=True, help="Statistics file.")
+@options.force_option()
+@options.json_option("what was merged")
+@options.quiet_option()
+@options.debug_option()
+def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, quiet: bool) -> None:
+    """Merge STATS files of one model into one, exactly: as if all samples had been calibrated in one run.
+
+    \b
+    Example:
+      onnxq merge part-*.stats -o model.stats
+    """
+    for path in stats:
+        check_places({"--output": output}, source=path, force=force)
+    from onnxq import StatsTable, load_stats  # noqa: PLC0415 - numpy and onnx only now
+
+    merged = functools.reduce(StatsTable.merge, map(load_stats, stats))
+    merged.save(output)
+    if as_json:
+        print_json(stats_document(merged, output))
+    else:
+        say(f"statistics of {len(merged)} tensors over {merged.samples} samples written to {output}", quiet=quiet)

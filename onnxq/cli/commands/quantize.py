@@ -1,0 +1,152 @@
+"""`onnxq quantize`: the main job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxq.cli import options
+from onnxq.cli.configuration import config_option
+from onnxq.cli.files import check_places
+from onnxq.cli.parameters import METHODS, Name
+from onnxq.cli.progress import calibration_progress
+from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_report
+
+if TYPE_CHECKING:
+    from onnxq.report.report import Report
+
+_SYNTHETIC = (
+    "warning: NO CALIBRATION DATA. Ranges come from synthetic inputs and accuracy on real inputs is unknown; "
+    "pass --data SRC, or put samples beside the model as {beside}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """How ranges are found. Attributes as the options of the same names."""
+
+    method: str
+    percentile: float | None
+    threads: int | None
+    stats: Path | None
+    save_stats: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What is written and printed. Attributes as the options of the same names."""
+
+    output: Path | None
+    report: Path | None
+    force: bool
+    as_json: bool
+    quiet: bool
+
+
+_RANGE_OPTIONS = (
+    click.option(
+        "--method", "-m", type=Name(METHODS), default="auto", show_default=True, help="How ranges are chosen."
+    ),
+    click.option(
+        "--percentile",
+        type=click.FloatRange(min=0, max=100, min_open=True),
+        help="For --method percentile, percent of the values inside the range.  [default: 99.99]",
+        metavar="P",
+    ),
+    options.threads_option(),
+    click.option("--stats", type=options.FILE, help="Statistics of an earlier run: no inference for calibration."),
+    click.option("--save-stats", type=options.FILE, help="Write the statistics, for later runs with --stats."),
+)
+
+_RESULT_OPTIONS = (
+    click.option("--output", "-o", type=options.FILE, help="Quantized model.  [default: MODEL.int8.onnx]"),
+    click.option("--report", type=options.FILE, help="Write the report to a .html or .json file."),
+    options.force_option(),
+    options.json_option("the report"),
+    options.quiet_option(),
+)
+
+
+@click.command(short_help="Quantize a model, and prove the result.")
+@click.argument("model", type=options.FILE)
+@options.plan_options()
+@options.data_options("Calibration data, see below.  [default: MODEL.calib.npz if it exists]")
+@options.grouped(Ranges, "ranges", *_RANGE_OPTIONS)
+@options.grouped(Results, "results", *_RESULT_OPTIONS)
+@config_option()
+@options.debug_option()
+def quantize(
+    model: Path,
+    placement: options.PlanOptions,
+    data_from: options.DataOptions,
+    ranges: Ranges,
+    results: Results,
+) -> None:
+    """Quantize a float MODEL to int8 for one target, and prove the result on the target's engine.
+
+    SRC is a .npz or .npy file (the first axis counts samples), a folder of them, a folder of images (with --images, or
+    --mean and --std), a folder with ONNX test_data_set_* folders, or a Python file that defines load_data().
+
+    \b
+    Examples:
+      onnxq quantize model.onnx
+      onnxq quantize model.onnx --data samples.npz --target tensorrt -o engine-ready.onnx
+      onnxq quantize resnet.onnx --data photos/ --images imagenet --limit 500
+      onnxq quantize model.onnx --method percentile --percentile 99.9 --exclude '/head/*'
+      onnxq quantize model.onnx --config int8.toml --report int8.html --force
+    """
+    output = results.output or model.with_suffix(".int8.onnx")
+    places = {"--output": output, "--report": results.report, "--save-stats": ranges.save_stats}
+    check_places(places, source=model, force=results.force)
+    check_report_suffix(results.report)
+    chosen = data_from.beside(model)
+    _say_where_data_is_from(data_from, chosen, ranges, model, quiet=results.quiet)
+    report = _run(model=model, placement=placement, data_from=chosen, ranges=ranges, output=output, results=results)
+    write_report(report, results.report)
+    show_report(report, as_json=results.as_json, quiet=results.quiet)
+    leave_on_failed_checks(
+        report, remark=f"the model was written to {output} all the same; see it with --report FILE.html"
+    )
+
+
+def _run(  # noqa: PLR0913 - one parameter for each group of options
+    *,
+    model: Path,
+    placement: options.PlanOptions,
+    data_from: options.DataOptions,
+    ranges: Ranges,
+    output: Path,
+    results: Results,
+) -> Report:
+    import onnxq  # noqa: PLC0415 - numpy and onnx only when a name of it is used
+
+    quiet = results.quiet or results.as_json
+    with calibration_progress(quiet=quiet, afterwards="quantizing and verifying") as progress:
+        result = onnxq.quantize(
+            model,
+            **data_from.keywords(),
+            **placement.keywords(),
+            method=ranges.method,
+            percentile=ranges.percentile,
+            threads=ranges.threads,
+            stats=None if ranges.stats is None else onnxq.load_stats(ranges.stats),
+            output=output,
+            force=results.force,
+            progress=progress,
+        )
+    if ranges.save_stats is not None:
+        result.stats.save(ranges.save_stats)
+    return result.report
+
+
+def _say_where_data_is_from(
+    given: options.DataOptions, chosen: options.DataOptions, ranges: Ranges, model: Path, *, quiet: bool
+) -> None:
+    if given.data is None and chosen.data is not None:
+        say(f"data: {chosen.data}, found beside the model", quiet=quiet)
+    elif chosen.data is None and ranges.stats is None:
+        beside = model.with_name(model.stem + options.DATA_SUFFIX)
+        say(_SYNTHETIC.format(beside=beside), quiet=quiet)

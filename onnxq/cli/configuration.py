@@ -1,0 +1,63 @@
+"""--config: a file whose values stand in for options that were not given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxq.cli.options import FILE, Decorator
+from onnxq.cli.parameters import Numbers
+from onnxq.config import Kind, load_config
+
+_NOT_IN_A_FILE = frozenset({"config", "debug", "help"})
+
+
+def config_option() -> Decorator:
+    """--config, read before all other options."""
+    return click.option(
+        "--config",
+        type=FILE,
+        is_eager=True,
+        expose_value=False,
+        callback=_read,
+        help="TOML file whose keys are these long option names; options given here win.",
+    )
+
+
+def config_kinds(command: click.Command) -> dict[str, Kind]:
+    """The keys that a configuration file of `command` may have: its long option names without dashes."""
+    return {
+        _long_name(option): _kind(option)
+        for option in command.params
+        if isinstance(option, click.Option) and _long_name(option) not in _NOT_IN_A_FILE
+    }
+
+
+def _read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None:
+        # Kept for error messages: a bad value is found only when its own option is looked at.
+        ctx.meta["onnxq.config"] = str(value)
+        names = {_long_name(p): p.name for p in ctx.command.params if isinstance(p, click.Option)}
+        loaded: dict[str, Any] = load_config(value, config_kinds(ctx.command))
+        ctx.default_map = {str(names[key]): item for key, item in loaded.items()}
+    return value
+
+
+def _long_name(option: click.Option) -> str:
+    return max(option.opts, key=len).removeprefix("--")
+
+
+def _kind(option: click.Option) -> Kind:
+    if option.is_flag:
+        return Kind.SWITCH
+    if option.multiple:
+        return Kind.TEXTS
+    by_type: tuple[tuple[type[Any], Kind], ...] = (
+        (click.Path, Kind.PATH),
+        (Numbers, Kind.NUMBERS),
+        (click.IntRange, Kind.INTEGER),
+        (click.FloatRange, Kind.NUMBER),
+    )
+    return next((kind for cls, kind in by_type if isinstance(option.type, cls)), Kind.TEXT)

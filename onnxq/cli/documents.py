@@ -1,0 +1,53 @@
+"""JSON documents of commands whose results have no JSON form of their own. Keys are added, never renamed or removed.
+
+onnxq.plan/1    {schema, target, opset, digest, notes, counts: {int8, fused, float},
+                 nodes: [{node, op, action, reason, rule, macs}]}
+onnxq.stats/1   {schema, path, digest, samples, data_fingerprint, tensors}
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxq.calibration.statistics import StatsTable
+    from onnxq.planning.plan import NodeDecision, QuantPlan
+
+
+def plan_document(plan: QuantPlan, nodes: Iterable[NodeDecision]) -> dict[str, Any]:
+    """A plan, with the given rows; the counts are those of the whole plan."""
+    counts = Counter(d.action.value for d in plan.nodes)
+    return {
+        "schema": "onnxq.plan/1",
+        "target": plan.target,
+        "opset": plan.opset,
+        "digest": plan.digest,
+        "notes": list(plan.notes),
+        "counts": {action: counts[action] for action in ("int8", "fused", "float")},
+        "nodes": [
+            {
+                "node": d.node,
+                "op": d.op,
+                "action": d.action.value,
+                "reason": d.reason,
+                "rule": d.rule,
+                "macs": d.macs,
+            }
+            for d in nodes
+        ],
+    }
+
+
+def stats_document(stats: StatsTable, path: Path) -> dict[str, Any]:
+    """What a statistics file holds, without the statistics."""
+    return {
+        "schema": "onnxq.stats/1",
+        "path": str(path),
+        "digest": stats.digest,
+        "samples": stats.samples,
+        "data_fingerprint": stats.data_fingerprint,
+        "tensors": len(stats),
+    }

@@ -1,0 +1,62 @@
+"""Files that commands write besides models: checked before any work, then written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from pathlib import Path
+
+from onnxq.errors import ConfigError
+
+
+def check_places(places: dict[str, Path | None], *, source: Path, force: bool) -> None:
+    """See that every file can be written, before any work is done for it.
+
+    Args:
+        places: The files by the option that named them; None where it was not given.
+        source: The input model, which is never replaced.
+        force: Whether existing files may be replaced.
+
+    Raises:
+        ConfigError: a file is named twice, is the input model, exists, or has no folder.
+    """
+    seen: dict[Path, str] = {}
+    for option, path in places.items():
+        if path is None:
+            continue
+        where = f"{option} {str(path)!r}"
+        if path.resolve() == source.resolve():
+            raise ConfigError("this is the input model", where=where, hint=f"choose another file with {option}")
+        if (other := seen.setdefault(path.resolve(), option)) != option:
+            raise ConfigError(f"{other} names the same file", where=where, hint=f"choose another file with {option}")
+        if not path.parent.is_dir():
+            raise ConfigError(
+                f"the folder {str(path.parent)!r} does not exist",
+                where=where,
+                hint=f"create it, or choose another place with {option}",
+            )
+        if path.exists() and not (force and path.is_file()):
+            what = "the file exists" if path.is_file() else "this is not a regular file"
+            hint = f"choose another place with {option}" + (", or pass --force" if path.is_file() else "")
+            raise ConfigError(what, where=where, hint=hint)
+
+
+def write_text(path: Path, text: str, *, option: str) -> None:
+    """Write a text file beside its place and rename it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"the file cannot be written: {error.strerror or error}",
+            where=f"{option} {str(path)!r}",
+            hint=f"choose another place with {option}",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

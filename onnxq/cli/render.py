@@ -1,0 +1,94 @@
+"""What commands print. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxq.cli.files import write_text
+from onnxq.cli.group import EXIT_GATE, Failure
+from onnxq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxq.report.report import Report
+
+_PAGE_COLUMNS = 100
+_UNFOLDED_COLUMNS = 1000
+"""A table that goes to a file or another program is not folded: one row, one line."""
+
+_REPORT_SUFFIXES = (".html", ".json")
+
+
+def say(text: str, *, quiet: bool) -> None:
+    """A remark for the person at the terminal."""
+    if not quiet:
+        click.echo(text, err=True)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def show(renderable: RenderableType, *, table: bool = False) -> None:
+    """Print for a person: in colour on a terminal, as plain text elsewhere; NO_COLOR is respected.
+
+    Args:
+        renderable: What to print.
+        table: Whether lines may be longer than a page where they are not printed on a terminal.
+    """
+    if sys.stdout.isatty():
+        from rich.console import Console  # noqa: PLC0415 - keeps `--help` fast
+
+        Console().print(renderable)
+        return
+    from onnxq.report.text import plain  # noqa: PLC0415
+
+    click.echo(plain(renderable, width=_UNFOLDED_COLUMNS if table else _PAGE_COLUMNS), nl=False)
+
+
+def show_report(report: Report, *, as_json: bool, quiet: bool) -> None:
+    """A report on stdout."""
+    from onnxq.report.text import summary  # noqa: PLC0415
+
+    if as_json:
+        click.echo(report.to_json())
+    elif not quiet:
+        show(summary(report))
+
+
+def check_report_suffix(path: Path | None) -> None:
+    """See that a report can be rendered as its name says.
+
+    Raises:
+        ConfigError: the suffix is neither .html nor .json.
+    """
+    if path is not None and path.suffix.lower() not in _REPORT_SUFFIXES:
+        raise ConfigError(
+            f"a report is written as {' or '.join(_REPORT_SUFFIXES)}, not as {path.suffix or 'a file without suffix'}",
+            where=f"--report {str(path)!r}",
+            hint=f"pass --report {path.with_suffix('.html')}",
+        )
+
+
+def write_report(report: Report, path: Path | None) -> None:
+    """A report in a file, as its suffix says."""
+    if path is not None:
+        text = report.to_json() if path.suffix.lower() == ".json" else report.to_html()
+        write_text(path, text, option="--report")
+
+
+def leave_on_failed_checks(report: Report, *, remark: str = "") -> None:
+    """End the command with exit code 4 where a check of the report failed, naming the checks on stderr."""
+    if report.passed:
+        return
+    failed = "; ".join(f"{check.name}: {check.detail}" for check in report.failed_checks) or "nothing was checked"
+    failure = Failure(kind="GateError", message=f"not passed: {failed}", hint=remark or None, exit_code=EXIT_GATE)
+    click.echo(failure.to_text(), err=True)
+    click.get_current_context().exit(EXIT_GATE)

@@ -1,0 +1,390 @@
+"""Models in and out: what is accepted, what is refused with which words, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper
+
+from onnxq.errors import ConfigError, ModelError, UnsupportedModelError
+from onnxq.graph import saving
+from onnxq.graph.model import (
+    get_metadata,
+    is_quantized,
+    load_graph,
+    model_digest,
+    quantized_nodes,
+    save_model,
+    set_metadata,
+    upgrade_opset,
+)
+from onnxq.passes.infer_shapes import InferShapes
+from tests.graphs import computed, graph_of, model_of, normal, ops, random_feeds
+
+TEXT = "(float[N,300] x) => (float[N,4] y) { t = MatMul(x, w) y = Relu(t) }"
+
+
+@pytest.fixture
+def model() -> ModelProto:
+    return model_of(TEXT, w=normal(300, 4))
+
+
+def saved_external(model: ModelProto, folder: Path) -> Path:
+    path = folder / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestLoad:
+    def test_path_bytes_and_message_are_the_same_model(self, model: ModelProto, tmp_path: Path) -> None:
+        onnx.save(model, tmp_path / "m.onnx")
+        sources: list[Any] = [tmp_path / "m.onnx", str(tmp_path / "m.onnx"), model.SerializeToString(), model]
+        digests = {model_digest(load_graph(source)) for source in sources} | {model_digest(model)}
+        assert len(digests) == 1
+
+    def test_the_digest_tells_models_apart(self, model: ModelProto) -> None:
+        other = ModelProto()
+        other.CopyFrom(model)
+        other.graph.initializer[0].raw_data = normal(300, 4, seed=1).tobytes()
+        renamed = ModelProto()
+        renamed.CopyFrom(model)
+        renamed.graph.node[1].op_type = "Sigmoid"
+        assert len({model_digest(m) for m in (model, other, renamed)}) == 3
+
+    def test_external_data_is_read_only_when_asked_for(self, model: ModelProto, tmp_path: Path) -> None:
+        graph = load_graph(saved_external(model, tmp_path))
+        np.testing.assert_array_equal(graph.constant("w"), normal(300, 4))
+        (tmp_path / "weights.bin").unlink()
+        graph = load_graph(tmp_path / "m.onnx")
+        with pytest.raises(ModelError, match="initializer 'w': its data cannot be read"):
+            graph.constant("w")
+
+    @pytest.mark.parametrize(
+        ("content", "message", "hint"),
+        [
+            (b"", "the file is empty", "may have been cut off"),
+            (b"hello, world", "not an ONNX model, or it is cut off", "complete ONNX file"),
+            (b"PK\x03\x04rest", "this is a zip archive", "torch.onnx.export"),
+            (b"\x80\x02}q", "this is a Python pickle", "torch.onnx.export"),
+            (b"\x1c\x00\x00\x00TFL3", "this is a TensorFlow Lite model", "tf2onnx"),
+            (b"\x89HDF\r\n\x1a\n", "this is an HDF5 file", "tf2onnx"),
+            (b"version https://git-lfs.github.com/spec/v1", "this is a Git LFS pointer", "git lfs pull"),
+            (b'\x10\x00\x00\x00\x00\x00\x00\x00{"a"', "this is a safetensors file", "weights without a graph"),
+            (b"GGUF\x03", "this is a GGUF file", "ONNX export"),
+            (b"ftrt\x00", "this is a TensorRT engine", "built from"),
+            (b"<!DOCTYPE html>", "this is an HTML page", "download the file itself"),
+            (ModelProto(ir_version=8).SerializeToString(), "the model has no nodes", "complete ONNX file"),
+        ],
+    )
+    def test_other_files(self, content: bytes, message: str, hint: str, tmp_path: Path) -> None:
+        path = tmp_path / "m.onnx"
+        path.write_bytes(content)
+        with pytest.raises(ModelError) as caught:
+            load_graph(path)
+        assert message in caught.value.message
+        assert hint in (caught.value.hint or "")
+        assert str(path) in (caught.value.where or "")
+
+    def test_truncated(self, model: ModelProto) -> None:
+        data = model.SerializeToString()
+        with pytest.raises(ModelError, match=r"the model: .*cut off"):
+            load_graph(data[: len(data) // 2])
+
+    def test_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="there is no such file\nHint: check the model argument"):
+            load_graph(tmp_path / "none.onnx")
+
+    def test_folders(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="this is a folder, not a file"):
+            load_graph(tmp_path)
+        (tmp_path / "saved_model.pb").touch()
+        with pytest.raises(ModelError, match="this is a TensorFlow SavedModel"):
+            load_graph(tmp_path)
+
+    def test_unreadable_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "m.onnx").touch()
+
+        def deny(_: Path) -> bytes:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "read_bytes", deny)
+        with pytest.raises(ModelError, match="the file cannot be read: Permission denied"):
+            load_graph(tmp_path / "m.onnx")
+
+    def test_not_a_model_at_all(self) -> None:
+        with pytest.raises(ModelError, match=r"a model is a path, bytes or an onnx.ModelProto, not int"):
+            load_graph(3)  # type: ignore[arg-type]
+
+    def test_versions(self, model: ModelProto) -> None:
+        model.ir_version = 99
+        with pytest.raises(ModelError, match="IR version 99 is newer than the installed onnx"):
+            load_graph(model)
+        model.ir_version = 2
+        with pytest.raises(ModelError, match="IR version 2 is older than any supported one"):
+            load_graph(model)
+        model.ir_version = 8
+        model.opset_import[0].version = 99
+        with pytest.raises(ModelError, match="opset 99 is newer than the installed onnx"):
+            load_graph(model)
+
+    def test_invalid_model(self, model: ModelProto) -> None:
+        model.graph.node[0].op_type = "NoSuchOperator"
+        with pytest.raises(ModelError, match=r"(?s)this is not a valid ONNX model: .*NoSuchOperator"):
+            load_graph(model)
+
+    def test_old_models_list_their_weights_as_inputs(self, model: ModelProto) -> None:
+        model.ir_version = 3
+        model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [300, 4]))
+        graph = load_graph(model)
+        assert list(graph.inputs) == ["x"]
+        computed(graph, {"x": normal(2, 300)})
+
+    def test_nodes_in_any_order(self, model: ModelProto) -> None:
+        nodes = list(reversed(model.graph.node))
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        assert [node.op_type for node in load_graph(model).nodes] == ["MatMul", "Relu"]
+
+    def test_a_cycle(self) -> None:
+        with pytest.raises(ModelError, match="the graph has a cycle"):
+            load_graph(model_of("(float x) => (float y) { a = Add(x, b) b = Neg(a) y = Neg(b) }"))
+
+    def test_functions_are_inlined(self) -> None:
+        model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+            g (float[N] x) => (float[N] y) { y = own.twice(x) }
+            <domain: "own", opset_import: ["" : 17]> twice (a) => (b) { b = Add(a, a) }""")
+        assert ops(load_graph(model)) == {"Add": 1}
+
+
+class TestSave:
+    def test_round_trip(self, model: ModelProto, tmp_path: Path) -> None:
+        save_model(model, tmp_path / "out.onnx")
+        assert onnx.load(tmp_path / "out.onnx") == model
+        assert names_in(tmp_path) == ["out.onnx"]
+
+    def test_existing_file(self, model: ModelProto, tmp_path: Path) -> None:
+        path = tmp_path / "out.onnx"
+        path.write_bytes(b"old")
+        with pytest.raises(ConfigError, match=r"the file exists\nHint: pass force=True \(--force\)"):
+            save_model(model, path)
+        assert path.read_bytes() == b"old"
+        save_model(model, path, force=True)
+        assert onnx.load(path) == model
+
+    def test_no_place_for_a_file(self, model: ModelProto, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"the folder '.*none' does not exist"):
+            save_model(model, tmp_path / "none" / "out.onnx")
+        with pytest.raises(ConfigError, match="this is a folder, not a file"):
+            save_model(model, tmp_path)
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ConfigError, match="this is not a regular file"):
+            save_model(model, tmp_path / "pipe", force=True)
+
+    @pytest.mark.parametrize("external", [False, True])
+    @pytest.mark.parametrize("step", ["fsync", "replace"])
+    def test_a_failure_leaves_everything_as_it_was(
+        self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, *, external: bool
+    ) -> None:
+        if external:
+            monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+        save_model(model, tmp_path / "out.onnx")
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+        model.graph.initializer[0].raw_data = normal(300, 4, seed=1).tobytes()
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        replace = Path.replace
+        if step == "fsync":
+            monkeypatch.setattr(os, "fsync", full)
+        else:
+            # The last rename is the one of the model itself.
+            monkeypatch.setattr(Path, "replace", lambda s, t: full() if Path(t).name == "out.onnx" else replace(s, t))
+        with pytest.raises(ConfigError, match="the model cannot be written: No space left on device"):
+            save_model(model, tmp_path / "out.onnx", force=True)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+        with pytest.raises(ConfigError):
+            save_model(model, tmp_path / ("new.onnx" if step == "fsync" else "sub/out.onnx"), force=True)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+    def test_a_failed_first_save_with_data_leaves_no_data(
+        self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+        replace = Path.replace
+
+        def fail_on_model(source: Path, target: Path) -> Path:
+            if target.name == "out.onnx":
+                raise OSError(5, "Input/output error")
+            return replace(source, target)
+
+        monkeypatch.setattr(Path, "replace", fail_on_model)
+        with pytest.raises(ConfigError, match="Input/output error"):
+            save_model(model, tmp_path / "out.onnx")
+        assert not list(tmp_path.iterdir())
+
+    def test_large_models_get_a_data_file(
+        self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+        path = tmp_path / "out.onnx"
+        save_model(model, path)
+        assert names_in(tmp_path) == ["out.onnx", "out.onnx.data"]
+        assert path.stat().st_size < 1000
+        assert onnx.load(path).graph.initializer[0].raw_data == model.graph.initializer[0].raw_data
+        onnx.checker.check_model(path)
+        assert model.graph.initializer[0].data_location == TensorProto.DEFAULT
+
+    def test_external_data_comes_along(self, model: ModelProto, tmp_path: Path) -> None:
+        source = tmp_path / "in"
+        source.mkdir()
+        graph = load_graph(saved_external(model, source))
+        path = tmp_path / "out.onnx"
+        save_model(graph.to_model(), path, base_dir=graph.base_dir)
+        shutil.rmtree(source)
+        np.testing.assert_array_equal(load_graph(path).constant("w"), normal(300, 4))
+
+    def test_a_model_may_replace_itself(
+        self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+        path = tmp_path / "out.onnx"
+        save_model(model, path)
+        graph = load_graph(path)
+        save_model(graph.to_model(), path, force=True, base_dir=tmp_path)
+        np.testing.assert_array_equal(load_graph(path).constant("w"), normal(300, 4))
+        assert names_in(tmp_path) == ["out.onnx", "out.onnx.data"]
+
+    def test_large_constants_in_attributes_and_typed_fields(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+        model = model_of("(float[N,300] x) => (float[N,300] y) { t = Add(x, k) y = Add(t, w) }")
+        values = normal(300)
+        model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, [300], values.tolist()))
+        tensor = helper.make_tensor("", TensorProto.FLOAT, [300], values.tolist())
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["k"], value=tensor))
+        save_model(model, tmp_path / "out.onnx")
+        assert (tmp_path / "out.onnx.data").stat().st_size == 4096 + 1200
+        loaded = onnx.load(tmp_path / "out.onnx")
+        x = {"x": normal(2, 300)}
+        np.testing.assert_array_equal(computed(load_graph(loaded), x)[0], computed(load_graph(model), x)[0])
+
+    def test_lost_external_data(self, model: ModelProto, tmp_path: Path) -> None:
+        path = saved_external(model, tmp_path)
+        graph = load_graph(path)
+        (tmp_path / "weights.bin").write_bytes(b"short")
+        with pytest.raises(ModelError, match="initializer 'w': its data cannot be read"):
+            save_model(graph.to_model(), tmp_path / "out.onnx", base_dir=tmp_path)
+        assert names_in(tmp_path) == ["m.onnx", "weights.bin"]
+
+    def test_shortened_external_data_under_an_onnx_that_does_not_notice(
+        self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        graph = load_graph(saved_external(model, tmp_path))
+        monkeypatch.setattr(
+            onnx.external_data_helper, "load_external_data_for_tensor", lambda t, _: setattr(t, "raw_data", b"short")
+        )
+        with pytest.raises(ModelError, match="initializer 'w': its data cannot be read: 5 bytes, expected 4800"):
+            save_model(graph.to_model(), tmp_path / "out.onnx", base_dir=tmp_path)
+
+    @pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd"])
+    def test_external_data_outside_of_the_folder(self, model: ModelProto, tmp_path: Path, location: str) -> None:
+        graph = load_graph(saved_external(model, tmp_path))
+        graph.initializers["w"].external_data[0].value = location
+        with pytest.raises(ModelError, match="is not a path inside the model's folder"):
+            graph.constant("w")
+        with pytest.raises(ModelError, match="is not a path inside the model's folder"):
+            save_model(graph.to_model(), tmp_path / "out.onnx", base_dir=tmp_path)
+
+    def test_a_data_file_that_is_none(self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+        (tmp_path / "out.onnx.data").mkdir()
+        with pytest.raises(ConfigError, match=r"out\.onnx\.data': this is not a regular file"):
+            save_model(model, tmp_path / "out.onnx")
+
+
+class TestQuestions:
+    def test_metadata(self, model: ModelProto) -> None:
+        set_metadata(model, {"b": "1", "a": "2"})
+        set_metadata(model, {"b": "3"})
+        assert [(e.key, e.value) for e in model.metadata_props] == [("a", "2"), ("b", "3")]
+        assert get_metadata(model) == {"a": "2", "b": "3"}
+
+    @pytest.mark.parametrize("node", ["QuantizeLinear(x, s)", "other.QLinearAdd(x, s)", "other.MatMulNBits(x, s)"])
+    def test_quantized(self, node: str) -> None:
+        graph = graph_of(f"(float[2] x) => (float[2] y) {{ q = {node} y = other.F(q) }}", s=np.float32(1))
+        assert is_quantized(graph)
+        assert quantized_nodes(graph) == [graph.producer("q").name]
+
+    def test_quantized_inside_a_body(self) -> None:
+        text = """(float[2] x, bool c) => (uint8[2] y) { y = If (c)
+            <then_branch = a () => (uint8[2] p) { p = QuantizeLinear(x, s) }, else_branch = b () => (uint8[2] q)
+            { q = Cast<to=2>(x) }> }"""
+        assert is_quantized(graph_of(text, s=np.float32(1)))
+
+    def test_not_quantized(self, model: ModelProto) -> None:
+        assert not is_quantized(load_graph(model))
+
+
+class TestUpgradeOpset:
+    def test_new_enough(self, model: ModelProto) -> None:
+        graph = load_graph(model)
+        assert upgrade_opset(graph, 13) is graph
+
+    def test_converted_with_the_same_weights_and_names(self) -> None:
+        text = """(float[2,3,300] x) => (float[a,b] y) {
+            t = MatMul(x, w)  s = Softmax<axis=1>(t)  u = Unsqueeze<axes=[0]>(s)  y = Squeeze<axes=[0,1]>(u) }"""
+        graph = graph_of(text.replace("[2,3,300]", "[1,3,300]"), opset=11, w=normal(300, 4))
+        InferShapes().run(graph)
+        new = upgrade_opset(graph, 17)
+        assert (graph.opset, new.opset) == (11, 17)
+        assert new.initializers["w"] is not None
+        assert new.initializers["w"] == graph.initializers["w"]
+        feeds = random_feeds(graph)
+        # Softmax over axes 1 and 2 at once (opset 11) would become one over axis 1 alone if it were relabelled.
+        np.testing.assert_allclose(computed(new, feeds)[0], computed(graph, feeds)[0], rtol=1e-6)
+
+    def test_other_domains_and_external_data_survive(self, tmp_path: Path) -> None:
+        text = "(float[2,300] x) => (float[a] y) { t = MatMul(x, w) u = other.F(t) y = Squeeze<axes=[0]>(u) }"
+        graph = load_graph(saved_external(model_of(text, opset=12, w=normal(300, 4)), tmp_path))
+        new = upgrade_opset(graph, 13)
+        assert ops(new)["F"] == 1
+        np.testing.assert_array_equal(new.constant("w"), normal(300, 4))
+
+    def test_no_conversion(self) -> None:
+        graph = graph_of(
+            '(float[2,3] x) => (float[2,3] y) { y = Upsample<mode="nearest">(x, s) }', opset=9, s=normal(2)
+        )
+        graph.producer("y").op_type = "NoSuchOperator"
+        with pytest.raises(UnsupportedModelError, match="cannot be converted from opset 9 to 13") as caught:
+            upgrade_opset(graph, 13)
+        assert "opset_version=13" in (caught.value.hint or "")
+
+    def test_an_invalid_conversion_is_refused(self, model: ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+        broken = model_of("(float[N,300] x) => (float[N,4] y) { y = Softmax(x, x) }", opset=21)
+        monkeypatch.setattr(onnx.version_converter, "convert_version", lambda *_: broken)
+        with pytest.raises(UnsupportedModelError, match="conversion from opset 17 to 21 gave an invalid model"):
+            upgrade_opset(load_graph(model), 21)
+
+    @pytest.mark.parametrize(("node", "fits"), [("Identity(x)", True), ("Neg(x)", True), ("Softmax<axis=1>(x)", False)])
+    def test_bodies(self, node: str, *, fits: bool) -> None:
+        text = f"""(float[2,3] x, bool c) => (float[a,b] y) {{ y = If (c) <
+            then_branch = a () => (float[2,3] p) {{ p = {node} }},
+            else_branch = b () => (float[2,3] q) {{ q = Abs(x) }}> }}"""
+        graph = graph_of(text, opset=11)
+        if fits:
+            assert upgrade_opset(graph, 13).opset == 13
+        else:
+            with pytest.raises(UnsupportedModelError, match=r"node 'If_y' \(If\): Softmax in its body changed"):
+                upgrade_opset(graph, 13)

@@ -1,0 +1,36 @@
+"""Multiply-accumulates, against the definition of each operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from onnxq.planning.macs import macs, plan_with_macs
+from tests.graphs import graph_of, normal
+from tests.planned import planned
+
+
+@pytest.mark.parametrize(
+    ("text", "weight", "expected"),
+    [
+        ("(float[N,3,8,8] x) => (float[N,16,8,8] y) { [n] y = Conv<pads=[1,1,1,1]>(x, w) }", (16, 3, 3, 3), 27648),
+        ("(float[N,8,8,8] x) => (float[N,8,8,8] y) { [n] y = Conv<pads=[1,1,1,1],group=8>(x, w) }", (8, 1, 3, 3), 4608),
+        ("(float[N,8,4,4] x) => (float[N,6,8,8] y) { [n] y = ConvTranspose<strides=[2,2]>(x, w) }", (8, 6, 2, 2), 3072),
+        ("(float[N,5,16] x) => (float[N,5,32] y) { [n] y = MatMul(x, w) }", (16, 32), 5 * 16 * 32),
+        ("(float[N,16] x) => (float[N,32] y) { [n] y = Gemm(x, w) }", (16, 32), 16 * 32),
+        ("(float[N,16] x) => (float[N,32] y) { [n] y = Gemm<transB=1>(x, w) }", (32, 16), 16 * 32),
+        ("(float[N,3,H,W] x) => (float[N,16,H,W] y) { [n] y = Conv<pads=[1,1,1,1]>(x, w) }", (16, 3, 3, 3), None),
+        ("(float[N,16] x) => (float[N,16] y) { [n] y = Add(x, w) }", (16,), 0),
+    ],
+)
+def test_macs(text: str, weight: tuple[int, ...], expected: Any) -> None:
+    graph = graph_of(text, w=normal(*weight))
+    assert macs(graph, graph.node("n")) == expected
+
+
+def test_open_sizes_are_counted_for_the_shapes_that_were_fed() -> None:
+    text = "(float[N,3,H,W] x) => (float[N,16,H,W] y) { [n] y = Conv<pads=[1,1,1,1]>(x, w) }"
+    weight = normal(16, 3, 3, 3)
+    plan = plan_with_macs(planned(text, w=weight), graph_of(text, w=weight), {"x": (2, 3, 8, 8)})
+    assert [d.macs for d in plan.nodes] == [27648]
