@@ -29,8 +29,8 @@ LEGEND = """\
   all that it runs.
 - *time*: load, calibrate, rewrite. *x float pass*: the same as a multiple of one plain inference pass over the same
   data. What onnxq's proof on the engine takes is added in parentheses.
-- *peak*: of a process that does nothing else; the float row is the plain inference pass. For onnxq: after calibration, and
-  in parentheses with the proof on the engine, which loads the float and the int8 model.
+- *peak*: of a process that does nothing else; the float row is the plain inference pass. For onnxq: after calibration,
+  and in parentheses with the proof on the engine, which loads the float and the int8 model.
 - *latency*: batch 1 on one thread, as a ratio to the float model: CPU time, median over rounds in which the models take
   turns; *ms* the same in absolute terms.
 
@@ -70,7 +70,7 @@ def summary(models: Sequence[Mapping[str, Any]]) -> str:
 
 def model_section(model: Mapping[str, Any]) -> str:
     """Every variant of one model."""
-    note = f" {model['opaque'].capitalize()}." if model["opaque"] else ""
+    note = f" Here {model['opaque']}." if model["opaque"] else ""
     text = (
         f"## {model['name']}\n\n{model['source']}; metric: {model['metric']}; "
         f"{model['calib_samples']} samples to calibrate, {model['eval_samples']} to measure.{note}"

@@ -87,11 +87,18 @@ def _group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:
 def _observed(stats: TensorStats, tensor: TensorPlan, bounds: Observed, method: Method) -> QuantParams:
     found = solve_range(stats, tensor.spec, method, lower=bounds.lower, upper=bounds.upper)
     params = qparams_from_range(found, tensor.spec)
-    if bounds.upper is not None and not tensor.spec.symmetric:
-        # A Clip behind the node disappears only if the largest code is not above its limit, float rounding included (C5).
-        while (tensor.spec.qmax - int(params.zero_point)) * params.scale > np.float32(bounds.upper):
-            params = replace(params, scale=np.nextafter(params.scale, np.float32(0)))
-    return params
+    if tensor.spec.symmetric or bounds.lower != 0.0 or bounds.upper is None or bounds.upper <= 0.0:
+        return params
+    return _within(params, bounds.upper)
+
+
+def _within(params: QuantParams, upper: float) -> QuantParams:
+    """`params` whose largest code is not above `upper`, float rounding included: only then a Clip disappears (C5)."""
+    steps = np.float32(params.spec.qmax - int(params.zero_point))
+    scale = np.minimum(params.scale, np.float32(upper) / steps)
+    while scale * steps > np.float32(upper):
+        scale = np.nextafter(scale, np.float32(0))
+    return replace(params, scale=scale)
 
 
 def _from_values(graph: Graph, tensor: TensorPlan, target: Target) -> QuantParams:

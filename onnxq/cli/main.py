@@ -14,15 +14,20 @@ from onnxq.cli.commands.merge import merge
 from onnxq.cli.commands.plan import plan
 from onnxq.cli.commands.quantize import quantize
 from onnxq.cli.commands.verify import verify
-from onnxq.cli.group import CommandLine
+from onnxq.cli.group import EXIT_USAGE, CommandLine
 from onnxq.version import VERSION
 
 PROGRAM = "onnxq"
 
 
-@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=CommandLine,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(VERSION, prog_name=PROGRAM, message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Quantize ONNX models to int8 that the target engine provably runs.
 
     \b
@@ -34,6 +39,9 @@ def cli() -> None:
     Exit codes: 0 done; 1 a bug in onnxq; 2 wrong usage; 3 bad model or data;
     4 a check or gate was not met; 130 interrupted.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(EXIT_USAGE)
 
 
 for command in (quantize, plan, calibrate, merge, verify, inspect):

@@ -12,6 +12,7 @@ from onnxq.passes.fold_affine import FoldAffine
 from onnxq.passes.fold_batchnorm import FoldBatchnorm
 from onnxq.passes.fold_constants import FoldConstants
 from onnxq.passes.fold_pad import FoldPad
+from onnxq.passes.fuse_hard_sigmoid import FuseHardSigmoid
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.passes.lift_constants import LiftConstants
 from onnxq.passes.remove_identity import RemoveIdentity
@@ -31,6 +32,7 @@ def normalise_float() -> PassManager:
                 [FoldConstants(), RemoveIdentity(), FoldPad(), FoldBatchnorm(), FoldAffine(), InferShapes()],
                 name="fold",
             ),
+            FuseHardSigmoid(),
             DedupeInitializers(),
         ],
         name="normalise_float",

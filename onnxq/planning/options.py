@@ -27,7 +27,9 @@ class PlanOptions:
 
     def excludes(self, node: NodeProto) -> bool:
         """Whether the user wants `node` kept in float."""
-        return node.op_type in self.exclude_ops or any(fnmatch.fnmatchcase(node.name, p) for p in self.exclude)
+        if node.op_type in self.exclude_ops or node.name in self.exclude:
+            return True
+        return any(fnmatch.fnmatchcase(node.name, pattern) for pattern in self.exclude)
 
     def check(self, graph: Graph) -> None:
         """See that every pattern names something in `graph`.

@@ -48,7 +48,7 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
     chosen = data_from.beside(model)
     if chosen.data is None:
         raise DataError("there is no calibration data", hint="pass --data SRC")
-    from onnxq import calibrate as run  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.api import calibrate as run  # noqa: PLC0415 - numpy and onnx only now
 
     with calibration_progress(quiet=quiet or as_json, afterwards="saving") as progress:
         stats = run(model, **chosen.keywords(), **placement.keywords(), threads=threads, progress=progress)

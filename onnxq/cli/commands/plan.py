@@ -34,7 +34,7 @@ def plan(model: Path, placement: options.PlanOptions, words: tuple[str, ...], as
       onnxq plan model.onnx --target tensorrt
       onnxq plan model.onnx --target ort-cpu --filter float --filter MatMul
     """
-    from onnxq import plan as run  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.api import plan as run  # noqa: PLC0415 - numpy and onnx only now
     from onnxq.report.text import plan_table  # noqa: PLC0415
 
     made = run(model, **placement.keywords())

@@ -121,18 +121,18 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     output: Path,
     results: Results,
 ) -> Report:
-    import onnxq  # noqa: PLC0415 - numpy and onnx only when a name of it is used
+    from onnxq import api, load_stats  # noqa: PLC0415 - numpy and onnx only now
 
     quiet = results.quiet or results.as_json
     with calibration_progress(quiet=quiet, afterwards="quantizing and verifying") as progress:
-        result = onnxq.quantize(
+        result = api.quantize(
             model,
             **data_from.keywords(),
             **placement.keywords(),
             method=ranges.method,
             percentile=ranges.percentile,
             threads=ranges.threads,
-            stats=None if ranges.stats is None else onnxq.load_stats(ranges.stats),
+            stats=None if ranges.stats is None else load_stats(ranges.stats),
             output=output,
             force=results.force,
             progress=progress,

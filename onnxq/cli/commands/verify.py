@@ -72,7 +72,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     check_report_suffix(report)
     if data_from.data is None:
         say("warning: NO DATA. The models are compared on synthetic inputs; pass --data SRC", quiet=quiet)
-    from onnxq import verify as run  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.api import verify as run  # noqa: PLC0415 - numpy and onnx only now
 
     found = run(float_model, quantized_model, target=target, **data_from.keywords())
     found = replace(found, checks=(*found.checks, *_gate_checks(found, gates)))

@@ -1,0 +1,171 @@
+"""What commands do when all is well."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.cli.conftest import Run, samples, tiny_model
+
+MODELS = Path(__file__).parents[2] / "models"
+TRAINED = ("digits_resnet", "wordlang_transformer")
+
+
+def test_quantize_writes_beside_the_model_and_prints_a_summary(run: Run, folder: Path) -> None:
+    result = run("quantize", "model.onnx", "--data", "data.npz", "--target", "ort-x64-vnni")
+    assert result.exit_code == 0
+    assert (folder / "model.int8.onnx").exists()
+    assert "PASSED" in result.stdout
+    assert "written to model.int8.onnx" in " ".join(result.stdout.split())
+    assert "15 samples from data.npz, errors on 5 held-out" in result.stdout
+    assert result.stderr == ""
+
+
+def test_quantize_takes_data_that_lies_beside_the_model(run: Run, folder: Path) -> None:
+    (folder / "data.npz").rename(folder / "model.calib.npz")
+    result = run("quantize", "model.onnx")
+    assert result.exit_code == 0
+    assert result.stderr == "data: model.calib.npz, found beside the model\n"
+    assert "from model.calib.npz" in result.stdout
+
+
+def test_quantize_without_data_is_loud(run: Run, folder: Path) -> None:
+    result = run("quantize", "model.onnx")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: NO CALIBRATION DATA. Ranges come from synthetic inputs")
+    assert "model.calib.npz" in result.stderr
+    assert "synthetic" in result.stdout
+    metadata = {p.key: p.value for p in onnx.load(str(folder / "model.int8.onnx")).metadata_props}
+    assert metadata["onnxq.data"] == "synthetic"
+
+
+def test_json_is_all_that_is_on_stdout(run: Run) -> None:
+    result = run("quantize", "model.onnx", "--data", "data.npz", "--json")
+    document = json.loads(result.stdout)
+    assert document["schema"] == "onnxq.report/1"
+    assert document["passed"] is True
+    assert document["output_path"] == "model.int8.onnx"
+
+
+def test_quiet_prints_nothing(run: Run, folder: Path) -> None:
+    result = run("quantize", "model.onnx", "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    assert (folder / "model.int8.onnx").exists()
+
+
+@pytest.mark.parametrize(("name", "start"), [("r.html", "<!doctype html>"), ("r.json", '{\n  "schema"')])
+def test_report_is_written_as_its_name_says(run: Run, folder: Path, name: str, start: str) -> None:
+    assert run("quantize", "model.onnx", "--data", "data.npz", "--report", name).exit_code == 0
+    assert (folder / name).read_text().startswith(start)
+
+
+def test_statistics_make_calibration_unnecessary_and_the_result_the_same(run: Run, folder: Path) -> None:
+    first = run(
+        "quantize", "model.onnx", "--data", "data.npz", "--save-stats", "m.stats", "-o", "a.onnx", "-m", "entropy"
+    )
+    second = run("quantize", "model.onnx", "--data", "data.npz", "--stats", "m.stats", "-o", "b.onnx", "-m", "entropy")
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
+
+
+def test_calibrated_shards_merge_to_the_whole(run: Run, folder: Path) -> None:
+    data = samples()
+    np.savez(folder / "one.npz", x=data[:7])
+    np.savez(folder / "two.npz", x=data[7:])
+    for name in ("data", "one", "two"):
+        assert run("calibrate", "model.onnx", "--data", f"{name}.npz", "-o", f"{name}.stats").exit_code == 0
+    result = run("merge", "two.stats", "one.stats", "-o", "merged.stats")
+    assert result.stderr == "statistics of 3 tensors over 20 samples written to merged.stats\n"
+    assert (folder / "merged.stats").read_bytes() == (folder / "data.stats").read_bytes()
+
+
+def test_calibrate_and_merge_say_in_json_what_they_wrote(run: Run) -> None:
+    calibrated = json.loads(run("calibrate", "model.onnx", "--data", "data.npz", "-o", "m.stats", "--json").stdout)
+    merged = json.loads(run("merge", "m.stats", "m.stats", "-o", "two.stats", "--json").stdout)
+    assert calibrated["schema"] == merged["schema"] == "onnxq.stats/1"
+    assert (calibrated["samples"], merged["samples"]) == (20, 40)
+    assert (calibrated["path"], merged["path"]) == ("m.stats", "two.stats")
+
+
+def test_plan_shows_every_node_with_its_reason(run: Run) -> None:
+    result = run("plan", "model.onnx", "--target", "tensorrt")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "Plan for tensorrt"
+    assert [line.split()[0] for line in lines[2:5]] == ["conv", "relu", "pool"]
+    assert "fewer than 16" in lines[2]
+    assert lines[5] == "3 nodes: 0 int8, 0 fused, 3 float"
+
+
+def test_plan_filter_keeps_rows_that_hold_every_word(run: Run) -> None:
+    document = json.loads(
+        run("plan", "model.onnx", "-t", "ort-x64-vnni", "--filter", "INT8", "--filter", "conv", "--json").stdout
+    )
+    assert document["schema"] == "onnxq.plan/1"
+    assert [node["node"] for node in document["nodes"]] == ["conv"]
+    assert sum(document["counts"].values()) == 3
+
+
+def test_verify_meets_gates(run: Run) -> None:
+    run("quantize", "model.onnx", "--data", "data.npz", "--target", "ort-x64-vnni")
+    arguments = ("verify", "model.onnx", "model.int8.onnx", "--data", "data.npz", "--target", "ort-x64-vnni")
+    result = run(*arguments, "--min-sqnr", "20", "--min-int8", "90")
+    assert result.exit_code == 0
+    assert "PASSED  6 checks" in result.stdout
+    document = json.loads(run(*arguments, "--min-sqnr", "20", "--json").stdout)
+    gate = next(check for check in document["checks"] if check["name"] == "SQNR at least 20 dB")
+    assert gate["passed"] is True
+
+
+def test_verify_without_data_says_so(run: Run) -> None:
+    run("quantize", "model.onnx", "--data", "data.npz", "--target", "ort-x64-vnni")
+    result = run("verify", "model.onnx", "model.int8.onnx", "--target", "ort-x64-vnni", "--report", "v.html")
+    assert result.exit_code == 0
+    assert result.stderr == "warning: NO DATA. The models are compared on synthetic inputs; pass --data SRC\n"
+
+
+def test_inspect_shows_a_float_model(run: Run) -> None:
+    text = run("inspect", "model.onnx").stdout
+    assert "opset      ai.onnx 17 (IR version 8)" in text
+    assert "input      x: float (n, 3, 8, 8)" in text
+    assert "operators  1 Conv, 1 GlobalAveragePool, 1 Relu" in text
+    assert "432 values in initializers" in text
+    assert "quantized tensors" not in text
+
+
+def test_inspect_shows_scales_and_zero_points_of_a_quantized_model(run: Run) -> None:
+    run("quantize", "model.onnx", "--data", "data.npz", "--target", "ort-x64-vnni", "--method", "max")
+    assert "metadata   onnxq.target = ort-x64-vnni" in run("inspect", "model.int8.onnx").stdout
+    document = json.loads(run("inspect", "model.int8.onnx", "--json").stdout)
+    assert document["schema"] == "onnxq.model/1"
+    assert document["metadata"]["onnxq.method"] == "max"
+    pairs = {pair["tensor"]: pair for pair in document["pairs"]}
+    weight = next(pair for pair in pairs.values() if pair["dtype"] == "int8")
+    assert (pairs["x"]["kind"], pairs["x"]["dtype"], pairs["x"]["axis"]) == ("activation", "uint8", None)
+    # The kernel is made for Relu's range: all of uint8 stands for values of 0 and above.
+    assert pairs["r"]["zero_point"] == [0]
+    assert (weight["kind"], weight["axis"], len(weight["scale"])) == ("constant", 0, 16)
+    # Per-channel symmetric, narrow range: scale = max |w| / 127 (float32 rounding).
+    values = onnx.numpy_helper.to_array(tiny_model().graph.initializer[0])
+    np.testing.assert_allclose(weight["scale"], abs(values).max(axis=(1, 2, 3)) / 127, rtol=1e-6)
+
+
+def test_operators_of_unknown_domains_stay_float_and_that_is_said(run: Run, folder: Path) -> None:
+    onnx.save(tiny_model(after="Gelu", domain="com.microsoft"), str(folder / "custom.onnx"))
+    result = run("quantize", "custom.onnx", "--data", "data.npz")
+    assert result.exit_code == 0
+    assert "operator of domain 'com.microsoft' is not known to onnxq" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("target", ["ort-x64-vnni", "openvino"])
+def test_trained_models_quantize_with_the_data_beside_them(run: Run, folder: Path, name: str, target: str) -> None:
+    result = run("quantize", MODELS / f"{name}.onnx", "-t", target, "-o", "q.onnx", "--limit", 32, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["passed"] is True
+    assert report["size_after_bytes"] < 0.5 * report["size_before_bytes"]

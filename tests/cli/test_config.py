@@ -1,0 +1,108 @@
+"""--config: files that stand in for options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from onnxq.cli.commands.quantize import quantize
+from onnxq.cli.configuration import config_kinds
+from onnxq.config import Kind, load_config
+from onnxq.errors import ConfigError
+from tests.cli.conftest import Run
+
+KINDS = {
+    "target": Kind.TEXT, "data": Kind.PATH, "limit": Kind.INTEGER, "percentile": Kind.NUMBER, "mean": Kind.NUMBERS,
+    "force": Kind.SWITCH, "exclude": Kind.TEXTS, "save-stats": Kind.PATH,
+}  # fmt: skip
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "onnxq.toml"
+    path.write_text(text)
+    return path
+
+
+def test_values_of_every_kind(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        'target = "tensorrt"\ndata = "d.npz"\nlimit = 3\npercentile = 99\nmean = [0.5, 1]\nforce = true\n'
+        'exclude = ["a", "b"]\n',
+    )
+    assert load_config(path, KINDS) == {
+        "target": "tensorrt",
+        "data": str(tmp_path / "d.npz"),
+        "limit": 3,
+        "percentile": 99,
+        "mean": [0.5, 1],
+        "force": True,
+        "exclude": ["a", "b"],
+    }
+
+
+WRONG = {
+    "tarfet = 1": ("unknown key 'tarfet'", "did you mean 'target'?"),
+    "save_stats = 1": ("unknown key 'save_stats'", "did you mean 'save-stats'?"),
+    "zzz = 1": ("unknown key 'zzz'", "known keys: data, exclude, force"),
+    "limit = 1.5": ("limit is 1.5, expected an integer", "--limit"),
+    "limit = true": ("limit is True, expected an integer", "--limit"),
+    "target = 1": ("target is 1, expected a string", "--target"),
+    "force = 1": ("force is 1, expected true or false", "--force"),
+    "mean = ['a']": ("mean is ['a'], expected a list of numbers", "--mean"),
+    "limit = [1]": ("limit is [1], expected an integer", "--limit"),
+    "exclude = 'a'": ("exclude is 'a', expected a list of strings", "--exclude"),
+    "target =": ("this is not TOML", "lines look like"),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_files(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, KINDS)
+    message, hint = WRONG[text]
+    assert caught.value.message.startswith(message)
+    assert caught.value.where == str(path)
+    assert hint in (caught.value.hint or "")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the file cannot be read: No such file or directory"):
+        load_config(tmp_path / "absent.toml", KINDS)
+
+
+def test_keys_are_the_long_options_of_quantize() -> None:
+    kinds = config_kinds(quantize)
+    assert {"target", "data", "method", "output", "exclude-op", "image-size", "json"} <= kinds.keys()
+    assert not kinds.keys() & {"config", "debug", "help", "as_json"}
+    assert kinds["save-stats"] is Kind.PATH
+    assert kinds["std"] is Kind.NUMBERS
+    assert kinds["crop-share"] is Kind.NUMBER
+    assert kinds["batch-size"] is Kind.INTEGER
+    assert kinds["exclude"] is Kind.TEXTS
+
+
+def test_options_win_over_the_file(run: Run, folder: Path) -> None:
+    write(folder, 'target = "openvino"\ndata = "data.npz"\nlimit = 12\nmethod = "mse"\nforce = true\njson = true')
+    document = json.loads(run("quantize", "model.onnx", "--config", "onnxq.toml", "--method", "max").stdout)
+    assert (document["target"], document["method"]) == ("openvino", "max")
+    # Of 12 batches a quarter is held out.
+    assert document["data"]["samples"] == 9
+
+
+def test_paths_are_relative_to_the_file(run: Run, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "data.npz").rename(folder / "sub" / "data.npz")
+    (folder / "sub" / "c.toml").write_text('data = "data.npz"\noutput = "q.onnx"')
+    assert run("quantize", "model.onnx", "--config", "sub/c.toml").exit_code == 0
+    assert (folder / "sub" / "q.onnx").exists()
+
+
+def test_a_bad_value_names_the_file(run: Run, folder: Path) -> None:
+    write(folder, 'target = "tensorr"')
+    result = run("quantize", "model.onnx", "--config", "onnxq.toml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: onnxq.toml: Invalid value for '--target'")
+    assert "Did you mean 'tensorrt'?" in result.stderr

@@ -1,0 +1,86 @@
+"""Options against the Python API: names, defaults and how values are handed over."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import pytest
+
+import onnxq
+from onnxq.api import DEFAULT_METHOD
+from onnxq.calibration.images import PRESETS, ImageOptions, Resize
+from onnxq.calibration.inputs import Layout
+from onnxq.calibration.methods.solve import DEFAULT_PERCENTILE, METHODS
+from onnxq.cli import parameters
+from onnxq.cli.main import cli
+from onnxq.cli.options import DataOptions
+from onnxq.targets import ORT_CPU, TARGET_NAMES
+
+NOTHING: dict[str, Any] = dict.fromkeys(DataOptions.__dataclass_fields__)
+
+
+def option(command: str, name: str) -> click.Option:
+    found = next(p for p in cli.commands[command].params if p.name == name)
+    assert isinstance(found, click.Option)
+    return found
+
+
+def test_names_are_those_of_the_library() -> None:
+    assert sorted(parameters.TARGETS) == sorted(TARGET_NAMES)
+    assert sorted(parameters.METHODS) == sorted(METHODS)
+    assert sorted(parameters.IMAGE_PRESETS) == sorted(PRESETS)
+    assert sorted(parameters.LAYOUTS) == sorted(get_args(Layout))
+    assert sorted(parameters.RESIZES) == sorted(get_args(Resize))
+    for color in parameters.COLORS:
+        ImageOptions(color=color)  # type: ignore[arg-type]  # refuses unknown ones
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    assert option("quantize", "target").default == ORT_CPU
+    assert option("quantize", "method").default == DEFAULT_METHOD
+    assert f"[default: {DEFAULT_PERCENTILE:g}]" in str(option("quantize", "percentile").help)
+
+
+def test_every_argument_of_quantize_has_an_option() -> None:
+    named = {"exclude_ops": "exclude_op", "progress": None, "model": None}
+    options = {p.name for p in cli.commands["quantize"].params}
+    arguments = inspect.signature(onnxq.quantize).parameters
+    assert {named.get(a, a) for a in arguments} - {None} <= options
+
+
+def test_image_options() -> None:
+    def images(**values: Any) -> Any:
+        return DataOptions(**{**NOTHING, **values}).keywords()["images"]
+
+    assert images() is None
+    assert images(images="yolo") == PRESETS["yolo"]
+    assert images(mean=(0.5,), color="bgr") == ImageOptions(mean=(0.5,), color="bgr")
+    changed = images(images="imagenet", image_size=(96, 64), crop_share=1.0)
+    assert (changed.size, changed.crop_share) == ((96, 64), 1.0)
+    assert changed.std == PRESETS["imagenet"].std
+
+
+def test_data_beside_the_model_is_a_fallback(tmp_path: Path) -> None:
+    (tmp_path / "m.calib.npz").touch()
+    model = tmp_path / "m.onnx"
+    assert DataOptions(**NOTHING).beside(model).data == tmp_path / "m.calib.npz"
+    given = DataOptions(**{**NOTHING, "data": Path("d.npz")})
+    assert given.beside(model) is given
+    assert DataOptions(**NOTHING).beside(tmp_path / "n.onnx").data is None
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.5", (0.5,)), ("1,2.5,3", (1.0, 2.5, 3.0))])
+def test_numbers(text: str, value: tuple[float, ...]) -> None:
+    assert parameters.Numbers().convert(text, None, None) == value
+    assert parameters.Numbers().convert(list(value), None, None) == value
+
+
+def test_image_size() -> None:
+    assert parameters.ImageSize().convert("48x320", None, None) == (48, 320)
+    assert parameters.ImageSize().convert((48, 320), None, None) == (48, 320)
+    for text in ("48", "48x", "0x3", "axb"):
+        with pytest.raises(click.BadParameter, match="is not a size such as 224x224"):
+            parameters.ImageSize().convert(text, None, None)

@@ -1,0 +1,97 @@
+"""Real processes: what only shows there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "rich", "PIL")
+
+
+def onnxq(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "onnxq", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",), ("quantize", "--help"), ("plan", "--wrong")])
+def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    program = (
+        "import sys\n"
+        "from onnxq.cli.main import main\n"
+        f"sys.argv = ['onnxq', *{list(arguments)!r}]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print('heavy:', *[m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_version() -> None:
+    import onnxq as package  # noqa: PLC0415 - the name is taken by the runner above
+
+    assert onnxq("--version").stdout == f"onnxq {package.__version__}\n"
+
+
+def test_exit_code_and_streams_of_a_user_error(folder: Path) -> None:
+    done = onnxq("quantize", "absent.onnx", cwd=folder)
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-2] == "error: model 'absent.onnx': there is no such file"
+
+
+def test_no_control_codes_reach_a_file(folder: Path) -> None:
+    done = onnxq("quantize", "model.onnx", "--data", "data.npz", cwd=folder)
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stderr == ""
+
+
+def test_output_cut_short_by_the_reader(folder: Path) -> None:
+    command = f"{sys.executable} -m onnxq plan model.onnx | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, cwd=folder, timeout=60)
+    assert done.stdout.startswith("Plan for ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_interrupted_calibration_leaves_nothing(folder: Path) -> None:
+    (folder / "slow.py").write_text(
+        "import time, pathlib, numpy as np\n"
+        "def load_data():\n"
+        "    for i in range(1000):\n"
+        "        pathlib.Path('started').touch()\n"
+        "        time.sleep(0.05)\n"
+        "        yield {'x': np.zeros((1, 3, 8, 8), np.float32)}\n"
+    )
+    command = [sys.executable, "-m", "onnxq", "quantize", "model.onnx", "--data", "slow.py", "-o", "q.onnx"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (folder / "started").exists():
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "error: interrupted"
+    assert not (folder / "q.onnx").exists()
+    assert not list(folder.glob(".*"))
+
+
+def test_progress_is_shown_on_a_terminal(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # FORCE_COLOR makes rich take any stream for a terminal.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    result = run("quantize", "model.onnx", "--data", "data.npz")
+    assert result.exit_code == 0
+    assert "quantizing and verifying" in result.stderr
+    assert "15 of 15 samples" in result.stderr
+    assert run("quantize", "model.onnx", "--data", "data.npz", "--force", "--quiet").stderr == ""
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in run("quantize", "model.onnx", "--data", "data.npz", "--force").stderr

@@ -1,0 +1,259 @@
+"""The public functions: what they take, give back, write and refuse."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+import onnxq
+from onnxq.calibration.runner import Progress
+from tests.graphs import model_of, normal
+from tests.planned import ORT
+
+TEXT = """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
+    [c1] a = Conv<pads=[1,1,1,1]>(x, w, b)
+    [r] ar = Relu(a)
+    [c2] y = Conv<pads=[1,1,1,1]>(ar, v)
+    }"""
+
+
+def model(**extra: Any) -> ModelProto:
+    return model_of(TEXT, w=normal(16, 16, 3, 3), v=normal(16, 16, 3, 3, seed=1), b=normal(16), **extra)
+
+
+def data(count: int = 12) -> list[dict[str, Any]]:
+    return [{"x": normal(1, 16, 8, 8, seed=i)} for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def result() -> onnxq.QuantizeResult:
+    return onnxq.quantize(model(), data(), target=ORT)
+
+
+def test_result_holds_every_stage(result: onnxq.QuantizeResult) -> None:
+    onnx.checker.check_model(result.model, full_check=True)
+    assert bool(result.report)
+    assert set(result.plan.tensors) == set(result.qparams)
+    assert set(result.stats) == set(result.plan.observed())
+    assert result.output is None
+    assert [d.macs for d in result.plan.nodes] == [147456, 0, 147456]
+    # Uniform 8-bit codes of normal values: about 40 dB a layer.
+    assert result.report.worst_sqnr_db is not None
+    assert result.report.worst_sqnr_db > 30
+
+
+def test_a_quarter_of_the_batches_is_held_out(result: onnxq.QuantizeResult) -> None:
+    assert result.stats.samples == 9
+    assert result.report.data is not None
+    assert (result.report.data.samples, result.report.data.held_out_samples) == (9, 3)
+
+
+def test_metadata_says_how_it_was_made(result: onnxq.QuantizeResult) -> None:
+    assert {p.key: p.value for p in result.model.metadata_props} == {
+        "onnxq.version": onnxq.__version__,
+        "onnxq.target": ORT,
+        "onnxq.method": "auto",
+        "onnxq.data": result.stats.data_fingerprint,
+        "onnxq.samples": "9",
+        "onnxq.float_digest": result.plan.digest,
+    }
+
+
+def test_same_input_same_bytes(result: onnxq.QuantizeResult) -> None:
+    again = onnxq.quantize(model(), data(), target=ORT)
+    assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
+def test_order_of_the_samples_does_not_matter_for_the_ranges() -> None:
+    one = onnxq.calibrate(model(), data(), target=ORT)
+    other = onnxq.calibrate(model(), data()[::-1], target=ORT)
+    assert dict(one) == dict(other)
+    assert one.data_fingerprint == other.data_fingerprint
+
+
+def test_the_model_given_is_not_changed() -> None:
+    given = model()
+    before = given.SerializeToString()
+    onnxq.quantize(given, data(4), target="tensorrt")
+    assert given.SerializeToString() == before
+
+
+@pytest.mark.parametrize("form", ["path", "string", "bytes", "message"])
+def test_forms_of_a_model(form: str, tmp_path: Path, result: onnxq.QuantizeResult) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(model(), path)
+    given: Any = {"path": path, "string": str(path), "bytes": path.read_bytes(), "message": model()}[form]
+    assert onnxq.plan(given, target=ORT).digest == result.plan.digest
+
+
+def test_statistics_serve_every_method_without_inference(result: onnxq.QuantizeResult) -> None:
+    counted = []
+
+    def never() -> Iterator[dict[str, Any]]:
+        counted.append(1)
+        yield from data(2)
+
+    again = onnxq.quantize(model(), never(), target=ORT, method="max", stats=result.stats)
+    assert again.stats is result.stats
+    assert {p.key: p.value for p in again.model.metadata_props}["onnxq.samples"] == "9"
+    # The data were read once, for the report.
+    assert counted == [1]
+
+
+def test_calibrated_shards_merge_into_the_whole() -> None:
+    whole = onnxq.calibrate(model(), data(), target=ORT)
+    parts = [onnxq.calibrate(model(), data()[i::3], target=ORT) for i in range(3)]
+    merged = parts[2].merge(parts[0]).merge(parts[1])
+    one = onnxq.quantize(model(), data(4), target=ORT, stats=whole)
+    other = onnxq.quantize(model(), data(4), target=ORT, stats=merged)
+    assert one.model.SerializeToString() == other.model.SerializeToString()
+
+
+def test_saved_statistics_give_the_same_model(tmp_path: Path) -> None:
+    stats = onnxq.calibrate(model(), data(), target=ORT)
+    stats.save(tmp_path / "m.stats")
+    loaded = onnxq.load_stats(tmp_path / "m.stats")
+    one = onnxq.quantize(model(), data(4), target=ORT, stats=stats)
+    other = onnxq.quantize(model(), data(4), target=ORT, stats=loaded)
+    assert one.model.SerializeToString() == other.model.SerializeToString()
+
+
+def test_plan_is_the_one_that_quantize_carries_out(result: onnxq.QuantizeResult) -> None:
+    assert onnxq.plan(model(), target=ORT).tensors == result.plan.tensors
+
+
+def test_excluded_nodes_stay_float() -> None:
+    plan = onnxq.plan(model(), target=ORT, exclude=["c1"])
+    assert {d.node: d.action.value for d in plan.nodes} == {"c1": "float", "r": "float", "c2": "int8"}
+    result = onnxq.quantize(model(), data(4), target=ORT, exclude=["c1"])
+    assert bool(result.report)
+
+
+def test_without_data_the_result_says_so() -> None:
+    result = onnxq.quantize(model(), target=ORT)
+    assert result.report.data is not None
+    assert result.report.data.synthetic
+    assert {p.key: p.value for p in result.model.metadata_props}["onnxq.data"] == "synthetic"
+    assert any("synthetic" in warning for warning in result.report.warnings)
+
+
+def test_note_of_the_chosen_target_is_in_the_plan() -> None:
+    plan = onnxq.plan(model())
+    assert plan.target.startswith("ort-")
+    assert plan.notes[0].startswith(f"ort-cpu means {plan.target} on this machine")
+
+
+def test_progress_is_reported() -> None:
+    seen: list[Progress] = []
+    onnxq.calibrate(model(), data(), target=ORT, progress=seen.append)
+    assert seen[-1].samples == 12
+
+
+def test_verify_any_quantized_model(result: onnxq.QuantizeResult) -> None:
+    report = onnxq.verify(model(), result.model, data(3), target=ORT)
+    assert bool(report)
+    assert report.data is not None
+    assert report.data.held_out_samples == 3
+    assert report.method is None
+
+
+def test_verify_finds_a_model_that_is_not_quantized() -> None:
+    report = onnxq.verify(model(), model(), data(2), target=ORT)
+    assert not report
+    assert "nothing was checked" in " ".join(c.detail for c in report.failed_checks)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_output_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    result = onnxq.quantize(model(), data(4), target=ORT, output=path)
+    assert result.output == path
+    assert onnx.load(path).SerializeToString() == result.model.SerializeToString()
+    assert os.listdir(tmp_path) == ["out.onnx"]
+
+
+def test_existing_output_is_refused_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    path.write_bytes(b"precious")
+
+    def never() -> Iterator[dict[str, Any]]:
+        raise AssertionError("data were read")
+        yield {}
+
+    with pytest.raises(onnxq.ConfigError, match="exists"):
+        onnxq.quantize(model(), never(), target=ORT, output=path)
+    assert path.read_bytes() == b"precious"
+    onnxq.quantize(model(), data(4), target=ORT, output=path, force=True)
+    assert len(path.read_bytes()) > 1000
+
+
+def test_nothing_is_left_behind_by_a_failure(tmp_path: Path) -> None:
+    bad = [*data(3), {"x": np.full((1, 16, 8, 8), np.nan, np.float32)}]
+    with pytest.raises(onnxq.DataError):
+        onnxq.quantize(model(), bad, target=ORT, output=tmp_path / "out.onnx")
+    assert os.listdir(tmp_path) == []
+
+
+# ---- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_quantized_model_is_refused(result: onnxq.QuantizeResult) -> None:
+    with pytest.raises(onnxq.ModelError) as error:
+        onnxq.quantize(result.model, data(2), target=ORT)
+    assert str(error.value).startswith("the model is quantized already: it has ")
+    assert str(error.value).endswith(
+        "\nHint: give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)"
+    )
+
+
+def test_statistics_of_another_model_are_refused() -> None:
+    other = model_of(TEXT, w=normal(16, 16, 3, 3, seed=9), v=normal(16, 16, 3, 3), b=normal(16))
+    stats = onnxq.calibrate(other, data(2), target=ORT)
+    with pytest.raises(onnxq.ArtifactError) as error:
+        onnxq.quantize(model(), data(2), target=ORT, stats=stats)
+    assert str(error.value) == (
+        "the statistics were collected on another model\n"
+        "Hint: calibrate this model: onnxq.calibrate(model, data) (onnxq calibrate)"
+    )
+
+
+def test_statistics_for_another_target_that_lack_tensors_are_refused() -> None:
+    stats = onnxq.calibrate(model(), data(2), target="tensorrt")
+    with pytest.raises(onnxq.ArtifactError, match="the statistics lack 1 of the tensors that ort-x64-vnni quantizes"):
+        onnxq.quantize(model(), data(2), target=ORT, stats=stats)
+
+
+def test_model_with_nothing_to_quantize_is_refused() -> None:
+    with pytest.raises(onnxq.UnsupportedModelError) as error:
+        onnxq.quantize(model_of("(float[4] x) => (float[4] y) { a = Tanh(x) y = Tanh(a) }"), target=ORT)
+    assert str(error.value) == (
+        "nothing in this model can run in int8 on ort-x64-vnni: "
+        "ONNX Runtime has no int8 kernel for Tanh on CPU (C10) (2 nodes)\n"
+        "Hint: `onnxq plan MODEL` gives the reason for each node; onnxq.plan(model).nodes in Python"
+    )
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(onnxq.ConfigError, match="unknown target 'trt'"):
+        onnxq.quantize(model(), data(2), target="trt")
+    with pytest.raises(onnxq.ConfigError, match="unknown calibration method 'minmax'"):
+        onnxq.quantize(model(), data(2), method="minmax")
+    with pytest.raises(onnxq.ConfigError, match="no node of the model matches 'c9'"):
+        onnxq.quantize(model(), data(2), target=ORT, exclude=["c9"])
+
+
+def test_float16_model_is_refused_with_its_reason() -> None:
+    half = model_of(
+        "(float16[N,16,8,8] x) => (float16[N,16,6,6] y) { y = Conv(x, w) }", w=normal(16, 16, 3, 3).astype(np.float16)
+    )
+    with pytest.raises(onnxq.UnsupportedModelError, match="its input 'x' is not float32"):
+        onnxq.quantize(half, target=ORT)
