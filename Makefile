@@ -1,15 +1,20 @@
 PYTHON ?= python3
 
-.PHONY: check test bench
+.PHONY: check lint test bench docs
 
-check:  ## style, types and the fast tests: about a minute
+check: lint  ## style, types and the fast tests: about a minute on two cores
+	$(PYTHON) -m pytest -q -n auto -m "not slow"
+
+lint:  ## style and types
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest -q -n auto -m "not slow"
 
 test:  ## everything
 	$(PYTHON) -m pytest -q -n auto
 
 bench:  ## every model and peer side by side; writes benches/RESULTS.md
 	$(PYTHON) -m benches.run
+
+docs:  ## the command line reference, from the commands themselves
+	$(PYTHON) scripts/cli_reference.py

@@ -14,6 +14,7 @@ from pathlib import Path
 import onnxq
 from benches.measure import Session, Tally, judge
 from benches.variants import ONNXQ_METHODS
+from onnxq.planning.plan import Action
 from tests.zoo import ZOO, Batch, Feed, ZooModel, available
 
 
@@ -30,10 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
 def measured_cells(model: ZooModel, options: argparse.Namespace) -> list[str]:
     """Float, then each method: the metric in percent and SQNR in dB."""
     path = str(model.path())
-    try:
-        stats = onnxq.calibrate(path, model.calib(options.calib), target=options.target)
-    except onnxq.UnsupportedModelError:
+    if not any(d.action is Action.INT8 for d in onnxq.plan(path, target=options.target).nodes):
         return ["nothing to quantize", *[""] * len(options.methods)]
+    stats = onnxq.calibrate(path, model.calib(options.calib), target=options.target)
     proof = list(_first(model.load("calib", options.calib), 1))
     with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder:
         sessions = {"float": Session(path)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ QUICK_MODELS = (
     "mobilenetv1_0.75_224",
     "kwt1_speech_commands",
 )
+SLOW_STATIC = ("ort-u8s8-percentile",)
 QUICK = {"calib": 16, "samples": 64, "rounds": 9, "timeout": 60.0}
 FULL = {"calib": 64, "samples": 512, "rounds": 31, "timeout": 600.0}
 
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(tables.model_section(measured[-1]), f"\n({time.perf_counter() - started:.0f} s)\n", flush=True)
     if options.json:
         options.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
-    command = shlex.join(["python", "-m", "benches.run", *(sys.argv[1:] if arguments is None else arguments)])
+    command = "python -m benches.run" + (" --quick" if options.quick else "")
     if measured and options.output:
         options.output.write_text(tables.document(machine.facts(), measured, command), encoding="utf-8")
     return 0 if measured else 1
@@ -153,7 +153,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.methods is None:
         options.methods = ["auto", "max"] if options.quick else ["auto", "max", "entropy"]
     if options.static is None:
-        options.static = list(STATIC)
+        options.static = [name for name in STATIC if not (options.quick and name in SLOW_STATIC)]
     return options
 
 

@@ -62,7 +62,7 @@ def summary(models: Sequence[Mapping[str, Any]]) -> str:
         ours: Result = next((r for r in model["results"] if r["variant"].startswith("onnxq-")), {})
         peers = [r for r in model["results"] if r["variant"] in STATIC and "error" not in r]
         best: Result = max(peers, key=lambda r: (r.get("score") or 0.0, r["sqnr_db"]), default={})
-        shown = f"{_percent(best)} ({best['variant']})" if best else "all fail"
+        shown = f"{_percent(best)} ({best['variant']})".strip() if best else "all fail"
         rows.append([model["name"], model["metric"], _percent(results.get("float", {})), _percent(ours), shown,
                      _db(ours), _db(best), _ratio(ours), _ratio(best)])  # fmt: skip
     return "## Summary\n\nThe best static setting is picked by its result on the very samples shown.\n\n" + _table(rows)

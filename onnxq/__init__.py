@@ -9,6 +9,7 @@ The names below are loaded when they are first used, so that importing onnxq cos
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from onnxq.errors import (
@@ -17,6 +18,7 @@ from onnxq.errors import (
     DataError,
     GateError,
     InternalError,
+    InterruptedRunError,
     ModelError,
     OnnxqError,
     PlanError,
@@ -54,6 +56,7 @@ __all__ = [
     "GateError",
     "ImageOptions",
     "InternalError",
+    "InterruptedRunError",
     "ModelError",
     "OnnxqError",
     "PlanError",
@@ -75,7 +78,10 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'onnxq' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)
-    # Submodules of the same name (onnxq.verify is a package) would hide the function on the next look-up.
+    # Importing a submodule binds it here: the package onnxq.verify would hide the function of that name from now on.
+    for other in _LAZY:
+        if isinstance(globals().get(other), ModuleType):
+            del globals()[other]
     globals()[name] = value
     return value
 

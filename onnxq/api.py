@@ -23,7 +23,7 @@ from onnxq.calibration.batches import Batches
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import InputSpecs, Layout
 from onnxq.calibration.methods import Method, method_from_name
-from onnxq.calibration.runner import Progress, collect
+from onnxq.calibration.runner import CollectOptions, Progress, collect
 from onnxq.calibration.solve import QParamsTable, solve
 from onnxq.calibration.sources import open_data
 from onnxq.calibration.statistics import StatsTable
@@ -121,6 +121,10 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     exclude: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
     threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    nonfinite: NonFinite = "error",
+    full_histogram: bool = False,
+    memory_limit: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> QuantizeResult:
     """Quantize a float model to int8 for one target, and prove the result on the target's engine.
@@ -143,7 +147,13 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         images: How image files become arrays: "imagenet", "yolo", "paddleocr", or ImageOptions.
         exclude: Names or shell-style patterns of nodes to keep in float.
         exclude_ops: Operator types to keep in float.
-        threads: Threads for inference; None leaves it to onnxruntime.
+        threads: Threads for calibration inference; None leaves it to onnxruntime.
+        providers: onnxruntime's execution providers for calibration in fall-back order, such as ("cuda", "cpu"); None
+            means the CPU.
+        nonfinite: NaN and Inf in a tensor are an "error", or "ignore" leaves them out of the statistics.
+        full_histogram: Count every element of every tensor, not about 4096 of each sample's; ranges hardly differ.
+        memory_limit: Bytes that the tensors calibration looks at may take; where they do not fit, the data is read
+            several times, with the same result.
         progress: Called now and then while calibrating.
 
     Raises:
@@ -154,6 +164,13 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     """
     clock = _Clock()
     chosen = method_from_name(method, percentile=percentile)
+    options = CollectOptions(
+        threads=threads,
+        providers=providers,
+        nonfinite=nonfinite,
+        full_histogram=full_histogram,
+        memory_limit=memory_limit,
+    )
     if output is not None:
         check_output(Path(output), force=force)
     prepared = prepare(model, target, PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops)))
@@ -163,7 +180,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
     if stats is None:
         calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
-        stats = _collect(prepared, calibration, threads, progress)
+        stats = _collect(prepared, calibration, options, progress)
     else:
         held_out = batches
         _check_stats(prepared, stats)
@@ -211,12 +228,28 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     exclude: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
     threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    nonfinite: NonFinite = "error",
+    full_histogram: bool = False,
+    range_only: bool = False,
+    memory_limit: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> StatsTable:
-    """Statistics of every activation that `target` quantizes, enough for every method. Arguments as for `quantize`."""
+    """Statistics of every activation that `target` quantizes, enough for every method. Arguments as for `quantize`.
+
+    With `range_only` they hold the extremes alone: less work, and enough for the method "max".
+    """
+    options = CollectOptions(
+        threads=threads,
+        providers=providers,
+        nonfinite=nonfinite,
+        full_histogram=full_histogram,
+        range_only=range_only,
+        memory_limit=memory_limit,
+    )
     prepared = prepare(model, target, PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops)))
     batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
-    return _collect(prepared, batches, threads, progress)
+    return _collect(prepared, batches, options, progress)
 
 
 def plan(
@@ -314,14 +347,14 @@ def _open(  # noqa: PLR0913 - what the public functions hand through
 
 
 def _collect(
-    prepared: Prepared, batches: Batches, threads: int | None, progress: ProgressCallback | None
+    prepared: Prepared, batches: Batches, options: CollectOptions, progress: ProgressCallback | None
 ) -> StatsTable:
     return collect(
         prepared.graph,
         prepared.plan.observed(),
         batches,
         digest=prepared.plan.digest,
-        threads=threads,
+        options=options,
         progress=progress,
     )
 

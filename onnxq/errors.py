@@ -63,6 +63,18 @@ class GateError(OnnxqError):
     exit_code = 4
 
 
+class InterruptedRunError(OnnxqError):
+    """A signal ended a long run, and what it had done was saved.
+
+    Args:
+        signal_number: The signal; the process leaves with 128 + this, as shells count.
+    """
+
+    def __init__(self, message: str, *, signal_number: int, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.signal_number = signal_number
+
+
 class InternalError(Exception):
     """A broken promise inside onnxq: always a bug, never the user's fault."""
 

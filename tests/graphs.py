@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +11,33 @@ import numpy as np
 import onnx.parser
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, numpy_helper
 
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
 from onnxq.passes.base import Pass, PassManager, PassResult
 
+_NODE_NAME = re.compile(r"\[([^\]\s]+)\]\s+([\w.]+)(?=[\w., ]*=)")
+"""`[name] output` of `[name] output, ... = Op(...)`."""
+
 
 def model_of(text: str, *, opset: int = 17, ir: int = 8, **constants: Any) -> ModelProto:
     """The model `g {text}`; `constants` become initializers."""
+    # Node names in the text are newer than the oldest onnx that onnxq supports: each is set by the node's first output.
+    names = {output: name for name, output in _NODE_NAME.findall(text)}
+    text = _NODE_NAME.sub(r"\2", text)
     model = onnx.parser.parse_model(f'<ir_version: {ir}, opset_import: ["" : {opset}, "other" : 1]> g {text}')
+    _set_names(model.graph, names)
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
     return model
+
+
+def _set_names(graph: GraphProto, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        node.name = names.get(node.output[0], "") if node.output else ""
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _set_names(attribute.g, names)
 
 
 def graph_of(text: str, *, opset: int = 17, **constants: Any) -> Graph:

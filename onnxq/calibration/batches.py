@@ -141,6 +141,11 @@ class Batches:
         """Facts about the data that a user should read; complete once the data has been read."""
         return tuple(self._notes)
 
+    @property
+    def one_shot(self) -> bool:
+        """Whether the data can be read only once."""
+        return self._one_shot
+
     def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
         return (batch.arrays for batch in self.stream())
 

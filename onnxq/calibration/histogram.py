@@ -89,17 +89,18 @@ class Binner:
         self._index = np.empty(size, np.intp)
         self._is_zero = np.empty(size, np.bool_)
 
-    def add(self, counts: NDArray[np.int64], chunk: NDArray[np.float32], exponent: int, rmin: float) -> int:
+    def add(self, counts: NDArray[np.int64], chunk: NDArray[np.float32], exponent: int, rmin: float, weight: int = 1) -> int:
         """Count a chunk.
 
         Args:
             counts: Changed in place, shape (2 * BINS,).
             chunk: Finite, at most the size the scratch was made for, all inside the bins.
             exponent: Bin width is 2^exponent.
-            rmin: Smallest value of the chunk.
+            rmin: At most the smallest value of the chunk.
+            weight: How many elements each of the chunk stands for.
 
         Returns:
-            How many elements are zero; they are not in `counts`.
+            How many elements of the chunk are zero; they are not in `counts`.
         """
         size = chunk.size
         scaled, narrow, index, is_zero = (b[:size] for b in (self._scaled, self._narrow, self._index, self._is_zero))
@@ -114,8 +115,8 @@ class Binner:
         np.copyto(narrow, scaled, casting="unsafe")
         np.add(narrow, BINS, out=index)
         seen = np.bincount(index)
-        counts[: seen.size] += seen
+        counts[: seen.size] += seen if weight == 1 else seen * weight
         np.equal(chunk, 0.0, out=is_zero)
         zeros = int(np.count_nonzero(is_zero))
-        counts[BINS] -= zeros
+        counts[BINS] -= weight * zeros
         return zeros

@@ -8,6 +8,7 @@ folder is refused.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.batches import Item
 from onnxq.calibration.cutting import ArrayColumn
 from onnxq.calibration.inputs import InputSpec, InputSpecs
+from onnxq.calibration.sharding import Shard
 from onnxq.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -123,6 +125,14 @@ class ImageSource:
         self._group = self._spec.fixed_batch or batch_size or 1
         self._image = _pillow()
         self.samples: int | None = len(self._paths)
+
+    def part(self, shard: Shard) -> ImageSource:
+        """The images of one shard: where the model fixes its batch, whole batches go to one shard."""
+        unit = self._spec.fixed_batch or 1
+        twin = copy.copy(self)
+        twin._paths = [path for i, path in enumerate(self._paths) if shard.holds(i // unit)]
+        twin.samples = len(twin._paths)
+        return twin
 
     def items(self, note: Callable[[str], None]) -> Iterator[Item]:
         group: list[NDArray[Any]] = []

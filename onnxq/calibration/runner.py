@@ -1,61 +1,91 @@
 """Runs a model under onnxruntime and gathers statistics of its tensors while the next batch is running.
 
-One forward pass for each batch; one session; at most three batches' tensors exist at any time (running, waiting, being
-counted), whatever the number of samples. The model is cut down to what the tapped tensors need, so a detection head
-behind the last tap costs nothing. Statistics are values, so counting them in another thread cannot change the result.
+One forward pass for each batch; one session; few batches' tensors exist at any time, whatever the number of samples.
+The model is cut down to what the tapped tensors need, so a detection head behind the last tap costs nothing. Statistics
+are values, so counting them in another thread, or group by group in several passes, cannot change the result.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, ValueInfoProto
+from onnx import TensorProto
 
 from onnxq.calibration.batches import Batch, Batches
+from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
+from onnxq.calibration.memory import grouped_taps, tap_bytes
+from onnxq.calibration.progress import Progress, resident_bytes
 from onnxq.calibration.session import Session, make_session
-from onnxq.calibration.statistics import EMPTY_FINGERPRINT, StatsBuilder, StatsTable, combine_fingerprints
-from onnxq.errors import DataError, InternalError, OnnxqError
+from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.taps import (
+    SampleAxis,
+    derived_taps,
+    in_graph_order,
+    with_output_shapes,
+    with_outputs,
+    with_readable_outputs,
+)
+from onnxq.errors import DataError, OnnxqError
 from onnxq.graph.view import Graph
 
 NonFinite = Literal["error", "ignore"]
 
-# One batch may wait while another is counted: more would cost memory, none would stall on uneven batches.
-_WAITING = 1
-
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far calibration has come.
+class CollectOptions:
+    """How statistics are collected. The defaults suit every method.
 
     Attributes:
-        batches: Batches run.
-        samples: Samples run.
-        expected_samples: Samples in all, None where unknown.
-        elapsed_s: Seconds since the first batch began.
+        threads: onnxruntime's threads within a node; None leaves the choice to it.
+        providers: Execution providers in fall-back order (see `session.PROVIDERS`); None means the CPU.
+        nonfinite: Whether NaN and Inf in a tapped tensor stop the run or are counted and left out.
+        full_histogram: Count every element, not about SAMPLE of each sample's tensor (see `sampling`).
+        range_only: Keep extremes alone, which is all that the method `max` needs, for less time.
+        memory_limit: Bytes that tapped tensors may take, by the sizes of the first batch; where they do not fit, the
+            data is read several times. None: no limit.
     """
 
-    batches: int
-    samples: int
-    expected_samples: int | None
-    elapsed_s: float
+    threads: int | None = None
+    providers: Sequence[str] | None = None
+    nonfinite: NonFinite = "error"
+    full_histogram: bool = False
+    range_only: bool = False
+    memory_limit: int | None = None
+
+    def session(self, graph: Graph, *, optimise: bool = True) -> Session:
+        """A session for `graph`.
+
+        Raises:
+            ModelError: onnxruntime cannot load it.
+            ConfigError: a provider is not part of this onnxruntime.
+        """
+        # A thread of onnxruntime that spins takes its core from the statistics.
+        return make_session(
+            graph.to_model(),
+            optimise=optimise,
+            threads=self.threads,
+            providers=self.providers,
+            base_dir=graph.base_dir,
+            spin=False,
+        )
 
 
-def collect(  # noqa: PLR0913 - one keyword for each choice of the user
+DEFAULT_OPTIONS = CollectOptions()
+
+
+def collect(  # noqa: PLR0913 - the parts of one run
     graph: Graph,
     taps: Sequence[str],
     batches: Batches,
     *,
     digest: str,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
-    nonfinite: NonFinite = "error",
+    options: CollectOptions = DEFAULT_OPTIONS,
     progress: Callable[[Progress], None] | None = None,
 ) -> StatsTable:
     """Statistics of tensors over all of `batches`.
@@ -65,65 +95,124 @@ def collect(  # noqa: PLR0913 - one keyword for each choice of the user
         taps: Names of the tensors: graph inputs or outputs of nodes, of a numeric type.
         batches: The data.
         digest: Digest of the float model, stamped on the result.
-        threads: onnxruntime's threads within a node; None leaves the choice to it.
-        providers: Execution providers in fall-back order; None means the CPU.
-        nonfinite: Whether NaN and Inf in a tapped tensor stop the run or are counted and left out.
+        options: How to collect.
         progress: Called after each batch, in the calling thread.
 
     Raises:
-        DataError: the data does not fit or is empty, onnxruntime fails on it, or a tensor holds NaN or Inf.
+        DataError: the data does not fit or is empty, onnxruntime fails on it, a tensor holds NaN or Inf, or several
+            passes are needed over data that can be read only once or changes between them.
         ModelError: onnxruntime cannot load the model.
-        ConfigError: a provider is not part of this onnxruntime.
+        ConfigError: a provider is not part of this onnxruntime, or a tensor does not fit under the memory limit.
     """
-    names = _in_graph_order(graph, taps)
-    inner = [name for name in names if not graph.is_input(name)]
-    session = None
-    if inner:
-        tapped = with_outputs(graph, inner)
-        # A thread of onnxruntime that spins takes its core from the statistics: on two cores, calibrating YOLOv8n with
-        # 59 taps takes 1.5 times as long with spinning.
-        session = make_session(
-            tapped.to_model(), threads=threads, providers=providers, base_dir=graph.base_dir, spin=False
+    names = in_graph_order(graph, taps)
+    # Under "ignore", sigmoid(inf) would have to be told from sigmoid(NaN): then every tap is an output.
+    derived = derived_taps(graph, names) if options.nonfinite == "error" else {}
+    stream = batches.stream()
+    first = next(stream)
+    outputs = [name for name in names if name not in derived]
+    groups = _groups(graph, outputs, first, options)
+    if len(groups) > 1 and batches.one_shot:
+        raise DataError(
+            f"the tapped tensors need {len(groups)} passes under the memory limit, but the data can be read only once",
+            where=f"{batches.label} data",
+            hint="pass a function that returns a new generator, or raise memory_limit= (--memory-limit).",
         )
-        del tapped
-    counter = _Counter(names, stop_at_nonfinite=nonfinite == "error")
-    try:
-        with counter:
-            _feed(session, names, batches, counter, progress)
-    except _NonFiniteError as found:
-        raise _nonfinite_error(graph, found, providers) from None
-    return counter.table(digest)
+    work = _Work(graph=graph, batches=batches, options=options, axis=SampleAxis(graph, first), progress=progress)
+    work.passes = len(groups)
+    tables = []
+    for number, group in enumerate(groups):
+        following = {name: rule for name, rule in derived.items() if rule[0] in group}
+        source = chain([first], stream) if number == 0 else batches.stream()
+        tables.append(work.run(group, following, source))
+    found = {name: stats for _, _, tensors in tables for name, stats in tensors.items()}
+    samples, fingerprint, _ = tables[0]
+    if any(table[:2] != (samples, fingerprint) for table in tables):
+        raise DataError(
+            "it was not the same in every pass over it",
+            where=f"{batches.label} data",
+            hint="make the data repeatable (a fixed seed, no shuffling), or raise memory_limit= (--memory-limit).",
+        )
+    tensors = {name: found[name] for name in names}
+    return StatsTable(tensors=tensors, digest=digest, samples=samples, data_fingerprint=fingerprint)
 
 
-def _feed(
-    session: Session | None,
-    names: Sequence[str],
-    batches: Batches,
-    counter: _Counter,
-    progress: Callable[[Progress], None] | None,
-) -> None:
-    start = time.perf_counter()
-    runs = samples = 0
-    for batch in batches.stream():
-        values = dict(batch.arrays)
+def _groups(graph: Graph, outputs: list[str], first: Batch, options: CollectOptions) -> list[list[str]]:
+    inner = [name for name in outputs if not graph.is_input(name)]
+    if options.memory_limit is None or not inner:
+        return [outputs]
+    sizes = tap_bytes(graph, inner, options.session(with_output_shapes(graph, inner)), first)
+    groups = grouped_taps(sizes, options.memory_limit)
+    # Inputs are in memory anyway.
+    groups[0] = [name for name in outputs if graph.is_input(name)] + groups[0]
+    return groups
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """What all passes over the data have in common."""
+
+    graph: Graph
+    batches: Batches
+    options: CollectOptions
+    axis: SampleAxis
+    progress: Callable[[Progress], None] | None
+    passes: int = 1
+    pass_number: int = 0
+    runs: int = 0
+    earlier_samples: int = 0
+    start: float = field(default_factory=time.perf_counter)
+
+    def run(
+        self, taps: list[str], derived: Mapping[str, Any], stream: Iterator[Batch]
+    ) -> tuple[int, str, dict[str, TensorStats]]:
+        """Samples, their fingerprint, and the statistics of these taps and what follows from them."""
+        self.pass_number += 1
+        inner = [name for name in taps if not self.graph.is_input(name)]
+        session = self.options.session(with_readable_outputs(self.graph, inner)) if inner else None
+        counter = Counter(
+            taps,
+            derived,
+            CountOptions(
+                stop_at_nonfinite=self.options.nonfinite == "error",
+                full_histogram=self.options.full_histogram,
+                range_only=self.options.range_only,
+            ),
+        )
+        samples = 0
+        try:
+            with counter:
+                for batch in stream:
+                    counter.put(batch, self._values(session, taps, inner, batch), self.axis)
+                    samples += batch.samples
+                    self._tell(samples)
+        except NonFiniteError as found:
+            raise _nonfinite_error(self.graph, found, self.options) from None
+        self.earlier_samples += samples
+        return counter.samples, counter.fingerprint, counter.statistics()
+
+    def _values(
+        self, session: Session | None, taps: list[str], inner: list[str], batch: Batch
+    ) -> dict[str, NDArray[Any]]:
+        values = {name: batch.arrays[name] for name in taps if name in batch.arrays}
         if session is not None:
-            values |= zip(session.output_names, session.run(batch.arrays, where=batch.label), strict=True)
-        counter.put(batch, [values[name] for name in names])
-        del values
-        runs, samples = runs + 1, samples + batch.samples
-        if progress is not None:
-            elapsed_s = time.perf_counter() - start
-            expected = batches.expected_samples
-            progress(Progress(batches=runs, samples=samples, expected_samples=expected, elapsed_s=elapsed_s))
+            values |= zip(inner, session.run(batch.arrays, where=batch.label), strict=True)
+        return values
 
-
-def with_outputs(graph: Graph, outputs: Sequence[str]) -> Graph:
-    """A copy of `graph` with exactly these outputs, without the nodes that none of them needs."""
-    twin = graph.copy()
-    # onnxruntime infers the types itself; a name alone keeps a wrong or missing shape from mattering.
-    twin.outputs = {name: ValueInfoProto(name=name) for name in outputs}
-    twin.prune()
-    return twin
+    def _tell(self, samples: int) -> None:
+        self.runs += 1
+        if self.progress is not None:
+            self.progress(
+                Progress(
+                    batches=self.runs,
+                    samples=samples,
+                    expected_samples=self.batches.expected_samples,
+                    elapsed_s=time.perf_counter() - self.start,
+                    pass_number=self.pass_number,
+                    passes=self.passes,
+                    memory_bytes=resident_bytes(),
+                    earlier_samples=self.earlier_samples,
+                )
+            )
 
 
 def run_outputs(session: Session, batches: Batches) -> Iterator[tuple[Batch, Mapping[str, NDArray[Any]]]]:
@@ -146,84 +235,9 @@ def run_outputs(session: Session, batches: Batches) -> Iterator[tuple[Batch, Map
         yield batch, dict(zip(session.output_names, outputs, strict=True))
 
 
-class _NonFiniteError(Exception):
-    """A tapped tensor of a batch holds NaN or Inf."""
-
-    def __init__(self, tensor: str, array: NDArray[Any], batch: Batch) -> None:
-        super().__init__(tensor)
-        self.tensor = tensor
-        self.array = array
-        self.batch = batch
-
-
-class _Counter:
-    """Counts arrays in a thread of its own; an error there comes out of the next `put` or at the end of `with`."""
-
-    def __init__(self, names: Sequence[str], *, stop_at_nonfinite: bool) -> None:
-        self._builders = {name: StatsBuilder() for name in names}
-        self._stop_at_nonfinite = stop_at_nonfinite
-        self._samples = 0
-        self._fingerprint = EMPTY_FINGERPRINT
-        self._work: queue.Queue[tuple[Batch, list[NDArray[Any]]] | None] = queue.Queue(_WAITING)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._loop, name="onnxq-statistics", daemon=True)
-
-    def __enter__(self) -> _Counter:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._work.put(None)
-        self._thread.join()
-        if kind is None:
-            self._check()
-
-    def put(self, batch: Batch, arrays: list[NDArray[Any]]) -> None:
-        self._check()
-        self._work.put((batch, arrays))
-
-    def table(self, digest: str) -> StatsTable:
-        tensors = {name: builder.freeze() for name, builder in self._builders.items()}
-        return StatsTable(tensors=tensors, digest=digest, samples=self._samples, data_fingerprint=self._fingerprint)
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _loop(self) -> None:
-        # After an error the queue is still emptied, so that `put` never waits for a thread that is gone.
-        while (work := self._work.get()) is not None:
-            if self._error is None:
-                try:
-                    self._count(*work)
-                except BaseException as error:  # raised again in the calling thread
-                    self._error = error
-            del work
-
-    def _count(self, batch: Batch, arrays: list[NDArray[Any]]) -> None:
-        for (name, builder), array in zip(self._builders.items(), arrays, strict=True):
-            before = builder.nonfinite
-            builder.update(array)
-            if self._stop_at_nonfinite and builder.nonfinite > before:
-                raise _NonFiniteError(name, array, batch)
-        self._samples += batch.samples
-        self._fingerprint = combine_fingerprints(self._fingerprint, batch.fingerprint())
-
-
-def _in_graph_order(graph: Graph, taps: Sequence[str]) -> list[str]:
-    """Taps as the model computes them: inputs first, then by node; each once."""
-    wanted = set(taps)
-    order = [name for name in graph.inputs if name in wanted]
-    order += [name for node in graph.nodes for name in node.output if name in wanted]
-    unknown = wanted.difference(order)
-    if unknown:
-        raise InternalError(f"cannot tap {sorted(unknown)}: neither an input nor the output of a node")
-    return order
-
-
-def _nonfinite_error(graph: Graph, found: _NonFiniteError, providers: Sequence[str] | None) -> DataError:
+def _nonfinite_error(graph: Graph, found: NonFiniteError, options: CollectOptions) -> DataError:
     kind = "NaN" if np.isnan(found.array).any() else "Inf"
-    tensor = _origin(graph, found, providers)
+    tensor = _origin(graph, found, options)
     node = graph.producer(tensor)
     maker = "" if node is None else f", computed by {node.op_type} node {node.name!r},"
     return DataError(
@@ -234,7 +248,7 @@ def _nonfinite_error(graph: Graph, found: _NonFiniteError, providers: Sequence[s
     )
 
 
-def _origin(graph: Graph, found: _NonFiniteError, providers: Sequence[str] | None) -> str:
+def _origin(graph: Graph, found: NonFiniteError, options: CollectOptions) -> str:
     """Where it went wrong: the first tensor on the way to the tapped one that holds NaN (or Inf), tapped or not.
 
     Of the same kind: a mask of -Inf ahead of a Softmax is no fault, and says nothing of a NaN behind it.
@@ -243,19 +257,22 @@ def _origin(graph: Graph, found: _NonFiniteError, providers: Sequence[str] | Non
     ancestors = with_outputs(graph, [found.tensor])
     every: list[str] = [name for node in ancestors.nodes for name in node.output if name and _maybe_float(graph, name)]
     try:
-        session = make_session(
-            with_outputs(ancestors, every).to_model(), optimise=False, providers=providers, base_dir=graph.base_dir
-        )
-        values = dict(zip(session.output_names, session.run(found.batch.arrays), strict=True))
+        session = options.session(with_readable_outputs(ancestors, every), optimise=False)
+        values = session.run(found.batch.arrays)
     except OnnxqError:
         # Some tensors cannot be outputs (optional, sequence); then the tapped one has to do.
         return found.tensor
-    for name in every:
-        value = values[name]
+    for name, value in zip(every, values, strict=True):
         if isinstance(value, np.ndarray) and value.dtype.kind == "f" and wrong(value).any():
             return name
     return found.tensor
 
 
 def _maybe_float(graph: Graph, tensor: str) -> bool:
-    return graph.dtype(tensor) in (None, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+    return graph.dtype(tensor) in (
+        None,
+        TensorProto.FLOAT,
+        TensorProto.FLOAT16,
+        TensorProto.DOUBLE,
+        TensorProto.BFLOAT16,
+    )

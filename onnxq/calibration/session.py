@@ -24,6 +24,19 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from onnxq.errors import ConfigError, DataError, ModelError
 
+PROVIDERS: Mapping[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+}
+"""Execution providers by the name that users give; onnxruntime's own names are taken too."""
+
 DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
 
 # Protobuf refuses messages of 2 GiB; what is left covers the message around the weights.
@@ -94,7 +107,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         model: The model, or the file it lies in.
         optimise: All of onnxruntime's graph optimisations (its default), or none.
         threads: Threads within a node; None leaves the choice to onnxruntime.
-        providers: Execution providers in fall-back order; None means the CPU.
+        providers: Execution providers in fall-back order, by a name of PROVIDERS or onnxruntime's; None means the CPU.
         base_dir: Folder that the external data of a model in memory is relative to.
         optimised_model_path: Where onnxruntime writes the graph that it really runs.
         disabled_optimizers: Names of onnxruntime's optimisers to leave out.
@@ -130,13 +143,17 @@ def _known_providers(providers: Sequence[str] | None) -> list[str]:
     if providers is None:
         return list(DEFAULT_PROVIDERS)
     available = ort.get_available_providers()
-    unknown = [p for p in providers if p not in available]
-    if unknown:
+    full = [PROVIDERS.get(name.lower(), name) for name in providers]
+    unknown = [given for given, name in zip(providers, full, strict=True) if name not in available]
+    if unknown or not full:
+        short = {name: key for key, name in PROVIDERS.items()}
+        missing = ", ".join(map(repr, unknown))
         raise ConfigError(
-            f"onnxruntime has no execution provider {', '.join(map(repr, unknown))} here",
-            hint=f"providers= (--ep) can name {', '.join(available)}; others come with other onnxruntime packages.",
+            f"onnxruntime has no execution provider {missing} here" if unknown else "no execution provider is named",
+            hint=f"providers= (--ep) can name {', '.join(short.get(name, name) for name in available)}; "
+            "others come with other onnxruntime packages.",
         )
-    return list(providers)
+    return list(dict.fromkeys(full))
 
 
 def _loadable(
@@ -169,6 +186,11 @@ def _through_folder(model: ModelProto) -> tuple[str, tempfile.TemporaryDirectory
     whole.CopyFrom(model)  # saving with external data empties the message that it is given
     onnx.save_model(whole, str(path), save_as_external_data=True, location="weights.bin")
     return str(path), folder
+
+
+def runtime_version() -> str:
+    """Version of the onnxruntime in use."""
+    return str(ort.__version__)
 
 
 def _version() -> tuple[int, int]:

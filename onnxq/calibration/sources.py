@@ -25,6 +25,8 @@ from onnxq.calibration.batches import Batches, Item, Notes, Source, read_batches
 from onnxq.calibration.cutting import ArrayColumn, Column, Cutter
 from onnxq.calibration.images import IMAGE_SUFFIXES, ImageOptions, ImageSource, image_options
 from onnxq.calibration.inputs import InputSpecs, Layout
+from onnxq.calibration.sharded_batches import ShardedBatches
+from onnxq.calibration.sharding import Shard
 from onnxq.errors import ConfigError, DataError
 
 LABELS = "labels"
@@ -43,6 +45,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
     limit: int | None = None,
     layout: Layout | None = None,
     images: ImageOptions | str | None = None,
+    shard: Shard | None = None,
     label: str = "calibration",
 ) -> Batches:
     """Open calibration or verification data for a model.
@@ -56,6 +59,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         limit: Most samples to use. From a folder of images they are taken evenly over its sorted files.
         layout: Where rank-4 data keeps its channels ("nchw" or "nhwc"), if not where the model does.
         images: How image files become arrays: "imagenet", "yolo", "paddleocr", or ImageOptions.
+        shard: The part of the data to take, after `limit`; the result is then a ShardedBatches.
         label: What the data is called in messages.
 
     Raises:
@@ -69,10 +73,14 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
     if layout not in (None, "nchw", "nhwc"):
         raise ConfigError(f"unknown layout {layout!r}", hint="layout= (--layout) is 'nchw' or 'nhwc'.")
     opened = _source(source, inputs, batch_size, limit, image_options(images))
+    total = None
+    if shard is not None and isinstance(opened, ImageSource):
+        # Decoding is dear: a shard reads only its own images.
+        total, opened = opened.samples, opened.part(shard)
     notes = Notes()
     cutter = Cutter(inputs=inputs, layout=None if isinstance(opened, ImageSource) else layout, note=notes.add)
     known = opened.samples
-    return Batches(
+    batches = Batches(
         lambda: read_batches(opened, cutter, limit=limit, label=label),
         inputs=inputs,
         notes=notes,
@@ -80,6 +88,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         one_shot=opened.one_shot,
         label=label,
     )
+    return batches if shard is None else ShardedBatches(batches, shard, total_samples=total)
 
 
 def _source(

@@ -3,7 +3,9 @@
     of(a ++ b) == of(a).merge(of(b))      merge(a, b) == merge(b, a)      empty().merge(a) == a
 
 All hold bit for bit, for any batching, order or split: counts are integers, extremes are min and max, and the histogram
-is exact (see `histogram`). One set of statistics serves every method.
+is exact (see `histogram`) for the elements that enter it. Extremes and the number of non-finite elements are of all
+elements; of a large tensor a fixed choice of elements enters the histogram (see `sampling`), each with the weight of
+those it stands for. One set of statistics serves every method.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxq.calibration.histogram import BINS, MIN_EXPONENT, Binner, coarsen, exponent_for
-from onnxq.errors import ArtifactError, DataError, InternalError
+from onnxq.calibration.sampling import Extract, extract
+from onnxq.calibration.sharding import ShardSet, merge_shards
+from onnxq.errors import ArtifactError, InternalError
 
 FINGERPRINT_BITS = 128
 EMPTY_FINGERPRINT = "0" * (FINGERPRINT_BITS // 4)
@@ -30,14 +34,20 @@ class TensorStats:
 
     Attributes:
         count: Elements seen, of every kind.
-        zeros: Elements equal to 0.
-        nonfinite: NaN and infinite elements; they are in no other field but `count`.
+        counted: Finite elements that entered the histogram (zeros included), without weights. All of them where
+            everything was counted; 0 where only the range was kept.
+        zeros: Weight of the elements counted that equal 0.
+        nonfinite: NaN and infinite elements, exact; they are in no other field but `count`.
         rmin: Smallest finite element, exact; +inf if none was seen.
         rmax: Largest finite element, exact; -inf if none was seen.
-        counts: int64, shape (2 * BINS,), read-only: finite non-zero elements by bin; bin BINS starts at 0.
+        counts: int64, shape (2 * BINS,), read-only: weight of the finite non-zero elements counted, by bin; bin BINS
+            starts at 0.
+
+    Where every finite element was counted, all weights are 1: zeros + sum(counts) == counted.
     """
 
     count: int
+    counted: int
     zeros: int
     nonfinite: int
     rmin: float
@@ -48,12 +58,14 @@ class TensorStats:
         counts = np.asarray(self.counts)
         if counts.dtype != np.int64 or counts.shape != (2 * BINS,):
             raise InternalError(f"counts is {counts.dtype} of shape {counts.shape}, expected int64 of ({2 * BINS},)")
-        if min(self.zeros, self.nonfinite, int(counts.min())) < 0:
+        if min(self.zeros, self.nonfinite, self.counted, int(counts.min())) < 0:
             raise InternalError("a count is negative")
         binned = int(counts.sum())
-        if self.count != self.zeros + self.nonfinite + binned:
+        weight = self.zeros + binned
+        if self.counted > min(self.finite, weight) or (self.complete and weight != self.counted):
             raise InternalError(
-                f"count is {self.count}, but {self.zeros} zeros, {self.nonfinite} non-finite and {binned} binned"
+                f"count is {self.count} and {self.counted} were counted, "
+                f"but {self.zeros} zeros, {self.nonfinite} non-finite and {binned} binned"
             )
         _check_extremes(self, binned)
         counts = counts.copy()
@@ -81,6 +93,16 @@ class TensorStats:
         return self.count - self.nonfinite
 
     @property
+    def complete(self) -> bool:
+        """Whether every finite element is in the histogram."""
+        return self.counted == self.finite
+
+    @property
+    def range_only(self) -> bool:
+        """Whether there is a range but no histogram."""
+        return self.counted == 0 < self.finite
+
+    @property
     def exponent(self) -> int:
         """Bins are 2^exponent wide."""
         return exponent_for(self.rmin, self.rmax) if self.finite else MIN_EXPONENT
@@ -93,6 +115,7 @@ class TensorStats:
         counts += coarsen(other.counts, exponent - other.exponent)
         return TensorStats(
             count=self.count + other.count,
+            counted=self.counted + other.counted,
             zeros=self.zeros + other.zeros,
             nonfinite=self.nonfinite + other.nonfinite,
             rmin=rmin,
@@ -108,8 +131,8 @@ class TensorStats:
     def __hash__(self) -> int:
         return hash(self._scalars())
 
-    def _scalars(self) -> tuple[int, int, int, float, float]:
-        return (self.count, self.zeros, self.nonfinite, self.rmin, self.rmax)
+    def _scalars(self) -> tuple[int, int, int, int, float, float]:
+        return (self.count, self.counted, self.zeros, self.nonfinite, self.rmin, self.rmax)
 
 
 def _check_extremes(stats: TensorStats, binned: int) -> None:
@@ -122,15 +145,16 @@ def _check_extremes(stats: TensorStats, binned: int) -> None:
     if not -limit <= stats.rmin <= stats.rmax <= limit:
         raise InternalError(f"extremes {ends} are not an interval of finite float32 numbers")
     if binned == 0:
-        if ends != (0.0, 0.0):
+        if stats.complete and ends != (0.0, 0.0):
             raise InternalError(f"extremes are {ends}, but every finite element is zero")
         return
     used = np.flatnonzero(stats.counts) - BINS
     width = math.ldexp(1.0, stats.exponent)
     low, high = math.floor(stats.rmin / width), math.floor(stats.rmax / width)
     first, last = int(used[0]), int(used[-1])
-    # An extreme of exactly 0 may be a zero, which is in no bin.
-    if (first != low and stats.rmin != 0.0) or (last != high and stats.rmax != 0.0) or first < low or last > high:
+    # An extreme need not have been counted; and one of exactly 0 may be a zero, which is in no bin.
+    reached = (first == low or stats.rmin == 0.0) and (last == high or stats.rmax == 0.0)
+    if first < low or last > high or (stats.complete and not reached):
         raise InternalError(f"used bins [{first}, {last}] do not fit extremes {ends}")
 
 
@@ -139,51 +163,56 @@ class StatsBuilder:
 
     def __init__(self) -> None:
         self._count = 0
+        self._counted = 0
         self._zeros = 0
         self._nonfinite = 0
         self._rmin = math.inf
         self._rmax = -math.inf
         self._exponent = MIN_EXPONENT
         self._counts: NDArray[np.int64] = np.zeros(2 * BINS, np.int64)
+        # Elements that wait to be counted: many small batches then cost one walk through the bins.
+        self._waiting: list[NDArray[np.float32]] = []
+        self._waiting_size = 0
+        self._weight = 1
 
-    def update(self, values: ArrayLike) -> None:
-        """Add every element of an array.
+    def update(self, values: ArrayLike, *, rows: int | None = None) -> None:
+        """Add every element of an array. Arguments and errors as for `sampling.extract`."""
+        self.add(extract(values, rows=rows))
 
-        Args:
-            values: Any shape and layout; any real dtype, taken as float32 (a finite double beyond float32 counts as
-                non-finite).
+    def add(self, part: Extract) -> None:
+        """Add what was taken of an array."""
+        self._count += part.count
+        self._nonfinite += part.nonfinite
+        self._rmin = min(self._rmin, part.rmin)
+        self._rmax = max(self._rmax, part.rmax)
+        size = part.taken.size
+        if not size:
+            return
+        if part.weight != self._weight or self._waiting_size + size > Binner.CHUNK:
+            self._count_waiting()
+            self._weight = part.weight
+        if size >= Binner.CHUNK // 2:
+            self._count_elements(part.taken)
+        else:
+            # A copy: the array belongs to onnxruntime, which wants its memory back.
+            self._waiting.append(part.taken if part.taken.base is None else part.taken.copy())
+            self._waiting_size += size
 
-        Raises:
-            DataError: the array is not numeric.
-        """
-        array = np.asarray(values)
-        # ml_dtypes' bfloat16 and float8 are of kind "V", yet cast like any float.
-        if array.dtype.kind not in "biufV" or array.dtype.names is not None:
-            raise DataError(f"statistics need numbers, got an array of dtype {array.dtype}")
-        flat = array.ravel(order="K")
-        binner = Binner(flat.size)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, flat.size, Binner.CHUNK):
-                self._add(flat[start : start + Binner.CHUNK].astype(np.float32, copy=False), binner)
+    def _count_waiting(self) -> None:
+        if self._waiting:
+            waiting, self._waiting, self._waiting_size = self._waiting, [], 0
+            self._count_elements(waiting[0] if len(waiting) == 1 else np.concatenate(waiting))
 
-    def _add(self, chunk: NDArray[np.float32], binner: Binner) -> None:
-        self._count += chunk.size
-        low, high = float(chunk.min()), float(chunk.max())
-        # min and max pass NaN on and show infinities, so finite data pays nothing for this check.
-        if not (math.isfinite(low) and math.isfinite(high)):
-            finite = chunk[np.isfinite(chunk)]
-            self._nonfinite += chunk.size - finite.size
-            if finite.size == 0:
-                return
-            chunk, low, high = finite, float(finite.min()), float(finite.max())
-        # + 0.0 turns -0.0 into 0.0: which of the two comes first must not show.
-        self._rmin = min(self._rmin, low + 0.0)
-        self._rmax = max(self._rmax, high + 0.0)
+    def _count_elements(self, taken: NDArray[np.float32]) -> None:
         exponent = exponent_for(self._rmin, self._rmax)
         if exponent > self._exponent:
             self._counts = coarsen(self._counts, exponent - self._exponent)
             self._exponent = exponent
-        self._zeros += binner.add(self._counts, chunk, exponent, low)
+        binner = Binner(taken.size)
+        for start in range(0, taken.size, Binner.CHUNK):
+            chunk = taken[start : start + Binner.CHUNK]
+            self._zeros += self._weight * binner.add(self._counts, chunk, exponent, self._rmin, self._weight)
+        self._counted += taken.size
 
     @property
     def nonfinite(self) -> int:
@@ -192,13 +221,16 @@ class StatsBuilder:
 
     def freeze(self) -> TensorStats:
         """The statistics so far; the builder may go on."""
+        self._count_waiting()
+        exponent = exponent_for(self._rmin, self._rmax) if self._count > self._nonfinite else MIN_EXPONENT
         return TensorStats(
             count=self._count,
+            counted=self._counted,
             zeros=self._zeros,
             nonfinite=self._nonfinite,
             rmin=self._rmin,
             rmax=self._rmax,
-            counts=self._counts,
+            counts=coarsen(self._counts, exponent - self._exponent),
         )
 
 
@@ -231,12 +263,14 @@ class StatsTable(Mapping[str, TensorStats]):
         digest: Digest of the float model the tensors belong to.
         samples: How many samples were run.
         data_fingerprint: `combine_fingerprints` over all samples.
+        shards: Which shards of a split of the data they are of; None for whole data.
     """
 
     tensors: Mapping[str, TensorStats]
     digest: str
     samples: int
     data_fingerprint: str = field(default=EMPTY_FINGERPRINT)
+    shards: ShardSet | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 0:
@@ -244,9 +278,14 @@ class StatsTable(Mapping[str, TensorStats]):
         object.__setattr__(self, "data_fingerprint", combine_fingerprints(self.data_fingerprint))
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
 
+    @property
+    def range_only(self) -> bool:
+        """Whether a tensor has a range but no histogram: such statistics serve the method `max` alone."""
+        return any(stats.range_only for stats in self.tensors.values())
+
     def __reduce__(self) -> tuple[object, ...]:
         # Tables travel between processes; a mapping proxy cannot be pickled, its content can.
-        return (_table, (dict(self.tensors), self.digest, self.samples, self.data_fingerprint))
+        return (_table, (dict(self.tensors), self.digest, self.samples, self.data_fingerprint, self.shards))
 
     def __getitem__(self, name: str) -> TensorStats:
         return self.tensors[name]
@@ -261,12 +300,17 @@ class StatsTable(Mapping[str, TensorStats]):
         """The statistics over both data sets.
 
         Raises:
-            ArtifactError: the tables belong to different models or hold different tensors.
+            ArtifactError: the tables belong to different models, hold different tensors, or share a shard of the data.
         """
         if self.digest != other.digest:
             raise ArtifactError(
                 f"statistics of different models cannot be merged: digests {self.digest} and {other.digest}",
                 hint="calibrate the shards on the same float model",
+            )
+        if any(s.range_only != other[n].range_only for n, s in self.items() if n in other and s.finite and other[n].finite):
+            raise ArtifactError(
+                "statistics that hold ranges only cannot be merged with statistics that hold histograms",
+                hint="calibrate all shards alike: with or without range_only= (--range-only)",
             )
         if self.keys() != other.keys():
             names = sorted(self.keys() ^ other.keys())
@@ -274,11 +318,13 @@ class StatsTable(Mapping[str, TensorStats]):
                 f"statistics hold different tensors: {len(names)} are in one table only, first {names[0]!r}",
                 hint="calibrate the shards with the same target= (--target) and configuration",
             )
+        shards = merge_shards(self.shards, other.shards)
         return StatsTable(
             tensors={name: stats.merge(other[name]) for name, stats in self.items()},
             digest=self.digest,
             samples=self.samples + other.samples,
             data_fingerprint=combine_fingerprints(self.data_fingerprint, other.data_fingerprint),
+            shards=shards,
         )
 
     def save(self, path: str | Path) -> None:
@@ -292,5 +338,9 @@ class StatsTable(Mapping[str, TensorStats]):
         save_stats(self, path)
 
 
-def _table(tensors: dict[str, TensorStats], digest: str, samples: int, data_fingerprint: str) -> StatsTable:
-    return StatsTable(tensors=tensors, digest=digest, samples=samples, data_fingerprint=data_fingerprint)
+def _table(
+    tensors: dict[str, TensorStats], digest: str, samples: int, data_fingerprint: str, shards: ShardSet | None
+) -> StatsTable:
+    return StatsTable(
+        tensors=tensors, digest=digest, samples=samples, data_fingerprint=data_fingerprint, shards=shards
+    )

@@ -1,10 +1,10 @@
 """The statistics file.
 
     magic      12 bytes   b"onnxq-stats\\n"
-    version    uint32     1
+    version    uint32     2 (1 had no `counted`: there every element was)
     checksum   32 bytes   SHA-256 of all that follows
     length     uint32     bytes of the header
-    header     JSON       digest, samples, data_fingerprint, tensors: a list of rows
+    header     JSON       digest, samples, data_fingerprint, shards (null, or which of a split), tensors: a list of rows
     bins       the rows' used bins, one after the other
 
 All numbers are little-endian. A row holds the scalars of one tensor (extremes as exact hexadecimal floats), the first
@@ -27,11 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.calibration.histogram import BINS
+from onnxq.calibration.sharding import ShardSet
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError
 
 MAGIC = b"onnxq-stats\n"
-VERSION = 1
+VERSION = 2
 MAX_TENSORS = 65_536
 """Far above any model's; a tensor takes 64 KiB in memory however little of the file it fills."""
 
@@ -50,6 +51,18 @@ def save_stats(table: StatsTable, path: str | Path) -> None:
     Raises:
         ArtifactError: the file cannot be written.
     """
+    try:
+        write_whole(Path(path), encode_stats(table))
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write statistics: {error.strerror or error}",
+            where=str(path),
+            hint="choose a writable place with output= (-o)",
+        ) from error
+
+
+def encode_stats(table: StatsTable) -> bytes:
+    """The content of a statistics file. Equal tables give equal bytes."""
     rows, bins = [], []
     for name, stats in sorted(table.items()):
         row, data = _to_row(name, stats)
@@ -60,20 +73,13 @@ def save_stats(table: StatsTable, path: str | Path) -> None:
             "digest": table.digest,
             "samples": table.samples,
             "data_fingerprint": table.data_fingerprint,
+            "shards": None if table.shards is None else table.shards.to_json(),
             "tensors": rows,
         },
         separators=(",", ":"),
     ).encode()
     payload = b"".join([_LENGTH.pack(len(header)), header, *bins])
-    content = MAGIC + _PREFIX.pack(VERSION, hashlib.sha256(payload).digest()) + payload
-    try:
-        _write_whole(Path(path), content)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot write statistics: {error.strerror or error}",
-            where=str(path),
-            hint="choose a writable place with output= (-o)",
-        ) from error
+    return MAGIC + _PREFIX.pack(VERSION, hashlib.sha256(payload).digest()) + payload
 
 
 def load_stats(path: str | Path) -> StatsTable:
@@ -92,14 +98,27 @@ def load_stats(path: str | Path) -> StatsTable:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ArtifactError(f"cannot read statistics: {error.strerror or error}", where=str(path)) from error
+    return decode_stats(content, str(path))
+
+
+def decode_stats(content: bytes, where: str) -> StatsTable:
+    """The reverse of `encode_stats`.
+
+    Args:
+        content: What `encode_stats` gave.
+        where: What it came from, for messages.
+
+    Raises:
+        ArtifactError: it is damaged, of another version, or no statistics.
+    """
     try:
-        return _parse(_checked_payload(content, str(path)))
+        return _parse(_checked_payload(content, where))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, struct.error, InternalError) as error:
-        raise _damaged(str(path), f"{type(error).__name__}: {error}") from error
+        raise _damaged(where, f"{type(error).__name__}: {error}") from error
     except ArtifactError as error:
         if error.where is not None:
             raise
-        raise _damaged(str(path), error.message) from error
+        raise _damaged(where, error.message) from error
 
 
 def _damaged(where: str, why: str) -> ArtifactError:
@@ -152,6 +171,7 @@ def _parse(payload: memoryview) -> StatsTable:
         digest=str(header["digest"]),
         samples=int(header["samples"]),
         data_fingerprint=str(header["data_fingerprint"]),
+        shards=None if header.get("shards") is None else ShardSet.from_json(header["shards"]),
     )
 
 
@@ -164,6 +184,7 @@ def _to_row(name: str, stats: TensorStats) -> tuple[dict[str, Any], bytes]:
     row = {
         "name": name,
         "count": stats.count,
+        "counted": stats.counted,
         "zeros": stats.zeros,
         "nonfinite": stats.nonfinite,
         "rmin": stats.rmin.hex(),
@@ -183,6 +204,7 @@ def _from_row(row: dict[str, Any], data: NDArray[np.unsignedinteger[Any]]) -> Te
     counts[first : first + data.size] = data
     return TensorStats(
         count=int(row["count"]),
+        counted=int(row["counted"]),
         zeros=int(row["zeros"]),
         nonfinite=int(row["nonfinite"]),
         rmin=float.fromhex(row["rmin"]),
@@ -191,7 +213,7 @@ def _from_row(row: dict[str, Any], data: NDArray[np.unsignedinteger[Any]]) -> Te
     )
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write beside the target, force it to disk, then rename: a crash leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from onnxq.errors import InternalError, OnnxqError
+from onnxq.errors import InternalError, InterruptedRunError, OnnxqError
 
 EXIT_USAGE = 2
 EXIT_INPUT = 3
@@ -74,7 +74,8 @@ def failure_of(error: Exception) -> Failure:
     """What is shown for an exception."""
     kind = type(error).__name__
     if isinstance(error, OnnxqError):
-        return Failure(kind=kind, message=error.message, where=error.where, hint=error.hint, exit_code=error.exit_code)
+        code = 128 + error.signal_number if isinstance(error, InterruptedRunError) else error.exit_code
+        return Failure(kind=kind, message=error.message, where=error.where, hint=error.hint, exit_code=code)
     if isinstance(error, click.Abort):
         return Failure(kind="Interrupted", message="interrupted", exit_code=EXIT_INTERRUPTED)
     if isinstance(error, click.ClickException):

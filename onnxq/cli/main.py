@@ -33,7 +33,7 @@ def cli(ctx: click.Context) -> None:
     \b
     Start here:
       onnxq quantize model.onnx --data samples.npz --target tensorrt
-      onnxq plan model.onnx --target tensorrt      what would be int8, and why not
+      onnxq plan model.onnx --target tensorrt    # what would be int8, and why not
 
     \b
     Exit codes: 0 done; 1 a bug in onnxq; 2 wrong usage; 3 bad model or data;

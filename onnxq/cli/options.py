@@ -14,7 +14,18 @@ from typing import Any
 
 import click
 
-from onnxq.cli.parameters import COLORS, IMAGE_PRESETS, LAYOUTS, RESIZES, TARGETS, ImageSize, Name, Numbers
+from onnxq.cli.parameters import (
+    COLORS,
+    IMAGE_PRESETS,
+    LAYOUTS,
+    NONFINITE,
+    RESIZES,
+    TARGETS,
+    Bytes,
+    ImageSize,
+    Name,
+    Numbers,
+)
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -85,6 +96,27 @@ class PlanOptions:
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments of the Python API."""
         return {"target": self.target, "exclude": self.exclude, "exclude_ops": self.exclude_op}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectOptions:
+    """How statistics are collected. Attributes as the options of the same names."""
+
+    threads: int | None
+    ep: tuple[str, ...]
+    nonfinite: str
+    full_histogram: bool
+    memory_limit: int | None
+
+    def keywords(self) -> dict[str, Any]:
+        """Keyword arguments of the Python API."""
+        return {
+            "threads": self.threads,
+            "providers": self.ep or None,
+            "nonfinite": self.nonfinite,
+            "full_histogram": self.full_histogram,
+            "memory_limit": self.memory_limit,
+        }
 
 
 def data_options(help_text: str) -> Decorator:
@@ -169,10 +201,38 @@ def debug_option() -> Decorator:
     return click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 
-def threads_option() -> Decorator:
-    """--threads."""
-    return click.option(
-        "--threads", type=COUNT, metavar="N", help="Threads for inference; by default onnxruntime decides."
+def collect_options() -> Decorator:
+    """The options of `CollectOptions`."""
+    return grouped(
+        CollectOptions,
+        "collecting",
+        click.option(
+            "--threads",
+            type=COUNT,
+            metavar="N",
+            help="Threads for inference while calibrating; by default onnxruntime decides.",
+        ),
+        click.option(
+            "--ep",
+            multiple=True,
+            metavar="PROVIDER",
+            help="onnxruntime's provider for calibration, such as cuda or cpu; repeatable, in fall-back order.",
+        ),
+        click.option(
+            "--nonfinite",
+            type=Name(NONFINITE),
+            default="error",
+            show_default=True,
+            help="What NaN and Inf in a tensor are: an error, or left out of the statistics.",
+        ),
+        click.option("--full-histogram", is_flag=True, help="Count every element of a tensor, not a sample of them."),
+        click.option(
+            "--memory-limit",
+            type=Bytes(),
+            metavar=Bytes.name,
+            help="Memory for tensors under calibration, such as 4GB; where they do not fit, the data is read several "
+            "times, with the same result.",
+        ),
     )
 
 

@@ -7,7 +7,8 @@ tests/cli compares them.
 from __future__ import annotations
 
 import difflib
-from typing import Any
+import re
+from typing import Any, ClassVar
 
 import click
 
@@ -16,6 +17,7 @@ METHODS = ("auto", "entropy", "max", "mse", "percentile")
 IMAGE_PRESETS = ("imagenet", "yolo", "paddleocr")
 LAYOUTS = ("nchw", "nhwc")
 COLORS = ("rgb", "bgr")
+NONFINITE = ("error", "ignore")
 RESIZES = ("stretch", "crop", "letterbox", "height")
 
 
@@ -42,6 +44,18 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click
             return tuple(float(part) for part in parts)
         except (TypeError, ValueError):
             return self.fail(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406.", param, ctx)
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg]
+    """An amount of memory: 500MB, 4GB (decimal, as in reports), or a plain number of bytes."""
+
+    name = "SIZE"
+    _UNITS: ClassVar[dict[str, int]] = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", str(value).upper())
+        size = 0 if found is None or found[2] not in self._UNITS else int(float(found[1]) * self._UNITS[found[2]])
+        return size or self.fail(f"{value!r} is not a size such as 500MB or 4GB.", param, ctx)
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]

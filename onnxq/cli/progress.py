@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxq.calibration.runner import Progress
+    from onnxq.calibration.progress import Progress
 
 Callback = Callable[["Progress"], None]
 

@@ -26,6 +26,8 @@ from onnxq.targets.schema import Target
 
 # An operand this many times smaller than the output (a squeeze-and-excite gate) is quantized for its neighbour's sake.
 _SMALL_OPERAND = 16
+# onnxruntime 1.31 drops two activations in a row in front of a Q, but not three of one type.
+_MOST_FUSED = 2
 
 
 class Regions:
@@ -51,6 +53,8 @@ class Regions:
         self._settle()
         self.fused = {f: name for name in self.members if self.writes_codes(name) for f in self._tail[name][1]}
         self.quantized = self._quantized_tensors()
+        # A MatMul may write float; but where a Q reads its output, nothing else may (C1).
+        self._writer.update({s.output: s.node for s in sites.values() if s.output in self.quantized})
 
     def output_of(self, name: str) -> str:
         """The tensor where the codes of int8 node `name` come out: behind the activations fused into it."""
@@ -102,7 +106,7 @@ class Regions:
         tensor, fused = site.output if site is not None else node.output[0], list[str]()
         if node.op_type in self._target.pass_through or len(node.output) > 1:
             return tensor, fused
-        while not self._graph.is_output(tensor):
+        while len(fused) < _MOST_FUSED and not self._graph.is_output(tensor):
             uses = self._graph.uses(tensor)
             if len(uses) != 1 or uses[0].slot != 0:
                 break

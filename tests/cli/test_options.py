@@ -14,6 +14,7 @@ from onnxq.api import DEFAULT_METHOD
 from onnxq.calibration.images import PRESETS, ImageOptions, Resize
 from onnxq.calibration.inputs import Layout
 from onnxq.calibration.methods.solve import DEFAULT_PERCENTILE, METHODS
+from onnxq.calibration.runner import NonFinite
 from onnxq.cli import parameters
 from onnxq.cli.main import cli
 from onnxq.cli.options import DataOptions
@@ -32,6 +33,7 @@ def test_names_are_those_of_the_library() -> None:
     assert sorted(parameters.TARGETS) == sorted(TARGET_NAMES)
     assert sorted(parameters.METHODS) == sorted(METHODS)
     assert sorted(parameters.IMAGE_PRESETS) == sorted(PRESETS)
+    assert sorted(parameters.NONFINITE) == sorted(get_args(NonFinite))
     assert sorted(parameters.LAYOUTS) == sorted(get_args(Layout))
     assert sorted(parameters.RESIZES) == sorted(get_args(Resize))
     for color in parameters.COLORS:
@@ -45,7 +47,7 @@ def test_defaults_are_those_of_the_library() -> None:
 
 
 def test_every_argument_of_quantize_has_an_option() -> None:
-    named = {"exclude_ops": "exclude_op", "progress": None, "model": None}
+    named = {"exclude_ops": "exclude_op", "providers": "ep", "progress": None, "model": None}
     options = {p.name for p in cli.commands["quantize"].params}
     arguments = inspect.signature(onnxq.quantize).parameters
     assert {named.get(a, a) for a in arguments} - {None} <= options
@@ -76,6 +78,17 @@ def test_data_beside_the_model_is_a_fallback(tmp_path: Path) -> None:
 def test_numbers(text: str, value: tuple[float, ...]) -> None:
     assert parameters.Numbers().convert(text, None, None) == value
     assert parameters.Numbers().convert(list(value), None, None) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("500MB", 500_000_000), ("1.5 gb", 1_500_000_000), ("4096", 4096)])
+def test_bytes(text: str, value: int) -> None:
+    assert parameters.Bytes().convert(text, None, None) == value
+
+
+@pytest.mark.parametrize("text", ["0", "4 gigs", "-1GB", ""])
+def test_no_bytes(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a size such as 500MB or 4GB"):
+        parameters.Bytes().convert(text, None, None)
 
 
 def test_image_size() -> None:

@@ -1,6 +1,6 @@
 """The zoo itself: its models are installed, its data are the same on every call and mean something to the float models.
 
-A floor that a float model misses says that the data or its pre-processing changed, before an int8 figure is blamed for it.
+A floor that a float model misses says that the data or its pre-processing changed, before int8 is blamed for it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import pytest
 from tests.zoo import ZOO, Feed, ZooModel, evaluate
 from tests.zoo.entry import samples_in
 
-# What the float models were measured at over the whole eval split (rec 95.5 %, cls 99.2 %, digits 99.2 %), less what the
-# first 128 samples may differ from it by chance: three standard errors.
+# What the float models were measured at over the whole eval split (rec 95.5 %, cls 99.2 %, digits 99.2 %), less three
+# standard errors of the first 128 samples.
 FLOAT_FLOORS = {"ppocrv4_rec": 0.90, "ppocr_cls": 0.96, "digits_resnet": 0.96}
 FROM_PIP = [name for name, model in ZOO.items() if model.source.startswith("pip:")]
 
@@ -67,7 +67,7 @@ def test_synthetic_speech_is_speech_in_part() -> None:
 
 
 def test_photographs_show_something_to_detect() -> None:
-    """YOLOv8n is sure (score over 0.5) of something in at least a tenth of the crops; rows 4.. of its output are scores."""
+    """YOLOv8n is sure (a score over 0.5, from row 4 on) of something in at least a tenth of the crops."""
     model = present("yolov8n_320")
     session = float_session(model)
     best = [session.run(None, feed)[0][:, 4:].max() for feed in model.held_out(20)]

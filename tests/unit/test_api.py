@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from onnx import ModelProto
 
 import onnxq
-from onnxq.calibration.runner import Progress
+from onnxq.calibration.progress import Progress
 from tests.graphs import model_of, normal
 from tests.planned import ORT
 
@@ -257,3 +259,10 @@ def test_float16_model_is_refused_with_its_reason() -> None:
     )
     with pytest.raises(onnxq.UnsupportedModelError, match="its input 'x' is not float32"):
         onnxq.quantize(half, target=ORT)
+
+
+@pytest.mark.parametrize("first", ["quantize", "verify", "plan", "Report", "QuantizeResult"])
+def test_verify_is_the_function_whatever_was_used_first(first: str) -> None:
+    """The package `onnxq.verify` has the function's name, and importing a submodule binds it in its parent."""
+    code = f"import onnxq; onnxq.{first}; assert callable(onnxq.verify), onnxq.verify"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -430,3 +430,38 @@ def test_operators_without_weights_are_not_quantized_for_their_own_sake() -> Non
 def test_sources_are_values_of_the_plan() -> None:
     plan = planned("(float[N,16,8,8] x) => (float[N,16,8,8] y) { a = Relu(x) [c] y = Conv(a, w) }", w=W)
     assert plan.tensors["a"].source == Observed(lower=0.0, upper=None)
+
+
+def test_matmul_that_feeds_a_matmul_and_another_node_goes_to_its_q_alone() -> None:
+    """C1 for a kernel that may write float: with a Q among its readers it must have no other (found by random graphs)."""
+    plan = planned(
+        """(float[2,4,16] x) => (float[2,4,16] y, float[2,4,16] a) {
+        [m1] a = MatMul(x, w)
+        [m2] b = MatMul(a, v)
+        [add] c = Add(a, b)
+        [m3] y = MatMul(c, w)
+        }""",
+        w=normal(16, 16),
+        v=normal(16, 16),
+    )
+    assert activations(plan) == [
+        "x u8 observed -> m1.0",
+        "a u8 observed -> m2.0 add.0 +output",
+        "c u8 observed -> m3.0",
+    ]
+
+
+def test_at_most_two_activations_become_part_of_the_rounding() -> None:
+    """onnxruntime drops two Relus in a row in front of a Q; with a third the Conv stays float."""
+    plan = planned(
+        """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
+        [c1] a = Conv<pads=[1,1,1,1]>(x, w)
+        [r1] b = Relu(a)
+        [r2] c = Relu(b)
+        [r3] d = Relu(c)
+        [c2] y = Conv<pads=[1,1,1,1]>(d, w)
+        }""",
+        w=W,
+    )
+    assert actions(plan) == {"c1": "int8", "r1": "fused", "r2": "fused", "r3": "float", "c2": "int8"}
+    assert activations(plan)[1:3] == ["c u8 observed[0,] -> r3.0", "d u8 observed[0,] -> c2.0"]

@@ -34,6 +34,12 @@ def equal(prediction: Any, expected: Any) -> float:
     return float(prediction == expected)
 
 
+def overlap(prediction: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Intersection over union of two masks; 1 if both are empty."""
+    union = np.count_nonzero(prediction | expected)
+    return float(np.count_nonzero(prediction & expected) / union) if union else 1.0
+
+
 def top1(outputs: Outputs) -> NDArray[Any]:
     """Class of each sample: the largest entry of the first output."""
     return np.asarray(outputs[0].argmax(-1))

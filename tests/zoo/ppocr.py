@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tests.zoo.entry import Batch, Outputs, Split, ZooModel, grouped, take, top1
+from tests.zoo.entry import Batch, Outputs, Split, ZooModel, grouped, overlap, take, top1
 from tests.zoo.packages import package_file
 from tests.zoo.text_lines import text_line, text_page
 
@@ -110,12 +110,6 @@ def _det(split: Split, limit: int | None) -> Iterator[Batch]:
 def text_mask(outputs: Outputs) -> NDArray[Any]:
     """Pixels that the detector calls text, bool [N, H, W]."""
     return np.asarray(outputs[0][:, 0] > DET_THRESHOLD)
-
-
-def overlap(prediction: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Intersection over union of two masks; 1 if both are empty."""
-    union = np.count_nonzero(prediction | expected)
-    return float(np.count_nonzero(prediction & expected) / union) if union else 1.0
 
 
 PPOCR_DET = ZooModel(

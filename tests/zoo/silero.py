@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from tests.zoo.entry import Batch, Feed, Outputs, Split, ZooModel
+from tests.zoo.entry import Batch, Feed, Outputs, Split, ZooModel, take
 from tests.zoo.packages import package_file
 
 RATE = 16000
@@ -121,7 +121,7 @@ def _entry(name: str, file: str) -> ZooModel:
         found = path()
         if found is None:
             raise FileNotFoundError("pip: silero-vad")
-        yield from (Batch(feed) for feed in _recorded(name, found, split)[:limit])
+        yield from take((Batch(feed) for feed in _recorded(name, found, split)), limit)
 
     return ZooModel(
         name=name,

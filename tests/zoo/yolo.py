@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from tests.zoo.entry import Batch, Split, ZooModel
+from tests.zoo.entry import Batch, Outputs, Split, ZooModel, overlap
 from tests.zoo.packages import package_file
 
 SIDE = 320
+BOX_ROWS = 4
+SCORE = 0.25
 PHOTOS: dict[Split, tuple[str, ...]] = {
     "calib": ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "camera.png"),
     "eval": ("astronaut.png", "chelsea.png", "rocket.jpg", "motorcycle_right.png", "ihc.png"),
@@ -54,9 +56,17 @@ def _load(split: Split, limit: int | None) -> Iterator[Batch]:
         yield Batch({"images": photo_crop(_photo(names[index % len(names)]), rng)[None]})
 
 
+def detections(outputs: Outputs) -> NDArray[np.bool_]:
+    """Which class is detected at which of the 2100 places, before boxes are merged: bool [N, 18, 2100]."""
+    return np.asarray(outputs[0][:, BOX_ROWS:] > SCORE)
+
+
 YOLOV8N = ZooModel(
     name="yolov8n_320",
     source="pip: nudenet",
     path=lambda: package_file("nudenet", "320n.onnx") if package_file("skimage", "data/astronaut.png") else None,
     load=_load,
+    decode=detections,
+    agree=overlap,
+    metric="raw detections' IoU with float",
 )

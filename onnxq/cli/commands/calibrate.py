@@ -19,7 +19,8 @@ from onnxq.errors import DataError
 @click.option("--output", "-o", type=options.FILE, required=True, help="Statistics file.")
 @options.plan_options()
 @options.data_options("Calibration data, as for `onnxq quantize`.  [default: MODEL.calib.npz if it exists]")
-@options.threads_option()
+@options.collect_options()
+@click.option("--range-only", is_flag=True, help="Keep extremes alone: faster, and enough for --method max.")
 @options.force_option()
 @options.json_option("what was collected")
 @options.quiet_option()
@@ -30,7 +31,8 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
     output: Path,
     placement: options.PlanOptions,
     data_from: options.DataOptions,
-    threads: int | None,
+    collecting: options.CollectOptions,
+    range_only: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -51,7 +53,14 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
     from onnxq.api import calibrate as run  # noqa: PLC0415 - numpy and onnx only now
 
     with calibration_progress(quiet=quiet or as_json, afterwards="saving") as progress:
-        stats = run(model, **chosen.keywords(), **placement.keywords(), threads=threads, progress=progress)
+        stats = run(
+            model,
+            **chosen.keywords(),
+            **placement.keywords(),
+            **collecting.keywords(),
+            range_only=range_only,
+            progress=progress,
+        )
     stats.save(output)
     if as_json:
         print_json(stats_document(stats, output))

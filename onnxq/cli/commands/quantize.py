@@ -30,7 +30,6 @@ class Ranges:
 
     method: str
     percentile: float | None
-    threads: int | None
     stats: Path | None
     save_stats: Path | None
 
@@ -56,7 +55,6 @@ _RANGE_OPTIONS = (
         help="For --method percentile, percent of the values inside the range.  [default: 99.99]",
         metavar="P",
     ),
-    options.threads_option(),
     click.option("--stats", type=options.FILE, help="Statistics of an earlier run: no inference for calibration."),
     click.option("--save-stats", type=options.FILE, help="Write the statistics, for later runs with --stats."),
 )
@@ -75,14 +73,17 @@ _RESULT_OPTIONS = (
 @options.plan_options()
 @options.data_options("Calibration data, see below.  [default: MODEL.calib.npz if it exists]")
 @options.grouped(Ranges, "ranges", *_RANGE_OPTIONS)
+@options.collect_options()
 @options.grouped(Results, "results", *_RESULT_OPTIONS)
 @config_option()
 @options.debug_option()
-def quantize(
+def quantize(  # noqa: PLR0913 - one parameter for each group of options
+    *,
     model: Path,
     placement: options.PlanOptions,
     data_from: options.DataOptions,
     ranges: Ranges,
+    collecting: options.CollectOptions,
     results: Results,
 ) -> None:
     """Quantize a float MODEL to int8 for one target, and prove the result on the target's engine.
@@ -104,7 +105,15 @@ def quantize(
     check_report_suffix(results.report)
     chosen = data_from.beside(model)
     _say_where_data_is_from(data_from, chosen, ranges, model, quiet=results.quiet)
-    report = _run(model=model, placement=placement, data_from=chosen, ranges=ranges, output=output, results=results)
+    report = _run(
+        model=model,
+        placement=placement,
+        data_from=chosen,
+        ranges=ranges,
+        collecting=collecting,
+        output=output,
+        results=results,
+    )
     write_report(report, results.report)
     show_report(report, as_json=results.as_json, quiet=results.quiet)
     leave_on_failed_checks(
@@ -118,6 +127,7 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     placement: options.PlanOptions,
     data_from: options.DataOptions,
     ranges: Ranges,
+    collecting: options.CollectOptions,
     output: Path,
     results: Results,
 ) -> Report:
@@ -131,7 +141,7 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
             **placement.keywords(),
             method=ranges.method,
             percentile=ranges.percentile,
-            threads=ranges.threads,
+            **collecting.keywords(),
             stats=None if ranges.stats is None else load_stats(ranges.stats),
             output=output,
             force=results.force,

@@ -109,7 +109,9 @@ def _executions(graph: Graph, marks: Mapping[str, str], executed: list[dict[str,
     found: dict[str, str] | None
     # A kernel that computes (Convolution) speaks for a node before one that only moves data for it (Reorder).
     for info in sorted(executed, key=lambda i: i["layerType"] in _PLUMBING):
-        for mark in info["originalLayersNames"].split(","):
+        for name in info["originalLayersNames"].split(","):
+            # A Conv with a bias is read as two operators; the first may be all that is left of it.
+            mark = name.removesuffix("/WithoutBiases")
             if mark in marks:
                 by_node.setdefault(marks[mark], info)
     done = {}

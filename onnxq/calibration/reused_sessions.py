@@ -1,0 +1,36 @@
+"""Keeps sessions between calls of `collect`, for callers that collect piece by piece on one model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.session import Session
+from onnxq.graph.view import Graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReusedSessions(CollectOptions):
+    """`CollectOptions` that make each session once. For graphs cut out of one and the same model only.
+
+    Under a memory limit nothing is kept: the sessions of all groups together would not fit.
+
+    Attributes:
+        sessions: By the outputs of the graph and whether it is optimised.
+    """
+
+    sessions: dict[tuple[tuple[str, ...], bool], Session] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, options: CollectOptions) -> ReusedSessions:
+        """The same options, with sessions that are kept."""
+        return cls(**{f.name: getattr(options, f.name) for f in fields(CollectOptions)})
+
+    def session(self, graph: Graph, *, optimise: bool = True) -> Session:
+        """A session for `graph`: the one of an earlier call with the same outputs, if there was one."""
+        if self.memory_limit is not None:
+            return super().session(graph, optimise=optimise)
+        key = (tuple(graph.outputs), optimise)
+        if key not in self.sessions:
+            self.sessions[key] = super().session(graph, optimise=optimise)
+        return self.sessions[key]

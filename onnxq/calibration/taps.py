@@ -1,0 +1,132 @@
+"""Which tensors are taken out of the model, and how statistics find the samples in them.
+
+A tapped tensor becomes an output of the model, with two exceptions:
+
+    y = Sigmoid(x), x tapped too     is left inside: a monotone function's extremes are its values at the extremes, and
+                                     it is computed again for the few elements that enter the histogram
+    bfloat16                         numpy has no such type: a Cast to float32 takes its place, which is exact
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, ValueInfoProto
+
+from onnxq.calibration.batches import Batch
+from onnxq.errors import InternalError
+from onnxq.graph.shapes import infer_shapes
+from onnxq.graph.view import Graph
+
+Function = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+# A size no model has: where it shows up as the first dimension, that dimension counts the samples.
+_MARKER = 7919
+
+
+def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return np.float32(1) / (np.float32(1) + np.exp(-x))
+
+
+# Relu, Clip and their like are missing on purpose: onnxruntime fuses them into the node before, whose own output is
+# then never written; planners tap one of the two at most.
+MONOTONE: Mapping[str, Function] = {"Sigmoid": _sigmoid, "Tanh": np.tanh}
+
+
+def in_graph_order(graph: Graph, taps: Iterable[str]) -> list[str]:
+    """Taps as the model computes them: inputs first, then by node; each once."""
+    wanted = set(taps)
+    order = [name for name in graph.inputs if name in wanted]
+    order += [name for node in graph.nodes for name in node.output if name in wanted]
+    unknown = wanted.difference(order)
+    if unknown:
+        raise InternalError(f"cannot tap {sorted(unknown)}: neither an input nor the output of a node")
+    return order
+
+
+def derived_taps(graph: Graph, taps: Sequence[str]) -> dict[str, tuple[str, Function]]:
+    """Taps that follow from another tap: by name, that tap and the function in between."""
+    found: dict[str, tuple[str, Function]] = {}
+    for name in taps:
+        node = graph.producer(name)
+        if node is None or node.op_type not in MONOTONE or node.domain not in ("", "ai.onnx"):
+            continue
+        source = node.input[0]
+        if source in taps and source not in found and graph.is_float(name) and graph.is_float(source):
+            found[name] = (source, MONOTONE[node.op_type])
+    return found
+
+
+def with_outputs(graph: Graph, outputs: Sequence[str]) -> Graph:
+    """A copy of `graph` with exactly these outputs, without the nodes that none of them needs."""
+    twin = graph.copy()
+    # onnxruntime infers the types itself; a name alone keeps a wrong or missing shape from mattering.
+    twin.outputs = {name: ValueInfoProto(name=name) for name in outputs}
+    twin.prune()
+    return twin
+
+
+def with_readable_outputs(graph: Graph, outputs: Sequence[str]) -> Graph:
+    """As `with_outputs`, in the same order; an output of a type that numpy lacks is cast to float32."""
+    twin = with_outputs(graph, outputs)
+    names = {}
+    for name in outputs:
+        if graph.dtype(name) == TensorProto.BFLOAT16:
+            names[name] = twin.unique_name(f"{name}_float32")
+            twin.add_node("Cast", [name], [names[name]], name=names[name], attributes={"to": TensorProto.FLOAT})
+    twin.outputs = {names.get(name, name): ValueInfoProto(name=names.get(name, name)) for name in outputs}
+    return twin
+
+
+def with_output_shapes(graph: Graph, outputs: Sequence[str]) -> Graph:
+    """A copy of `graph` whose outputs are the shapes of `outputs`, in the same order."""
+    twin = with_outputs(graph, outputs)
+    shapes = [twin.unique_name(f"{name}_shape") for name in outputs]
+    for name, shape in zip(outputs, shapes, strict=True):
+        twin.add_node("Shape", [name], [shape], name=shape)
+    twin.outputs = {name: ValueInfoProto(name=name) for name in shapes}
+    return twin
+
+
+class SampleAxis:
+    """Knows for each tap where in its array one sample ends and the next begins.
+
+    Only where that is certain may a part of a sample's elements stand for all of them: otherwise the choice would
+    depend on how samples were put into batches.
+
+    Args:
+        graph: The model.
+        batch: Any batch of the data; its sizes stand in for the model's open dimensions.
+    """
+
+    def __init__(self, graph: Graph, batch: Batch) -> None:
+        firsts = {name: (graph.shape(name) or (None,))[0] for name in batch.per_sample}
+        self._single = all(size == 1 for size in firsts.values())
+        fixed = any(isinstance(size, int) for size in firsts.values())
+        self._inputs = batch.per_sample
+        self._leading = frozenset[str]() if self._single or fixed else _leading(graph, batch)
+
+    def rows(self, name: str, shape: tuple[int, ...], batch: Batch) -> int | None:
+        """Samples along the first axis of a tap's array, 1 where all of it is one sample, None where unknown."""
+        if self._single or not batch.per_sample:
+            return 1
+        known = name in self._leading or name in self._inputs
+        return batch.samples if known and shape and shape[0] == batch.samples else None
+
+
+def _leading(graph: Graph, batch: Batch) -> frozenset[str]:
+    """Tensors whose first dimension is the number of samples, by shape inference with a number that stands out."""
+    marked = graph.copy()
+    for name, array in batch.arrays.items():
+        sizes = (_MARKER, *array.shape[1:]) if name in batch.per_sample else array.shape
+        for dim, size in zip(marked.inputs[name].type.tensor_type.shape.dim, sizes, strict=False):
+            dim.dim_value = size
+    for value in marked.outputs.values():
+        value.type.tensor_type.ClearField("shape")
+    marked.set_value_info(())
+    infer_shapes(marked)
+    shapes = {name: marked.shape(name) for node in graph.nodes for name in node.output if name}
+    return frozenset(name for name, shape in shapes.items() if shape and shape[0] == _MARKER)

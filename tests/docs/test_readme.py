@@ -1,0 +1,122 @@
+"""What the documentation says is true: commands run, options exist, links resolve."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import onnxq
+from onnxq.cli.main import cli
+from onnxq.targets import TARGET_NAMES
+from scripts.readme_command import readme_command
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "models" / "README.md", *(ROOT / "docs").glob("*.md")]
+)
+OPTIONS = {name for c in cli.commands.values() for p in c.params for name in (*p.opts, *p.secondary_opts)}
+# Options of other programs that the pages and messages name.
+FOREIGN = {"--no-deps", "--help", "--version", "--out", "--saved-model", "--keras", "--graphdef", "--tflite"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def onnxq_lines(page: Path) -> list[str]:
+    lines = "\n".join(blocks(page, "sh")).splitlines()
+    return [found[1] for line in lines if (found := re.search(r"(?:^|&& |/)(onnxq [^&]*)", line))]
+
+
+COMMANDS = [(page, line) for page in PAGES for line in onnxq_lines(page)]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[line for _, line in COMMANDS])
+def test_commands_parse(page: Path, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    command = cli.commands[words[0]]
+    # resilient_parsing would accept anything: parse for real, without running. A configuration file would be read.
+    words = [w for w in words[1:] if w not in ("--config", "int8.toml")]
+    with click.Context(cli, info_name="onnxq") as parent:
+        command.make_context(words[0] if words else "", words, parent=parent)
+
+
+def test_pages_with_commands_were_found() -> None:
+    assert {page.name for page, _ in COMMANDS} >= {"README.md", "cli.md"}
+
+
+def test_try_command_shows_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(readme_command("try").partition(".venv/bin/onnxq ")[2])
+    model = words.index("models/digits_resnet.onnx")
+    words[model] = str(ROOT / words[model])
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    assert "PASSED" in result.output
+    assert (tmp_path / "digits_resnet.int8.onnx").exists()
+
+
+def test_set_up_commands_name_what_exists() -> None:
+    for name in ("try", "test"):
+        assert readme_command(name).startswith("python3 -m venv .venv && .venv/bin/pip install ")
+    requirements = re.search(r"-r (\S+)", readme_command("test"))
+    assert requirements is not None
+    assert (ROOT / requirements[1]).is_file()
+    with pytest.raises(LookupError, match=r"README\.md has no one-line block behind '<!-- command: nothing -->'"):
+        readme_command("nothing")
+
+
+def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes((ROOT / "models" / "digits_resnet.onnx").read_bytes())
+    (tmp_path / "samples.npz").write_bytes((ROOT / "models" / "digits_resnet.calib.npz").read_bytes())
+    (code,) = blocks(ROOT / "README.md", "python")
+    exec(compile(code.replace('"tensorrt"', '"ort-x64-vnni"'), "README.md", "exec"), {})
+    assert (tmp_path / "model.int8.onnx").exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_options_that_pages_name_exist(page: Path) -> None:
+    text = "\n".join(re.findall(r"`[^`\n]+`", page.read_text(encoding="utf-8")))
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) <= OPTIONS | FOREIGN
+
+
+def test_options_that_messages_name_exist() -> None:
+    named = {
+        (path.name, option)
+        for path in (ROOT / "onnxq").rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if '"' in line
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", line)
+    }
+    assert {(file, option) for file, option in named if option not in OPTIONS | FOREIGN} == set()
+
+
+def test_targets_are_all_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in text for name in TARGET_NAMES)
+
+
+def test_rules_that_the_code_names_are_explained() -> None:
+    page = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| ([RCV]\d+b?) \|", page, re.MULTILINE))
+    sources = [*(ROOT / "onnxq").rglob("*.py")]
+    named = {r for p in sources for r in re.findall(r"\b[RCV]\d{1,2}b?\b", p.read_text(encoding="utf-8"))}
+    assert len(named) > 30
+    assert named <= explained
+
+
+def test_version_is_one() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", onnxq.__version__)
