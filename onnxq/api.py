@@ -12,23 +12,31 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxq.calibration.batches import Batches
+from onnxq.calibration.checkpoint import Checkpointing
+from onnxq.calibration.collection import collect_as_asked
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import InputSpecs, Layout
-from onnxq.calibration.methods import Method, method_from_name
-from onnxq.calibration.runner import CollectOptions, Progress, collect
-from onnxq.calibration.solve import QParamsTable, solve
+from onnxq.calibration.kept import keep_first
+from onnxq.calibration.methods import MOVING_AVERAGE, Method, method_from_name
+from onnxq.calibration.observers import observe_moving_average
+from onnxq.calibration.progress import Progress
+from onnxq.calibration.runner import CollectOptions, NonFinite, collect
+from onnxq.calibration.sharded_batches import ShardedBatches
+from onnxq.calibration.sharding import Shard, shard_from
+from onnxq.calibration.solve import QParamsTable, RangeTable, ranges_from_stats, share_ranges, solve_from_ranges
 from onnxq.calibration.sources import open_data
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.synthetic import synthetic_batches
-from onnxq.errors import ArtifactError, ModelError, UnsupportedModelError
+from onnxq.calibration.tensorrt_cache import TensorRTCache, load_tensorrt_cache
+from onnxq.errors import ArtifactError, ConfigError, ModelError, UnsupportedModelError
 from onnxq.graph.model import (
     ModelSource,
     load_graph,
@@ -43,12 +51,14 @@ from onnxq.graph.saving import check_output
 from onnxq.graph.view import Graph
 from onnxq.passes.base import PassManager, PassResult
 from onnxq.passes.fold_weights import FoldWeights
+from onnxq.passes.give_biases import GiveBiases
 from onnxq.passes.insert_qdq import InsertQDQ
 from onnxq.passes.normalise import normalise_float
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
+from onnxq.recovery.bias_correction import correct_biases
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.report import DataFacts, Report
 from onnxq.targets import ORT_CPU, resolve_target
@@ -60,6 +70,8 @@ DEFAULT_METHOD = "auto"
 
 HELD_OUT_BATCHES = 8
 """Batches set aside from calibration, where the data allows it, to compare float and int8 on."""
+
+Recovery = Literal["none", "fast"]
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -111,9 +123,12 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     target: str = ORT_CPU,
     method: str = DEFAULT_METHOD,
     percentile: float | None = None,
+    momentum: float | None = None,
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
     stats: StatsTable | None = None,
+    tensorrt_cache: str | os.PathLike[str] | None = None,
+    recover: Recovery = "fast",
     batch_size: int | None = None,
     limit: int | None = None,
     layout: Layout | None = None,
@@ -136,11 +151,17 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             last batches are set aside to compare float and int8 on. None takes synthetic inputs, which leave the
             accuracy unknown; the report and the model's metadata say so.
         target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt or openvino.
-        method: How ranges are chosen from statistics: max, percentile, entropy, mse or auto.
+        method: How ranges are chosen from statistics: max, percentile, entropy, mse or auto; or moving-average, which
+            follows the batches in their order as PyTorch's observer does.
         percentile: For method "percentile", the share of values inside the range, in percent.
+        momentum: For method "moving-average", the weight of the newest batch, 0.01 unless given.
         output: Where to write the model; None writes nothing.
         force: Overwrite an existing output.
         stats: Statistics from an earlier run; then nothing is calibrated, and `data` serves only for the report.
+        tensorrt_cache: A calibration cache of TensorRT, for target "tensorrt": its scales are used, and nothing is
+            calibrated.
+        recover: What is done to win back accuracy: "fast" corrects the mean shift of rounded weights in the biases, on
+            the first samples of the calibration data (so not with `stats`); "none" does nothing.
         batch_size: Samples to feed at once, where the model leaves it open.
         limit: Most samples to use.
         layout: Where rank-4 data keeps its channels ("nchw" or "nhwc"), if not where the model does.
@@ -160,10 +181,12 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         ModelError: the model cannot be read, is not valid, or is quantized already.
         DataError: the data does not fit the model, is empty, or holds NaN/Inf.
         ConfigError: an argument has an impossible value, or the output exists.
-        ArtifactError: `stats` belong to another model, or lack tensors.
+        ArtifactError: `stats` or `tensorrt_cache` are damaged, belong to another model, or lack tensors.
     """
     clock = _Clock()
-    chosen = method_from_name(method, percentile=percentile)
+    chosen = method_from_name(method, percentile=percentile, momentum=momentum)
+    cache = None if tensorrt_cache is None else load_tensorrt_cache(tensorrt_cache)
+    _check_sources(chosen, stats, cache)
     options = CollectOptions(
         threads=threads,
         providers=providers,
@@ -178,17 +201,28 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         raise _nothing_to_quantize(prepared.plan)
     clock.lap("plan")
     batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
-    if stats is None:
+    if cache is not None:
+        samples = []
+        held_out = batches
+        known = _Known(_no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
+    elif stats is None:
         calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
-        stats = _collect(prepared, calibration, options, progress)
+        calibration, samples = keep_first(calibration)
+        known = _observe(prepared, calibration, chosen, options, progress)
     else:
+        samples = []
         held_out = batches
         _check_stats(prepared, stats)
+        known = _Known(stats, ranges_from_stats(prepared.plan, stats, chosen), chosen.label)
     clock.lap("calibrate")
-    qparams = solve(prepared.graph, prepared.plan, stats, chosen, prepared.target)
-    quantized = rewrite(prepared.graph, prepared.plan, qparams)
+    qparams = solve_from_ranges(prepared.graph, prepared.plan, known.ranges, prepared.target)
+    graph = prepared.graph
+    if recover == "fast":
+        graph = correct_biases(graph, prepared.plan, qparams, samples, options)
+    clock.lap("recover")
+    quantized = rewrite(graph, prepared.plan, qparams)
     result = quantized.to_model()
-    set_metadata(result, _metadata(prepared.plan, chosen, stats, synthetic=data is None))
+    set_metadata(result, _metadata(prepared.plan, known, synthetic=data is None and stats is cache is None))
     clock.lap("rewrite")
     path = None if output is None else Path(output)
     feeds = _Counted(held_out)
@@ -196,12 +230,12 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         prepared.source, result, feeds, prepared.plan.target, expected_int8=_expected_int8(prepared)
     )
     facts = RunFacts(
-        method=chosen.label,
+        method=known.label,
         size_before_bytes=size_bytes(prepared.source),
         size_after_bytes=size_bytes(quantized),
         data=DataFacts(
             source=_source_name(data),
-            samples=stats.samples,
+            samples=known.stats.samples,
             held_out_samples=feeds.samples,
             synthetic=data is None,
         ),
@@ -213,7 +247,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     report = build_report(verification, facts, plan=plan, qparams=qparams)
     if path is not None:
         save_model(result, path, force=force, base_dir=quantized.base_dir)
-    return QuantizeResult(model=result, plan=plan, stats=stats, qparams=qparams, report=report, output=path)
+    return QuantizeResult(model=result, plan=plan, stats=known.stats, qparams=qparams, report=report, output=path)
 
 
 def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
@@ -233,11 +267,30 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     full_histogram: bool = False,
     range_only: bool = False,
     memory_limit: int | None = None,
+    shard: Shard | str | tuple[int, int] | None = None,
+    checkpoint: Checkpointing | str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    ray: str | bool = False,
     progress: ProgressCallback | None = None,
 ) -> StatsTable:
-    """Statistics of every activation that `target` quantizes, enough for every method. Arguments as for `quantize`.
+    """Statistics of every activation that `target` quantizes, enough for every method.
 
-    With `range_only` they hold the extremes alone: less work, and enough for the method "max".
+    Args:
+        model: As for `quantize`, and so are all arguments that are not listed here.
+        data: Calibration data, all of which is used.
+        range_only: Keep the extremes alone: less work, and enough for the method "max".
+        shard: Take only one part of the data, as (3, 16) or "3/16": the third of sixteen. Merge the parts' statistics
+            with `StatsTable.merge`.
+        checkpoint: File in which the statistics so far are saved once a minute, and which is removed at the end.
+        resume: Go on from the checkpoint of an interrupted run, where there is one.
+        ray: Spread the batches over a Ray cluster: its address, or True for the one of this machine.
+
+    Raises:
+        ModelError: the model cannot be read, is not valid, or is quantized already.
+        DataError: the data does not fit the model, is empty, or holds NaN/Inf.
+        ConfigError: an argument has an impossible value, or a checkpoint exists and `resume` is not given.
+        ArtifactError: the checkpoint is damaged, or belongs to another model, plan or data.
+        InterruptedRunError: a signal that the given Checkpointing looks out for ended the run.
     """
     options = CollectOptions(
         threads=threads,
@@ -248,8 +301,18 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         memory_limit=memory_limit,
     )
     prepared = prepare(model, target, PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops)))
-    batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
-    return _collect(prepared, batches, options, progress)
+    part = None if shard is None else shard_from(shard)
+    batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=part)
+    return collect_as_asked(
+        prepared.graph,
+        prepared.plan.observed(),
+        batches,
+        digest=prepared.plan.digest,
+        options=options,
+        progress=progress,
+        checkpointing=_checkpointing(checkpoint, resume),
+        ray=ray,
+    )
 
 
 def plan(
@@ -319,7 +382,7 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
             hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
         )
     graph = upgrade_opset(source.copy(), table.min_opset)
-    passes = normalise_float().run(graph)
+    passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
     made = make_plan(graph, table, options=options, digest=model_digest(source), notes=(note,) if note else ())
     return Prepared(source=source, graph=graph, target=table, plan=made, passes=passes)
 
@@ -339,24 +402,70 @@ def _open(  # noqa: PLR0913 - what the public functions hand through
     limit: int | None,
     layout: Layout | None,
     images: ImageOptions | str | None,
+    shard: Shard | None = None,
 ) -> Batches:
     if data is None:
-        return synthetic_batches(graph)
+        batches = synthetic_batches(graph)
+        return batches if shard is None else ShardedBatches(batches, shard)
     inputs = InputSpecs.from_graph(graph)
-    return open_data(data, inputs=inputs, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    return open_data(data, inputs=inputs, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=shard)
 
 
-def _collect(
-    prepared: Prepared, batches: Batches, options: CollectOptions, progress: ProgressCallback | None
-) -> StatsTable:
-    return collect(
-        prepared.graph,
-        prepared.plan.observed(),
-        batches,
-        digest=prepared.plan.digest,
-        options=options,
-        progress=progress,
-    )
+@dataclass(frozen=True)
+class _Known:
+    """What is known of the activations: statistics, the ranges of those to quantize, and how they were found."""
+
+    stats: StatsTable
+    ranges: RangeTable
+    label: str
+
+
+def _observe(
+    prepared: Prepared,
+    batches: Batches,
+    method: Method,
+    options: CollectOptions,
+    progress: ProgressCallback | None,
+) -> _Known:
+    graph, plan, digest = prepared.graph, prepared.plan, prepared.plan.digest
+    if method.name == MOVING_AVERAGE:
+        seen = observe_moving_average(
+            graph, plan.observed(), batches, digest=digest, momentum=method.momentum, options=options
+        )
+        stats = replace(_no_stats(prepared), samples=seen.samples, data_fingerprint=seen.data_fingerprint)
+        return _Known(stats, share_ranges(plan, seen.ranges), method.label)
+    stats = collect(graph, plan.observed(), batches, digest=digest, options=options, progress=progress)
+    return _Known(stats, ranges_from_stats(plan, stats, method), method.label)
+
+
+def _no_stats(prepared: Prepared) -> StatsTable:
+    """For ranges that come from elsewhere."""
+    return StatsTable(tensors={}, digest=prepared.plan.digest, samples=0)
+
+
+def _check_sources(method: Method, stats: StatsTable | None, cache: TensorRTCache | None) -> None:
+    if cache is not None and stats is not None:
+        raise ConfigError(
+            "ranges can come from statistics or from a TensorRT calibration cache, not from both",
+            hint="leave out stats= (--stats) or tensorrt_cache= (--calibration-cache)",
+        )
+    if method.name == MOVING_AVERAGE and stats is not None:
+        raise ConfigError(
+            "a moving average follows the batches in their order, which statistics do not keep",
+            hint="leave stats= (--stats) out and pass data= (--data), or choose another method= (--method)",
+        )
+
+
+def _checkpointing(given: Checkpointing | str | os.PathLike[str] | None, resume: bool) -> Checkpointing | None:
+    if isinstance(given, Checkpointing):
+        return replace(given, resume=given.resume or resume)
+    if given is not None:
+        return Checkpointing(path=Path(given), resume=resume)
+    if resume:
+        raise ConfigError(
+            "there is no checkpoint to resume from", hint="name it with checkpoint= (--checkpoint) beside resume=True"
+        )
+    return None
 
 
 def _check_stats(prepared: Prepared, stats: StatsTable) -> None:
@@ -415,13 +524,13 @@ def _source_name(data: Any) -> str:
     return str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
 
 
-def _metadata(plan: QuantPlan, method: Method, stats: StatsTable, *, synthetic: bool) -> dict[str, str]:
+def _metadata(plan: QuantPlan, known: _Known, *, synthetic: bool) -> dict[str, str]:
     """What the file says about how it was made; nothing that changes from run to run."""
     return {
         "onnxq.version": VERSION,
         "onnxq.target": plan.target,
-        "onnxq.method": method.label,
-        "onnxq.data": "synthetic" if synthetic else stats.data_fingerprint,
-        "onnxq.samples": str(stats.samples),
+        "onnxq.method": known.label,
+        "onnxq.data": "synthetic" if synthetic else known.stats.data_fingerprint,
+        "onnxq.samples": str(known.stats.samples),
         "onnxq.float_digest": plan.digest,
     }

@@ -1,7 +1,7 @@
 """A plan as short text, so that tests can spell out all of it.
 
-One line for each tensor: name, type (`@axis` for per-channel), where its parameters come from, who reads the dequantized
-tensor as `node.slot`.
+One line for each tensor: name, type (`@axis` for per-channel), where its parameters come from, who reads the
+dequantized tensor as `node.slot`.
 
     x u8 observed -> conv.0
     w s8@0 values -> conv.1

@@ -95,7 +95,7 @@ class Saved:
     elapsed_s: float
 
 
-def collect_with_checkpoints(
+def collect_with_checkpoints(  # noqa: PLR0913 - the parts of one run
     collect: Collect,
     batches: Batches,
     checkpointing: Checkpointing,
@@ -269,18 +269,18 @@ class _Run:
     progress: ProgressCallback | None
 
     def segment(self, before: Saved | None, first: Batch) -> Saved:
-        """Collect from `first` on until a checkpoint is due, and write it."""
+        """Collect from `first` on until a checkpoint is due, and write it, or to the end of the data."""
         start = 0 if before is None else before.batches
         segment = _Segment(self.batches, self.stream, first, start=start, until=self.checkpointing)
         started = time.monotonic()
-        table = self.collect(
-            segment.batches(), progress=_shifted(self.progress, before, self.batches.expected_samples)
-        )
+        table = self.collect(segment.batches(), progress=_shifted(self.progress, before, self.batches.expected_samples))
         saved = Saved(
             stats=table if before is None else before.stats.merge(table),
             batches=start + segment.count,
             elapsed_s=(0.0 if before is None else before.elapsed_s) + time.monotonic() - started,
         )
+        if segment.is_last:
+            return saved
         save_checkpoint(saved, self.checkpointing.path)
         if (number := self.checkpointing.stop()) is not None:
             raise InterruptedRunError(
@@ -300,15 +300,14 @@ class _Segment:
     ) -> None:
         self.start = start
         self.count = 0
+        self.is_last = False
         self._whole = whole
         self._stream = stream
         self._first: Batch | None = first
         self._until = until
 
     def batches(self) -> Batches:
-        return Batches(
-            self._read, inputs=self._whole.inputs, one_shot=self._whole.one_shot, label=self._whole.label
-        )
+        return Batches(self._read, inputs=self._whole.inputs, one_shot=self._whole.one_shot, label=self._whole.label)
 
     def _read(self) -> Iterator[Batch]:
         if self._first is None:
@@ -321,8 +320,10 @@ class _Segment:
         while batch is not None:
             self.count += 1
             yield batch
-            done = self._until.stop() is not None or time.monotonic() >= due
-            batch = None if done else next(self._stream, None)
+            if self._until.stop() is not None or time.monotonic() >= due:
+                return
+            batch = next(self._stream, None)
+        self.is_last = True
 
     def _again(self) -> Iterator[Batch]:
         for number, batch in enumerate(self._whole.stream()):

@@ -86,7 +86,7 @@ class Worker:
 class RayCluster:
     """Workers on a Ray cluster, for one model; a context manager.
 
-    Each worker gets `options.threads` CPUs, 1 unless given, and as many workers are started as the cluster has CPUs for.
+    Each worker gets `options.threads` CPUs, 1 unless given; as many are started as the cluster has CPUs for.
 
     Args:
         graph: The float model.
@@ -177,9 +177,7 @@ class RayCluster:
     def _start(self) -> None:
         count = max(1, int(self._ray.cluster_resources().get("CPU", 1)) // self._threads)
         task = self._ray.put(self._task)
-        kind = self._ray.remote(Worker).options(
-            num_cpus=self._threads, max_restarts=-1, max_task_retries=_RETRIES
-        )
+        kind = self._ray.remote(Worker).options(num_cpus=self._threads, max_restarts=-1, max_task_retries=_RETRIES)
         self._workers = [kind.remote(task) for _ in range(count)]
         here = versions()
         for there in self._ray.get([worker.versions.remote() for worker in self._workers]):
@@ -239,9 +237,7 @@ def _imported() -> Any:
     try:
         import ray  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
-        raise ConfigError(
-            "Ray is not installed", hint="pip install 'onnxq[ray]', or leave ray= (--ray) out"
-        ) from error
+        raise ConfigError("Ray is not installed", hint="pip install 'onnxq[ray]', or leave ray= (--ray) out") from error
     return ray
 
 

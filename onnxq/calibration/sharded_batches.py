@@ -48,9 +48,7 @@ class ShardedBatches(Batches):
         """What the statistics of these batches hold; known once the data was read to its end. None: all of it."""
         if self._total_samples is None:
             raise InternalError("a shard is accounted for before its data was read")
-        held = ShardSet(
-            count=self._shard.count, total_samples=self._total_samples, indices=(self._shard.index,)
-        )
+        held = ShardSet(count=self._shard.count, total_samples=self._total_samples, indices=(self._shard.index,))
         return None if held.complete else held
 
     def _share(self) -> Iterator[Batch]:
@@ -116,7 +114,6 @@ def _joined(parts: list[Batch]) -> Batch:
     if len(parts) == 1:
         return first
     arrays: dict[str, NDArray[Any]] = {
-        n: np.concatenate([p.arrays[n] for p in parts]) if n in first.per_sample else a
-        for n, a in first.arrays.items()
+        n: np.concatenate([p.arrays[n] for p in parts]) if n in first.per_sample else a for n, a in first.arrays.items()
     }
     return replace(first, arrays=arrays, samples=sum(p.samples for p in parts))

@@ -29,6 +29,9 @@ from onnxq.targets.schema import Target, WeightGuard
 QParamsTable = Mapping[str, QuantParams]
 """Parameters by key of `QuantPlan.tensors`."""
 
+RangeTable = Mapping[str, Range]
+"""Ranges by tensor name."""
+
 # Head room for the accumulator the bias is added to: |bias code| stays below 2^30.
 _LARGEST_BIAS_CODE = 2.0**30
 
@@ -44,14 +47,43 @@ def solve(graph: Graph, plan: QuantPlan, stats: StatsTable, method: Method, targ
         target: The table the plan was made with.
 
     Raises:
+        ArtifactError: the statistics lack a tensor, or hold ranges only while `method` needs histograms.
+        ModelError: a weight holds NaN or Inf.
+    """
+    return solve_from_ranges(graph, plan, ranges_from_stats(plan, stats, method), target)
+
+
+def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> dict[str, Range]:
+    """The range of each observed tensor; those of a group have one range, solved from their merged statistics.
+
+    Raises:
         ArtifactError: the statistics lack a tensor.
+    """
+    ranges = {}
+    for name, found in _group_stats(plan, stats).items():
+        tensor = plan.tensors[name]
+        bounds = tensor.source if isinstance(tensor.source, Observed) else Observed()
+        ranges[name] = solve_range(found, tensor.spec, method, lower=bounds.lower, upper=bounds.upper)
+    return ranges
+
+
+def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target: Target) -> QParamsTable:
+    """Parameters for every tensor of `plan`, with the ranges of its activations known.
+
+    Args:
+        graph: The normalised float graph the plan was made for.
+        plan: What to quantize.
+        ranges: A scalar range for each tensor in `plan.observed()`; what the graph cannot let through is cut off.
+            Tensors of one group must have equal ranges: see `share_ranges`.
+        target: The table the plan was made with.
+
+    Raises:
         ModelError: a weight holds NaN or Inf.
     """
     table: dict[str, QuantParams] = {}
-    merged = _group_stats(plan, stats)
     for key, tensor in plan.tensors.items():
         if isinstance(tensor.source, Observed):
-            table[key] = _observed(merged[key], tensor, tensor.source, method)
+            table[key] = _observed(ranges[key], tensor, tensor.source)
         elif isinstance(tensor.source, Fixed):
             table[key] = qparams_from_range(Range.of(tensor.source.rmin, tensor.source.rmax), tensor.spec)
         elif isinstance(tensor.source, FromValues):
@@ -84,9 +116,25 @@ def _group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:
     return {name: merged[plan.tensors[name].group or name] for name in plan.observed()}
 
 
-def _observed(stats: TensorStats, tensor: TensorPlan, bounds: Observed, method: Method) -> QuantParams:
-    found = solve_range(stats, tensor.spec, method, lower=bounds.lower, upper=bounds.upper)
-    params = qparams_from_range(found, tensor.spec)
+def share_ranges(plan: QuantPlan, ranges: RangeTable) -> dict[str, Range]:
+    """`ranges` of the observed tensors; those of a group get the smallest range that holds all of theirs."""
+    members: dict[str, list[Range]] = {}
+    for name in plan.observed():
+        members.setdefault(plan.tensors[name].group or name, []).append(ranges[name])
+    joint = {
+        group: Range.of(min(float(r.rmin) for r in found), max(float(r.rmax) for r in found))
+        for group, found in members.items()
+    }
+    return {name: joint[plan.tensors[name].group or name] for name in plan.observed()}
+
+
+def _observed(found: Range, tensor: TensorPlan, bounds: Observed) -> QuantParams:
+    rmin, rmax = float(found.rmin), float(found.rmax)
+    cut = Range.of(
+        rmin if bounds.lower is None else max(rmin, bounds.lower),
+        rmax if bounds.upper is None else min(rmax, bounds.upper),
+    )
+    params = qparams_from_range(cut, tensor.spec)
     if tensor.spec.symmetric or bounds.lower != 0.0 or bounds.upper is None or bounds.upper <= 0.0:
         return params
     return _within(params, bounds.upper)

@@ -17,6 +17,7 @@ METHODS = ("auto", "entropy", "max", "mse", "percentile")
 IMAGE_PRESETS = ("imagenet", "yolo", "paddleocr")
 LAYOUTS = ("nchw", "nhwc")
 COLORS = ("rgb", "bgr")
+RECOVERIES = ("none", "fast")
 NONFINITE = ("error", "ignore")
 RESIZES = ("stretch", "crop", "letterbox", "height")
 

@@ -11,9 +11,9 @@ import pytest
 import onnxq
 
 PUBLIC = {
-    "ArtifactError", "ConfigError", "DataError", "GateError", "ImageOptions", "InternalError", "InterruptedRunError", "ModelError",
-    "OnnxqError", "PlanError", "QuantPlan", "QuantizeResult", "Report", "StatsTable", "UnsupportedModelError",
-    "__version__", "calibrate", "load_stats", "plan", "quantize", "verify",
+    "ArtifactError", "ConfigError", "DataError", "GateError", "ImageOptions", "InternalError", "InterruptedRunError",
+    "ModelError", "OnnxqError", "PlanError", "QuantPlan", "QuantizeResult", "Report", "StatsTable",
+    "UnsupportedModelError", "__version__", "calibrate", "load_stats", "plan", "quantize", "verify",
 }  # fmt: skip
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "rich", "click")
 

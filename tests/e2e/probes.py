@@ -15,7 +15,6 @@ PLUMBING = frozenset({"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshap
 U8 = (1 / 32, np.uint8(128))
 """Scale and zero-point of an ordinary activation: [-4, 4)."""
 U8_POSITIVE = (1 / 32, np.uint8(0))
-RNG = np.random.default_rng(0)
 
 
 def values(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -49,9 +48,8 @@ class Probe(ModelBuilder):
         """A bias of int32 codes; `factor` falsifies its scale."""
         scale = np.float32(x_scale) * np.asarray(w_scale, np.float32)
         codes = np.rint(np.linspace(-2, 2, scale.size) / scale).astype(np.int32)
-        return self.dq(
-            self.constant(f"{name}_codes", codes), scale * np.float32(factor), np.zeros(scale.shape, np.int32), name, axis=0
-        )
+        zero_point = np.zeros(scale.shape, np.int32)
+        return self.dq(self.constant(f"{name}_codes", codes), scale * np.float32(factor), zero_point, name, axis=0)
 
     def finished(self, *outputs: str) -> ModelProto:
         for tensor in outputs:

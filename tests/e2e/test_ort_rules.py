@@ -326,7 +326,6 @@ def test_c11_never_with_a_float_input() -> None:
 def _mover(p: Probe, op: str, x: str) -> str:
     constant = {
         "Reshape": np.array([1, 8, 36]),
-        "Slice": np.array([1]),
         "Squeeze": np.array([0]),
         "Unsqueeze": np.array([0]),
         "Gather": np.array([0, 0]),
@@ -342,7 +341,8 @@ def _mover(p: Probe, op: str, x: str) -> str:
     if op == "Resize":
         return p.op(op, x, "", p.constant("k", np.float32([1, 1, 2, 2])), **attributes)
     if op == "Slice":
-        return p.op(op, x, p.constant("k", np.array([1])), p.constant("e", np.array([4])), p.constant("a", np.array([2])))
+        ends = [p.constant(name, np.array([value])) for name, value in (("start", 1), ("end", 4), ("axis", 2))]
+        return p.op(op, x, *ends)
     extra = [p.constant("k", constant[op])] if op in constant else []
     return p.op(op, x, *extra, **attributes)
 
@@ -396,7 +396,8 @@ def test_c12_flatten_does_not_hand_on_by_itself() -> None:
 def test_c12_linear_resize_never() -> None:
     p = Probe(1, 8, 6, 6)
     scales = p.constant("k", np.float32([1, 1, 2, 2]))
-    assert not _runs_on_codes(p.finished(p.pair_of(p.op("Resize", p.pair_of(p.x), "", scales, mode="linear"))), "Resize")
+    resized = p.op("Resize", p.pair_of(p.x), "", scales, mode="linear")
+    assert not _runs_on_codes(p.finished(p.pair_of(resized)), "Resize")
 
 
 # ---- C14: kernels that add pairs in int16 --------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The rules of TensorRT that the `tensorrt` target rests on, run on TensorRT-RTX's parser and builder.
 
-onnxq's graph is accepted; each broken variant of it is refused. Rules that a build without a GPU does not enforce (R6, R7,
-R12) are in the linter alone and are listed here as accepted, so that a stricter builder shows.
+onnxq's graph is accepted; each broken variant of it is refused. Rules that a build without a GPU does not enforce (R6,
+R7, R12) are in the linter alone.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def good() -> ModelProto:
 
 
 def _set(model: ModelProto, name: str, value: Any) -> None:
-    next(t for t in model.graph.initializer if t.name == name).CopyFrom(numpy_helper.from_array(np.asarray(value), name))
+    next(t for t in model.graph.initializer if t.name == name).CopyFrom(
+        numpy_helper.from_array(np.asarray(value), name)
+    )
 
 
 def _int32_bias(model: ModelProto) -> None:
@@ -68,7 +70,9 @@ def _int32_bias(model: ModelProto) -> None:
         model.graph.initializer.append(numpy_helper.from_array(value, name))
     conv = next(n for n in model.graph.node if n.name == "c1")
     conv.input[2] = "b_dq"
-    node = model.graph.node.add(op_type="DequantizeLinear", input=["b_codes", "b_s", "b_z"], output=["b_dq"], name="bdq")
+    node = model.graph.node.add(
+        op_type="DequantizeLinear", input=["b_codes", "b_s", "b_z"], output=["b_dq"], name="bdq"
+    )
     node.attribute.add(name="axis", type=2, i=0)
     nodes = sorted(model.graph.node, key=lambda n: n.name != "bdq")
     del model.graph.node[:]

@@ -35,7 +35,7 @@ FLOOR_DB = 15.0
 """Up to 10 operators in a row, each rounding at about 30 to 40 dB on ranges that cover every sample. A wrong axis,
 zero-point or bias scale leaves less than 10 dB."""
 
-QUICK = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 STEPS = ("conv", "conv", "again", "point", "depthwise", "relu", "relu6", "add", "silu", "concat", "pool", "gate")
 
@@ -120,7 +120,9 @@ def matmul_nets(draw: st.DrawFn) -> ModelProto:
             body.append(f"{out} = MatMul({last}, {weight})")
         else:
             constants[weight] = _he(rng, 24, 24)
-            body.append(f"m{index} = MatMul({last}, {weight}) " if step == "bias" else f"{out} = MatMul({last}, {weight})")
+            body.append(
+                f"m{index} = MatMul({last}, {weight}) " if step == "bias" else f"{out} = MatMul({last}, {weight})"
+            )
             if step == "bias":
                 shape = draw(st.sampled_from([(24,), (1, 24), (1, 1, 24), (1,), ()]))
                 constants[f"b{index}"] = rng.standard_normal(shape).astype(np.float32) * np.float32(0.1)
@@ -151,10 +153,11 @@ NETS = st.one_of(conv_nets(), matmul_nets())
 @given(model=NETS)
 def test_onnxruntime(target: str, model: ModelProto) -> None:
     data = feeds(model)
-    result = onnxq.quantize(model, data, target=target, method="max")
+    result = onnxq.quantize(model, data, target=target, method="max", recover="none")
     onnx.checker.check_model(result.model, full_check=True)
     assert result.report.failed_checks == ()
-    _close(model, result.model, data)
+    # The last quarter of the data was held out, and may lie outside the ranges.
+    _close(model, result.model, data[: FEEDS - FEEDS // 4])
     _is_float_model_with_rounded_weights(model, result.model, result.plan, result.qparams, target)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -180,7 +179,7 @@ def test_output_is_written(tmp_path: Path) -> None:
     result = onnxq.quantize(model(), data(4), target=ORT, output=path)
     assert result.output == path
     assert onnx.load(path).SerializeToString() == result.model.SerializeToString()
-    assert os.listdir(tmp_path) == ["out.onnx"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
 
 
 def test_existing_output_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -202,7 +201,7 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path: Path) -> None:
     bad = [*data(3), {"x": np.full((1, 16, 8, 8), np.nan, np.float32)}]
     with pytest.raises(onnxq.DataError):
         onnxq.quantize(model(), bad, target=ORT, output=tmp_path / "out.onnx")
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------

@@ -93,7 +93,10 @@ def test_2_output_that_is_not_covered_stays_float() -> None:
 
 def test_new_names_do_not_collide() -> None:
     graph = inserted(
-        "(float[2] x, float[2] x_scale) => (float[2] y) { [a] x_quantized = Add(x, x_scale) [b] y = Mul(x, x_quantized) }",
+        """(float[2] x, float[2] x_scale) => (float[2] y) {
+        [a] x_quantized = Add(x, x_scale)
+        [b] y = Mul(x, x_quantized)
+        }""",
         activation("x", Use("a", 0)),
     )
     feeds = {"x": np.float32([0.3, 1.1]), "x_scale": np.float32([1, 1])}

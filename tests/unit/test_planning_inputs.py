@@ -123,7 +123,7 @@ def test_r22_excluded_add_keeps_its_skip_branch_float() -> None:
 
 
 def test_r25_concat_shares_one_range_that_holds_for_all() -> None:
-    """The group's bounds are those that hold for every member: with Relu's floor for `ar` alone, the scales differed."""
+    """The group's bounds hold for every member: with Relu's floor for `ar` alone, the two scales differed."""
     plan = planned(
         """(float[N,16,8,8] x) => (float[N,16,8,8] y, float[N,16,8,8] z) {
         [c1] a = Conv<pads=[1,1,1,1]>(x, w)

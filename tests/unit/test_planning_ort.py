@@ -433,7 +433,7 @@ def test_sources_are_values_of_the_plan() -> None:
 
 
 def test_matmul_that_feeds_a_matmul_and_another_node_goes_to_its_q_alone() -> None:
-    """C1 for a kernel that may write float: with a Q among its readers it must have no other (found by random graphs)."""
+    """C1 for a kernel that may write float: with a Q among its readers it must have no other."""
     plan = planned(
         """(float[2,4,16] x) => (float[2,4,16] y, float[2,4,16] a) {
         [m1] a = MatMul(x, w)

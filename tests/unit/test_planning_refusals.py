@@ -158,8 +158,7 @@ def test_excluded_node_says_who_wanted_it() -> None:
         ),
         (
             PlanOptions(exclude=("zzz*",)),
-            "exclude=(...) (--exclude): no node of the model matches 'zzz*'\n"
-            "Hint: `onnxq plan MODEL` lists all names",
+            "exclude=(...) (--exclude): no node of the model matches 'zzz*'\nHint: `onnxq plan MODEL` lists all names",
         ),
         (
             PlanOptions(exclude_ops=("conv",)),

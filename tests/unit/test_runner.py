@@ -11,12 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.calibration import runner, session
+from onnxq.calibration import counting, runner, session
 from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.runner import collect, run_outputs, with_outputs
+from onnxq.calibration.runner import CollectOptions, collect, run_outputs
 from onnxq.calibration.session import make_session
 from onnxq.calibration.sources import open_data
 from onnxq.calibration.statistics import TensorStats
+from onnxq.calibration.taps import with_outputs
 from onnxq.errors import ConfigError, DataError, InternalError, ModelError
 from onnxq.graph.view import Graph
 
@@ -121,11 +122,12 @@ def test_few_batches_exist_at_once(monkeypatch):
     """A slow counter must hold the model back: with an unbounded queue all 12 batches would be alive."""
     alive = set()
     most = 0
-    update = runner.StatsBuilder.update
+    original = counting.Counter._count
 
-    def slow(self, values):
+    def slow(self, window):
         time.sleep(0.01)
-        update(self, values)
+        original(self, window)
+        alive.difference_update(int(batch.label.split()[-1]) - 1 for batch, _ in window)
 
     def feeds():
         nonlocal most
@@ -134,17 +136,11 @@ def test_few_batches_exist_at_once(monkeypatch):
             most = max(most, len(alive))
             yield {"x": X[i : i + 1]}
 
-    original = runner._Counter._count
-
-    def count(self, batch, arrays):
-        original(self, batch, arrays)
-        alive.discard(int(batch.label.split()[-1]) - 1)
-
-    monkeypatch.setattr(runner.StatsBuilder, "update", slow)
-    monkeypatch.setattr(runner._Counter, "_count", count)
+    monkeypatch.setattr(counting, "WINDOW_ELEMENTS", 1)
+    monkeypatch.setattr(counting.Counter, "_count", slow)
     graph = Graph(MLP)
     collect(graph, ["m"], batches(graph, feeds), digest="d")
-    assert most <= 4  # counted, waiting, run and blocked on the queue, and the one the source has just made
+    assert most <= counting.ALIVE + 1  # and the one the source has just made
 
 
 # ---- what stops it ---------------------------------------------------------------------------------------------------
@@ -184,7 +180,7 @@ def test_a_mask_of_minus_inf_is_no_fault_of_the_nan_behind_it():
 
 def test_nonfinite_can_be_counted_instead():
     graph = Graph(model([node("Log", "x", "y")]))
-    stats = collect(graph, ["y"], batches(graph), digest="d", nonfinite="ignore")["y"]
+    stats = collect(graph, ["y"], batches(graph), digest="d", options=CollectOptions(nonfinite="ignore"))["y"]
     assert stats.nonfinite == int((X < 0).sum())
 
 
@@ -198,7 +194,7 @@ def test_an_error_in_the_statistics_thread_comes_out(monkeypatch):
     def fail(*_):
         raise MemoryError("full")
 
-    monkeypatch.setattr(runner.StatsBuilder, "update", fail)
+    monkeypatch.setattr(counting.StatsBuilder, "add", fail)
     graph = Graph(MLP)
     with pytest.raises(MemoryError, match=r"^full$"):
         collect(graph, ["m"], batches(graph), digest="d")

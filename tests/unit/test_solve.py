@@ -44,9 +44,7 @@ WEIGHT = np.float32([[1.27, -0.5], [0.0, 0.0]]).reshape(2, 2, 1, 1)
 
 
 def test_scales_and_zero_points() -> None:
-    table = solved(
-        CHAIN, {"x": [-1.0, 1.55], "ar": [0.0, 5.1], "y": [-2.55, 0.0]}, w=WEIGHT, b=np.float32([0.5, 0.25])
-    )
+    table = solved(CHAIN, {"x": [-1.0, 1.55], "ar": [0.0, 5.1], "y": [-2.55, 0.0]}, w=WEIGHT, b=np.float32([0.5, 0.25]))
     assert list(table) == ["x", "ar", "y", "w", "b"]
     np.testing.assert_allclose(table["x"].scale, 0.01, rtol=1e-6)
     np.testing.assert_allclose(table["ar"].scale, 0.02, rtol=1e-6)
@@ -280,9 +278,7 @@ def test_observed_is_a_source_without_bounds_by_default() -> None:
         ("(float[N,4,8] x) => (float[N,4,5] y) { [n] y = MatMul(x, w) }", (8, 5), 1, (0,)),
     ],
 )
-def test_guarded_weights_never_saturate(
-    text: str, shape: tuple[int, ...], channel: int, walk: tuple[int, ...]
-) -> None:
+def test_guarded_weights_never_saturate(text: str, shape: tuple[int, ...], channel: int, walk: tuple[int, ...]) -> None:
     """Simulates vpmaddubsw on activations of 255, the worst there are, in the order measured on the kernels."""
     weight = np.abs(normal(*shape)) * np.random.default_rng(3).choice([-1, 1], shape, p=[0.2, 0.8]).astype(np.float32)
     seen = {"x": [0.0, 1.0], "y": [0.0, 1.0]}

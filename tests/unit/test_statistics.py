@@ -21,6 +21,7 @@ from onnxq.calibration.statistics import (
 from onnxq.errors import ArtifactError, DataError, InternalError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+FIELDS = ("count", "counted", "zeros", "nonfinite", "rmin", "rmax", "counts")
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
 
@@ -163,20 +164,22 @@ def test_equality_and_hash() -> None:
     [
         ({"counts": np.zeros(3, np.int64)}, r"counts is int64 of shape \(3,\), expected int64 of \(8192,\)"),
         ({"zeros": -1}, r"a count is negative"),
-        ({"count": 7}, r"count is 7, but 1 zeros, 0 non-finite and 2 binned"),
+        ({"count": 3, "zeros": 2}, r"count is 3 and 3 were counted, but 2 zeros, 0 non-finite and 2 binned"),
+        ({"count": 2}, r"count is 2 and 3 were counted, but 1 zeros"),
+        ({"counted": 4, "count": 9}, r"count is 9 and 4 were counted, but 1 zeros"),
         ({"rmax": math.inf}, r"are not an interval of finite float32 numbers"),
         ({"rmin": 3.0}, r"are not an interval of finite float32 numbers"),
         ({"rmax": 1.5}, r"used bins \[.*\] do not fit extremes"),
-        ({"counts": np.zeros(2 * BINS, np.int64), "count": 1}, r"extremes are .*, but every finite element is zero"),
+        ({"counts": np.zeros(2 * BINS, np.int64), "count": 1, "counted": 1}, r"extremes are .*, but every finite element is zero"),
         (
-            {"counts": np.zeros(2 * BINS, np.int64), "count": 0, "zeros": 0},
+            {"counts": np.zeros(2 * BINS, np.int64), "count": 0, "counted": 0, "zeros": 0},
             r"extremes are .*, but no finite element was seen",
         ),
     ],
 )
 def test_broken_statistics_are_internal_errors(change: dict[str, object], text: str) -> None:
     good = TensorStats.of([0.0, 1.0, 1.9])
-    fields = {name: getattr(good, name) for name in ("count", "zeros", "nonfinite", "rmin", "rmax", "counts")}
+    fields = {name: getattr(good, name) for name in FIELDS}
     with pytest.raises(InternalError, match=text):
         TensorStats(**{**fields, **change})
 

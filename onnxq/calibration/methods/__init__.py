@@ -1,6 +1,21 @@
 """Methods that choose a tensor's range from its statistics. Pure: one set of statistics serves them all."""
 
 from onnxq.calibration.methods.noise import expected_sqnr_db
-from onnxq.calibration.methods.solve import METHODS, Method, method_from_name, solve_range
+from onnxq.calibration.methods.solve import (
+    METHOD_NAMES,
+    METHODS,
+    MOVING_AVERAGE,
+    Method,
+    method_from_name,
+    solve_range,
+)
 
-__all__ = ["METHODS", "Method", "expected_sqnr_db", "method_from_name", "solve_range"]
+__all__ = [
+    "METHODS",
+    "METHOD_NAMES",
+    "MOVING_AVERAGE",
+    "Method",
+    "expected_sqnr_db",
+    "method_from_name",
+    "solve_range",
+]

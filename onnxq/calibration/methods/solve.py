@@ -24,7 +24,15 @@ from onnxq.numerics.qparams import Range
 from onnxq.numerics.specs import QuantSpec
 
 METHODS = ("auto", "entropy", "max", "mse", "percentile")
+"""Methods that work on statistics: one set of statistics serves them all."""
+
+MOVING_AVERAGE = "moving-average"
+"""Follows the batches in their order instead: see `observers`."""
+
+METHOD_NAMES = (*METHODS, MOVING_AVERAGE)
 DEFAULT_PERCENTILE = 99.99
+DEFAULT_MOMENTUM = 0.01
+"""The `averaging_constant` of PyTorch's MovingAverageMinMaxObserver."""
 AUTO_GAIN_DB = 0.1
 
 
@@ -33,39 +41,47 @@ class Method:
     """A range method and its settings. Made by `method_from_name`, which checks them.
 
     Attributes:
-        name: One of METHODS.
+        name: One of METHOD_NAMES.
         percentile: Percent of the elements that `percentile` keeps, in (0, 100].
+        momentum: Weight of the newest batch in `moving-average`, in (0, 1].
     """
 
     name: str
     percentile: float = DEFAULT_PERCENTILE
+    momentum: float = DEFAULT_MOMENTUM
 
     @property
     def label(self) -> str:
         """The name with what it was set to, for reports and metadata."""
+        if self.name == MOVING_AVERAGE:
+            return f"{self.name} {self.momentum:g}"
         return f"{self.name} {self.percentile:g} %" if self.name == "percentile" else self.name
 
 
-def method_from_name(name: str, *, percentile: float | None = None) -> Method:
+def method_from_name(name: str, *, percentile: float | None = None, momentum: float | None = None) -> Method:
     """The method called `name`.
 
     Args:
-        name: One of METHODS.
+        name: One of METHOD_NAMES.
         percentile: For the method `percentile` alone; 99.99 unless given.
+        momentum: For the method `moving-average` alone; 0.01 unless given.
 
     Raises:
-        ConfigError: no such method, a percentile outside (0, 100], or one given to another method.
+        ConfigError: no such method, a percentile outside (0, 100] or a momentum outside (0, 1], or one given to another
+            method.
 
-    >>> method_from_name("percentile", percentile=99.9)
-    Method(name='percentile', percentile=99.9)
+    >>> method_from_name("percentile", percentile=99.9).label
+    'percentile 99.9 %'
     """
-    if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
+    if name not in METHOD_NAMES:
+        close = difflib.get_close_matches(name, METHOD_NAMES, n=1, cutoff=0.5)
         guess = f"did you mean {close[0]!r}? " if close else ""
         raise ConfigError(
-            f"unknown calibration method {name!r}; known: {', '.join(METHODS)}",
+            f"unknown calibration method {name!r}; known: {', '.join(METHOD_NAMES)}",
             hint=f"{guess}pass method= (--method)",
         )
+    if momentum is not None:
+        return Method(name=name, momentum=_checked_momentum(name, momentum))
     if percentile is None:
         return Method(name=name)
     if name != "percentile":
@@ -79,6 +95,20 @@ def method_from_name(name: str, *, percentile: float | None = None) -> Method:
             hint="pass percentile= (--percentile) as percent: 99.99 keeps all but one element in ten thousand",
         )
     return Method(name=name, percentile=float(percentile))
+
+
+def _checked_momentum(name: str, momentum: float) -> float:
+    if name != MOVING_AVERAGE:
+        raise ConfigError(
+            f"momentum={momentum} has no meaning for the method {name!r}",
+            hint="pass method='moving-average' (--method moving-average), or leave momentum= (--momentum) out",
+        )
+    if not 0.0 < momentum <= 1.0:
+        raise ConfigError(
+            f"momentum is {momentum}, expected a number in (0, 1]",
+            hint="momentum= (--momentum) is the weight of the newest batch, 0.01 in PyTorch",
+        )
+    return float(momentum)
 
 
 def solve_range(

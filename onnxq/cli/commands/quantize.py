@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places
-from onnxq.cli.parameters import METHODS, Name
+from onnxq.cli.parameters import METHODS, RECOVERIES, Name
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_report
 
@@ -30,6 +30,7 @@ class Ranges:
 
     method: str
     percentile: float | None
+    recover: Literal["none", "fast"]
     stats: Path | None
     save_stats: Path | None
 
@@ -54,6 +55,9 @@ _RANGE_OPTIONS = (
         type=click.FloatRange(min=0, max=100, min_open=True),
         help="For --method percentile, percent of the values inside the range.  [default: 99.99]",
         metavar="P",
+    ),
+    click.option(
+        "--recover", type=Name(RECOVERIES), default="fast", show_default=True, help="What is done to win back accuracy."
     ),
     click.option("--stats", type=options.FILE, help="Statistics of an earlier run: no inference for calibration."),
     click.option("--save-stats", type=options.FILE, help="Write the statistics, for later runs with --stats."),
@@ -141,6 +145,7 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
             **placement.keywords(),
             method=ranges.method,
             percentile=ranges.percentile,
+            recover=ranges.recover,
             **collecting.keywords(),
             stats=None if ranges.stats is None else load_stats(ranges.stats),
             output=output,

@@ -1,0 +1,44 @@
+"""The first samples of a stream, kept while it passes: recovery runs them again after calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxq.calibration.batches import Batch, Batches
+
+KEPT_SAMPLES = 32
+KEPT_BYTES = 2**28
+"""Largest size of what is kept, 256 MiB; the first batch is kept whatever its size."""
+
+
+def keep_first(
+    batches: Batches, *, samples: int = KEPT_SAMPLES, size_bytes: int = KEPT_BYTES
+) -> tuple[Batches, list[Batch]]:
+    """The same batches, and a list that fills with the first of them while they are read.
+
+    Args:
+        batches: The data.
+        samples: No further batch is kept once there are so many samples.
+        size_bytes: No further batch is kept that would exceed this.
+    """
+    kept: list[Batch] = []
+
+    def read() -> Iterator[Batch]:
+        kept.clear()
+        room, count = size_bytes, 0
+        for batch in batches.stream():
+            size = sum(array.nbytes for array in batch.arrays.values())
+            if count < samples and (not kept or size <= room):
+                kept.append(batch)
+                room -= size
+                count += batch.samples
+            yield batch
+
+    reader = Batches(
+        read,
+        inputs=batches.inputs,
+        expected_samples=batches.expected_samples,
+        one_shot=batches.one_shot,
+        label=batches.label,
+    )
+    return reader, kept

@@ -1,0 +1,1 @@
+"""Accuracy won back after rounding."""
