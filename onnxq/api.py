@@ -19,7 +19,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxq.calibration.batches import Batches
+from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.checkpoint import Checkpointing
 from onnxq.calibration.collection import collect_as_asked
 from onnxq.calibration.images import ImageOptions
@@ -201,8 +201,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         raise _nothing_to_quantize(prepared.plan)
     clock.lap("plan")
     batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    samples: list[Batch] = []
     if cache is not None:
-        samples = []
         held_out = batches
         known = _Known(_no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
     elif stats is None:
@@ -210,7 +210,6 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         calibration, samples = keep_first(calibration)
         known = _observe(prepared, calibration, chosen, options, progress)
     else:
-        samples = []
         held_out = batches
         _check_stats(prepared, stats)
         known = _Known(stats, ranges_from_stats(prepared.plan, stats, chosen), chosen.label)
@@ -222,7 +221,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     clock.lap("recover")
     quantized = rewrite(graph, prepared.plan, qparams)
     result = quantized.to_model()
-    set_metadata(result, _metadata(prepared.plan, known, synthetic=data is None and stats is cache is None))
+    set_metadata(result, _metadata(prepared.plan, known, synthetic=data is None and stats is None and cache is None))
     clock.lap("rewrite")
     path = None if output is None else Path(output)
     feeds = _Counted(held_out)
@@ -240,7 +239,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             synthetic=data is None,
         ),
         output_path=None if path is None else str(path),
-        warnings=batches.notes,
+        warnings=(*batches.notes, *_incomplete(known.stats)),
         seconds=clock.seconds,
     )
     plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)
@@ -441,6 +440,12 @@ def _observe(
 def _no_stats(prepared: Prepared) -> StatsTable:
     """For ranges that come from elsewhere."""
     return StatsTable(tensors={}, digest=prepared.plan.digest, samples=0)
+
+
+def _incomplete(stats: StatsTable) -> tuple[str, ...]:
+    if stats.shards is None:
+        return ()
+    return (f"the statistics are of {stats.shards} only, not of all calibration data; merge the rest (onnxq merge)",)
 
 
 def _check_sources(method: Method, stats: StatsTable | None, cache: TensorRTCache | None) -> None:

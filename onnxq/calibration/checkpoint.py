@@ -223,7 +223,7 @@ def _start(checkpointing: Checkpointing, digest: str, taps: Collection[str]) -> 
         raise ConfigError(
             "there is a checkpoint of an interrupted calibration",
             where=str(path),
-            hint="go on from it with resume=True (--resume), or remove it to start over",
+            hint="go on from it with resume=True (--resume), or remove it (--force) to start over",
         )
     saved = load_checkpoint(path)
     if saved.stats.digest != digest:

@@ -87,6 +87,11 @@ class ShardSet:
         if not self.indices or not rising or self.indices[0] < 1 or self.indices[-1] > self.count:
             raise InternalError(f"{self.indices} are no shards of {self.count}")
 
+    def __str__(self) -> str:
+        if len(self.indices) == 1:
+            return f"shard {self.indices[0]}/{self.count}"
+        return f"shards {', '.join(map(str, self.indices))} of {self.count}"
+
     @property
     def complete(self) -> bool:
         return len(self.indices) == self.count
@@ -119,16 +124,15 @@ def merge_shards(one: ShardSet | None, other: ShardSet | None) -> ShardSet | Non
     if one is None and other is None:
         return None
     if one is None or other is None:
-        part = one or other
         raise ArtifactError(
-            f"statistics of {describe(part)} cannot be merged with statistics of whole data: "
+            f"statistics of {one or other} cannot be merged with statistics of whole data: "
             "the shard may be part of that data",
             hint="merge all shards of one split first (onnxq merge part-*.stats -o whole.stats)",
         )
     if (one.count, one.total_samples) != (other.count, other.total_samples):
         raise ArtifactError(
-            f"these are shards of different splits: {describe(one)} of {one.total_samples} samples, "
-            f"and {describe(other)} of {other.total_samples} samples",
+            f"these are shards of different splits: {one} of {one.total_samples} samples, "
+            f"and {other} of {other.total_samples} samples",
             hint="run every shard with the same data, limit= (--limit) and number of shards in shard= (--shard)",
         )
     if twice := sorted(set(one.indices).intersection(other.indices)):
@@ -138,12 +142,3 @@ def merge_shards(one: ShardSet | None, other: ShardSet | None) -> ShardSet | Non
         )
     merged = replace(one, indices=tuple(sorted((*one.indices, *other.indices))))
     return None if merged.complete else merged
-
-
-def describe(shards: ShardSet | None) -> str:
-    """For messages: "shard 3/16", "shards 1, 2, 5 of 16"."""
-    if shards is None:
-        return "whole data"
-    if len(shards.indices) == 1:
-        return f"shard {shards.indices[0]}/{shards.count}"
-    return f"shards {', '.join(map(str, shards.indices))} of {shards.count}"

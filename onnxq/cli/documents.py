@@ -2,7 +2,8 @@
 
 onnxq.plan/1    {schema, target, opset, digest, notes, counts: {int8, fused, float},
                  nodes: [{node, op, action, reason, rule, macs}]}
-onnxq.stats/1   {schema, path, digest, samples, data_fingerprint, tensors}
+onnxq.stats/1   {schema, path, digest, samples, data_fingerprint, tensors,
+                 shards: null or {count, total_samples, indices}}
 """
 
 from __future__ import annotations
@@ -50,4 +51,5 @@ def stats_document(stats: StatsTable, path: Path) -> dict[str, Any]:
         "samples": stats.samples,
         "data_fingerprint": stats.data_fingerprint,
         "tensors": len(stats),
+        "shards": None if stats.shards is None else stats.shards.to_json(),
     }

@@ -9,13 +9,16 @@ from pathlib import Path
 from onnxq.errors import ConfigError
 
 
-def check_places(places: dict[str, Path | None], *, source: Path, force: bool) -> None:
+def check_places(
+    places: dict[str, Path | None], *, source: Path, force: bool, kept: frozenset[Path] = frozenset()
+) -> None:
     """See that every file can be written, before any work is done for it.
 
     Args:
         places: The files by the option that named them; None where it was not given.
         source: The input model, which is never replaced.
         force: Whether existing files may be replaced.
+        kept: Files that may exist all the same.
 
     Raises:
         ConfigError: a file is named twice, is the input model, exists, or has no folder.
@@ -35,7 +38,7 @@ def check_places(places: dict[str, Path | None], *, source: Path, force: bool) -
                 where=where,
                 hint=f"create it, or choose another place with {option}",
             )
-        if path.exists() and not (force and path.is_file()):
+        if path.exists() and not ((force or path in kept) and path.is_file()):
             what = "the file exists" if path.is_file() else "this is not a regular file"
             hint = f"choose another place with {option}" + (", or pass --force" if path.is_file() else "")
             raise ConfigError(what, where=where, hint=hint)

@@ -1,6 +1,7 @@
 """From an exception to what the user sees and the exit code.
 
-0 done   1 a bug in onnxq   2 wrong usage   3 bad model or data   4 a check or gate not met   130 interrupted
+0 done   1 a bug in onnxq   2 wrong usage   3 bad model or data   4 a check or gate not met
+130 interrupted   143 terminated
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from onnxq.cli.commands.cache import cache
 from onnxq.cli.commands.calibrate import calibrate
 from onnxq.cli.commands.inspect import inspect
 from onnxq.cli.commands.merge import merge
@@ -37,14 +38,14 @@ def cli(ctx: click.Context) -> None:
 
     \b
     Exit codes: 0 done; 1 a bug in onnxq; 2 wrong usage; 3 bad model or data;
-    4 a check or gate was not met; 130 interrupted.
+    4 a check or gate was not met; 130 interrupted; 143 terminated.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(EXIT_USAGE)
 
 
-for command in (quantize, plan, calibrate, merge, verify, inspect):
+for command in (quantize, plan, calibrate, merge, cache, verify, inspect):
     cli.add_command(command)
 
 

@@ -14,6 +14,7 @@ import click
 
 TARGETS = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino")
 METHODS = ("auto", "entropy", "max", "mse", "percentile")
+METHOD_NAMES = (*METHODS, "moving-average")
 IMAGE_PRESETS = ("imagenet", "yolo", "paddleocr")
 LAYOUTS = ("nchw", "nhwc")
 COLORS = ("rgb", "bgr")

@@ -13,7 +13,7 @@ import onnxq
 from onnxq.api import DEFAULT_METHOD
 from onnxq.calibration.images import PRESETS, ImageOptions, Resize
 from onnxq.calibration.inputs import Layout
-from onnxq.calibration.methods.solve import DEFAULT_PERCENTILE, METHODS
+from onnxq.calibration.methods.solve import DEFAULT_PERCENTILE, METHOD_NAMES, METHODS
 from onnxq.calibration.runner import NonFinite
 from onnxq.cli import parameters
 from onnxq.cli.main import cli
@@ -32,6 +32,7 @@ def option(command: str, name: str) -> click.Option:
 def test_names_are_those_of_the_library() -> None:
     assert sorted(parameters.TARGETS) == sorted(TARGET_NAMES)
     assert sorted(parameters.METHODS) == sorted(METHODS)
+    assert sorted(parameters.METHOD_NAMES) == sorted(METHOD_NAMES)
     assert sorted(parameters.IMAGE_PRESETS) == sorted(PRESETS)
     assert sorted(parameters.NONFINITE) == sorted(get_args(NonFinite))
     assert sorted(parameters.LAYOUTS) == sorted(get_args(Layout))

@@ -26,6 +26,8 @@ def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, qui
     \b
     Example:
       onnxq merge part-*.stats -o model.stats
+
+    A shard (`onnxq calibrate --shard`) that is given twice, or of another split, is refused.
     """
     for path in stats:
         check_places({"--output": output}, source=path, force=force)
@@ -37,3 +39,6 @@ def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, qui
         print_json(stats_document(merged, output))
     else:
         say(f"statistics of {len(merged)} tensors over {merged.samples} samples written to {output}", quiet=quiet)
+    if merged.shards is not None:
+        missing = ", ".join(map(str, merged.shards.missing))
+        say(f"warning: this is not all of the data: of {merged.shards.count} shards, {missing} missing", quiet=quiet)

@@ -11,9 +11,10 @@ import click
 from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places
-from onnxq.cli.parameters import METHODS, RECOVERIES, Name
+from onnxq.cli.parameters import METHOD_NAMES, RECOVERIES, Name
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_report
+from onnxq.errors import ConfigError
 
 if TYPE_CHECKING:
     from onnxq.report.report import Report
@@ -30,9 +31,11 @@ class Ranges:
 
     method: str
     percentile: float | None
+    momentum: float | None
     recover: Literal["none", "fast"]
     stats: Path | None
     save_stats: Path | None
+    calibration_cache: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class Results:
 
 _RANGE_OPTIONS = (
     click.option(
-        "--method", "-m", type=Name(METHODS), default="auto", show_default=True, help="How ranges are chosen."
+        "--method", "-m", type=Name(METHOD_NAMES), default="auto", show_default=True, help="How ranges are chosen."
     ),
     click.option(
         "--percentile",
@@ -57,10 +60,21 @@ _RANGE_OPTIONS = (
         metavar="P",
     ),
     click.option(
+        "--momentum",
+        type=click.FloatRange(min=0, max=1, min_open=True),
+        help="For --method moving-average, weight of the newest batch.  [default: 0.01]",
+        metavar="C",
+    ),
+    click.option(
         "--recover", type=Name(RECOVERIES), default="fast", show_default=True, help="What is done to win back accuracy."
     ),
     click.option("--stats", type=options.FILE, help="Statistics of an earlier run: no inference for calibration."),
     click.option("--save-stats", type=options.FILE, help="Write the statistics, for later runs with --stats."),
+    click.option(
+        "--calibration-cache",
+        type=options.FILE,
+        help="TensorRT's calibration cache, for --target tensorrt: its scales, and no calibration.",
+    ),
 )
 
 _RESULT_OPTIONS = (
@@ -107,6 +121,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     places = {"--output": output, "--report": results.report, "--save-stats": ranges.save_stats}
     check_places(places, source=model, force=results.force)
     check_report_suffix(results.report)
+    _check_statistics_are_kept(ranges)
     chosen = data_from.beside(model)
     _say_where_data_is_from(data_from, chosen, ranges, model, quiet=results.quiet)
     report = _run(
@@ -145,9 +160,11 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
             **placement.keywords(),
             method=ranges.method,
             percentile=ranges.percentile,
+            momentum=ranges.momentum,
             recover=ranges.recover,
             **collecting.keywords(),
             stats=None if ranges.stats is None else load_stats(ranges.stats),
+            tensorrt_cache=ranges.calibration_cache,
             output=output,
             force=results.force,
             progress=progress,
@@ -157,11 +174,23 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     return result.report
 
 
+def _check_statistics_are_kept(ranges: Ranges) -> None:
+    """Refuse --save-stats where nothing but ranges is known."""
+    reason = "--calibration-cache" if ranges.calibration_cache is not None else "--method moving-average"
+    without = ranges.calibration_cache is not None or ranges.method == "moving-average"
+    if ranges.save_stats is not None and without:
+        raise ConfigError(
+            f"{reason} makes no statistics that could be saved",
+            where=f"--save-stats {str(ranges.save_stats)!r}",
+            hint=f"leave out --save-stats or {reason}",
+        )
+
+
 def _say_where_data_is_from(
     given: options.DataOptions, chosen: options.DataOptions, ranges: Ranges, model: Path, *, quiet: bool
 ) -> None:
     if given.data is None and chosen.data is not None:
         say(f"data: {chosen.data}, found beside the model", quiet=quiet)
-    elif chosen.data is None and ranges.stats is None:
+    elif chosen.data is None and ranges.stats is None and ranges.calibration_cache is None:
         beside = model.with_name(model.stem + options.DATA_SUFFIX)
         say(_SYNTHETIC.format(beside=beside), quiet=quiet)
