@@ -9,7 +9,6 @@ The names below are loaded when they are first used, so that importing onnxq cos
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from onnxq.errors import (
@@ -78,10 +77,6 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'onnxq' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)
-    # Importing a submodule binds it here: the package onnxq.verify would hide the function of that name from now on.
-    for other in _LAZY:
-        if isinstance(globals().get(other), ModuleType):
-            del globals()[other]
     globals()[name] = value
     return value
 

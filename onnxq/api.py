@@ -63,7 +63,7 @@ from onnxq.report.build import RunFacts, build_report
 from onnxq.report.report import DataFacts, Report
 from onnxq.targets import ORT_CPU, resolve_target
 from onnxq.targets.schema import Target
-from onnxq.verify.verify import verify_model
+from onnxq.verification.verify import verify_model
 from onnxq.version import VERSION
 
 DEFAULT_METHOD = "auto"
@@ -172,7 +172,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         providers: onnxruntime's execution providers for calibration in fall-back order, such as ("cuda", "cpu"); None
             means the CPU.
         nonfinite: NaN and Inf in a tensor are an "error", or "ignore" leaves them out of the statistics.
-        full_histogram: Count every element of every tensor, not about 4096 of each sample's; ranges hardly differ.
+        full_histogram: Count every element of every tensor, not about 16384 of each sample's; ranges hardly differ.
         memory_limit: Bytes that the tensors calibration looks at may take; where they do not fit, the data is read
             several times, with the same result.
         progress: Called now and then while calibrating.
@@ -221,7 +221,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     clock.lap("recover")
     quantized = rewrite(graph, prepared.plan, qparams)
     result = quantized.to_model()
-    set_metadata(result, _metadata(prepared.plan, known, synthetic=data is None and stats is None and cache is None))
+    set_metadata(result, _metadata(prepared.plan, known, synthetic=_is_made_up(data, stats, cache)))
     clock.lap("rewrite")
     path = None if output is None else Path(output)
     feeds = _Counted(held_out)
@@ -236,10 +236,12 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             source=_source_name(data),
             samples=known.stats.samples,
             held_out_samples=feeds.samples,
-            synthetic=data is None,
+            synthetic=_is_made_up(data, stats, cache),
+            synthetic_comparison=data is None,
         ),
         output_path=None if path is None else str(path),
-        warnings=(*batches.notes, *_incomplete(known.stats)),
+        warnings=_incomplete(known.stats),
+        notes=(*prepared.plan.notes, *batches.notes),
         seconds=clock.seconds,
     )
     plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)
@@ -357,8 +359,14 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     facts = RunFacts(
         size_before_bytes=size_bytes(source),
         size_after_bytes=size_bytes(quantized),
-        data=DataFacts(source=_source_name(data), samples=0, held_out_samples=feeds.samples, synthetic=data is None),
-        warnings=batches.notes,
+        data=DataFacts(
+            source=_source_name(data),
+            samples=0,
+            held_out_samples=feeds.samples,
+            synthetic=False,
+            synthetic_comparison=data is None,
+        ),
+        notes=batches.notes,
     )
     return build_report(verification, facts)
 
@@ -446,6 +454,11 @@ def _incomplete(stats: StatsTable) -> tuple[str, ...]:
     if stats.shards is None:
         return ()
     return (f"the statistics are of {stats.shards} only, not of all calibration data; merge the rest (onnxq merge)",)
+
+
+def _is_made_up(data: Any, stats: StatsTable | None, cache: TensorRTCache | None) -> bool:
+    """Whether the ranges come from synthetic inputs."""
+    return data is None and stats is None and cache is None
 
 
 def _check_sources(method: Method, stats: StatsTable | None, cache: TensorRTCache | None) -> None:

@@ -70,9 +70,7 @@ class Counter:
         options: What to keep.
     """
 
-    def __init__(
-        self, taps: Sequence[str], derived: Mapping[str, tuple[str, Function]], options: CountOptions
-    ) -> None:
+    def __init__(self, taps: Sequence[str], derived: Mapping[str, tuple[str, Function]], options: CountOptions) -> None:
         self._builders = {name: StatsBuilder() for name in (*taps, *derived)}
         self._taps = tuple(taps)
         self._followers = {
@@ -152,8 +150,10 @@ class Counter:
         small: list[NDArray[Any]] = []
         for batch, arrays in window:
             array = arrays[name]
-            rows = None if self._options.full_histogram or self._axis is None else self._axis.rows(
-                name, array.shape, batch
+            rows = (
+                None
+                if self._options.full_histogram or self._axis is None
+                else self._axis.rows(name, array.shape, batch)
             )
             if rows and stride_for(array.size // rows) > 1:
                 large.append((array, rows))

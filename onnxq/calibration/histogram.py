@@ -89,7 +89,9 @@ class Binner:
         self._index = np.empty(size, np.intp)
         self._is_zero = np.empty(size, np.bool_)
 
-    def add(self, counts: NDArray[np.int64], chunk: NDArray[np.float32], exponent: int, rmin: float, weight: int = 1) -> int:
+    def add(
+        self, counts: NDArray[np.int64], chunk: NDArray[np.float32], exponent: int, rmin: float, weight: int = 1
+    ) -> int:
         """Count a chunk.
 
         Args:

@@ -65,12 +65,17 @@ class Task:
 
 
 class Worker:
-    """Runs shares in a process of its own; the model is loaded once."""
+    """Runs shares in a process of its own; the model is loaded once.
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._graph = Graph(ModelProto.FromString(task.model), task.base_dir)
-        self._options = ReusedSessions.of(task.options)
+    Args:
+        task: A reference to the Task, in a list: as an argument of its own Ray would hold it for this start alone, and
+            a worker that is started again could not get it.
+    """
+
+    def __init__(self, task: list[Any]) -> None:
+        self._task: Task = _imported().get(task[0])
+        self._graph = Graph(ModelProto.FromString(self._task.model), self._task.base_dir)
+        self._options = ReusedSessions.of(self._task.options)
 
     def versions(self) -> dict[str, str]:
         """Versions on which the result may depend."""
@@ -111,6 +116,7 @@ class RayCluster:
             options=replace(options, threads=self._threads),
         )
         self._workers: list[Any] = []
+        self._shared: Any = None
         self._connected_here = False
 
     def __enter__(self) -> RayCluster:
@@ -176,9 +182,9 @@ class RayCluster:
 
     def _start(self) -> None:
         count = max(1, int(self._ray.cluster_resources().get("CPU", 1)) // self._threads)
-        task = self._ray.put(self._task)
+        self._shared = self._ray.put(self._task)
         kind = self._ray.remote(Worker).options(num_cpus=self._threads, max_restarts=-1, max_task_retries=_RETRIES)
-        self._workers = [kind.remote(task) for _ in range(count)]
+        self._workers = [kind.remote([self._shared]) for _ in range(count)]
         here = versions()
         for there in self._ray.get([worker.versions.remote() for worker in self._workers]):
             check_versions(here, there)

@@ -20,8 +20,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from onnxq.errors import DataError
 
-SAMPLE = 4096
-"""Elements counted of one tensor of one sample. At 64 samples a quarter million: 26 beyond the 99.99th percentile."""
+SAMPLE = 16384
+"""Elements counted of one tensor of one sample.
+
+With 32 samples, ranges by percentile, entropy and mse then move about as much as they do when half of the samples are
+left out, or less: squeezenet1.1, mse, median 2.9 against 3.7 %; efficientnet_lite0 95th percentile 3.7 against 4.1 %.
+At 4096 they move twice as much and save a tenth of an inference; at 65536 half as much and cost two tenths.
+"""
 
 _CACHE_ELEMENTS = 1 << 16
 """Elements whose second reading still comes from a core's own cache (256 KiB)."""
@@ -65,8 +70,8 @@ def stride_for(size: int) -> int:
     Args:
         size: Elements of one sample's tensor.
 
-    >>> stride_for(4096), stride_for(4097), stride_for(64 * 80 * 80)
-    (1, 2, 101)
+    >>> stride_for(16384), stride_for(16385), stride_for(64 * 80 * 80)
+    (1, 2, 27)
     """
     if size <= SAMPLE:
         return 1

@@ -307,7 +307,9 @@ class StatsTable(Mapping[str, TensorStats]):
                 f"statistics of different models cannot be merged: digests {self.digest} and {other.digest}",
                 hint="calibrate the shards on the same float model",
             )
-        if any(s.range_only != other[n].range_only for n, s in self.items() if n in other and s.finite and other[n].finite):
+        if any(
+            s.range_only != other[n].range_only for n, s in self.items() if n in other and s.finite and other[n].finite
+        ):
             raise ArtifactError(
                 "statistics that hold ranges only cannot be merged with statistics that hold histograms",
                 hint="calibrate all shards alike: with or without range_only= (--range-only)",
@@ -341,6 +343,4 @@ class StatsTable(Mapping[str, TensorStats]):
 def _table(
     tensors: dict[str, TensorStats], digest: str, samples: int, data_fingerprint: str, shards: ShardSet | None
 ) -> StatsTable:
-    return StatsTable(
-        tensors=tensors, digest=digest, samples=samples, data_fingerprint=data_fingerprint, shards=shards
-    )
+    return StatsTable(tensors=tensors, digest=digest, samples=samples, data_fingerprint=data_fingerprint, shards=shards)

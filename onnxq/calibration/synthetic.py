@@ -15,16 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxq.calibration.batches import Batch, Batches, Notes
+from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.inputs import InputSpec, InputSpecs
 from onnxq.calibration.session import make_session
 from onnxq.errors import DataError
 from onnxq.graph.view import Dim, Graph, attribute
-
-NOTE = (
-    "calibrated on SYNTHETIC inputs: the ranges do not come from real data, and accuracy will suffer; "
-    "pass data= (--data) with a few hundred real samples"
-)
 
 # Open image sizes to try, (height, width): classification, text recognition, detection at multiples of 32, tiny.
 _IMAGE_SIZES = ((224, 224), (48, 320), (48, 192), (320, 320), (640, 640), (32, 32), (28, 28))
@@ -59,7 +54,7 @@ def synthetic_batches(graph: Graph, *, count: int = 16, seed: int = 0) -> Batche
         seed: Of the random numbers.
 
     Returns:
-        Batches whose notes say that they are synthetic.
+        Batches labelled "synthetic"; whoever uses them says so.
 
     Raises:
         ModelError: the model has no inputs, or onnxruntime cannot load it.
@@ -75,9 +70,7 @@ def synthetic_batches(graph: Graph, *, count: int = 16, seed: int = 0) -> Batche
             per_sample = frozenset(n for n, a in arrays.items() if a.ndim and len(a) == 1)
             yield Batch(arrays=arrays, samples=1, per_sample=per_sample, label=f"synthetic batch {number + 1}")
 
-    notes = Notes()
-    notes.add(NOTE)
-    return Batches(read, inputs=specs, notes=notes, expected_samples=count, label="synthetic")
+    return Batches(read, inputs=specs, expected_samples=count, label="synthetic")
 
 
 def index_limit(graph: Graph, tensor: str) -> int | None:

@@ -28,7 +28,7 @@ _MARKER = 7919
 
 def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        return np.float32(1) / (np.float32(1) + np.exp(-x))
+        return np.asarray(np.float32(1) / (np.float32(1) + np.exp(-x)), np.float32)
 
 
 # Relu, Clip and their like are missing on purpose: onnxruntime fuses them into the node before, whose own output is

@@ -42,9 +42,9 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
     _check_bodies(graph, minimum)
     try:
         converted = onnx.version_converter.convert_version(graph.skeleton(), minimum)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+    except (IndexError, RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         raise UnsupportedModelError(
-            f"the model cannot be converted from opset {graph.opset} to {minimum}: {error}", hint=_HINT.format(minimum)
+            f"the model cannot be converted from opset {graph.opset} to {minimum}: {_reason(error)}", hint=_HINT.format(minimum)
         ) from error
     result = _transplanted(graph, converted, minimum)
     try:
@@ -55,6 +55,11 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
             hint=_HINT.format(minimum),
         ) from error
     return result
+
+
+def _reason(error: Exception) -> str:
+    """What the converter says, without the place in its own source that it begins with."""
+    return str(error).rpartition("failed: ")[2].strip() or type(error).__name__
 
 
 def _transplanted(graph: Graph, converted: ModelProto, opset: int) -> Graph:

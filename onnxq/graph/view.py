@@ -209,7 +209,7 @@ class Graph:
         self._names.add(name)
         return name
 
-    def add_node(
+    def add_node(  # noqa: PLR0913 - the fields of a node
         self,
         op_type: str,
         inputs: Sequence[str],

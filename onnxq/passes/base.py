@@ -1,8 +1,8 @@
 """What a pass is, and how passes run one after another.
 
 A pass takes a graph, edits it in place and says what it did: every rewrite is an `Edit`, every place where the rule
-nearly applied is a `Miss` with its reason. Running a pass a second time makes no edits. A `PassManager` is itself a pass;
-between its passes it checks the graph's invariants and names the pass that broke one.
+nearly applied is a `Miss` with its reason. Running a pass a second time makes no edits. A `PassManager` is itself a
+pass; between its passes it checks the graph's invariants and names the pass that broke one.
 """
 
 from __future__ import annotations

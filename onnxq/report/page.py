@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from onnxq.report.wording import output_text, size_text
+from onnxq.report.wording import data_text, output_text, size_text
 
 if TYPE_CHECKING:
     from onnxq.report.report import LayerRow, NodeCounts, Report, TensorRow
@@ -95,7 +95,8 @@ def _verdict(report: Report) -> str:
         failed = f"{len(report.failed_checks)} of {len(report.checks)} checks"
         line = f'<h1 class="fail">Failed: {failed} for {escape(report.target)}</h1>'
     warnings = "".join(f"<li>{escape(w)}</li>" for w in report.warnings)
-    return line + (f'<ul class="warn" aria-label="warnings">{warnings}</ul>' if warnings else "")
+    notes = "".join(f"<p>{escape(n)}</p>" for n in report.notes)
+    return line + (f'<ul class="warn" aria-label="warnings">{warnings}</ul>' if warnings else "") + notes
 
 
 def _facts(report: Report) -> str:
@@ -115,8 +116,7 @@ def _facts(report: Report) -> str:
         pairs.append(("size", f"{size_text(report.size_before_bytes)} to {size_text(report.size_after_bytes)}"))
     pairs += [(f"output {o.name}", output_text(o)) for o in report.outputs]
     if report.data is not None:
-        made_up = " (synthetic)" if report.data.synthetic else ""
-        pairs.append(("data", f"{report.data.samples} samples from {report.data.source}{made_up}"))
+        pairs.append(("data", data_text(report.data)))
     if report.seconds:
         pairs.append(("time", ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())))
     if report.output_path is not None:

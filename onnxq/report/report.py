@@ -14,8 +14,8 @@ JSON schema, version 1 (`to_json`). Keys are added within a version, never renam
     outputs              [{name, sqnr_db, cosine, max_abs, peak, mismatch_share, elements, nonfinite, shape_mismatches,
                            exact}]; sqnr_db is null for an output that is not float, and for an exact one (exact: true)
     checks               [{name, passed, detail}]
-    warnings             [string]
-    data                 {source, samples, held_out_samples, synthetic}
+    warnings, notes      [string]
+    data                 {source, samples, held_out_samples, synthetic, synthetic_comparison}
     seconds              {step: seconds}
     layers               [{node, op, decision, reason, rule, macs, executed, engine_op, why}]
     tensors              [{name, role, dtype, axis, scale: [..], zero_point: [..], rmin, rmax, source, group}]
@@ -31,9 +31,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxq.report import page
-from onnxq.verify.check import Check
-from onnxq.verify.compare import OutputError
-from onnxq.verify.engines.result import EngineReport
+from onnxq.verification.check import Check
+from onnxq.verification.compare import OutputError
+from onnxq.verification.engines.result import EngineReport
 
 SCHEMA = "onnxq.report/1"
 
@@ -59,15 +59,17 @@ class DataFacts:
 
     Attributes:
         source: Where the data came from, as the user named it.
-        samples: Number of calibration samples.
+        samples: Number of calibration samples; 0 where nothing was calibrated.
         held_out_samples: Number of samples that the errors were measured on.
-        synthetic: Whether the data was made up.
+        synthetic: Whether the ranges come from made-up inputs.
+        synthetic_comparison: Whether the errors were measured on made-up inputs.
     """
 
     source: str
     samples: int
     held_out_samples: int
     synthetic: bool
+    synthetic_comparison: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +144,7 @@ class Report:
         size_after_bytes: Size of the quantized one.
         outputs: Distance of each output from the float model's.
         warnings: Plain sentences: what is wrong, and what to do.
+        notes: Facts worth knowing (which target was picked, what of the data was left out).
         data: What was measured on; None where no data was used.
         seconds: Time taken, by step.
         output_path: Where the quantized model lies; None if it was not written.
@@ -160,6 +163,7 @@ class Report:
     size_after_bytes: int = 0
     outputs: tuple[OutputError, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     data: DataFacts | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     output_path: str | None = None
@@ -199,6 +203,7 @@ class Report:
             "outputs": [{**_plain(o), "exact": o.is_sound and o.mismatch_share == 0.0} for o in self.outputs],
             "checks": [_plain(c) for c in self.checks],
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "data": _plain(self.data),
             "seconds": dict(self.seconds),
             "layers": [_plain(row) for row in self.layers],

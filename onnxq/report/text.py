@@ -13,7 +13,7 @@ from rich.text import Text
 
 from onnxq.planning.plan import Action, NodeDecision, QuantPlan
 from onnxq.report.report import NodeCounts, Report
-from onnxq.report.wording import output_text, size_text
+from onnxq.report.wording import data_text, output_text, size_text
 
 _SHOWN_OUTPUTS = 5
 _SHOWN_REASONS = 5
@@ -38,6 +38,7 @@ def summary(report: Report) -> RenderableType:
     parts: list[RenderableType] = [_verdict(report), rows]
     parts += [Text(f"failed: {c.name}: {c.detail}", style="red") for c in report.failed_checks]
     parts += [Text(f"warning: {w}", style="yellow") for w in report.warnings]
+    parts += [Text(f"note: {n}", style="dim") for n in report.notes]
     return Group(*parts)
 
 
@@ -69,9 +70,7 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     if len(report.outputs) > _SHOWN_OUTPUTS:
         yield "", f"and {len(report.outputs) - _SHOWN_OUTPUTS} more outputs"
     if report.data is not None:
-        made_up = " (synthetic)" if report.data.synthetic else ""
-        held_out = f", errors on {report.data.held_out_samples} held-out" if report.data.held_out_samples else ""
-        yield "data", f"{report.data.samples} samples from {report.data.source}{made_up}{held_out}"
+        yield "data", data_text(report.data)
     if report.seconds:
         steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
         yield "time", steps

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from onnxq.verify.compare import OutputError
+from onnxq.verification.compare import OutputError
+
+if TYPE_CHECKING:
+    from onnxq.report.report import DataFacts  # which imports the renderings that use this module
 
 
 def size_text(size_bytes: float) -> str:
@@ -18,6 +22,16 @@ def size_text(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} GB"
+
+
+def data_text(data: DataFacts) -> str:
+    """What was calibrated and compared on, in a line."""
+    measured = f"errors measured on {data.held_out_samples}"
+    return (
+        f"{data.samples} samples from {data.source}, {measured} held out"
+        if data.samples
+        else (f"{measured} samples from {data.source}")
+    )
 
 
 def output_text(error: OutputError) -> str:

@@ -30,7 +30,7 @@ LAYERS: dict[str, int] = {
     "onnxq.passes": 5,
     "onnxq.calibration": 5,
     "onnxq.recovery": 6,
-    "onnxq.verify": 7,
+    "onnxq.verification": 7,
     "onnxq.report": 8,
     "onnxq.api": 9,
     "onnxq": 10,
@@ -40,11 +40,11 @@ LAYERS: dict[str, int] = {
 
 # What may import a library, by prefix of the module's name.
 HOMES = {
-    "onnxruntime": ("onnxq.calibration.session", "onnxq.verify.engines"),
+    "onnxruntime": ("onnxq.calibration.session", "onnxq.verification.engines"),
     "onnx_graphsurgeon": ("onnxq.graph.evaluate",),
-    "openvino": ("onnxq.verify.engines",),
-    "tensorrt": ("onnxq.verify.engines",),
-    "tensorrt_rtx": ("onnxq.verify.engines",),
+    "openvino": ("onnxq.verification.engines",),
+    "tensorrt": ("onnxq.verification.engines",),
+    "tensorrt_rtx": ("onnxq.verification.engines",),
     "PIL": ("onnxq.calibration.images",),
     "rich": ("onnxq.report.text", "onnxq.cli"),
     "click": ("onnxq.cli",),
@@ -53,7 +53,7 @@ HOMES = {
     "scipy": (),
 }
 
-ENTRY_POINTS = {"onnxq.verify.engines.tensorrt_worker"}
+ENTRY_POINTS = {"onnxq.verification.engines.tensorrt_worker"}
 
 
 def name_of(path: Path) -> str:

@@ -47,7 +47,7 @@ def test_importing_costs_next_to_nothing(module: str) -> None:
 
 @pytest.mark.parametrize("name", ["quantize", "calibrate", "plan", "verify", "load_stats"])
 def test_functions_stay_functions_whatever_was_used_before(name: str) -> None:
-    """The package `onnxq.verify` would take the function's place as soon as something imports it."""
+    """A submodule of the same name would take the function's place as soon as something imports it."""
     used = "; ".join(f"onnxq.{other}" for other in sorted(PUBLIC))
     kind = python(f"import onnxq; {used}; print(type(onnxq.{name}).__name__)").strip()
     assert kind == types.FunctionType.__name__

@@ -21,7 +21,7 @@ def test_quantize_writes_beside_the_model_and_prints_a_summary(run: Run, folder:
     assert (folder / "model.int8.onnx").exists()
     assert "PASSED" in result.stdout
     assert "written to model.int8.onnx" in " ".join(result.stdout.split())
-    assert "15 samples from data.npz, errors on 5 held-out" in result.stdout
+    assert "15 samples from data.npz, errors measured on 5 held out" in result.stdout
     assert result.stderr == ""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxq.verify.engines.onnxruntime import OrtModel, executed_precision
+from onnxq.verification.engines.onnxruntime import OrtModel, executed_precision
 from tests.verify_models import ModelBuilder
 
 PLUMBING = frozenset({"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "ReorderInput", "ReorderOutput"})

@@ -14,7 +14,7 @@ from onnx import ModelProto, helper
 
 from onnxq.errors import ModelError
 from onnxq.targets import TARGETS, cpu_has_vnni
-from onnxq.verify.engines.onnxruntime import executed_precision
+from onnxq.verification.engines.onnxruntime import executed_precision
 from tests.e2e.probes import ROUNDING, U8, U8_POSITIVE, Probe, error, kernels, values, weight_scale
 
 SAME = {"pads": [1, 1, 1, 1]}

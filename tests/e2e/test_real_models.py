@@ -12,10 +12,10 @@ import pytest
 import onnxq
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import Action
-from onnxq.verify.engines.onnxruntime import OrtModel
-from onnxq.verify.engines.result import EngineReport, Precision
-from onnxq.verify.engines.tensorrt import installed_package
-from onnxq.verify.structure import stranded
+from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.engines.result import EngineReport, Precision
+from onnxq.verification.engines.tensorrt import installed_package
+from onnxq.verification.structure import stranded
 from tests.e2e.conftest import SAMPLES, present, quantized
 from tests.zoo import ZooModel, evaluate
 from tests.zoo.entry import Feed, Outputs

@@ -15,8 +15,8 @@ from onnx import ModelProto, numpy_helper
 
 import onnxq
 from onnxq.graph.view import Graph
-from onnxq.verify.engines.tensorrt import build_engine, installed_package
-from onnxq.verify.lint_tensorrt import lint_tensorrt
+from onnxq.verification.engines.tensorrt import build_engine, installed_package
+from onnxq.verification.lint_tensorrt import lint_tensorrt
 from tests.e2e.probes import Probe, values, weight_scale
 from tests.golden.graphs import GRAPHS
 from tests.graphs import model_of, normal

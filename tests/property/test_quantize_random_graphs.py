@@ -26,8 +26,8 @@ from onnxq.numerics.arrays import dequantize, quantize
 from onnxq.numerics.metrics import sqnr_db
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan, Role
-from onnxq.verify.engines.onnxruntime import OrtModel
-from onnxq.verify.lint_tensorrt import lint_tensorrt
+from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.lint_tensorrt import lint_tensorrt
 from tests.graphs import model_of
 
 FEEDS = 4

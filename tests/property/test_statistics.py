@@ -5,13 +5,19 @@ from __future__ import annotations
 from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 import numpy as np
+import onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.counting import Counter, CountOptions
 from onnxq.calibration.statistics import StatsBuilder, StatsTable, TensorStats
 from onnxq.calibration.stats_file import load_stats
+from onnxq.calibration.taps import SampleAxis
+from onnxq.graph.view import Graph
 from tests.strategies import activations, finite_arrays
 
 wild = st.one_of(finite_arrays(), finite_arrays(10.0), activations())
@@ -40,6 +46,58 @@ def test_merge_is_commutative_and_associative_and_has_a_neutral_element(
     assert x.merge(y) == y.merge(x)
     assert x.merge(y).merge(z) == x.merge(y.merge(z))
     assert x.merge(TensorStats.empty()) == x == TensorStats.empty().merge(x)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1, 7, 63, 64, 65, 500, 1000]), count=st.integers(1, 12))
+def test_samples_give_the_same_in_any_batches_and_order(seed: int, size: int, count: int) -> None:
+    """A limit of 64 elements a sample stands in for the real one; half of the sizes are above it."""
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal((count, size)) * 10.0 ** rng.integers(-3, 4, (count, 1))).astype(np.float32)
+    x[rng.random(x.shape) < 0.2] = 0.0
+    with mock.patch("onnxq.calibration.sampling.SAMPLE", 64):
+        whole = StatsBuilder()
+        whole.update(x, rows=count)
+        cut = np.sort(rng.integers(0, count + 1, 3))
+        batches = [piece for piece in np.split(rng.permutation(x), cut) if len(piece)]
+        builder = StatsBuilder()
+        for batch in batches:
+            builder.update(batch, rows=len(batch))
+        merged = TensorStats.empty()
+        for sample in x:
+            one = StatsBuilder()
+            one.update(sample[None], rows=1)
+            merged = one.freeze().merge(merged)
+    assert builder.freeze() == whole.freeze() == merged
+    stats = whole.freeze()
+    assert (stats.count, stats.rmin, stats.rmax) == (x.size, float(x.min()) + 0.0, float(x.max()) + 0.0)
+    assert stats.complete == (size <= 64)
+    # The weights of a sample add up to its size, less than one stride apart.
+    weight = stats.zeros + int(stats.counts.sum())
+    assert abs(weight - x.size) < count * (size / 32 + 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([5, 64, 300]), runs=st.integers(1, 9))
+def test_the_counter_gives_what_the_arrays_give(seed: int, size: int, runs: int) -> None:
+    """Windows of runs, the thread and the queue leave no trace, for any number of samples in a run."""
+    rng = np.random.default_rng(seed)
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", size])
+    identity = Graph(onnx.helper.make_model(onnx.helper.make_graph([], "g", [value], [value])))
+    arrays = [rng.standard_normal((int(rng.integers(1, 4)), size)).astype(np.float32) for _ in range(runs)]
+
+    def collected(pieces: list[np.ndarray], window: int) -> tuple[dict[str, TensorStats], int, str]:
+        counter = Counter(["x"], {}, CountOptions())
+        with mock.patch("onnxq.calibration.counting.WINDOW_ELEMENTS", window), counter:
+            for piece in pieces:
+                batch = Batch(arrays={"x": piece}, samples=len(piece), per_sample=frozenset({"x"}), label="b")
+                counter.put(batch, {"x": piece}, SampleAxis(identity, batch))
+        return counter.statistics(), counter.samples, counter.fingerprint
+
+    with mock.patch("onnxq.calibration.sampling.SAMPLE", 64):
+        one_by_one = [row[None] for array in arrays for row in array]
+        rng.shuffle(one_by_one)  # type: ignore[arg-type]
+        assert collected(arrays, 1) == collected(one_by_one, 700) == collected([np.concatenate(arrays)], 10**9)
 
 
 @given(x=wild, bad=st.lists(st.sampled_from([np.nan, np.inf, -np.inf]), max_size=5))

@@ -142,7 +142,7 @@ def test_without_data_the_result_says_so() -> None:
     assert result.report.data is not None
     assert result.report.data.synthetic
     assert {p.key: p.value for p in result.model.metadata_props}["onnxq.data"] == "synthetic"
-    assert any("synthetic" in warning for warning in result.report.warnings)
+    assert any("SYNTHETIC" in warning for warning in result.report.warnings)
 
 
 def test_note_of_the_chosen_target_is_in_the_plan() -> None:
@@ -262,6 +262,6 @@ def test_float16_model_is_refused_with_its_reason() -> None:
 
 @pytest.mark.parametrize("first", ["quantize", "verify", "plan", "Report", "QuantizeResult"])
 def test_verify_is_the_function_whatever_was_used_first(first: str) -> None:
-    """The package `onnxq.verify` has the function's name, and importing a submodule binds it in its parent."""
+    """A submodule of that name would be bound in its parent, in the function's place, when something imports it."""
     code = f"import onnxq; onnxq.{first}; assert callable(onnxq.verify), onnxq.verify"
     subprocess.run([sys.executable, "-c", code], check=True)

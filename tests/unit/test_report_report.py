@@ -30,9 +30,9 @@ from onnxq.report.build import RunFacts, build_report, int8_mac_share
 from onnxq.report.report import SCHEMA, DataFacts, NodeCounts, Report
 from onnxq.report.text import plain, plan_table
 from onnxq.report.wording import output_text, size_text
-from onnxq.verify.check import Check
-from onnxq.verify.compare import OutputError
-from onnxq.verify.verify import verify_model
+from onnxq.verification.check import Check
+from onnxq.verification.compare import OutputError
+from onnxq.verification.verify import verify_model
 from tests.verify_models import conv_feeds, float_conv, int8_conv, tensorrt_conv
 
 U8 = QuantSpec(qtype=UINT8, symmetric=False)
@@ -102,7 +102,7 @@ def test_int8_share_of_nodes():
 
 
 def test_synthetic_data_is_the_first_warning(report):
-    assert report.warnings[0].startswith("The ranges come from synthetic inputs")
+    assert report.warnings[0].startswith("The ranges come from SYNTHETIC inputs")
     assert "(--data SRC)" in report.warnings[0]
     assert report.warnings[1] == "second"
 
@@ -170,7 +170,7 @@ def test_summary_fits_a_screen_and_has_no_control_codes(report):
     assert "\x1b" not in text
     assert lines[0] == "PASSED  4 checks for ort-x64-vnni"
     for part in ("1 int8, 1 fused into them, 1 float", "75.0% of the arithmetic", "4.0 MB to 1.0 MB", "SQNR",
-                 "calib.npz (synthetic)", "calibrate 1.2 s", "out/m.int8.onnx", "1 x no int8 kernel"):  # fmt: skip
+                 "64 samples from calib.npz", "calibrate 1.2 s", "out/m.int8.onnx", "1 x no int8 kernel"):  # fmt: skip
         assert part in " ".join(text.split())
 
 

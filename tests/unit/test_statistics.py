@@ -170,7 +170,10 @@ def test_equality_and_hash() -> None:
         ({"rmax": math.inf}, r"are not an interval of finite float32 numbers"),
         ({"rmin": 3.0}, r"are not an interval of finite float32 numbers"),
         ({"rmax": 1.5}, r"used bins \[.*\] do not fit extremes"),
-        ({"counts": np.zeros(2 * BINS, np.int64), "count": 1, "counted": 1}, r"extremes are .*, but every finite element is zero"),
+        (
+            {"counts": np.zeros(2 * BINS, np.int64), "count": 1, "counted": 1},
+            r"extremes are .*, but every finite element is zero",
+        ),
         (
             {"counts": np.zeros(2 * BINS, np.int64), "count": 0, "counted": 0, "zeros": 0},
             r"extremes are .*, but no finite element was seen",

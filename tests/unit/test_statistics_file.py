@@ -12,9 +12,16 @@ import numpy as np
 import pytest
 
 from onnxq.calibration import stats_file
-from onnxq.calibration.statistics import StatsTable, TensorStats
-from onnxq.calibration.stats_file import MAGIC, load_stats, save_stats
+from onnxq.calibration.sampling import extract
+from onnxq.calibration.statistics import StatsBuilder, StatsTable, TensorStats
+from onnxq.calibration.stats_file import MAGIC, VERSION, load_stats, save_stats
 from onnxq.errors import ArtifactError
+
+
+def sampled(values: np.ndarray, *, histogram: bool = True) -> TensorStats:
+    builder = StatsBuilder()
+    builder.add(extract(values, rows=len(values), histogram=histogram))
+    return builder.freeze()
 
 
 def sample() -> StatsTable:
@@ -25,6 +32,8 @@ def sample() -> StatsTable:
         "spike of 70000": TensorStats.of(np.full(70000, 3.0)),
         "größe/0": TensorStats.of(np.float32([0.0, np.nan])),
         "unseen": TensorStats.empty(),
+        "sampled": sampled(rng.standard_normal((2, 50000))),
+        "range": sampled(np.float32([[1.0, 2.0]]), histogram=False),
     }
     return StatsTable(tensors=tensors, digest="abc", samples=32, data_fingerprint="0123456789abcdef" * 2)
 
@@ -33,11 +42,11 @@ def build(header: Any, bins: bytes = b"") -> bytes:
     """A file with a right checksum around any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     payload = struct.pack("<I", len(text)) + text + bins
-    return MAGIC + struct.pack("<I32s", 1, hashlib.sha256(payload).digest()) + payload
+    return MAGIC + struct.pack("<I32s", VERSION, hashlib.sha256(payload).digest()) + payload
 
 
 def row(**change: Any) -> dict[str, Any]:
-    zero = {"count": 1, "zeros": 1, "nonfinite": 0, "rmin": "0x0.0p+0", "rmax": "0x0.0p+0"}
+    zero = {"count": 1, "counted": 1, "zeros": 1, "nonfinite": 0, "rmin": "0x0.0p+0", "rmax": "0x0.0p+0"}
     return {"name": "a", **zero, "first": 0, "bins": 0, "itemsize": 1, **change}
 
 
@@ -96,8 +105,8 @@ def test_every_truncation_is_found(tmp_path: Path) -> None:
         (b"", r"this is not an onnxq statistics file\nHint: pass a file written by"),
         (b"PK\x03\x04 npz", r"this is not an onnxq statistics file"),
         (MAGIC + b"\1\0", r"damaged \(it ends after 14 bytes\)\nHint: run the calibration again"),
-        (MAGIC + struct.pack("<I", 2) + bytes(60), r"has version 2, this onnxq reads version 1\nHint: use the onnxq"),
-        (MAGIC + struct.pack("<I", 1) + bytes(60), r"its checksum does not match its content"),
+        (MAGIC + struct.pack("<I", 3) + bytes(60), r"has version 3, this onnxq reads version 2\nHint: use the onnxq"),
+        (MAGIC + struct.pack("<I", VERSION) + bytes(60), r"its checksum does not match its content"),
         (build(b"{"), r"damaged \(JSONDecodeError"),
         (build(b"\xff\xfe\xfd\xfc"), r"damaged \(UnicodeDecodeError"),
         (build(b"[" * 100_000), r"damaged \(RecursionError|damaged \(JSONDecodeError"),
@@ -109,7 +118,7 @@ def test_every_truncation_is_found(tmp_path: Path) -> None:
         (build(head(row(first=8192, bins=1)), b"\1"), r"bins \[8192, 8193\) do not exist"),
         (build(head(row(first=-1, bins=1)), b"\1"), r"bins \[-1, 0\) do not exist"),
         (build(head(row(itemsize=3))), r"damaged \(KeyError: 3"),
-        (build(head(row(count=2))), r"count is 2, but 1 zeros"),
+        (build(head(row(count=2, counted=2))), r"count is 2 and 2 were counted, but 1 zeros"),
         (build(head(row(rmin="nan"))), r"are not an interval of finite"),
         (build(head(row(rmin="x"))), r"invalid hexadecimal"),
         (build(head(row(rmin=0.0))), r"damaged \(TypeError"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.calibration.synthetic import NOTE, index_limit, synthetic_batches
+from onnxq.calibration.synthetic import index_limit, synthetic_batches
 from onnxq.errors import DataError
 from onnxq.graph.view import Graph
 
@@ -37,7 +37,7 @@ def test_images_are_deterministic_differ_between_batches_and_carry_the_note():
     assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0]["x"], first[1]["x"])
     assert not np.array_equal(first[0]["x"], next(iter(synthetic_batches(g, seed=1)))["x"])
-    assert batches.notes == (NOTE,)
+    assert batches.label == "synthetic"
     # Unit variance: 150,528 values in 16x16 blocks at the coarsest scale leave about 3 % of uncertainty.
     assert 0.9 < first[0]["x"].std() < 1.1
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxq.errors import DataError
-from onnxq.verify.compare import OutputComparison, OutputError, compare_outputs
+from onnxq.verification.compare import OutputComparison, OutputError, compare_outputs
 from tests.verify_models import conv_feeds, float_conv, int8_conv
 
 

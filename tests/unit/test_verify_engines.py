@@ -12,10 +12,10 @@ import pytest
 
 from onnxq.errors import DataError, ModelError
 from onnxq.graph.view import Graph
-from onnxq.verify.engines import openvino as openvino_engine
-from onnxq.verify.engines import tensorrt as tensorrt_engine
-from onnxq.verify.engines.result import EngineMissingError, Precision
-from onnxq.verify.engines.source import model_file
+from onnxq.verification.engines import openvino as openvino_engine
+from onnxq.verification.engines import tensorrt as tensorrt_engine
+from onnxq.verification.engines.result import EngineMissingError, Precision
+from onnxq.verification.engines.source import model_file
 from tests.verify_models import ModelBuilder, float_conv, int8_conv, tensorrt_conv
 
 SHAPES = {"x": ((1, 8, 6, 6), (1, 8, 6, 6), (2, 8, 6, 6))}
@@ -163,7 +163,7 @@ def test_model_file_brings_external_data_along(tmp_path):
 
 
 def test_model_file_splits_a_large_model(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxq.verify.engines.source._EXTERNAL_ABOVE_BYTES", 100)
+    monkeypatch.setattr("onnxq.verification.engines.source._EXTERNAL_ABOVE_BYTES", 100)
     model = float_conv()
     path = model_file(model, tmp_path)
     assert (tmp_path / "weights.data").exists()

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxq.graph.view import Graph
-from onnxq.verify.lint_tensorrt import lint_tensorrt
+from onnxq.verification.lint_tensorrt import lint_tensorrt
 from tests.verify_models import ModelBuilder, int8_conv, tensorrt_conv, weights
 
 

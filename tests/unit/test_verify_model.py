@@ -7,10 +7,10 @@ import pytest
 
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
-from onnxq.verify.compare import OutputError
-from onnxq.verify.engines import openvino as openvino_engine
-from onnxq.verify.engines import tensorrt as tensorrt_engine
-from onnxq.verify.verify import VerifyResult, _unsound, _worse_than_unfused, verify_model
+from onnxq.verification.compare import OutputError
+from onnxq.verification.engines import openvino as openvino_engine
+from onnxq.verification.engines import tensorrt as tensorrt_engine
+from onnxq.verification.verify import VerifyResult, _unsound, _worse_than_unfused, verify_model
 from tests.verify_models import conv_feeds, float_conv, int8_conv, tensorrt_conv
 
 FLOAT_GRAPH = Graph(float_conv())

@@ -9,9 +9,9 @@ from onnx import ModelProto
 
 from onnxq.errors import ModelError
 from onnxq.graph.view import Graph
-from onnxq.verify.agreement import FLOAT_TOLERANCE, fused_agreement
-from onnxq.verify.engines.onnxruntime import OrtModel, executed_precision
-from onnxq.verify.engines.result import Precision
+from onnxq.verification.agreement import FLOAT_TOLERANCE, fused_agreement
+from onnxq.verification.engines.onnxruntime import OrtModel, executed_precision
+from onnxq.verification.engines.result import Precision
 from tests.verify_models import ModelBuilder, conv_feeds, float_conv, int8_conv, weights
 
 
@@ -177,7 +177,7 @@ def test_a_feed_that_does_not_fit():
 
 
 def test_a_model_over_the_protobuf_limit(monkeypatch):
-    monkeypatch.setattr("onnxq.verify.engines.onnxruntime._PROTOBUF_LIMIT_BYTES", 100)
+    monkeypatch.setattr("onnxq.verification.engines.onnxruntime._PROTOBUF_LIMIT_BYTES", 100)
     with pytest.raises(ModelError, match="the model is over 2 GB") as caught:
         OrtModel(float_conv())
     assert caught.value.hint == "pass the path of a file that keeps its weights as external data"

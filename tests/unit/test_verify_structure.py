@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxq.graph.view import Graph
-from onnxq.verify.check import check_all
-from onnxq.verify.structure import output_problem, placement, placements, stranded
+from onnxq.verification.check import check_all
+from onnxq.verification.structure import output_problem, placement, placements, stranded
 from tests.verify_models import ModelBuilder, int8_conv, tensorrt_conv
 
 

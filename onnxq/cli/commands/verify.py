@@ -14,7 +14,7 @@ from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, s
 
 if TYPE_CHECKING:
     from onnxq.report.report import Report
-    from onnxq.verify.check import Check
+    from onnxq.verification.check import Check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
 
 
 def _gate_checks(found: Report, gates: Gates) -> list[Check]:
-    from onnxq.verify.check import Check  # noqa: PLC0415 - numpy only now
+    from onnxq.verification.check import Check  # noqa: PLC0415 - numpy only now
 
     checks = []
     if gates.min_sqnr is not None:

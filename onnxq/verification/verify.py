@@ -23,16 +23,16 @@ from onnx import ModelProto
 
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
-from onnxq.verify.agreement import Stretch, fused_agreement
-from onnxq.verify.check import Check, check_all
-from onnxq.verify.compare import OutputComparison, OutputError
-from onnxq.verify.engines import onnxruntime as ort_engine
-from onnxq.verify.engines import openvino as openvino_engine
-from onnxq.verify.engines import tensorrt as tensorrt_engine
-from onnxq.verify.engines.onnxruntime import OrtModel
-from onnxq.verify.engines.result import EngineMissingError, EngineReport, Precision
-from onnxq.verify.lint_tensorrt import Violation, lint_tensorrt
-from onnxq.verify.structure import MATRIX_OPS, is_qdq, placements
+from onnxq.verification.agreement import Stretch, fused_agreement
+from onnxq.verification.check import Check, check_all
+from onnxq.verification.compare import OutputComparison, OutputError
+from onnxq.verification.engines import onnxruntime as ort_engine
+from onnxq.verification.engines import openvino as openvino_engine
+from onnxq.verification.engines import tensorrt as tensorrt_engine
+from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.engines.result import EngineMissingError, EngineReport, Precision
+from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
+from onnxq.verification.structure import MATRIX_OPS, is_qdq, placements
 
 Feed = Mapping[str, NDArray[Any]]
 

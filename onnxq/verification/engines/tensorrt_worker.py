@@ -1,4 +1,4 @@
-"""The process in which TensorRT parses and builds: `python -m onnxq.verify.engines.tensorrt_worker REQUEST ANSWER`.
+"""The process in which TensorRT parses and builds: `python -m <this module> REQUEST ANSWER`.
 
 REQUEST is a JSON object: package, model (path), shapes ({input: [min, usual, max]}), engine (path or null).
 ANSWER is one: version, accepted, problems, layers ({type: count}), size_bytes, seconds.

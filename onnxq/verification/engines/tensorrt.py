@@ -22,8 +22,8 @@ from onnx import ModelProto
 
 from onnxq.errors import DataError
 from onnxq.graph.view import Graph
-from onnxq.verify.engines.result import EngineMissingError, EngineReport
-from onnxq.verify.engines.source import model_file
+from onnxq.verification.engines.result import EngineMissingError, EngineReport
+from onnxq.verification.engines.source import model_file
 
 ENGINE = "tensorrt"
 PACKAGES = ("tensorrt", "tensorrt_rtx")
@@ -124,7 +124,7 @@ def _ask(request: Mapping[str, Any], folder: Path, timeout_seconds: float) -> di
     """Run the worker on `request`; a crash or time-out of it becomes a problem in the answer."""
     question, answer = folder / "request.json", folder / "answer.json"
     question.write_text(json.dumps(request))
-    command = [sys.executable, "-m", "onnxq.verify.engines.tensorrt_worker", str(question), str(answer)]
+    command = [sys.executable, "-m", "onnxq.verification.engines.tensorrt_worker", str(question), str(answer)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_seconds, env=environment, check=False)

@@ -19,9 +19,9 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from onnxq.graph.view import Graph
-from onnxq.verify.engines.result import EngineMissingError, EngineReport, NodeExecution, Precision
-from onnxq.verify.engines.source import model_file
-from onnxq.verify.structure import is_qdq, placement
+from onnxq.verification.engines.result import EngineMissingError, EngineReport, NodeExecution, Precision
+from onnxq.verification.engines.source import model_file
+from onnxq.verification.structure import is_qdq, placement
 
 ENGINE = "openvino"
 _INT8_PRECISIONS = frozenset({"i8", "u8"})

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from onnxq.graph.view import Graph
-from onnxq.verify.engines.onnxruntime import OrtModel
-from onnxq.verify.structure import code_type, is_qdq
+from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.structure import code_type, is_qdq
 
 TIE_CODES = 1
 """A flipped tie moves a value to the neighbouring code."""

@@ -28,7 +28,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnxq.graph.view import Graph, attribute
-from onnxq.verify.structure import QDQ_OPS, code_type
+from onnxq.verification.structure import QDQ_OPS, code_type
 
 _CODE_TYPES = {
     TensorProto.INT8,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxq.errors import DataError
-from onnxq.verify.engines.onnxruntime import OrtModel, as_array
+from onnxq.verification.engines.onnxruntime import OrtModel, as_array
 
 Run = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 """A model, ready to run: feed in, outputs by name out."""

@@ -25,8 +25,8 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxq.errors import ModelError
 from onnxq.graph.view import Graph
-from onnxq.verify.engines.result import EngineReport, NodeExecution, Precision
-from onnxq.verify.structure import MATRIX_OPS, is_qdq, output_problem, placement, quantizer
+from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
+from onnxq.verification.structure import MATRIX_OPS, is_qdq, output_problem, placement, quantizer
 
 ENGINE = "onnxruntime"
 

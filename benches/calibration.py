@@ -1,0 +1,245 @@
+"""What calibration costs beside plain inference: `python -m benches.calibration`.
+
+Every variant runs the same batches in the same process, in short rounds that take turns; a cell is the lower quartile
+over the rounds, as a multiple of plain inference under onnxruntime's default session options. Sessions are made before
+the clock starts, for all variants alike; the first, cold round is not counted. `CPU` is the time of all threads of the
+process, which other work on the machine hardly disturbs; the waiting threads of a default session spin and count too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from benches import machine
+from onnxq import api
+from onnxq.calibration import runner
+from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration.runner import CollectOptions, collect
+from onnxq.calibration.sources import open_data
+from onnxq.planning.options import PlanOptions
+from tests.zoo import ZOO, ZooModel
+
+RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
+MODELS = ("yolov8n_320", "ppocrv4_rec", "efficientnet_lite0_224", "kwt1_speech_commands", "wordlang_transformer")
+BATCH_SIZES = (1, 8)
+STATIC = ("MinMax", "Entropy", "Percentile")
+START, END = "<!-- calibration -->", "<!-- /calibration -->"
+ROUND_SECONDS = 0.6
+MOST_BATCHES = 400
+
+Feed = dict[str, NDArray[Any]]
+Variant = Callable[[], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    rows: list[list[str]] = []
+    for name in options.models:
+        model = ZOO[name]
+        if model.path() is None:
+            print(f"{name}: absent ({model.source})")
+            continue
+        for size in BATCH_SIZES:
+            rows += bench(model, size, rounds=options.rounds, seconds=options.seconds)
+            print("\n".join(_line(row) for row in rows[-7:]), flush=True)
+    write_section(options.output, section(rows))
+    return 0 if rows else 1
+
+
+def bench(model: ZooModel, size: int, *, rounds: int, seconds: float) -> list[list[str]]:
+    """Rows of the table for one model and batch size."""
+    feeds = same_shape_feeds(model, size)
+    with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder, _sessions_are_kept():
+        variants = _variants(model, feeds, Path(folder))
+        taken, failed = race(variants, rounds=rounds, seconds=seconds)
+    wall, cpu = taken["plain inference"]
+    batches = len(feeds)
+    rows = []
+    for name in variants:
+        if name in failed:
+            rows.append([model.name, str(size), name, f"fails: {failed[name]}", "", ""])
+            continue
+        own_wall, own_cpu = taken[name]
+        per_batch = f"{own_wall / batches * 1e3:.2f}"
+        rows.append([model.name, str(size), name, f"{own_wall / wall:.2f}", f"{own_cpu / cpu:.2f}", per_batch])
+    return rows
+
+
+def same_shape_feeds(model: ZooModel, size: int) -> list[Feed]:
+    """Batches of `size` calibration samples of the most common shape, as many as take about ROUND_SECONDS."""
+    samples = list(model.calib(4 * size + 8))
+    shapes = [{name: array.shape[1:] for name, array in feed.items()} for feed in samples]
+    usual = max(shapes, key=shapes.count)
+    kept = [feed for feed, shape in zip(samples, shapes, strict=True) if shape == usual]
+    whole = {name: np.concatenate([feed[name] for feed in kept]) for name in usual}
+    count = len(next(iter(whole.values())))
+    order = np.arange(max(size, count) // size * size).reshape(-1, size) % count
+    feeds = [{name: np.ascontiguousarray(array[rows]) for name, array in whole.items()} for rows in order]
+    session = ort.InferenceSession(str(model.path()), _quiet(), providers=["CPUExecutionProvider"])
+    session.run(None, feeds[0])
+    started = time.perf_counter()
+    session.run(None, feeds[0])
+    batches = min(max(2, round(ROUND_SECONDS / (time.perf_counter() - started))), MOST_BATCHES)
+    return [feeds[i % len(feeds)] for i in range(batches)]
+
+
+def _variants(model: ZooModel, feeds: list[Feed], folder: Path) -> dict[str, Variant]:
+    path = str(model.path())
+    plain = ort.InferenceSession(path, _quiet(), providers=["CPUExecutionProvider"])
+    prepared = api.prepare(path, "ort-cpu", PlanOptions())
+    inputs, taps = InputSpecs.from_graph(prepared.graph), prepared.plan.observed()
+
+    def run_plain() -> None:
+        for feed in feeds:
+            plain.run(None, feed)
+
+    def run_onnxq(options: CollectOptions) -> None:
+        collect(prepared.graph, taps, open_data(feeds, inputs=inputs), digest="bench", options=options)
+
+    variants: dict[str, Variant] = {
+        "plain inference": run_plain,
+        "**onnxq, ranges only (max)**": lambda: run_onnxq(CollectOptions(range_only=True)),
+        "**onnxq, full statistics**": lambda: run_onnxq(CollectOptions()),
+        "onnxq, every element counted": lambda: run_onnxq(CollectOptions(full_histogram=True)),
+    }
+    return variants | {f"quantize_static {name}": _static(path, name, feeds, folder) for name in STATIC}
+
+
+def _static(path: str, method: str, feeds: list[Feed], folder: Path) -> Variant:
+    """The calibrator of `quantize_static`: collecting and computing the ranges."""
+    from onnxruntime import quantization as oq  # noqa: PLC0415 - slow to import
+    from onnxruntime.quantization.calibrate import create_calibrator  # noqa: PLC0415
+
+    class Reader(oq.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds = iter(feeds)
+
+        def get_next(self) -> Feed | None:
+            return next(self._feeds, None)
+
+    made: list[Any] = []
+
+    def run() -> None:
+        if not made:
+            kind = getattr(oq.CalibrationMethod, method)
+            made.append(create_calibrator(path, None, str(folder / f"{method}.onnx"), kind))
+        calibrator = made[0]
+        calibrator.clear_collected_data()
+        calibrator.collector = None
+        calibrator.calibrate_tensors_range = None
+        with contextlib.redirect_stdout(io.StringIO()):
+            calibrator.collect_data(Reader())
+            calibrator.compute_data()
+
+    return run
+
+
+@contextlib.contextmanager
+def _sessions_are_kept() -> Iterator[None]:
+    """Sessions and shape inference of onnxq are made once: the clock sees what a batch costs."""
+    sessions: dict[str, Any] = {}
+    axes: list[Any] = []
+    make_session, sample_axis = runner.make_session, runner.SampleAxis
+
+    def session(model: Any, **options: Any) -> Any:
+        key = f"{hash(model.SerializeToString())} {options}"
+        if key not in sessions:
+            sessions[key] = make_session(model, **options)
+        return sessions[key]
+
+    def axis(*arguments: Any) -> Any:
+        if not axes:
+            axes.append(sample_axis(*arguments))
+        return axes[0]
+
+    with mock.patch.object(runner, "make_session", session), mock.patch.object(runner, "SampleAxis", axis):
+        yield
+
+
+def race(
+    variants: dict[str, Variant], *, rounds: int, seconds: float
+) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """Let variants take turns.
+
+    Args:
+        variants: By name.
+        rounds: How often, at most.
+        seconds: No further round begins after so long.
+
+    Returns:
+        Lower quartile of wall and CPU seconds by variant, and the errors of those that failed.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+    failed: dict[str, str] = {}
+    for name, variant in variants.items():
+        try:
+            variant()
+        except Exception as error:  # noqa: PERF203 - a peer's failure is a result
+            failed[name] = f"{type(error).__name__}"
+    names = [name for name in variants if name not in failed]
+    deadline = time.perf_counter() + seconds
+    for turn in range(rounds):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            # Peers that take many times as long get every fourth round.
+            if name.startswith("quantize_static") and turn % 4:
+                continue
+            wall, cpu = time.perf_counter(), time.process_time()
+            variants[name]()
+            times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+        if time.perf_counter() > deadline:
+            break
+    quartiles = {name: np.quantile(times[name], 0.25, axis=0) for name in names}
+    return {name: (float(q[0]), float(q[1])) for name, q in quartiles.items()}, failed
+
+
+def section(rows: list[list[str]]) -> str:
+    """The section of RESULTS.md."""
+    facts = "\n".join(f"- {key}: {value}" for key, value in machine.facts().items())
+    head = ["model", "batch", "", "x plain", "x plain, CPU", "ms a batch"]
+    table = "\n".join(_line(row) for row in [head, ["---"] * len(head), *rows])
+    text = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
+    return f"## Cost of calibration\n\nWritten by `python -m benches.calibration`. {text}\n\n{facts}\n\n{table}"
+
+
+def write_section(path: Path, text: str) -> None:
+    """Put the section between its markers, at the end of a file that has none."""
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, _, rest = old.partition(START)
+    after = rest.partition(END)[2]
+    path.write_text(f"{before.rstrip()}\n\n{START}\n{text}\n{END}\n{after.lstrip()}".lstrip(), encoding="utf-8")
+
+
+def _line(row: Sequence[str]) -> str:
+    return "| " + " | ".join(row) + " |"
+
+
+def _quiet() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return options
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", type=lambda text: text.split(","), default=MODELS, help="comma-separated names")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds, at most")
+    parser.add_argument("--seconds", type=float, default=60.0, help="no further round begins after so long")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose section is replaced")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
