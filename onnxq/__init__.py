@@ -26,7 +26,7 @@ from onnxq.errors import (
 from onnxq.version import VERSION
 
 if TYPE_CHECKING:
-    from onnxq.api import QuantizeResult, calibrate, plan, quantize, verify
+    from onnxq.api import QuantizeResult, calibrate, channel_ranges, plan, quantize, verify
     from onnxq.calibration.images import ImageOptions
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
@@ -42,6 +42,7 @@ _LAZY = {
     "Report": "onnxq.report.report",
     "StatsTable": "onnxq.calibration.statistics",
     "calibrate": "onnxq.api",
+    "channel_ranges": "onnxq.api",
     "load_stats": "onnxq.calibration.stats_file",
     "plan": "onnxq.api",
     "quantize": "onnxq.api",
@@ -66,6 +67,7 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "calibrate",
+    "channel_ranges",
     "load_stats",
     "plan",
     "quantize",

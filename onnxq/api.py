@@ -8,6 +8,7 @@ an output file appears whole or not at all.
 
 from __future__ import annotations
 
+import difflib
 import os
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import InputSpecs, Layout
 from onnxq.calibration.kept import keep_first
 from onnxq.calibration.methods import MOVING_AVERAGE, Method, method_from_name
-from onnxq.calibration.observers import observe_moving_average
+from onnxq.calibration.observers import ChannelTable, observe_channels, observe_moving_average
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, NonFinite, collect
 from onnxq.calibration.sharded_batches import ShardedBatches
@@ -313,6 +314,54 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         progress=progress,
         checkpointing=_checkpointing(checkpoint, resume),
         ray=ray,
+    )
+
+
+def channel_ranges(  # noqa: PLR0913 - one keyword for each choice of the user
+    model: ModelSource,
+    data: Any = None,
+    *,
+    target: str = ORT_CPU,
+    axis: int = 1,
+    tensors: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    layout: Layout | None = None,
+    images: ImageOptions | str | None = None,
+    threads: int | None = None,
+) -> ChannelTable:
+    """Smallest and largest value of each channel of activations, for looking at a model. Arguments as for `quantize`.
+
+    Args:
+        model: As for `quantize`, and so are all arguments that are not listed here.
+        data: Calibration data, all of which is used.
+        target: The activations that this target quantizes are looked at.
+        axis: Channel axis, negative from the end.
+        tensors: Names of those to look at; None looks at all.
+
+    Raises:
+        ModelError: the model cannot be read, is not valid, or is quantized already.
+        DataError: the data does not fit the model, is empty, or holds NaN/Inf.
+        ConfigError: a tensor is not quantized, or has no such axis.
+    """
+    prepared = prepare(model, target, PlanOptions())
+    known = prepared.plan.observed()
+    for name in tensors or ():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"tensor {name!r} is none of those that {prepared.plan.target} quantizes",
+                hint="tensors= takes names of onnxq.plan(...).observed()"
+                + "".join(f"; did you mean {other!r}?" for other in close),
+            )
+    batches = _open(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    return observe_channels(
+        prepared.graph,
+        known if tensors is None else tensors,
+        batches,
+        digest=prepared.plan.digest,
+        axis=axis,
+        options=CollectOptions(threads=threads),
     )
 
 

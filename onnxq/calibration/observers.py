@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.methods.solve import DEFAULT_MOMENTUM
@@ -34,8 +34,8 @@ from onnxq.numerics.specs import QuantSpec
 class Observer(Protocol):
     """Watches one tensor, batch by batch."""
 
-    def update(self, values: NDArray[Any]) -> None:
-        """Take in one batch, all of it finite."""
+    def update(self, values: ArrayLike, *, where: str | None = None) -> None:
+        """Take in one batch, all of it finite; `where` names it in errors."""
 
 
 class MovingAverageMinMax:
@@ -52,7 +52,9 @@ class MovingAverageMinMax:
         self.rmin: np.float32 | None = None
         self.rmax: np.float32 | None = None
 
-    def update(self, values: NDArray[Any]) -> None:
+    def update(self, values: ArrayLike, *, where: str | None = None) -> None:
+        """Take in one batch; one without elements changes nothing."""
+        values = np.asarray(values)
         if not values.size:
             return
         low, high = np.float32(values.min()), np.float32(values.max())
@@ -69,19 +71,28 @@ class PerChannelMinMax:
 
     Attributes:
         axis: Channel axis, negative from the end.
+        tensor: What the tensor is called in errors.
         rmin: float32, shape (C,); None before the first batch with elements.
         rmax: Likewise.
     """
 
-    def __init__(self, axis: int = 1) -> None:
+    def __init__(self, axis: int = 1, *, tensor: str = "the tensor") -> None:
         self.axis = axis
+        self.tensor = tensor
         self.rmin: NDArray[np.float32] | None = None
         self.rmax: NDArray[np.float32] | None = None
 
-    def update(self, values: NDArray[Any]) -> None:
+    def update(self, values: ArrayLike, *, where: str | None = None) -> None:
+        """Take in one batch; one without elements changes nothing.
+
+        Raises:
+            ConfigError: it has no such axis.
+            DataError: it has another number of channels than those before.
+        """
+        values = np.asarray(values)
         if not -values.ndim <= self.axis < values.ndim:
             raise ConfigError(
-                f"a tensor of shape {values.shape} has no axis {self.axis}",
+                f"{self.tensor} of shape {values.shape} has no axis {self.axis}",
                 hint="axis= is the channel axis; leave out tensors that lack it with tensors=",
             )
         if not values.size:
@@ -93,7 +104,8 @@ class PerChannelMinMax:
             self.rmin, self.rmax = low, high
         elif low.shape != self.rmin.shape:
             raise DataError(
-                f"axis {self.axis} has {low.size} channels, {self.rmin.size} in earlier batches",
+                f"axis {self.axis} of {self.tensor} has {low.size} channels, {self.rmin.size} in earlier batches",
+                where=where,
                 hint="axis= names an axis whose length does not change from batch to batch",
             )
         else:
@@ -241,7 +253,7 @@ def observe_channels(  # noqa: PLR0913 - the parts of one run
             channels changes.
         ConfigError: a tensor has no such axis.
     """
-    observers = {name: PerChannelMinMax(axis) for name in taps}
+    observers = {name: PerChannelMinMax(axis, tensor=f"tensor {name!r}") for name in taps}
     samples, fingerprint = _observe(graph, observers, batches, options)
     rmin, rmax = {}, {}
     for name, observer in observers.items():
@@ -276,7 +288,7 @@ def _update(observer: Observer, name: str, values: NDArray[Any], batch: Batch) -
             where=batch.label,
             hint="remove this sample; `onnxq calibrate` (onnxq.calibrate) names the node that makes it",
         )
-    observer.update(values)
+    observer.update(values, where=batch.label)
 
 
 def _no_element(name: str) -> DataError:

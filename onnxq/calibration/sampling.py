@@ -102,8 +102,8 @@ def extract(values: ArrayLike, *, rows: int | None = None, histogram: bool = Tru
         flat = array.ravel(order="K" if rows is None else "C").astype(np.float32, copy=False)
     if not flat.size:
         return Extract(count=0, nonfinite=0, rmin=math.inf, rmax=-math.inf, taken=flat, weight=1)
-    taken, weight = _taken(flat, rows) if histogram else (flat[:0], 1)
-    low, high = _extremes(flat)
+    low, high, taken, weight = _read(flat, rows if histogram else None)
+    taken = taken if histogram else flat[:0]
     nonfinite = 0
     # min and max pass NaN on and show infinities, so finite data pays nothing for this check.
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -115,20 +115,26 @@ def extract(values: ArrayLike, *, rows: int | None = None, histogram: bool = Tru
     return Extract(count=flat.size, nonfinite=nonfinite, rmin=low + 0.0, rmax=high + 0.0, taken=taken, weight=weight)
 
 
-def _taken(flat: NDArray[np.float32], rows: int | None) -> tuple[NDArray[np.float32], int]:
-    if rows is None:
-        return flat, 1
-    size = flat.size // rows
-    stride = stride_for(size)
+def _read(flat: NDArray[np.float32], rows: int | None) -> tuple[float, float, NDArray[np.float32], int]:
+    """Extremes, the elements taken, and their weight; NaN and infinities show in the extremes."""
+    size = flat.size // (rows or 1)
+    stride = 1 if rows is None else stride_for(size)
     if stride == 1:
-        return flat, 1
-    return flat.reshape(rows, size)[:, stride // 2 :: stride].ravel(), stride
+        low, high = _extremes(flat)
+        return low, high, flat, 1
+    lows, highs, parts = [], [], []
+    for start in range(0, flat.size, size):
+        row = flat[start : start + size]
+        # Piece by piece: a tensor larger than the cache is read from memory once, not three times.
+        for at in range(0, size, _CACHE_ELEMENTS):
+            piece = row[at : at + _CACHE_ELEMENTS]
+            lows.append(piece.min())
+            highs.append(piece.max())
+            parts.append(piece[(stride // 2 - at) % stride :: stride])
+    return float(np.min(lows)), float(np.max(highs)), np.concatenate(parts), stride
 
 
 def _extremes(flat: NDArray[np.float32]) -> tuple[float, float]:
-    if flat.size <= 2 * _CACHE_ELEMENTS:
-        return float(flat.min()), float(flat.max())
-    # Piece by piece: a tensor larger than the cache is read from memory once, not twice.
-    pieces = [flat[i : i + _CACHE_ELEMENTS] for i in range(0, flat.size, _CACHE_ELEMENTS)]
-    ends = np.array([(piece.min(), piece.max()) for piece in pieces], np.float32)
-    return float(ends[:, 0].min()), float(ends[:, 1].max())
+    # Both ends of a piece while it is in the cache.
+    ends = [(p.min(), p.max()) for p in (flat[i : i + _CACHE_ELEMENTS] for i in range(0, flat.size, _CACHE_ELEMENTS))]
+    return float(np.min([low for low, _ in ends])), float(np.max([high for _, high in ends]))

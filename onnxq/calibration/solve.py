@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxq.calibration.methods import Method, solve_range
+from onnxq.calibration.methods import Method, expected_sqnr_db, method_from_name, solve_range
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, attribute
@@ -31,6 +31,9 @@ QParamsTable = Mapping[str, QuantParams]
 
 RangeTable = Mapping[str, Range]
 """Ranges by tensor name."""
+
+_RUINED_SQNR_DB = 10.0
+"""Below it a tensor has lost more than a tenth of its signal's power."""
 
 # Head room for the accumulator the bias is added to: |bias code| stays below 2^30.
 _LARGEST_BIAS_CODE = 2.0**30
@@ -56,6 +59,8 @@ def solve(graph: Graph, plan: QuantPlan, stats: StatsTable, method: Method, targ
 def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> dict[str, Range]:
     """The range of each observed tensor; those of a group have one range, solved from their merged statistics.
 
+    Where `method` would cut off most of a tensor's signal (see `_sound_range`), the tensor gets the range of `max`.
+
     Raises:
         ArtifactError: the statistics lack a tensor.
     """
@@ -63,8 +68,28 @@ def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> dic
     for name, found in _group_stats(plan, stats).items():
         tensor = plan.tensors[name]
         bounds = tensor.source if isinstance(tensor.source, Observed) else Observed()
-        ranges[name] = solve_range(found, tensor.spec, method, lower=bounds.lower, upper=bounds.upper)
+        ranges[name] = _sound_range(found, tensor.spec, method, bounds)
     return ranges
+
+
+def _sound_range(stats: TensorStats, spec: QuantSpec, method: Method, bounds: Observed) -> Range:
+    """The range by `method`, unless it ruins the tensor and `max` would not.
+
+    The KL search of `entropy` looks at how values are distributed, not at what they weigh: for values in a narrow band
+    away from zero (a gate, a background, features of one sign) it may end below the band and cut off everything. A
+    percentile can do the same to a sparse tensor.
+    """
+    found = solve_range(stats, spec, method, lower=bounds.lower, upper=bounds.upper)
+    if method.name not in ("entropy", "percentile"):
+        return found
+
+    def sqnr_db(candidate: Range) -> float:
+        return expected_sqnr_db(stats, qparams_from_range(candidate, spec), bounds.lower, bounds.upper)
+
+    if sqnr_db(found) >= _RUINED_SQNR_DB:
+        return found
+    whole = solve_range(stats, spec, method_from_name("max"), lower=bounds.lower, upper=bounds.upper)
+    return whole if sqnr_db(whole) >= sqnr_db(found) + _RUINED_SQNR_DB else found
 
 
 def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target: Target) -> QParamsTable:

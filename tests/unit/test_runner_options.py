@@ -291,3 +291,16 @@ def test_ranges_alone_serve_the_method_max_alone():
         "the statistics hold ranges only, but the method 'mse' needs histograms\n"
         "Hint: use method='max' (--method max), or calibrate without range_only= (--range-only)"
     )
+
+
+def test_the_elements_taken_are_those_of_the_definition(monkeypatch):
+    monkeypatch.setattr(sampling, "_CACHE_ELEMENTS", 37)  # pieces whose ends fall anywhere in a stride
+    monkeypatch.setattr(sampling, "SAMPLE", 50)
+    x = RNG.standard_normal((3, 7, 45)).astype(np.float32)
+    part = sampling.extract(x, rows=3)
+    stride = sampling.stride_for(315)
+    assert (stride, part.weight, part.count) == (8, 8, 945)
+    np.testing.assert_array_equal(part.taken, np.concatenate([row.ravel()[4::8] for row in x]))
+    assert (part.rmin, part.rmax) == (float(x.min()), float(x.max()))
+    one = sampling.extract(x[0], rows=1)
+    np.testing.assert_array_equal(one.taken, part.taken[: one.taken.size])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxq.calibration.methods import method_from_name
-from onnxq.calibration.solve import constant_values, range_of_values, solve
+from onnxq.calibration.methods import method_from_name, solve_range
+from onnxq.calibration.solve import _sound_range, constant_values, range_of_values, solve
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, Use
@@ -329,3 +329,12 @@ def _saturates(codes: NDArray[Any], channel: int, walk: tuple[int, ...]) -> NDAr
             total = 255 * int(flat[row, k]) + 255 * int(flat[row, k + 1])
             found[row] |= not -(2**15) <= total < 2**15
     return found
+
+
+def test_entropy_does_not_cut_off_what_carries_the_signal() -> None:
+    """Values in a narrow band around -1.2: KL ends above all of them."""
+    stats = TensorStats.of((0.1 * np.random.default_rng(0).standard_normal(100_000) - 1.2).astype(np.float32))
+    spec = TARGETS["ort-x64-vnni"].activation
+    entropy = method_from_name("entropy")
+    assert float(solve_range(stats, spec, entropy).rmin) > -1
+    assert float(_sound_range(stats, spec, entropy, Observed()).rmin) == stats.rmin

@@ -80,7 +80,8 @@ def test_lines(line: str, name: str, scale: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "number"), [("7.0.0", 7000), ("8.6.1", 8601), ("8.6.1.6", 8601), ("10.3.0", 100300), ("10.13.2", 101302)]
+    ("version", "number"),
+    [("7.0.0", 7000), ("8.6.1", 8601), ("8.6.1.6", 8601), ("10.3.0", 100300), ("10.13.2", 101302)],
 )
 def test_versions(version: str, number: int) -> None:
     assert header_for(version) == f"TRT-{number}-EntropyCalibration2"
@@ -137,7 +138,9 @@ def test_tensors_that_share_a_scale_get_the_largest() -> None:
 
 
 def test_dead_tensor() -> None:
-    stats = onnxq.StatsTable(tensors={"a": TensorStats.of(np.zeros(5)), "b": TensorStats.of([1.0])}, digest="", samples=1)
+    stats = onnxq.StatsTable(
+        tensors={"a": TensorStats.of(np.zeros(5)), "b": TensorStats.of([1.0])}, digest="", samples=1
+    )
     cache = cache_from_stats(stats, MAX)
     assert cache.scales == {"a": 0.0, "b": float(np.float32(1 / 127))}
 
@@ -203,10 +206,14 @@ def test_two_sources_of_ranges_are_refused(tmp_path: Path) -> None:
 
 
 def test_places_and_names_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="cannot read the calibration cache: No such file or directory\nHint: check"):
+    with pytest.raises(
+        ArtifactError, match="cannot read the calibration cache: No such file or directory\nHint: check"
+    ):
         load_tensorrt_cache(tmp_path / "absent")
     cache = TensorRTCache(header=header_for("8.6.1"), scales={"x": 1.0})
-    with pytest.raises(ArtifactError, match="cannot write the calibration cache: No such file or directory\nHint: choo"):
+    with pytest.raises(
+        ArtifactError, match="cannot write the calibration cache: No such file or directory\nHint: choo"
+    ):
         save_tensorrt_cache(cache, tmp_path / "absent" / "t.cache")
     for name in ("a\nb", " a", ""):
         with pytest.raises(ArtifactError, match="the name of tensor .* cannot be written to a calibration cache"):
