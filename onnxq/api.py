@@ -173,7 +173,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         providers: onnxruntime's execution providers for calibration in fall-back order, such as ("cuda", "cpu"); None
             means the CPU.
         nonfinite: NaN and Inf in a tensor are an "error", or "ignore" leaves them out of the statistics.
-        full_histogram: Count every element of every tensor, not about 16384 of each sample's; ranges hardly differ.
+        full_histogram: Count every element of every tensor, not at most about 16384 of each sample's.
         memory_limit: Bytes that the tensors calibration looks at may take; where they do not fit, the data is read
             several times, with the same result.
         progress: Called now and then while calibrating.

@@ -27,7 +27,7 @@ ALIVE = WAITING + 2
 """Batches whose tensors exist at the same time: run, waiting, being counted."""
 
 WINDOW_ELEMENTS = 1 << 19
-"""Runs are counted together until their tensors have so many elements (2 MiB). From 2^17 on it costs no time."""
+"""Runs are counted together until their tensors have so many elements (2 MiB)."""
 
 _WINDOW_RUNS = 64
 

@@ -210,7 +210,8 @@ class InputSpecs(Mapping[str, InputSpec]):
         if missing:
             parts.append(f"no array for input {', '.join(map(repr, missing))}")
         if extra:
-            parts.append(f"{', '.join(map(repr, extra))} is not an input of the model")
+            are = "is not an input" if len(extra) == 1 else "are not inputs"
+            parts.append(f"{', '.join(map(repr, extra))} {are} of the model")
         raise DataError("; ".join(parts), where=where, hint=self._name_hint(missing, extra))
 
     def _name_hint(self, missing: list[str], extra: list[str]) -> str:

@@ -201,13 +201,13 @@ def _place_inputs(
         for add, tensor in pairs.skips.items()
     }
     for add, matmul in _bias_adds(sites).items():
-        decided.setdefault(add, (Action.FUSED, f"is the bias of {matmul!r}", "R21"))
+        decided.setdefault(add, (Action.FUSED, f"is the bias of {matmul!r}", target.fusion_rule))
     ends = {name: site.output for name, site in sites.items()} | {add: graph.node(add).output[0] for add in pairs.skips}
     for name, output in ends.items():
         uses = graph.uses(output)
         follower = graph.node(uses[0].node) if len(uses) == 1 else None
         if follower is not None and follower.op_type in target.fused_activations and follower.name not in decided:
-            decided[follower.name] = Action.FUSED, f"fuses behind {name!r}", "R20"
+            decided[follower.name] = Action.FUSED, f"fuses behind {name!r}", target.fusion_rule
     return tensors, decided
 
 

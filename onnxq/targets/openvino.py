@@ -31,4 +31,5 @@ OPENVINO = Target(
         "Gemm": ComputeRule(op="Gemm", axis=ChannelAxis.GEMM, output_quantized=False, bias=BiasForm.FLOAT, rules="V1"),
     },
     fused_activations=frozenset({"Relu", "Clip"}),
+    fusion_rule="V1",
 )

@@ -117,6 +117,7 @@ class Target:
         elementwise: Operators on codes, by type (REGIONS only).
         pass_through: Operators that keep parameters, by type.
         fused_activations: Operators that disappear into the node before them.
+        fusion_rule: Identifier of the rule by which they do (INPUTS only).
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
         concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).
         min_opset: Lowest opset of the quantized model.
@@ -133,6 +134,7 @@ class Target:
     elementwise: Mapping[str, ElementwiseRule] = field(default_factory=dict)
     pass_through: Mapping[str, PassThroughRule] = field(default_factory=dict)
     fused_activations: frozenset[str] = frozenset()
+    fusion_rule: str = ""
     residual_add: bool = False
     concat_shares: bool = False
     min_opset: int = 13

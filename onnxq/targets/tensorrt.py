@@ -56,6 +56,7 @@ TENSORRT = Target(
         for op in ("Concat", "Gather", "MaxPool", "Pad", "Relu", "Reshape", "Slice", "Split", "Squeeze", "Transpose")
     },
     fused_activations=frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"}),
+    fusion_rule="R21",
     residual_add=True,
     concat_shares=True,
     float_reasons={

@@ -63,7 +63,7 @@ REFUSED = {
     "misspelt": (
         IMAGES,
         {"image": ramp(1, 3, 8, 8), "other": ramp(1)},
-        "calibration batch 1: no array for input 'images'; 'image', 'other' is not an input of the model\n"
+        "calibration batch 1: no array for input 'images'; 'image', 'other' are not inputs of the model\n"
         "Hint: did you mean 'images' instead of 'image'?",
     ),
     "missing": (

@@ -30,7 +30,7 @@ def test_conv_relu_conv_quantizes_inputs_only() -> None:
         "w s8@0 values -> c1.1",
         "v s8@0 values -> c2.1",
     ]
-    assert reason(plan, "r") == "fuses behind 'c1' [R20]"
+    assert reason(plan, "r") == "fuses behind 'c1' [R21]"
 
 
 def test_openvino_has_uint8_activations_and_small_layers_too() -> None:
@@ -186,7 +186,7 @@ def test_matmul_bias_and_activation_fuse() -> None:
     )
     assert tensors(plan) == ["x s8 observed -> m.0", "w s8@1 values -> m.1"]
     assert reason(plan, "add") == "is the bias of 'm' [R21]"
-    assert reason(plan, "r") == "fuses behind 'm' [R20]"
+    assert reason(plan, "r") == "fuses behind 'm' [R21]"
 
 
 def test_r30_convs_with_few_channels_stay_float() -> None:

@@ -19,7 +19,7 @@ from onnxq.calibration.methods.mse import solve_mse
 from onnxq.calibration.methods.noise import expected_errors
 from onnxq.calibration.methods.percentile import solve_percentile
 from onnxq.calibration.statistics import TensorStats
-from onnxq.errors import ConfigError, InternalError
+from onnxq.errors import ArtifactError, ConfigError, InternalError
 from onnxq.numerics.qparams import Range
 from onnxq.numerics.specs import QuantSpec
 
@@ -132,7 +132,13 @@ def solve_range(
 
     Raises:
         DataError: `stats` holds no finite element.
+        ArtifactError: `stats` holds a range only, and `method` needs a histogram.
     """
+    if stats.range_only and method.name != "max":
+        raise ArtifactError(
+            f"the statistics hold ranges only, but the method {method.name!r} needs histograms",
+            hint="use method='max' (--method max), or calibrate without range_only= (--range-only)",
+        )
     density = Density.of(stats, lower, upper)
     solved = _solve(density, spec, method)
     rmin, rmax = float(solved.rmin), float(solved.rmax)
