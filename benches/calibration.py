@@ -52,17 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: absent ({model.source})")
             continue
         for size in BATCH_SIZES:
-            rows += bench(model, size, rounds=options.rounds, seconds=options.seconds)
-            print("\n".join(_line(row) for row in rows[-7:]), flush=True)
+            made = bench(model, size, options.static, rounds=options.rounds, seconds=options.seconds)
+            print("\n".join(map(_line, made)), flush=True)
+            rows += made
     write_section(options.output, section(rows))
     return 0 if rows else 1
 
 
-def bench(model: ZooModel, size: int, *, rounds: int, seconds: float) -> list[list[str]]:
+def bench(model: ZooModel, size: int, static: Sequence[str], *, rounds: int, seconds: float) -> list[list[str]]:
     """Rows of the table for one model and batch size."""
     feeds = same_shape_feeds(model, size)
     with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder, _sessions_are_kept():
-        variants = _variants(model, feeds, Path(folder))
+        variants = _variants(model, feeds, static, Path(folder))
         taken, failed = race(variants, rounds=rounds, seconds=seconds)
     wall, cpu = taken["plain inference"]
     batches = len(feeds)
@@ -95,7 +96,7 @@ def same_shape_feeds(model: ZooModel, size: int) -> list[Feed]:
     return [feeds[i % len(feeds)] for i in range(batches)]
 
 
-def _variants(model: ZooModel, feeds: list[Feed], folder: Path) -> dict[str, Variant]:
+def _variants(model: ZooModel, feeds: list[Feed], static: Sequence[str], folder: Path) -> dict[str, Variant]:
     path = str(model.path())
     plain = ort.InferenceSession(path, _quiet(), providers=["CPUExecutionProvider"])
     prepared = api.prepare(path, "ort-cpu", PlanOptions())
@@ -114,7 +115,7 @@ def _variants(model: ZooModel, feeds: list[Feed], folder: Path) -> dict[str, Var
         "**onnxq, full statistics**": lambda: run_onnxq(CollectOptions()),
         "onnxq, every element counted": lambda: run_onnxq(CollectOptions(full_histogram=True)),
     }
-    return variants | {f"quantize_static {name}": _static(path, name, feeds, folder) for name in STATIC}
+    return variants | {f"quantize_static {name}": _static(path, name, feeds, folder) for name in static}
 
 
 def _static(path: str, method: str, feeds: list[Feed], folder: Path) -> Variant:
@@ -235,6 +236,12 @@ def _quiet() -> ort.SessionOptions:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", type=lambda text: text.split(","), default=MODELS, help="comma-separated names")
+    parser.add_argument(
+        "--static",
+        type=lambda text: [name for name in text.split(",") if name],
+        default=STATIC,
+        help=f"calibrators of quantize_static, of {','.join(STATIC)}; '' for none",
+    )
     parser.add_argument("--rounds", type=int, default=40, help="rounds, at most")
     parser.add_argument("--seconds", type=float, default=60.0, help="no further round begins after so long")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose section is replaced")

@@ -26,10 +26,11 @@ from onnxq.errors import (
 from onnxq.version import VERSION
 
 if TYPE_CHECKING:
-    from onnxq.api import QuantizeResult, calibrate, channel_ranges, plan, quantize, verify
+    from onnxq.api import QuantizeResult, calibrate, plan, quantize, verify
     from onnxq.calibration.images import ImageOptions
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
+    from onnxq.channels import channel_ranges
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.report import Report
 
@@ -42,7 +43,7 @@ _LAZY = {
     "Report": "onnxq.report.report",
     "StatsTable": "onnxq.calibration.statistics",
     "calibrate": "onnxq.api",
-    "channel_ranges": "onnxq.api",
+    "channel_ranges": "onnxq.channels",
     "load_stats": "onnxq.calibration.stats_file",
     "plan": "onnxq.api",
     "quantize": "onnxq.api",

@@ -10,7 +10,12 @@ what a dead worker had counted of it is lost with the worker.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
+import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +46,9 @@ _SHARES_AHEAD = 2
 """Shares given to a worker: one to run, one that waits with its data on the spot."""
 
 _RETRIES = 3
+
+_CONNECT_S = 10.0
+_HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^/]+):(?P<port>\d+)")
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -249,9 +257,24 @@ def _imported() -> Any:
 
 def _connect(ray: Any, address: str | None) -> None:
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is not None and (found := _HOST_AND_PORT.fullmatch(address)):
+            # Ray itself waits minutes for an address at which nobody is.
+            socket.create_connection((found["host"], int(found["port"])), _CONNECT_S).close()
+        with _same_sigterm():
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise ConfigError(
             f"cannot connect to the Ray cluster {address or 'of this machine'!r}: {error}",
             hint="check the address in ray= (--ray), and that the cluster runs the same version of Ray",
         ) from error
+
+
+@contextlib.contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Undo that Ray takes SIGTERM for itself: it would end the process before a checkpoint is written."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

@@ -96,8 +96,14 @@ def cache_from_stats(stats: StatsTable, method: Method, *, version: str = DEFAUL
 
     Raises:
         ConfigError: `version` is none.
+        ArtifactError: the statistics hold no tensor.
         DataError: a tensor has no finite element.
     """
+    if not len(stats):
+        raise ArtifactError(
+            "the statistics hold no tensor, so there is no scale to write",
+            hint="calibrate for a target= (--target) that quantizes this model",
+        )
     spec = TENSORRT.activation
     scales = {}
     for name, found in sorted(stats.items()):

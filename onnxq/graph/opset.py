@@ -44,7 +44,8 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
         converted = onnx.version_converter.convert_version(graph.skeleton(), minimum)
     except (IndexError, RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         raise UnsupportedModelError(
-            f"the model cannot be converted from opset {graph.opset} to {minimum}: {_reason(error)}", hint=_HINT.format(minimum)
+            f"the model cannot be converted from opset {graph.opset} to {minimum}: {_reason(error)}",
+            hint=_HINT.format(minimum),
         ) from error
     result = _transplanted(graph, converted, minimum)
     try:

@@ -32,6 +32,8 @@ LAYERS: dict[str, int] = {
     "onnxq.recovery": 6,
     "onnxq.verification": 7,
     "onnxq.report": 8,
+    "onnxq.stages": 9,
+    "onnxq.channels": 9,
     "onnxq.api": 9,
     "onnxq": 10,
     "onnxq.cli": 11,

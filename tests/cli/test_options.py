@@ -48,7 +48,13 @@ def test_defaults_are_those_of_the_library() -> None:
 
 
 def test_every_argument_of_quantize_has_an_option() -> None:
-    named = {"exclude_ops": "exclude_op", "providers": "ep", "progress": None, "model": None}
+    named = {
+        "exclude_ops": "exclude_op",
+        "providers": "ep",
+        "tensorrt_cache": "calibration_cache",
+        "progress": None,
+        "model": None,
+    }
     options = {p.name for p in cli.commands["quantize"].params}
     arguments = inspect.signature(onnxq.quantize).parameters
     assert {named.get(a, a) for a in arguments} - {None} <= options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import signal
 import struct
 import threading
@@ -67,7 +67,7 @@ def resumed(path: Path, data: Any = DATA, model: Any = MODEL, **options: Any) ->
 def test_checkpoints_do_not_show_in_the_result(tmp_path: Path, whole: bytes) -> None:
     saving = Checkpointing(path=tmp_path / "c", every_s=EACH)
     assert encode_stats(onnxq.calibrate(MODEL, DATA, target=ORT, checkpoint=saving)) == whole
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_in_one_piece_writes_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_counted_batches_are_not_run_again(tmp_path: Path) -> None:
     assert [p.samples for p in seen] == list(range(6, 21))
     assert [p.batches for p in seen] == list(range(6, 21))
     assert {p.expected_samples for p in seen} == {20}
-    assert all(a.elapsed_s <= b.elapsed_s for a, b in zip(seen, seen[1:], strict=False))
+    assert all(a.elapsed_s <= b.elapsed_s for a, b in itertools.pairwise(seen))
 
 
 def test_an_error_in_the_middle_leaves_the_last_checkpoint(tmp_path: Path, whole: bytes) -> None:

@@ -61,6 +61,22 @@ def test_moving_average_is_the_formula(c: float) -> None:
     assert (observer.rmin, observer.rmax) == averaged(arrays, c)
 
 
+@pytest.mark.parametrize(
+    ("c", "rmin", "rmax"),
+    [
+        (0.01, "-0x1.890e4ap+2", "0x1.47b1eap+2"),
+        (0.1, "-0x1.95cc12p+4", "0x1.977588p+4"),
+        (0.5, "-0x1.09fe68p+5", "0x1.502b08p+5"),
+    ],
+)
+def test_moving_average_gives_the_bits_of_pytorch(c: float, rmin: str, rmax: str) -> None:
+    # Printed by torch 2's MovingAverageMinMaxObserver(averaging_constant=c) on these arrays.
+    observer = MovingAverageMinMax(c)
+    for i in range(20):
+        observer.update(normal(7, 5, seed=i) * np.float32(i + 1))
+    assert (observer.rmin, observer.rmax) == (float.fromhex(rmin), float.fromhex(rmax))
+
+
 def test_moving_average_by_hand() -> None:
     observer = MovingAverageMinMax(0.25)
     for array in ([-4.0, 8.0], [], [-8.0, 4.0], [0.0, 0.0]):

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 import onnxq
@@ -70,8 +76,9 @@ def test_workers_of_another_version_are_refused() -> None:
     with pytest.raises(ConfigError) as error:
         check_versions({"onnxq": "1", "onnxruntime": "1.22.0"}, {"onnxq": "1", "onnxruntime": "1.18.0"})
     assert str(error.value) == (
-        "a Ray worker has other versions, so statistics could differ: onnxq 1 (here 1), onnxruntime 1.18.0 (here 1.22.0)"
-        "\nHint: install the same versions on every node of the cluster that ray= (--ray) names"
+        "a Ray worker has other versions, so statistics could differ: "
+        "onnxq 1 (here 1), onnxruntime 1.18.0 (here 1.22.0)\n"
+        "Hint: install the same versions on every node of the cluster that ray= (--ray) names"
     )
 
 
@@ -180,12 +187,32 @@ def test_empty_data_is_the_usual_error(cluster: RayCluster) -> None:
 
 
 @pytest.mark.ray
+def test_a_running_cluster_is_found_and_left_running(ray: Any) -> None:
+    address = ray.get_runtime_context().gcs_address
+    program = (
+        "import sys, signal, onnxq, numpy as np\n"
+        "stats = onnxq.calibrate(sys.argv[1], np.load(sys.argv[2]), target=sys.argv[3], ray=sys.argv[4])\n"
+        "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+        "stats.save(sys.argv[5])"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        onnx.save(MODEL, folder / "m.onnx")
+        np.save(folder / "d.npy", DATA)
+        paths = [folder / "m.onnx", folder / "d.npy", ORT, address, folder / "m.stats"]
+        subprocess.run([sys.executable, "-c", program, *map(str, paths)], check=True, timeout=120)
+        stats = (folder / "m.stats").read_bytes()
+    assert stats == encode_stats(onnxq.calibrate(MODEL, DATA, target=ORT))
+    assert ray.get(ray.put(1)) == 1
+
+
+@pytest.mark.ray
 def test_cluster_that_is_not_there() -> None:
     package = pytest.importorskip("ray")
     package.shutdown()
     with pytest.raises(ConfigError) as error:
-        onnxq.calibrate(MODEL, DATA[:4], target=ORT, ray="nowhere.invalid:6379")
-    assert str(error.value).startswith("cannot connect to the Ray cluster 'nowhere.invalid:6379': ")
+        onnxq.calibrate(MODEL, DATA[:4], target=ORT, ray="127.0.0.1:9")
+    assert str(error.value).startswith("cannot connect to the Ray cluster '127.0.0.1:9': ")
     assert str(error.value).endswith(
         "Hint: check the address in ray= (--ray), and that the cluster runs the same version of Ray"
     )
@@ -198,3 +225,36 @@ def test_a_local_cluster_is_started_where_there_is_none() -> None:
     done = onnxq.calibrate(MODEL, DATA[:8], target=ORT, ray=True)
     assert encode_stats(done) == encode_stats(onnxq.calibrate(MODEL, DATA[:8], target=ORT))
     assert not package.is_initialized()
+
+
+SLOW = """import pathlib, time, numpy as np
+def load_data():
+    for i, sample in enumerate(np.load("d.npy")):
+        pathlib.Path("reached").write_text(str(i))
+        while i >= 13 and not pathlib.Path("go").exists():
+            time.sleep(0.02)
+        yield {"x": sample[None]}
+"""
+
+
+@pytest.mark.ray
+def test_a_run_on_a_cluster_that_is_stopped_by_sigterm_can_be_resumed(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    onnx.save(MODEL, tmp_path / "m.onnx")
+    np.save(tmp_path / "d.npy", DATA[:24])
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = [sys.executable, "-m", "onnxq", "calibrate", "m.onnx", "--data", "slow.py", "-o", "m.stats", "-t", ORT]
+    process = subprocess.Popen([*command, "--ray"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "reached").exists():
+        time.sleep(0.05)
+    while time.monotonic() < deadline and (tmp_path / "reached").read_text() != "13":
+        time.sleep(0.05)
+    process.terminate()
+    (tmp_path / "go").touch()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert "interrupted by SIGTERM: 14 samples are done and saved in 'm.stats.checkpoint'" in stderr
+    subprocess.run([*command, "--resume", "-q"], cwd=tmp_path, check=True, timeout=60)
+    plain = onnxq.calibrate(MODEL, DATA[:24], target=ORT)
+    assert (tmp_path / "m.stats").read_bytes() == encode_stats(plain)

@@ -35,7 +35,7 @@ from onnxq.cli.render import say
 def cache(  # noqa: PLR0913 - one parameter for each option
     *, stats: Path, output: Path, method: str, percentile: float | None, tensorrt_version: str, force: bool, quiet: bool
 ) -> None:
-    """Write the scales of STATS as a calibration cache: what trtexec reads with --calib.
+    """Write the scales of STATS as a calibration cache: what trtexec takes for calibration.
 
     `onnxq quantize --calibration-cache` reads such a cache.
 
