@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from onnx import ModelProto
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.checkpoint import Checkpointing
 from onnxq.calibration.collection import collect_as_asked
 from onnxq.calibration.images import ImageOptions
@@ -47,6 +46,7 @@ from onnxq.stages import (
     Clock,
     Counted,
     Known,
+    check_recovery,
     check_sources,
     check_stats,
     checkpointing_from,
@@ -59,8 +59,10 @@ from onnxq.stages import (
     observe,
     open_batches,
     prepare,
+    read_through,
     rewrite,
     source_name,
+    uncorrected,
 )
 from onnxq.targets import ORT_CPU, resolve_target
 from onnxq.verification.verify import verify_model
@@ -137,11 +139,12 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         momentum: For method "moving-average", the weight of the newest batch, 0.01 unless given.
         output: Where to write the model; None writes nothing.
         force: Overwrite an existing output.
-        stats: Statistics from an earlier run; then nothing is calibrated, and `data` serves only for the report.
+        stats: Statistics from an earlier run; then nothing is calibrated, and `data` serves for recovery (its first
+            samples) and the report (its last).
         tensorrt_cache: A calibration cache of TensorRT, for target "tensorrt": its scales are used, and nothing is
             calibrated.
         recover: What is done to win back accuracy: "fast" corrects the mean shift of rounded weights in the biases, on
-            the first samples of the calibration data (so not with `stats`); "none" does nothing.
+            the first samples of `data` (so not where `stats` come without data); "none" does nothing.
         batch_size: Samples to feed at once, where the model leaves it open.
         limit: Most samples to use.
         layout: Where rank-4 data keeps its channels ("nchw" or "nhwc"), if not where the model does.
@@ -163,6 +166,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         ConfigError: an argument has an impossible value, or the output exists.
         ArtifactError: `stats` or `tensorrt_cache` are damaged, belong to another model, or lack tensors.
     """
+    check_recovery(recover)
     clock = Clock()
     chosen = method_from_name(method, percentile=percentile, momentum=momentum)
     cache = None if tensorrt_cache is None else load_tensorrt_cache(tensorrt_cache)
@@ -181,18 +185,17 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         raise nothing_to_quantize(prepared.plan)
     clock.lap("plan")
     batches = open_batches(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
-    samples: list[Batch] = []
+    calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
+    calibration, samples = keep_first(calibration)
     if cache is not None:
-        held_out = batches
         known = Known(no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
     elif stats is None:
-        calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
-        calibration, samples = keep_first(calibration)
         known = observe(prepared, calibration, chosen, options, progress)
     else:
-        held_out = batches
         check_stats(prepared, stats)
         known = Known(stats, ranges_from_stats(prepared.plan, stats, chosen), chosen.label)
+    if data is not None and (stats is not None or cache is not None):
+        read_through(calibration)
     clock.lap("calibrate")
     qparams = solve_from_ranges(prepared.graph, prepared.plan, known.ranges, prepared.target)
     graph = prepared.graph
@@ -221,7 +224,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         ),
         output_path=None if path is None else str(path),
         warnings=incomplete(known.stats),
-        notes=(*prepared.plan.notes, *batches.notes),
+        notes=(*prepared.plan.notes, *batches.notes, *uncorrected(recover, samples)),
         seconds=clock.seconds,
     )
     plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batches
+from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.checkpoint import Checkpointing
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import InputSpecs, Layout
@@ -49,6 +49,8 @@ from onnxq.targets.schema import Target
 from onnxq.version import VERSION
 
 ProgressCallback = Callable[[Progress], None]
+
+RECOVERIES = ("none", "fast")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +199,28 @@ def checkpointing_from(given: Checkpointing | str | os.PathLike[str] | None, res
             "there is no checkpoint to resume from", hint="name it with checkpoint= (--checkpoint) beside resume=True"
         )
     return None
+
+
+def check_recovery(recover: str) -> None:
+    """Refuse a kind of recovery that there is not."""
+    if recover not in RECOVERIES:
+        raise ConfigError(
+            f"unknown recovery {recover!r}; known: {', '.join(RECOVERIES)}",
+            hint="pass recover='fast' or recover='none' (--recover)",
+        )
+
+
+def uncorrected(recover: str, samples: Sequence[Batch]) -> tuple[str, ...]:
+    """A note where recovery was wanted and had nothing to work on."""
+    if recover == "none" or samples:
+        return ()
+    return ("biases were not corrected: that takes a few samples, data= (--data)",)
+
+
+def read_through(batches: Batches) -> None:
+    """Read data that nothing is calibrated on, for what is kept of it."""
+    for _ in batches.stream():
+        pass
 
 
 def check_stats(prepared: Prepared, stats: StatsTable) -> None:

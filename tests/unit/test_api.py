@@ -265,3 +265,23 @@ def test_verify_is_the_function_whatever_was_used_first(first: str) -> None:
     """A submodule of that name would be bound in its parent, in the function's place, when something imports it."""
     code = f"import onnxq; onnxq.{first}; assert callable(onnxq.verify), onnxq.verify"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_statistics_with_the_same_data_give_the_same_file() -> None:
+    data = [{"x": normal(1, 16, 8, 8, seed=i)} for i in range(12)]
+    first = onnxq.quantize(model(), data, target=ORT)
+    again = onnxq.quantize(model(), data, target=ORT, stats=first.stats)
+    assert again.model.SerializeToString(deterministic=True) == first.model.SerializeToString(deterministic=True)
+
+
+def test_statistics_without_data_leave_the_biases_and_say_so() -> None:
+    data = [{"x": normal(1, 16, 8, 8, seed=i)} for i in range(12)]
+    first = onnxq.quantize(model(), data, target=ORT, recover="none")
+    again = onnxq.quantize(model(), target=ORT, stats=first.stats)
+    assert again.model.graph == first.model.graph
+    assert any("biases were not corrected" in note for note in again.report.notes)
+
+
+def test_unknown_recovery() -> None:
+    with pytest.raises(onnxq.ConfigError, match="unknown recovery 'best'; known: none, fast\nHint: pass recover='fast'"):
+        onnxq.quantize(model(), target=ORT, recover="best")  # type: ignore[arg-type]
