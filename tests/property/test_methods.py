@@ -59,6 +59,9 @@ def test_percentile_is_monotone(x: np.ndarray, spec: QuantSpec, p: float, q: flo
 @given(x=activations(), p=st.floats(60.0, 100.0))
 def test_percentile_is_within_a_bin_of_the_sorted_data(x: np.ndarray, p: float) -> None:
     assume((x == 0).mean() * 100.0 < p - 1e-6)
+    # A hair beside a whole rank, rounding decides which of two neighbouring elements is meant.
+    rank = p / 100.0 * x.size
+    assume(abs(rank - round(rank)) > 1e-6)
     stats = TensorStats.of(x)
     found = float(solve_range(stats, SPECS["s8"], method_from_name("percentile", percentile=p)).rmax)
     assert abs(found - slow.percentile_of_magnitude(x, p)) <= 2.0**stats.exponent * (1 + 1e-9)
