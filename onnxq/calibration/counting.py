@@ -31,6 +31,9 @@ WINDOW_ELEMENTS = 1 << 19
 
 _WINDOW_RUNS = 64
 
+ALONE_ELEMENTS = 1 << 24
+"""A run whose tensors have more elements (64 MiB) is counted before the next: memory counts more than overlap."""
+
 Runs = list[tuple[Batch, Mapping[str, NDArray[Any]]]]
 
 
@@ -106,8 +109,12 @@ class Counter:
         self._window_elements += sum(array.size for array in arrays.values())
         self._window_elements += sum(array.size for array in batch.arrays.values())
         if self._window_elements >= WINDOW_ELEMENTS or len(self._window) == _WINDOW_RUNS:
-            window, self._window, self._window_elements = self._window, [], 0
+            window, elements = self._window, self._window_elements
+            self._window, self._window_elements = [], 0
             self._work.put(window)
+            del window
+            if elements > ALONE_ELEMENTS:
+                self._work.join()
 
     def statistics(self) -> dict[str, TensorStats]:
         """What was counted; complete after `with`."""
@@ -126,6 +133,7 @@ class Counter:
                 except BaseException as error:  # raised again in the calling thread
                     self._error = error
             del window
+            self._work.task_done()
 
     def _count(self, window: Runs) -> None:
         for name in self._taps:
