@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(tables.model_section(measured[-1]), f"\n({time.perf_counter() - started:.0f} s)\n", flush=True)
     if options.json:
         options.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
-    command = "python -m benches.run" + (" --quick" if options.quick else "")
+    command = " ".join(["python -m benches.run", *(sys.argv[1:] if arguments is None else arguments)])
     if measured and options.output:
         options.output.write_text(tables.document(machine.facts(), measured, command), encoding="utf-8")
     return 0 if measured else 1
