@@ -39,11 +39,13 @@ from onnxq.graph.view import Graph
 from onnxq.passes.base import PassManager, PassResult
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.give_biases import GiveBiases
+from onnxq.passes.hold_float import HoldFloat
 from onnxq.passes.insert_qdq import InsertQDQ
 from onnxq.passes.normalise import normalise_float
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
+from onnxq.plural import counted
 from onnxq.targets import resolve_target
 from onnxq.targets.schema import Target
 from onnxq.version import VERSION
@@ -83,7 +85,7 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
     source = load_graph(model)
     if done := quantized_nodes(source):
         raise ModelError(
-            f"the model is quantized already: it has {len(done)} quantized nodes, first {done[0]!r}",
+            f"the model is quantized already: it has {counted(len(done), 'quantized node')}, first {done[0]!r}",
             hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
         )
     graph = upgrade_opset(source.copy(), table.min_opset)
@@ -95,7 +97,7 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
 def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable) -> Graph:
     """The quantized graph: pairs inserted, weights folded. `graph` is not changed."""
     quantized = graph.copy()
-    PassManager([InsertQDQ(plan, qparams), FoldWeights(plan, qparams)], name="rewrite").run(quantized)
+    PassManager([InsertQDQ(plan, qparams), FoldWeights(plan, qparams), HoldFloat(plan)], name="rewrite").run(quantized)
     return quantized
 
 
@@ -239,7 +241,7 @@ def check_stats(prepared: Prepared, stats: StatsTable) -> None:
 def nothing_to_quantize(plan: QuantPlan) -> UnsupportedModelError:
     """The error for a plan that leaves every node in float, with the most common reasons."""
     reasons = Counter(d.reason for d in plan.nodes)
-    listed = "; ".join(f"{reason} ({count} nodes)" for reason, count in reasons.most_common(3))
+    listed = "; ".join(f"{reason} ({counted(count, 'node')})" for reason, count in reasons.most_common(3))
     return UnsupportedModelError(
         f"nothing in this model can run in int8 on {plan.target}: {listed}",
         hint="`onnxq plan MODEL` gives the reason for each node; onnxq.plan(model).nodes in Python",

@@ -123,6 +123,7 @@ class QuantPlan:
             each, the later ones under "<tensor>@<node>".
         nodes: One decision for each node of the graph, in graph order.
         digest: Digest of the float model the plan belongs to.
+        holds: Tensors behind float nodes that the engine would otherwise take into int8 (see `passes/hold_float.py`).
         notes: Facts about the plan that a user should read (which target was picked and why, ...).
     """
 
@@ -131,6 +132,7 @@ class QuantPlan:
     tensors: Mapping[str, TensorPlan]
     nodes: tuple[NodeDecision, ...]
     digest: str
+    holds: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     def observed(self) -> tuple[str, ...]:

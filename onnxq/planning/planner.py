@@ -50,7 +50,7 @@ def make_plan(
     verdicts = {n.name: _verdict(graph, n, target, options) for n in graph.nodes}
     sites = {name: v for name, v in verdicts.items() if isinstance(v, ComputeSite)}
     place = _place_regions if target.placement is Placement.REGIONS else _place_inputs
-    activations, decided = place(graph, target, sites, options)
+    activations, decided, holds = place(graph, target, sites, options)
     tensors = {**activations, **_weights(graph, target, sites), **_biases(graph, sites)}
     decisions = tuple(_decision(graph, n, target, decided.get(n.name) or verdicts[n.name]) for n in graph.nodes)
     return QuantPlan(
@@ -59,6 +59,7 @@ def make_plan(
         tensors=tensors,
         nodes=decisions,
         digest=digest,
+        holds=holds,
         notes=tuple(notes),
     )
 
@@ -111,7 +112,7 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
 
 def _place_regions(
     graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions
-) -> tuple[dict[str, TensorPlan], dict[str, Decided]]:
+) -> tuple[dict[str, TensorPlan], dict[str, Decided], tuple[str, ...]]:
     regions = Regions(graph, target, sites, options)
     tensors: dict[str, TensorPlan] = {}
     for name in regions.quantized:
@@ -151,7 +152,7 @@ def _place_regions(
             decided[node.name] = Action.FUSED, f"is the bias of {bias_adds[node.name]!r}", "C8"
         elif node.name in regions.fused:
             decided[node.name] = Action.FUSED, f"becomes part of the rounding of {regions.fused[node.name]!r}", "C5"
-    return tensors, decided
+    return tensors, decided, tuple(regions.holds)
 
 
 def _region_source(graph: Graph, regions: Regions, tensor: str, writer: str | None) -> Source:
@@ -182,7 +183,7 @@ def _constants(graph: Graph, target: Target, regions: Regions) -> dict[str, Tens
 
 def _place_inputs(
     graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions
-) -> tuple[dict[str, TensorPlan], dict[str, Decided]]:
+) -> tuple[dict[str, TensorPlan], dict[str, Decided], tuple[str, ...]]:
     pairs = InputPairs(graph, target, sites, options)
     bounds = _bounds_by_group(graph, pairs)
     tensors = {
@@ -208,7 +209,7 @@ def _place_inputs(
         follower = graph.node(uses[0].node) if len(uses) == 1 else None
         if follower is not None and follower.op_type in target.fused_activations and follower.name not in decided:
             decided[follower.name] = Action.FUSED, f"fuses behind {name!r}", target.fusion_rule
-    return tensors, decided
+    return tensors, decided, ()
 
 
 def _bounds_by_group(graph: Graph, pairs: InputPairs) -> dict[str, Observed]:

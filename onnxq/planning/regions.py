@@ -37,6 +37,7 @@ class Regions:
         members: Names of the int8 nodes, weights or not.
         fused: Activation nodes that disappear, with the int8 node that takes each in.
         quantized: Tensors that carry a Q/DQ pair, in graph order.
+        holds: Tensors behind which the engine must not look, in graph order.
     """
 
     def __init__(self, graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions) -> None:
@@ -51,10 +52,18 @@ class Regions:
         for name in self.members:
             self._tail[name] = self._follow_tail(graph.node(name), options)
         self._settle()
-        self.fused = {f: name for name in self.members if self.writes_codes(name) for f in self._tail[name][1]}
         self.quantized = self._quantized_tensors()
         # A MatMul may write float; but where a Q reads its output, nothing else may (C1).
-        self._writer.update({s.output: s.node for s in sites.values() if s.output in self.quantized})
+        for site in sites.values():
+            for tensor in {site.output, self.output_of(site.node)}.intersection(self.quantized):
+                self._writer[tensor] = site.node
+        self.fused = {
+            f: name
+            for name in self.members
+            if self.code_writer(self.output_of(name)) == name
+            for f in self._tail[name][1]
+        }
+        self.holds = in_graph_order(graph, {*self._taken_between_pairs(), *self._taken_by_activations()})
 
     def output_of(self, name: str) -> str:
         """The tensor where the codes of int8 node `name` come out: behind the activations fused into it."""
@@ -178,6 +187,39 @@ class Regions:
             if mine == 1 and theirs != 1:
                 ratio *= theirs if isinstance(theirs, int) else _SMALL_OPERAND
         return ratio >= _SMALL_OPERAND
+
+    # ---- what stays float (C16) ------------------------------------------------------------------------------------
+
+    def _taken_between_pairs(self) -> list[str]:
+        """Quantized tensors that a float node computes which the engine would turn to int8 between its DQ and the Q."""
+        found: list[str] = []
+        biases = {s.bias_use.node for s in self._sites.values() if s.bias_use is not None}
+        for tensor in self.quantized:
+            node = None if self.code_writer(tensor) is not None else self._graph.producer(tensor)
+            while node is not None and node.op_type in self._target.fused_activations and node.name not in self.members:
+                node = self._graph.producer(node.input[0])
+            if node is None or node.name in self.members or node.name in biases or not self._is_taken(node):
+                continue
+            activations = [t for t in node.input if t and not self._graph.is_constant(t) and self._graph.is_float(t)]
+            if activations and all(self.code_writer(t) is not None for t in activations):
+                found.append(tensor)
+        return found
+
+    def _is_taken(self, node: NodeProto) -> bool:
+        target = self._target
+        known = (*target.compute, *target.elementwise, *target.pass_through, *target.taken)
+        return node.op_type in known and node.domain in STANDARD_DOMAINS
+
+    def _taken_by_activations(self) -> list[str]:
+        """Float outputs of int8 nodes that a following activation would be fused into first."""
+        found: list[str] = []
+        for site in self._sites.values():
+            if site.rule.output_quantized or self.code_writer(self.output_of(site.node)) == site.node:
+                continue
+            readers = self._graph.consumers(site.output)
+            if site.output not in self.quantized and any(n.op_type in self._target.fused_activations for n in readers):
+                found.append(site.output)
+        return found
 
     # ---- which tensors -------------------------------------------------------------------------------------------
 

@@ -92,6 +92,7 @@ ORT_X64_VNNI = Target(
     compute={rule.op: rule for rule in _COMPUTE},
     elementwise={rule.op: rule for rule in _ELEMENTWISE},
     pass_through={rule.op: rule for rule in _PASS_THROUGH},
+    taken=frozenset({"AveragePool", "Softmax"}),
     fused_activations=frozenset({"Relu", "Clip"}),
     float_reasons=_FLOAT_REASONS,
 )

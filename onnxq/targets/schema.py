@@ -116,6 +116,8 @@ class Target:
         compute: Operators with weights, by type.
         elementwise: Operators on codes, by type (REGIONS only).
         pass_through: Operators that keep parameters, by type.
+        taken: Operators that the engine turns to int8 on its own wherever one stands between a DQ and a Q, besides those
+            with rules (REGIONS only).
         fused_activations: Operators that disappear into the node before them.
         fusion_rule: Identifier of the rule by which they do (INPUTS only).
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
@@ -133,6 +135,7 @@ class Target:
     compute: Mapping[str, ComputeRule]
     elementwise: Mapping[str, ElementwiseRule] = field(default_factory=dict)
     pass_through: Mapping[str, PassThroughRule] = field(default_factory=dict)
+    taken: frozenset[str] = frozenset()
     fused_activations: frozenset[str] = frozenset()
     fusion_rule: str = ""
     residual_add: bool = False

@@ -336,7 +336,7 @@ def test_matmul_with_bias_add_writes_float() -> None:
         "v s8@1 values -> m2.1",
         "bias s32@0 x*w -> add.0",
     ]
-    assert actions(plan) == {"m1": "int8", "add": "fused", "r": "float", "m2": "int8"}
+    assert actions(plan) == {"m1": "int8", "add": "fused", "r": "fused", "m2": "int8"}
     assert reason(plan, "add") == "is the bias of 'm1' [C8]"
 
 

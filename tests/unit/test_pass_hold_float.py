@@ -1,0 +1,84 @@
+"""What stays float for onnxruntime is held there by a Sum of one operand (C16)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxq
+from onnxq.graph.view import Graph
+from onnxq.passes.hold_float import HoldFloat
+from tests.graphs import model_of, normal
+
+ORT = "ort-x64-vnni"
+
+CHAIN = """(float[N,16,8,8] x) => (float[N,16,8,8] y) {{
+    [a] t = Conv<pads=[1,1,1,1]>(x, u)
+    {middle}
+    [c] y = Conv<pads=[1,1,1,1]>(s, w)
+}}"""
+CONVS = {"u": normal(16, 16, 3, 3), "v": normal(16, 16, 3, 3, seed=1), "w": normal(16, 16, 3, 3, seed=2)}
+
+
+def quantized(text: str, shape: tuple[int, ...], *, exclude: tuple[str, ...] = (), **constants: Any) -> Any:
+    used = {name: value for name, value in constants.items() if f", {name})" in text or f", {name}," in text}
+    data = [{"x": normal(*shape, seed=i)} for i in range(8)]
+    return onnxq.quantize(model_of(text, **used), data, target=ORT, exclude=exclude)
+
+
+def executed(result: Any) -> dict[str, str]:
+    return {row.node: row.executed for row in result.report.layers}
+
+
+@pytest.mark.parametrize(
+    ("middle", "node"),
+    [
+        ("[b] s = Conv<pads=[1,1,1,1]>(t, v)", "b"),
+        ("[b] r = Conv<pads=[1,1,1,1]>(t, v) [relu] s = Relu(r)", "b"),
+        ("[b] s = Add(t, t)", "b"),
+    ],
+    ids=["conv", "conv and relu", "add"],
+)
+def test_case_1_an_excluded_node_runs_in_float(middle: str, node: str) -> None:
+    result = quantized(CHAIN.format(middle=middle), (1, 16, 8, 8), exclude=(node,), **CONVS)
+    assert result.plan.holds == ("s",)
+    assert executed(result)[node] == "float"
+    assert executed(result)["a"] == executed(result)["c"] == "int8"
+    assert result.report
+
+
+def test_case_1_average_pool_is_faster_in_float() -> None:
+    pool = "[b] s = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(t)"
+    result = quantized(CHAIN.format(middle=pool), (1, 16, 8, 8), **CONVS)
+    assert executed(result)["b"] == "float"
+    assert result.report
+
+
+@pytest.mark.parametrize("activation", ["Relu(p)", "Clip(p, low, high)"])
+@pytest.mark.parametrize("product", ["p = Gemm(x, u, k)", "q = MatMul(x, u) p = Add(q, k)", "p = MatMul(x, u)"])
+def test_case_1_int8_product_before_a_float_activation(product: str, activation: str) -> None:
+    """The last layer of an MLP excluded: the layer before it still runs in int8."""
+    text = f"(float[N,32] x) => (float[N,32] y) {{ [a] {product} r = {activation} [c] y = MatMul(r, v) }}"
+    limits = {"low": np.float32(0), "high": np.float32(6)}
+    weights = {"u": normal(32, 32), "v": normal(32, 32, seed=1), "k": normal(32)}
+    result = quantized(text, (4, 32), exclude=("c",), **weights, **limits)
+    assert result.plan.holds == ("p",)
+    assert executed(result)["a"] == "int8"
+    assert executed(result)["c"] == "float"
+    assert result.report
+
+
+def test_no_hold_where_nothing_is_excluded() -> None:
+    text = "(float[N,32] x) => (float[N,32] y) { [a] p = Gemm(x, u, k) r = Relu(p) [c] y = MatMul(r, v) }"
+    result = quantized(text, (4, 32), u=normal(32, 32), v=normal(32, 32, seed=1), k=normal(32))
+    assert result.plan.holds == ()
+    assert "Sum" not in {node.op_type for node in result.model.graph.node}
+
+
+def test_case_2_a_second_run_does_nothing() -> None:
+    result = quantized(
+        CHAIN.format(middle="[b] s = Conv<pads=[1,1,1,1]>(t, v)"), (1, 16, 8, 8), exclude=("b",), **CONVS
+    )
+    assert not HoldFloat(result.plan).run(Graph(result.model)).modified
