@@ -25,7 +25,7 @@ from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, NonFinite
 from onnxq.calibration.sharding import Shard, shard_from
-from onnxq.calibration.solve import QParamsTable, ranges_from_stats, solve_from_ranges
+from onnxq.calibration.solve import QParamsTable, solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
 from onnxq.graph.model import (
@@ -35,7 +35,7 @@ from onnxq.graph.model import (
     set_metadata,
     size_bytes,
 )
-from onnxq.graph.saving import check_output
+from onnxq.graph.saving import check_output, data_file, needs_data_file
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
@@ -46,6 +46,7 @@ from onnxq.stages import (
     Clock,
     Counted,
     Known,
+    check_output_is_no_input,
     check_recovery,
     check_sources,
     check_stats,
@@ -53,13 +54,16 @@ from onnxq.stages import (
     expected_int8,
     incomplete,
     is_made_up,
+    known_from_stats,
     metadata_of,
     no_stats,
     nothing_to_quantize,
     observe,
     open_batches,
+    origin_check,
     prepare,
     read_through,
+    replaced_by_max,
     rewrite,
     source_name,
     uncorrected,
@@ -135,7 +139,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt or openvino.
         method: How ranges are chosen from statistics: max, percentile, entropy, mse or auto; or moving-average, which
             follows the batches in their order as PyTorch's observer does.
-        percentile: For method "percentile", the share of values inside the range, in percent.
+        percentile: For method "percentile", the share of values inside the range, in percent (more than 50).
         momentum: For method "moving-average", the weight of the newest batch, 0.01 unless given.
         output: Where to write the model; None writes nothing.
         force: Overwrite an existing output.
@@ -149,8 +153,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         limit: Most samples to use.
         layout: Where rank-4 data keeps its channels ("nchw" or "nhwc"), if not where the model does.
         images: How image files become arrays: "imagenet", "yolo", "paddleocr", or ImageOptions.
-        exclude: Names or shell-style patterns of nodes to keep in float.
-        exclude_ops: Operator types to keep in float.
+        exclude: Names or shell-style patterns of nodes to keep in float; a single one may be a plain string.
+        exclude_ops: Operator types to keep in float, likewise.
         threads: Threads for calibration inference; None leaves it to onnxruntime.
         providers: onnxruntime's execution providers for calibration in fall-back order, such as ("cuda", "cpu"); None
             means the CPU.
@@ -163,7 +167,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
         DataError: the data does not fit the model, is empty, or holds NaN/Inf.
-        ConfigError: an argument has an impossible value, or the output exists.
+        ConfigError: an argument has an impossible value, or the output exists or is what is read.
         ArtifactError: `stats` or `tensorrt_cache` are damaged, belong to another model, or lack tensors.
     """
     check_recovery(recover)
@@ -178,9 +182,10 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         full_histogram=full_histogram,
         memory_limit=memory_limit,
     )
+    check_output_is_no_input(output, data=data, tensorrt_cache=tensorrt_cache)
     if output is not None:
         check_output(Path(output), force=force)
-    prepared = prepare(model, target, PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops)))
+    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops))
     if not any(d.action is Action.INT8 for d in prepared.plan.nodes):
         raise nothing_to_quantize(prepared.plan)
     clock.lap("plan")
@@ -193,7 +198,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         known = observe(prepared, calibration, chosen, options, progress)
     else:
         check_stats(prepared, stats)
-        known = Known(stats, ranges_from_stats(prepared.plan, stats, chosen), chosen.label)
+        known = known_from_stats(prepared.plan, stats, chosen)
     if data is not None and (stats is not None or cache is not None):
         read_through(calibration)
     clock.lap("calibrate")
@@ -221,10 +226,12 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             held_out_samples=feeds.samples,
             synthetic=is_made_up(data, stats, cache),
             synthetic_comparison=data is None,
+            from_statistics=stats is not None,
         ),
         output_path=None if path is None else str(path),
+        output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),
         warnings=incomplete(known.stats),
-        notes=(*prepared.plan.notes, *batches.notes, *uncorrected(recover, samples)),
+        notes=(*prepared.plan.notes, *replaced_by_max(known), *batches.notes, *uncorrected(recover, samples)),
         seconds=clock.seconds,
     )
     plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)
@@ -284,7 +291,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         range_only=range_only,
         memory_limit=memory_limit,
     )
-    prepared = prepare(model, target, PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops)))
+    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops))
     part = None if shard is None else shard_from(shard)
     batches = open_batches(
         prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=part
@@ -305,7 +312,7 @@ def plan(
     model: ModelSource, *, target: str = ORT_CPU, exclude: Sequence[str] = (), exclude_ops: Sequence[str] = ()
 ) -> QuantPlan:
     """What would be quantized for `target`, and why not, without any data. Arguments as for `quantize`."""
-    return prepare(model, target, PlanOptions(exclude=tuple(exclude), exclude_ops=tuple(exclude_ops))).plan
+    return prepare(model, target, PlanOptions.of(exclude, exclude_ops)).plan
 
 
 def verify(  # noqa: PLR0913 - one keyword for each choice of the user
@@ -340,7 +347,9 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     source, quantized = load_graph(float_model), load_graph(quantized_model)
     batches = open_batches(source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
     feeds = Counted(batches)
-    verification = verify_model(source, quantized.to_model(), feeds, table.name)
+    # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
+    candidate = quantized.to_model() if quantized.base_dir is None else quantized
+    verification = verify_model(source, candidate, feeds, table.name)
     facts = RunFacts(
         size_before_bytes=size_bytes(source),
         size_after_bytes=size_bytes(quantized),
@@ -353,4 +362,4 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         ),
         notes=batches.notes,
     )
-    return build_report(verification, facts)
+    return build_report(verification, facts, extra_checks=origin_check(source, quantized))

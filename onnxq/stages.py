@@ -30,6 +30,7 @@ from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.errors import ArtifactError, ConfigError, ModelError, UnsupportedModelError
 from onnxq.graph.model import (
     ModelSource,
+    get_metadata,
     load_graph,
     model_digest,
     quantized_nodes,
@@ -48,6 +49,7 @@ from onnxq.planning.planner import make_plan
 from onnxq.plural import counted
 from onnxq.targets import resolve_target
 from onnxq.targets.schema import Target
+from onnxq.verification.check import Check
 from onnxq.version import VERSION
 
 ProgressCallback = Callable[[Progress], None]
@@ -121,11 +123,19 @@ def open_batches(  # noqa: PLR0913 - what the public functions hand through
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the activations: statistics, the ranges of those to quantize, and how they were found."""
+    """What is known of the activations.
+
+    Attributes:
+        stats: Their statistics.
+        ranges: The ranges of those to quantize.
+        label: How the ranges were found.
+        replaced: Tensors that got the range of `max` in place of the method's, which would have ruined them.
+    """
 
     stats: StatsTable
     ranges: RangeTable
     label: str
+    replaced: tuple[str, ...] = ()
 
 
 def observe(
@@ -148,7 +158,26 @@ def observe(
         stats = replace(no_stats(prepared), samples=seen.samples, data_fingerprint=seen.data_fingerprint)
         return Known(stats, share_ranges(plan, seen.ranges), method.label)
     stats = collect(graph, plan.observed(), batches, digest=digest, options=options, progress=progress)
-    return Known(stats, ranges_from_stats(plan, stats, method), method.label)
+    return known_from_stats(plan, stats, method)
+
+
+def known_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> Known:
+    """What `method` makes of statistics.
+
+    Raises:
+        ArtifactError: the statistics lack a tensor, or hold ranges only while `method` needs histograms.
+    """
+    found = ranges_from_stats(plan, stats, method)
+    return Known(stats, found.ranges, method.label, found.replaced)
+
+
+def replaced_by_max(known: Known) -> tuple[str, ...]:
+    """A note where tensors did not get the range of the method that was asked for."""
+    if not known.replaced:
+        return ()
+    first = f"{counted(len(known.replaced), 'tensor')}, first {known.replaced[0]!r}"
+    got = "it got" if len(known.replaced) == 1 else "they got"
+    return (f"method {known.label} would have cut off the signal of {first}; {got} max",)
 
 
 def no_stats(prepared: Prepared) -> StatsTable:
@@ -279,6 +308,39 @@ class Counted:
             self.samples += batch.samples
             self.shapes = self.shapes or {name: array.shape for name, array in batch.arrays.items()}
             yield batch.arrays
+
+
+def origin_check(source: Graph, quantized: Graph) -> tuple[Check, ...]:
+    """Whether a quantized model was made from `source`, where its metadata tells."""
+    made_from = get_metadata(quantized.frame).get("onnxq.float_digest")
+    if made_from is None:
+        return ()
+    digest = model_digest(source)
+    detail = f"the file names the same digest, {digest[:12]}"
+    if made_from != digest:
+        detail = f"the file says it was made from another float model: digest {made_from[:12]}, not {digest[:12]}"
+    return (Check(name="made from this float model", passed=made_from == digest, detail=detail),)
+
+
+def check_output_is_no_input(output: str | os.PathLike[str] | None, **inputs: Any) -> None:
+    """Refuse to write over what is read, whatever `force` says.
+
+    Args:
+        output: Where to write.
+        inputs: What is read, by the name of its argument; only paths count.
+
+    Raises:
+        ConfigError: they are one file.
+    """
+    for name, given in inputs.items():
+        if output is None or not isinstance(given, (str, os.PathLike)):
+            continue
+        if Path(output).resolve() == Path(given).resolve():
+            raise ConfigError(
+                f"this is the file given as {name}=, which is read",
+                where=f"output {os.fspath(output)!r}",
+                hint="choose another place with output= (-o)",
+            )
 
 
 def source_name(data: Any) -> str:

@@ -233,9 +233,8 @@ class _HeldOut:
         share = min(self._count, total // _HELD_OUT_SHARE)
         self._held = list(last)[-share:] if share else list(last)
         if self._count and not share:
-            self._notes.add(
-                f"{total} batches are too few to hold any out: the report uses inputs that were calibrated on too"
-            )
+            few = "1 batch is" if total == 1 else f"{total} batches are"
+            self._notes.add(f"{few} too few to hold any out: the report uses inputs that were calibrated on too")
         while len(last) > share:
             yield last.popleft()
 

@@ -32,6 +32,7 @@ from onnxq.calibration.progress import Progress
 from onnxq.calibration.statistics import EMPTY_FINGERPRINT, StatsTable, combine_fingerprints
 from onnxq.calibration.stats_file import decode_stats, encode_stats, write_whole
 from onnxq.errors import ArtifactError, ConfigError, InterruptedRunError
+from onnxq.plural import counted
 
 MAGIC = b"onnxq-checkpoint\n"
 VERSION = 1
@@ -283,9 +284,10 @@ class _Run:
             return saved
         save_checkpoint(saved, self.checkpointing.path)
         if (number := self.checkpointing.stop()) is not None:
+            verb = "is" if saved.stats.samples == 1 else "are"
             raise InterruptedRunError(
-                f"interrupted by {signal.Signals(number).name}: {saved.stats.samples} samples are done and saved in "
-                f"{str(self.checkpointing.path)!r}",
+                f"interrupted by {signal.Signals(number).name}: {counted(saved.stats.samples, 'sample')} {verb} done "
+                f"and saved in {str(self.checkpointing.path)!r}",
                 signal_number=number,
                 hint="run the same with resume=True (--resume) to go on from there",
             )

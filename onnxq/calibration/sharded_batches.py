@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.sharding import Shard, ShardSet
 from onnxq.errors import DataError, InternalError
+from onnxq.plural import counted
 
 
 class ShardedBatches(Batches):
@@ -59,9 +60,9 @@ class ShardedBatches(Batches):
         total = self._total_samples or 0
         if total < self._shard.index:
             raise DataError(
-                f"shard {self._shard} is empty: the data holds {total} samples",
+                f"shard {self._shard} is empty: the data holds {counted(total, 'sample')}",
                 where=f"{self.label} data",
-                hint=f"split it into at most {total} shards with shard= (--shard).",
+                hint=f"split it into at most {counted(total, 'shard')} with shard= (--shard).",
             )
 
     def _selected(self) -> Iterator[tuple[Batch, int]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxq.errors import ArtifactError, ConfigError, InternalError
+from onnxq.plural import counted
 
 _TEXT = re.compile(r"(\d{1,9})/(\d{1,9})")
 
@@ -131,8 +132,8 @@ def merge_shards(one: ShardSet | None, other: ShardSet | None) -> ShardSet | Non
         )
     if (one.count, one.total_samples) != (other.count, other.total_samples):
         raise ArtifactError(
-            f"these are shards of different splits: {one} of {one.total_samples} samples, "
-            f"and {other} of {other.total_samples} samples",
+            f"these are shards of different splits: {one} of {counted(one.total_samples, 'sample')}, "
+            f"and {other} of {counted(other.total_samples, 'sample')}",
             hint="run every shard with the same data, limit= (--limit) and number of shards in shard= (--shard)",
         )
     if twice := sorted(set(one.indices).intersection(other.indices)):

@@ -8,7 +8,7 @@ Order matters once: weights may have to widen so that their node's bias fits int
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from onnxq.calibration.methods import Method, expected_sqnr_db, method_from_name, solve_range
+from onnxq.calibration.methods.density import Density
+from onnxq.calibration.methods.percentile import zeros_reach
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, attribute
@@ -34,6 +36,9 @@ RangeTable = Mapping[str, Range]
 
 _RUINED_SQNR_DB = 10.0
 """Below it a tensor has lost more than a tenth of its signal's power."""
+
+_MILD_PERCENTILE = 99.0
+"""From here on a percentile is meant to take off outliers alone."""
 
 # Head room for the accumulator the bias is added to: |bias code| stays below 2^30.
 _LARGEST_BIAS_CODE = 2.0**30
@@ -53,10 +58,23 @@ def solve(graph: Graph, plan: QuantPlan, stats: StatsTable, method: Method, targ
         ArtifactError: the statistics lack a tensor, or hold ranges only while `method` needs histograms.
         ModelError: a weight holds NaN or Inf.
     """
-    return solve_from_ranges(graph, plan, ranges_from_stats(plan, stats, method), target)
+    return solve_from_ranges(graph, plan, ranges_from_stats(plan, stats, method).ranges, target)
 
 
-def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> dict[str, Range]:
+@dataclass(frozen=True, kw_only=True)
+class FoundRanges:
+    """Ranges found in statistics.
+
+    Attributes:
+        ranges: The range of each observed tensor.
+        replaced: Names of the tensors whose signal the method would have cut off, and which got the range of `max`.
+    """
+
+    ranges: RangeTable
+    replaced: tuple[str, ...] = ()
+
+
+def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> FoundRanges:
     """The range of each observed tensor; those of a group have one range, solved from their merged statistics.
 
     Where `method` would cut off most of a tensor's signal (see `_sound_range`), the tensor gets the range of `max`.
@@ -64,32 +82,39 @@ def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> dic
     Raises:
         ArtifactError: the statistics lack a tensor.
     """
-    ranges = {}
+    ranges, replaced = {}, []
     for name, found in _group_stats(plan, stats).items():
         tensor = plan.tensors[name]
         bounds = tensor.source if isinstance(tensor.source, Observed) else Observed()
-        ranges[name] = _sound_range(found, tensor.spec, method, bounds)
-    return ranges
+        ranges[name], kept = _sound_range(found, tensor.spec, method, bounds)
+        if not kept:
+            replaced.append(name)
+    return FoundRanges(ranges=ranges, replaced=tuple(replaced))
 
 
-def _sound_range(stats: TensorStats, spec: QuantSpec, method: Method, bounds: Observed) -> Range:
-    """The range by `method`, unless it ruins the tensor and `max` would not.
+def _sound_range(stats: TensorStats, spec: QuantSpec, method: Method, bounds: Observed) -> tuple[Range, bool]:
+    """The range by `method`, unless it ruins the tensor and `max` would not; and whether it is the method's own.
 
     The KL search of `entropy` looks at how values are distributed, not at what they weigh: for values in a narrow band
     away from zero (a gate, a background, features of one sign) it may end below the band and cut off everything. A
-    percentile can do the same to a sparse tensor.
+    percentile can do the same to a sparse tensor; below 99 % the user wants much cut off, and gets it.
     """
     found = solve_range(stats, spec, method, lower=bounds.lower, upper=bounds.upper)
-    if method.name not in ("entropy", "percentile"):
-        return found
+    if method.name == "percentile":
+        density = Density.of(stats, bounds.lower, bounds.upper)
+        if density.nonzero and method.percentile < 100.0 and zeros_reach(density, method.percentile):
+            return found, False  # it is the range of `max` already
+    if method.name != "entropy" and not (method.name == "percentile" and method.percentile >= _MILD_PERCENTILE):
+        return found, True
 
     def sqnr_db(candidate: Range) -> float:
         return expected_sqnr_db(stats, qparams_from_range(candidate, spec), bounds.lower, bounds.upper)
 
     if sqnr_db(found) >= _RUINED_SQNR_DB:
-        return found
+        return found, True
     whole = solve_range(stats, spec, method_from_name("max"), lower=bounds.lower, upper=bounds.upper)
-    return whole if sqnr_db(whole) >= sqnr_db(found) + _RUINED_SQNR_DB else found
+    better = sqnr_db(whole) >= sqnr_db(found) + _RUINED_SQNR_DB
+    return (whole, False) if better else (found, True)
 
 
 def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target: Target) -> QParamsTable:

@@ -10,26 +10,31 @@ from onnxq.errors import ConfigError
 
 
 def check_places(
-    places: dict[str, Path | None], *, source: Path, force: bool, kept: frozenset[Path] = frozenset()
+    places: dict[str, Path | None],
+    *,
+    inputs: dict[str, Path | None],
+    force: bool,
+    kept: frozenset[Path] = frozenset(),
 ) -> None:
     """See that every file can be written, before any work is done for it.
 
     Args:
         places: The files by the option that named them; None where it was not given.
-        source: The input model, which is never replaced.
+        inputs: The files that are read, by what they are called; they are never replaced, `force` or not.
         force: Whether existing files may be replaced.
         kept: Files that may exist all the same.
 
     Raises:
-        ConfigError: a file is named twice, is the input model, exists, or has no folder.
+        ConfigError: a file is named twice, is one that is read, exists, or has no folder.
     """
+    read = {path.resolve(): what for what, path in inputs.items() if path is not None}
     seen: dict[Path, str] = {}
     for option, path in places.items():
         if path is None:
             continue
         where = f"{option} {str(path)!r}"
-        if path.resolve() == source.resolve():
-            raise ConfigError("this is the input model", where=where, hint=f"choose another file with {option}")
+        if (what_is_read := read.get(path.resolve())) is not None:
+            raise ConfigError(f"this is {what_is_read}", where=where, hint=f"choose another file with {option}")
         if (other := seen.setdefault(path.resolve(), option)) != option:
             raise ConfigError(f"{other} names the same file", where=where, hint=f"choose another file with {option}")
         if not path.parent.is_dir():

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from onnxq.plural import counted
+
 if TYPE_CHECKING:
     from onnxq.calibration.progress import Progress
 
@@ -46,7 +48,9 @@ def calibration_progress(*, quiet: bool, afterwards: str) -> Iterator[Callback |
                 total=None if done else total,
                 completed=now.samples,
                 description=afterwards if done else "calibrating",
-                counted=f"{now.samples} samples" if total is None else f"{now.samples} of {total} samples",
+                counted=counted(now.samples, "sample")
+                if total is None
+                else f"{now.samples} of {counted(total, 'sample')}",
             )
 
         yield show

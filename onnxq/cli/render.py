@@ -31,6 +31,11 @@ def say(text: str, *, quiet: bool) -> None:
         click.echo(text, err=True)
 
 
+def warn(text: str) -> None:
+    """A warning for the person at the terminal, who gets it under --quiet too."""
+    click.echo(f"warning: {text}", err=True)
+
+
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(document, indent=2, allow_nan=False))
@@ -54,13 +59,16 @@ def show(renderable: RenderableType, *, table: bool = False) -> None:
 
 
 def show_report(report: Report, *, as_json: bool, quiet: bool) -> None:
-    """A report on stdout."""
+    """A report on stdout; under --quiet its warnings on stderr, since the summary with them is not shown."""
     from onnxq.report.text import summary  # noqa: PLC0415
 
     if as_json:
         click.echo(report.to_json())
     elif not quiet:
         show(summary(report))
+    if quiet:
+        for text in report.warnings:
+            warn(text)
 
 
 def check_report_suffix(path: Path | None) -> None:

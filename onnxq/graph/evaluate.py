@@ -22,6 +22,9 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies, tensor_value
 _LARGE_BYTES = 1 << 20
 _GROWTH = 4
 
+# Severities of onnxruntime's logger, which cannot be asked for its own; it starts with warnings.
+_WARNINGS, _FATAL_ONLY = 2, 4
+
 _RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
 )
@@ -106,6 +109,7 @@ def evaluate(graph: Graph, part: Evaluation) -> dict[str, NDArray[Any]]:
     """
     # Imported here: they are slow to load, and most models need them at most once.
     import onnx_graphsurgeon  # noqa: PLC0415
+    import onnxruntime  # noqa: PLC0415
     from onnx_graphsurgeon.logger import G_LOGGER  # noqa: PLC0415
 
     model = _cut_out(graph, part.nodes, [])
@@ -115,6 +119,8 @@ def evaluate(graph: Graph, part: Evaluation) -> dict[str, NDArray[Any]]:
         model.graph.output.append(helper.make_empty_tensor_value_info(f"result {index}"))
     severity = G_LOGGER.severity
     G_LOGGER.severity = G_LOGGER.CRITICAL
+    # graphsurgeon gives its session no options, so onnxruntime's remarks on it go by the process's default.
+    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     try:
         folded = onnx_graphsurgeon.import_onnx(model).fold_constants(fold_shapes=False, error_ok=False)
         values = [np.asarray(tensor.values) for tensor in folded.outputs]
@@ -123,6 +129,7 @@ def evaluate(graph: Graph, part: Evaluation) -> dict[str, NDArray[Any]]:
         raise EvaluationError(str(error).strip().splitlines()[0] if str(error).strip() else repr(error)) from error
     finally:
         G_LOGGER.severity = severity
+        onnxruntime.set_default_logger_severity(_WARNINGS)
     return dict(zip(part.results, values, strict=True))
 
 

@@ -1,20 +1,21 @@
 """Writing a model: the file appears whole or not at all.
 
 Everything is written to temporary files in the same folder, brought to the disk, and renamed into place. Weights go
-into a file of their own, `<name>.data`, where protobuf's limit of 2 GB demands it or where the model came that way
+into a file of their own, `<name>.data`, where protobuf's limit of 2 GB demands it
 (https://onnx.ai/onnx/repo-docs/ExternalData.html).
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxq.errors import ConfigError
 from onnxq.graph.view import frame_of, tensor_bytes
@@ -46,10 +47,10 @@ def save_model(
     check_output(target, force=force)
     with contextlib.ExitStack() as temporary:
         try:
-            if _needs_data_file(model):
+            if needs_data_file(model):
                 _write_with_data(model, target, base_dir, temporary)
             else:
-                _write_file(target, model, temporary).replace(target)
+                _write_file(target, _inlined(model, base_dir), temporary).replace(target)
         except OSError as error:
             raise ConfigError(
                 f"the model cannot be written: {error.strerror or error}",
@@ -62,7 +63,8 @@ def check_output(target: Path, *, force: bool = False) -> None:
     """See that a file may be written to `target`, before any work is done for it.
 
     Raises:
-        ConfigError: the folder does not exist, `target` is no place for a file, or exists and `force` is not given.
+        ConfigError: the folder does not exist, `target` is no place for a file, or it or the file that its weights
+            would go to exists and `force` is not given.
     """
     where = f"output {str(target)!r}"
     elsewhere = "choose another place with output= (-o)"
@@ -74,23 +76,49 @@ def check_output(target: Path, *, force: bool = False) -> None:
         raise ConfigError("this is a folder, not a file", where=where, hint="add a file name to output= (-o)")
     if target.exists() and not target.is_file():
         raise ConfigError("this is not a regular file", where=where, hint=elsewhere)
-    if target.exists() and not force:
-        raise ConfigError(
-            "the file exists", where=where, hint=f"pass force=True (--force) to replace it, or {elsewhere}"
-        )
+    if force:
+        return
+    hint = f"pass force=True (--force) to replace it, or {elsewhere}"
+    if target.exists():
+        raise ConfigError("the file exists", where=where, hint=hint)
+    if (data := data_file(target)).is_file():
+        raise ConfigError(f"the file {data.name!r} for large weights exists beside it", where=where, hint=hint)
 
 
-def _needs_data_file(model: ModelProto) -> bool:
-    size = 0
-    for tensor in _tensors(model.graph):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            return True
-        size += tensor.ByteSize()
+def data_file(target: Path) -> Path:
+    """Where the weights go that do not fit into the file `target`."""
+    return target.with_name(target.name + ".data")
+
+
+def needs_data_file(model: ModelProto) -> bool:
+    """Whether a model is too large for one file."""
+    size = sum(int(tensor.ByteSize()) + _external_bytes(tensor) for tensor in _tensors(model.graph))
     return size > _INLINE_LIMIT_BYTES
 
 
+def _external_bytes(tensor: TensorProto) -> int:
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return 0
+    return int(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def _inlined(model: ModelProto, base_dir: Path | None) -> ModelProto:
+    """`model` with all data inside; itself where that is so already."""
+    if not any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
+        return model
+    whole = ModelProto()
+    whole.CopyFrom(model)
+    for tensor in _tensors(whole.graph):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            data = tensor_bytes(tensor, base_dir) or b""  # external data is never None
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.raw_data = data
+    return whole
+
+
 def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, temporary: contextlib.ExitStack) -> None:
-    data_target = target.with_name(target.name + ".data")
+    data_target = data_file(target)
     if data_target.exists() and not data_target.is_file():
         raise ConfigError(
             "this is not a regular file",

@@ -25,6 +25,11 @@ class PlanOptions:
     exclude: tuple[str, ...] = ()
     exclude_ops: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, exclude: str | Iterable[str], exclude_ops: str | Iterable[str]) -> PlanOptions:
+        """The options from what a user gives, where one string is one pattern and not its letters."""
+        return cls(exclude=_several(exclude), exclude_ops=_several(exclude_ops))
+
     def excludes(self, node: NodeProto) -> bool:
         """Whether the user wants `node` kept in float."""
         if node.op_type in self.exclude_ops or node.name in self.exclude:
@@ -46,6 +51,10 @@ class PlanOptions:
         for op in self.exclude_ops:
             if op not in ops:
                 raise _unmatched("operator", op, ops, "exclude_ops=(...) (--exclude-op)")
+
+
+def _several(given: str | Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _unmatched(kind: str, given: str, known: Iterable[str], where: str) -> ConfigError:

@@ -29,6 +29,7 @@ class RunFacts:
         size_after_bytes: Size of the quantized one.
         data: What was measured on.
         output_path: Where the quantized model lies.
+        output_data_path: The file of its weights, where they do not fit into the model's own.
         warnings: Plain sentences: what is wrong, and what to do.
         notes: Facts worth knowing (which target was picked, what of the data was left out).
         seconds: Time taken, by step.
@@ -39,6 +40,7 @@ class RunFacts:
     size_after_bytes: int = 0
     data: DataFacts | None = None
     output_path: str | None = None
+    output_data_path: str | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -87,6 +89,7 @@ def build_report(
         data=facts.data,
         seconds={**facts.seconds, **verification.seconds},
         output_path=facts.output_path,
+        output_data_path=facts.output_data_path,
         layers=_layers(plan, engine),
         tensors=_tensors(plan, qparams or {}),
     )

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from onnxq.report.wording import data_text, output_text, size_text
+from onnxq.plural import counted
+from onnxq.report.wording import data_text, files_text, output_text, size_text
 
 if TYPE_CHECKING:
     from onnxq.report.report import LayerRow, NodeCounts, Report, TensorRow
@@ -88,11 +89,11 @@ def render_page(report: Report) -> str:
 
 def _verdict(report: Report) -> str:
     if report.passed:
-        line = f'<h1 class="pass">Passed: {len(report.checks)} checks for {escape(report.target)}</h1>'
+        line = f'<h1 class="pass">Passed: {counted(len(report.checks), "check")} for {escape(report.target)}</h1>'
     elif not report.checks:
         line = f'<h1 class="fail">Not passed: nothing was checked for {escape(report.target)}</h1>'
     else:
-        failed = f"{len(report.failed_checks)} of {len(report.checks)} checks"
+        failed = f"{len(report.failed_checks)} of {counted(len(report.checks), 'check')}"
         line = f'<h1 class="fail">Failed: {failed} for {escape(report.target)}</h1>'
     warnings = "".join(f"<li>{escape(w)}</li>" for w in report.warnings)
     notes = "".join(f"<p>{escape(n)}</p>" for n in report.notes)
@@ -120,7 +121,7 @@ def _facts(report: Report) -> str:
     if report.seconds:
         pairs.append(("time", ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())))
     if report.output_path is not None:
-        pairs.append(("written to", report.output_path))
+        pairs.append(("written to", files_text(report.output_path, report.output_data_path)))
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs) + "</dl>"
 
 

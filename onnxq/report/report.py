@@ -6,6 +6,7 @@ JSON schema, version 1 (`to_json`). Keys are added within a version, never renam
     passed               bool: there is at least one check and all passed
     target, method       strings; method is null where onnxq did not choose the ranges
     output_path          string or null
+    output_data_path     string; null where the weights are in output_path itself
     planned, proven      {int8, fused, float}: nodes by the plan, and as the engine runs them; null where unknown
     engine               {name, version, accepted, size_bytes, build_seconds, ops: {type: count}, problems: [string]}
                          or null
@@ -15,7 +16,7 @@ JSON schema, version 1 (`to_json`). Keys are added within a version, never renam
                            exact}]; sqnr_db is null for an output that is not float, and for an exact one (exact: true)
     checks               [{name, passed, detail}]
     warnings, notes      [string]
-    data                 {source, samples, held_out_samples, synthetic, synthetic_comparison}
+    data                 {source, samples, held_out_samples, synthetic, synthetic_comparison, from_statistics}
     seconds              {step: seconds}
     layers               [{node, op, decision, reason, rule, macs, executed, engine_op, why}]
     tensors              [{name, role, dtype, axis, scale: [..], zero_point: [..], rmin, rmax, source, group}]
@@ -58,11 +59,12 @@ class DataFacts:
     """What the ranges and errors were measured on.
 
     Attributes:
-        source: Where the data came from, as the user named it.
+        source: Where the data came from, as the user named it; of statistics it is where the errors were measured.
         samples: Number of calibration samples; 0 where nothing was calibrated.
         held_out_samples: Number of samples that the errors were measured on.
         synthetic: Whether the ranges come from made-up inputs.
         synthetic_comparison: Whether the errors were measured on made-up inputs.
+        from_statistics: Whether the calibration samples are those of statistics of an earlier run.
     """
 
     source: str
@@ -70,6 +72,7 @@ class DataFacts:
     held_out_samples: int
     synthetic: bool
     synthetic_comparison: bool = False
+    from_statistics: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +151,7 @@ class Report:
         data: What was measured on; None where no data was used.
         seconds: Time taken, by step.
         output_path: Where the quantized model lies; None if it was not written.
+        output_data_path: The file of its weights, where they do not fit into the model's own.
         layers: One row for each node.
         tensors: One row for each quantized tensor.
     """
@@ -167,6 +171,7 @@ class Report:
     data: DataFacts | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     output_path: str | None = None
+    output_data_path: str | None = None
     layers: tuple[LayerRow, ...] = ()
     tensors: tuple[TensorRow, ...] = ()
 
@@ -194,6 +199,7 @@ class Report:
             "target": self.target,
             "method": self.method,
             "output_path": self.output_path,
+            "output_data_path": self.output_data_path,
             "planned": _plain(self.planned),
             "proven": _plain(self.proven),
             "engine": _engine(self.engine),

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxq.planning.plan import Action, NodeDecision, QuantPlan
+from onnxq.plural import counted
 from onnxq.report.report import NodeCounts, Report
-from onnxq.report.wording import data_text, output_text, size_text
+from onnxq.report.wording import data_text, files_text, output_text, size_text
 
 _SHOWN_OUTPUTS = 5
 _SHOWN_REASONS = 5
@@ -44,10 +45,10 @@ def summary(report: Report) -> RenderableType:
 
 def _verdict(report: Report) -> Text:
     if report.passed:
-        return Text(f"PASSED  {len(report.checks)} checks for {report.target}", style="bold green")
+        return Text(f"PASSED  {counted(len(report.checks), 'check')} for {report.target}", style="bold green")
     if not report.checks:
         return Text(f"NOT PASSED  nothing was checked for {report.target}", style="bold red")
-    return Text(f"FAILED  {len(report.failed_checks)} of {len(report.checks)} checks", style="bold red")
+    return Text(f"FAILED  {len(report.failed_checks)} of {counted(len(report.checks), 'check')}", style="bold red")
 
 
 def _facts(report: Report) -> Iterable[tuple[str, str]]:
@@ -68,19 +69,19 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     for output in report.outputs[:_SHOWN_OUTPUTS]:
         yield f"output {output.name}", output_text(output)
     if len(report.outputs) > _SHOWN_OUTPUTS:
-        yield "", f"and {len(report.outputs) - _SHOWN_OUTPUTS} more outputs"
+        yield "", f"and {counted(len(report.outputs) - _SHOWN_OUTPUTS, 'more output')}"
     if report.data is not None:
         yield "data", data_text(report.data)
     if report.seconds:
         steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
         yield "time", steps
     if report.output_path is not None:
-        yield "written to", report.output_path
+        yield "written to", files_text(report.output_path, report.output_data_path)
 
 
 def _left_in_float(report: Report) -> Iterable[tuple[str, str]]:
     """The most frequent reasons for float, which is the next question after the counts."""
-    reasons = Counter(row.reason or row.why for row in report.layers if (row.decision or row.executed) == "float")
+    reasons = Counter(row.reason or row.why for row in report.layers if (row.executed or row.decision) == "float")
     shown = [f"{count} x {reason}" for reason, count in reasons.most_common(_SHOWN_REASONS) if reason]
     if shown:
         yield "left in float", "; ".join(shown)
@@ -108,5 +109,7 @@ def plan_table(plan: QuantPlan, nodes: Iterable[NodeDecision] | None = None) -> 
     counts = Counter(d.action for d in plan.nodes)
     line = ", ".join(f"{counts[action]} {action.value}" for action in Action)
     return Group(
-        table, Text(f"{len(plan.nodes)} nodes: {line}"), *(Text(f"note: {n}", style="cyan") for n in plan.notes)
+        table,
+        Text(f"{counted(len(plan.nodes), 'node')}: {line}"),
+        *(Text(f"note: {n}", style="cyan") for n in plan.notes),
     )

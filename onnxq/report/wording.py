@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from onnxq.plural import counted
 from onnxq.verification.compare import OutputError
 
 if TYPE_CHECKING:
@@ -26,12 +27,18 @@ def size_text(size_bytes: float) -> str:
 
 def data_text(data: DataFacts) -> str:
     """What was calibrated and compared on, in a line."""
-    measured = f"errors measured on {data.held_out_samples}"
-    return (
-        f"{data.samples} samples from {data.source}, {measured} held out"
-        if data.samples
-        else (f"{measured} samples from {data.source}")
-    )
+    measured = f"errors measured on {counted(data.held_out_samples, 'sample')} from {data.source}"
+    if not data.samples:
+        return measured
+    calibrated = counted(data.samples, "sample")
+    if data.from_statistics:
+        return f"{calibrated} in the given statistics, {measured}"
+    return f"{calibrated} from {data.source}, errors measured on {data.held_out_samples} held out"
+
+
+def files_text(model: str, data: str | None) -> str:
+    """The files that a model was written to."""
+    return model if data is None else f"{model} and {data}"
 
 
 def output_text(error: OutputError) -> str:
@@ -40,7 +47,7 @@ def output_text(error: OutputError) -> str:
     if error.nonfinite:
         trouble = f"; {error.nonfinite} values are NaN or Inf in one model only"
     if error.shape_mismatches:
-        trouble += f"; another shape in {error.shape_mismatches} batches"
+        trouble += f"; another shape in {counted(error.shape_mismatches, 'batch', 'batches')}"
     if error.sqnr_db is None:
         return f"{error.mismatch_share:.2%} of the values differ{trouble}"
     if math.isinf(error.sqnr_db) and error.sqnr_db > 0:

@@ -37,4 +37,4 @@ def check_all(name: str, failures: list[str], examined: int, subject: str) -> Ch
     if failures:
         shown = "; ".join(failures[:3]) + (f"; and {len(failures) - 3} more" if len(failures) > 3 else "")
         return Check(name=name, passed=False, detail=f"{len(failures)} of {examined} {subject}: {shown}")
-    return Check(name=name, passed=True, detail=f"all {examined} {subject}")
+    return Check(name=name, passed=True, detail=f"{'1 of 1' if examined == 1 else f'all {examined}'} {subject}")

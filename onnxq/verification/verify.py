@@ -23,6 +23,7 @@ from onnx import ModelProto
 
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
+from onnxq.plural import counted
 from onnxq.verification.agreement import Stretch, fused_agreement
 from onnxq.verification.check import Check, check_all
 from onnxq.verification.compare import OutputComparison, OutputError
@@ -218,7 +219,7 @@ def _unsound(error: OutputError) -> str:
     if error.nonfinite:
         return f"output {error.name!r} has {error.nonfinite} values that are NaN or Inf in one model only"
     if error.shape_mismatches:
-        return f"output {error.name!r} has another shape in {error.shape_mismatches} batches"
+        return f"output {error.name!r} has another shape in {counted(error.shape_mismatches, 'batch', 'batches')}"
     return f"output {error.name!r} has no values"
 
 

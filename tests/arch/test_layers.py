@@ -16,6 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: dict[str, int] = {
     "onnxq.errors": 0,
     "onnxq.version": 0,
+    "onnxq.plural": 0,
     "onnxq.config": 1,
     "onnxq.numerics": 1,
     "onnxq.targets": 2,
@@ -42,7 +43,7 @@ LAYERS: dict[str, int] = {
 
 # What may import a library, by prefix of the module's name.
 HOMES = {
-    "onnxruntime": ("onnxq.calibration.session", "onnxq.verification.engines"),
+    "onnxruntime": ("onnxq.graph.evaluate", "onnxq.calibration.session", "onnxq.verification.engines"),
     "onnx_graphsurgeon": ("onnxq.graph.evaluate",),
     "openvino": ("onnxq.verification.engines",),
     "tensorrt": ("onnxq.verification.engines",),

@@ -52,9 +52,46 @@ def test_json_is_all_that_is_on_stdout(run: Run) -> None:
 
 
 def test_quiet_prints_nothing(run: Run, folder: Path) -> None:
-    result = run("quantize", "model.onnx", "--quiet")
-    assert (result.exit_code, result.output) == (0, "")
+    result = run("quantize", "model.onnx", "--data", "data.npz", "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert (folder / "model.int8.onnx").exists()
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_quiet_keeps_warnings(run: Run, json_too: bool) -> None:
+    result = run("quantize", "model.onnx", "--quiet", *["--json"] * json_too)
+    assert result.exit_code == 0
+    assert bool(result.stdout) is json_too
+    assert result.stderr.startswith("warning: The ranges come from SYNTHETIC inputs: ")
+    assert result.stderr.count("warning:") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("quantize", "model.onnx", "-o", "data.npz"), "error: --output 'data.npz': this is the calibration data"),
+        (("quantize", "model.onnx", "--save-stats", "data.npz"), "this is the calibration data"),
+        (("quantize", "model.onnx", "--stats", "s", "-o", "s"), "this is the file of --stats"),
+        (("quantize", "model.onnx", "--calibration-cache", "c", "-o", "c"), "this is the file of --calibration-cache"),
+        (("calibrate", "model.onnx", "-o", "data.npz"), "error: --output 'data.npz': this is the calibration data"),
+        (("calibrate", "model.onnx", "-o", "model.onnx"), "this is the input model"),
+        (("verify", "model.onnx", "q.onnx", "--report", "model.onnx"), "this is the float model"),
+        (("verify", "model.onnx", "q.onnx", "--report", "q.onnx"), "this is the quantized model"),
+        (("verify", "model.onnx", "q.onnx", "--report", "data.npz"), "this is the data"),
+    ],
+)
+def test_what_is_read_is_never_written_over(run: Run, folder: Path, arguments: tuple[str, ...], what: str) -> None:
+    before = (folder / "data.npz").read_bytes()
+    result = run(*arguments, "--data", "data.npz", "--force")
+    assert result.exit_code == 2
+    assert what in result.stderr
+    assert (folder / "data.npz").read_bytes() == before
+
+
+def test_a_share_in_place_of_percent_is_refused(run: Run) -> None:
+    result = run("quantize", "model.onnx", "--data", "data.npz", "--method", "percentile", "--percentile", "0.999")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("hint: percentile= (--percentile) is in percent: 99.9, not 0.999\n")
 
 
 @pytest.mark.parametrize(("name", "start"), [("r.html", "<!doctype html>"), ("r.json", '{\n  "schema"')])
@@ -139,7 +176,7 @@ def test_verify_meets_gates(run: Run) -> None:
     arguments = ("verify", "model.onnx", "model.int8.onnx", "--data", "data.npz", "--target", "ort-x64-vnni")
     result = run(*arguments, "--min-sqnr", "20", "--min-int8", "90")
     assert result.exit_code == 0
-    assert "PASSED  6 checks" in result.stdout
+    assert "PASSED  7 checks" in result.stdout
     document = json.loads(run(*arguments, "--min-sqnr", "20", "--json").stdout)
     gate = next(check for check in document["checks"] if check["name"] == "SQNR at least 20 dB")
     assert gate["passed"] is True

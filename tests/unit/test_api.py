@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 import onnxq
 from onnxq.calibration.progress import Progress
+from onnxq.graph import saving
 from tests.graphs import model_of, normal
 from tests.planned import ORT
 
@@ -285,3 +286,112 @@ def test_statistics_without_data_leave_the_biases_and_say_so() -> None:
 def test_unknown_recovery() -> None:
     with pytest.raises(onnxq.ConfigError, match="unknown recovery 'best'; known: none, fast"):
         onnxq.quantize(model(), target=ORT, recover="best")  # type: ignore[arg-type]
+
+
+# ---- where things are read from and written to ---------------------------------------------------------------------
+
+
+def with_external_data(folder: Path, shift: float = 0.0) -> Path:
+    """The model of this file in `folder`, its weights in `weights.bin`."""
+    folder.mkdir()
+    given = model()
+    for tensor in given.graph.initializer:
+        tensor.CopyFrom(
+            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + np.float32(shift), tensor.name)
+        )
+    path = folder / "m.onnx"
+    onnx.save(given, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+@pytest.mark.parametrize("target", [ORT, "openvino"])
+def test_verify_reads_the_weights_beside_each_model(tmp_path: Path, target: str) -> None:
+    """Both models keep weights in a file of one name; those beside the float model would give other outputs."""
+    made = onnxq.quantize(model(), data(4), target=target)
+    folder = tmp_path / "int8"
+    folder.mkdir()
+    path = folder / "q.onnx"
+    onnx.save(made.model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    right = onnxq.verify(model(), path, data(2), target=target)
+    # As many bytes as anything asks for, all wrong.
+    source = with_external_data(tmp_path / "float")
+    report = onnxq.verify(source, path, data(2), target=target)
+    assert report.worst_sqnr_db == pytest.approx(right.worst_sqnr_db)
+    (folder / "weights.bin").unlink()
+    with pytest.raises(onnxq.ModelError):
+        onnxq.verify(source, path, data(2), target=target)
+
+
+def test_verify_of_a_result_whose_weights_are_beside_the_float_model(tmp_path: Path) -> None:
+    source = with_external_data(tmp_path / "float")
+    assert onnxq.verify(source, onnxq.quantize(source, data(4), target=ORT).model, data(2), target=ORT)
+
+
+def test_verify_finds_that_the_file_was_made_from_another_model(result: onnxq.QuantizeResult) -> None:
+    name = "made from this float model"
+    (check,) = [c for c in onnxq.verify(model(), result.model, data(2), target=ORT).checks if c.name == name]
+    assert (check.passed, check.detail) == (True, f"the file names the same digest, {result.plan.digest[:12]}")
+    other = model_of(TEXT, w=normal(16, 16, 3, 3), v=normal(16, 16, 3, 3, seed=2), b=normal(16))
+    report = onnxq.verify(other, result.model, data(2), target=ORT)
+    (check,) = [c for c in report.failed_checks if c.name == name]
+    assert check.detail.startswith(
+        f"the file says it was made from another float model: digest {result.plan.digest[:12]}, not "
+    )
+    stripped = ModelProto()
+    stripped.CopyFrom(result.model)
+    del stripped.metadata_props[:]
+    assert name not in [c.name for c in onnxq.verify(model(), stripped, data(2), target=ORT).checks]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_data_are_never_written_over(tmp_path: Path, force: bool) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, x=normal(4, 16, 8, 8))
+    before = path.read_bytes()
+    with pytest.raises(
+        onnxq.ConfigError, match=r"this is the file given as data=, which is read\nHint: .*output= \(-o\)"
+    ):
+        onnxq.quantize(model(), path, target=ORT, output=str(path), force=force)
+    assert path.read_bytes() == before
+
+
+def test_a_small_result_is_one_file_wherever_the_float_weights_were(tmp_path: Path) -> None:
+    output = tmp_path / "q.onnx"
+    made = onnxq.quantize(with_external_data(tmp_path / "float"), data(4), target=ORT, output=output)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["float", "q.onnx"]
+    assert made.report.output_data_path is None
+    # The file has protobuf's framing of each part and six entries of metadata besides.
+    assert 0 < output.stat().st_size - made.report.size_after_bytes < 500
+    inline = onnxq.quantize(model(), data(4), target=ORT)
+    assert {t.name: t.raw_data for t in onnx.load(output).graph.initializer} == {
+        t.name: t.raw_data for t in inline.model.graph.initializer
+    }
+
+
+def test_the_file_of_large_weights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+    output = tmp_path / "q.onnx"
+    report = onnxq.quantize(model(), data(4), target=ORT, output=output).report
+    assert report.output_data_path == str(output) + ".data"
+    assert f"{output} and {output}.data" in report.to_text(width=1000)
+    assert f"{output} and {output}.data" in report.to_html()
+
+
+def test_the_report_tells_samples_of_statistics_from_samples_of_the_data(result: onnxq.QuantizeResult) -> None:
+    again = onnxq.quantize(model(), data(4), target=ORT, stats=result.stats)
+    assert "9 samples in the given statistics, errors measured on 1 sample from list" in again.report.to_text(width=200)
+
+
+def test_tensors_that_got_max_are_in_the_notes() -> None:
+    sparse = [{"x": np.where(np.arange(1024) == 5, 5.0, 0.0).reshape(1, 16, 8, 8).astype(np.float32)} for _ in range(4)]
+    made = onnxq.quantize(model(), sparse, target=ORT, method="percentile", percentile=99.0)
+    assert (
+        "method percentile 99 % would have cut off the signal of 1 tensor, first 'x'; it got max" in made.report.notes
+    )
+
+
+def test_one_string_excludes_like_a_list_of_one() -> None:
+    one, several = onnxq.plan(model(), target=ORT, exclude="c1"), onnxq.plan(model(), target=ORT, exclude=["c1"])
+    assert one == several
+    ops = onnxq.plan(model(), target=ORT, exclude_ops="Relu"), onnxq.plan(model(), target=ORT, exclude_ops=["Relu"])
+    assert ops[0] == ops[1]

@@ -86,8 +86,9 @@ def test_resumed_run_gives_the_same_bytes(stops: list[int], batch_size: int, tmp
             break
         error = interrupted(path, batches, batch_size=batch_size)
         assert error.signal_number == signal.SIGTERM
+        samples = "1 sample is" if done * batch_size == 1 else f"{done * batch_size} samples are"
         assert str(error) == (
-            f"interrupted by SIGTERM: {done * batch_size} samples are done and saved in {str(path)!r}\n"
+            f"interrupted by SIGTERM: {samples} done and saved in {str(path)!r}\n"
             "Hint: run the same with resume=True (--resume) to go on from there"
         )
         assert load_checkpoint(path).batches == done

@@ -273,9 +273,10 @@ def test_method_names() -> None:
     assert e.value.hint == "did you mean 'entropy'? pass method= (--method)"
     with pytest.raises(ConfigError, match=r"unknown calibration method 'zzz'.*\nHint: pass method= \(--method\)"):
         method_from_name("zzz")
-    for percentile in (0.0, -10.0, 200.0, math.nan):
+    for percentile in (0.0, -10.0, 0.999, 50.0, 200.0, math.nan, True, "99.9"):
         with pytest.raises(
-            ConfigError, match=r"percentile is .*, expected a number in \(0, 100\]\nHint: .*--percentile"
+            ConfigError,
+            match=r"percentile is .*, expected a number in \(50, 100\]\nHint: .*in percent: 99.9, not 0.999",
         ):
             method_from_name("percentile", percentile=percentile)
     with pytest.raises(

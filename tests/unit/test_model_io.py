@@ -253,6 +253,33 @@ class TestSave:
         save_model(graph.to_model(), path, base_dir=graph.base_dir)
         shutil.rmtree(source)
         np.testing.assert_array_equal(load_graph(path).constant("w"), normal(300, 4))
+        # It fits into one file, so that it is in one file.
+        assert names_in(tmp_path) == ["out.onnx"]
+
+    def test_large_external_data_stays_external(
+        self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+        graph = load_graph(saved_external(model, tmp_path))
+        path = tmp_path / "out.onnx"
+        save_model(graph.to_model(), path, base_dir=graph.base_dir)
+        assert names_in(tmp_path) == ["m.onnx", "out.onnx", "out.onnx.data", "weights.bin"]
+        np.testing.assert_array_equal(load_graph(path).constant("w"), normal(300, 4))
+
+    def test_a_data_file_of_somebody_else(
+        self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+        path, other = tmp_path / "out.onnx", tmp_path / "out.onnx.data"
+        other.write_bytes(b"precious")
+        with pytest.raises(
+            ConfigError,
+            match=r"the file 'out.onnx.data' for large weights exists beside it\nHint: pass force=True \(--force\)",
+        ):
+            save_model(model, path)
+        assert (names_in(tmp_path), other.read_bytes()) == (["out.onnx.data"], b"precious")
+        save_model(model, path, force=True)
+        np.testing.assert_array_equal(load_graph(path).constant("w"), normal(300, 4))
 
     def test_a_model_may_replace_itself(
         self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

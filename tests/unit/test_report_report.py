@@ -255,4 +255,4 @@ def test_output_text():
     assert output_text(near) == "SQNR 31.3 dB, cosine 0.99912, largest error 0.125"
     assert output_text(same) == "equal to float"
     assert output_text(labels) == "25.00% of the values differ"
-    assert output_text(broken).endswith("; 2 values are NaN or Inf in one model only; another shape in 1 batches")
+    assert output_text(broken).endswith("; 2 values are NaN or Inf in one model only; another shape in 1 batch")

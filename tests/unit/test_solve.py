@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxq.calibration.methods import method_from_name, solve_range
-from onnxq.calibration.solve import _sound_range, constant_values, range_of_values, solve
+from onnxq.calibration.solve import _sound_range, constant_values, range_of_values, ranges_from_stats, solve
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, Use
@@ -337,4 +337,36 @@ def test_entropy_does_not_cut_off_what_carries_the_signal() -> None:
     spec = TARGETS["ort-x64-vnni"].activation
     entropy = method_from_name("entropy")
     assert float(solve_range(stats, spec, entropy).rmin) > -1
-    assert float(_sound_range(stats, spec, entropy, Observed()).rmin) == stats.rmin
+    sound, own = _sound_range(stats, spec, entropy, Observed())
+    assert (float(sound.rmin), own) == (stats.rmin, False)
+
+
+@pytest.mark.parametrize("percentile", [60.0, 75.0, 80.0])
+def test_a_low_percentile_is_what_the_user_gets(percentile: float) -> None:
+    """Cutting off a quarter of the values leaves less than 10 dB, which once made `max` of it."""
+    values = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    spec = TARGETS["ort-x64-vnni"].activation
+    sound, own = _sound_range(
+        TensorStats.of(values), spec, method_from_name("percentile", percentile=percentile), Observed()
+    )
+    assert own
+    # Within a bin of the histogram: 2048 bins over about 9.
+    tail = (100.0 - percentile) / 2
+    assert float(sound.rmin) == pytest.approx(np.percentile(values, tail), abs=0.02)
+    assert float(sound.rmax) == pytest.approx(np.percentile(values, 100.0 - tail), abs=0.02)
+
+
+@pytest.mark.parametrize(("method", "replaced"), [("percentile", ("x",)), ("max", ()), ("entropy", ())])
+def test_tensors_that_got_max_in_place_of_the_method_are_named(method: str, replaced: tuple[str, ...]) -> None:
+    """One element in 100 000 is not zero: no percentile but 100 keeps it."""
+    plan = planned(graph_of(CHAIN, w=WEIGHT, b=np.float32([0.5, 0.25])))
+    values = np.zeros(100_000, np.float32)
+    values[7] = 5.0
+    stats = StatsTable(
+        tensors={name: TensorStats.of(values if name == "x" else normal(1000)) for name in plan.observed()},
+        digest="",
+        samples=1,
+    )
+    found = ranges_from_stats(plan, stats, method_from_name(method))
+    assert found.replaced == replaced
+    assert float(found.ranges["x"].rmax) == 5.0

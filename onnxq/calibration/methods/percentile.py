@@ -30,9 +30,8 @@ def solve_percentile(density: Density, spec: QuantSpec, percentile: float) -> Ra
     Returns:
         A scalar range.
     """
-    nonzero = density.nonzero
-    lost = (density.zeros + nonzero) * (100.0 - percentile) / 100.0
-    if lost >= nonzero:
+    nonzero, lost = density.nonzero, _lost(density, percentile)
+    if zeros_reach(density, percentile):
         return solve_max(density, spec)
     if spec.symmetric:
         magnitude = density.magnitude()
@@ -45,6 +44,16 @@ def solve_percentile(density: Density, spec: QuantSpec, percentile: float) -> Ra
         -density.edges[split::-1], density.counts[:split][::-1], share * float(density.counts[:split].sum())
     )
     return Range.of(max(-below, density.rmin), min(above, density.rmax))
+
+
+def zeros_reach(density: Density, percentile: float) -> bool:
+    """Whether zeros alone make up `percentile` percent of the elements, so that everything is kept."""
+    return bool(_lost(density, percentile) >= density.nonzero)
+
+
+def _lost(density: Density, percentile: float) -> float:
+    """Number of elements to be left outside the range."""
+    return float((density.zeros + density.nonzero) * (100.0 - percentile) / 100.0)
 
 
 def _upper_end(edges: NDArray[np.float64], counts: NDArray[np.float64], lost: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -31,6 +32,7 @@ MOVING_AVERAGE = "moving-average"
 
 METHOD_NAMES = (*METHODS, MOVING_AVERAGE)
 DEFAULT_PERCENTILE = 99.99
+_SMALLEST_PERCENTILE = 50.0
 DEFAULT_MOMENTUM = 0.01
 """The `averaging_constant` of PyTorch's MovingAverageMinMaxObserver."""
 AUTO_GAIN_DB = 0.1
@@ -42,7 +44,7 @@ class Method:
 
     Attributes:
         name: One of METHOD_NAMES.
-        percentile: Percent of the elements that `percentile` keeps, in (0, 100].
+        percentile: Percent of the elements that `percentile` keeps, in (50, 100].
         momentum: Weight of the newest batch in `moving-average`, in (0, 1].
     """
 
@@ -67,8 +69,8 @@ def method_from_name(name: str, *, percentile: float | None = None, momentum: fl
         momentum: For the method `moving-average` alone; 0.01 unless given.
 
     Raises:
-        ConfigError: no such method, a percentile outside (0, 100] or a momentum outside (0, 1], or one given to another
-            method.
+        ConfigError: no such method, a percentile outside (50, 100] or a momentum outside (0, 1], or one given to
+            another method.
 
     >>> method_from_name("percentile", percentile=99.9).label
     'percentile 99.9 %'
@@ -89,12 +91,18 @@ def method_from_name(name: str, *, percentile: float | None = None, momentum: fl
             f"percentile={percentile} has no meaning for the method {name!r}",
             hint="pass method='percentile' (--method percentile), or leave percentile= (--percentile) out",
         )
-    if not 0.0 < percentile <= 100.0:
+    return Method(name=name, percentile=_checked_percentile(percentile))
+
+
+def _checked_percentile(percentile: object) -> float:
+    # At 50 and below half of the values are cut off: a fraction was meant, or something else.
+    number = float(percentile) if isinstance(percentile, Real) and not isinstance(percentile, bool) else 0.0
+    if not _SMALLEST_PERCENTILE < number <= 100.0:
         raise ConfigError(
-            f"percentile is {percentile}, expected a number in (0, 100]",
-            hint="pass percentile= (--percentile) as percent: 99.99 keeps all but one element in ten thousand",
+            f"percentile is {percentile!r}, expected a number in ({_SMALLEST_PERCENTILE:g}, 100]",
+            hint="percentile= (--percentile) is in percent: 99.9, not 0.999",
         )
-    return Method(name=name, percentile=float(percentile))
+    return number
 
 
 def _checked_momentum(name: str, momentum: float) -> float:

@@ -10,6 +10,7 @@ from onnxq.cli import options
 from onnxq.cli.files import check_places
 from onnxq.cli.parameters import METHODS, Name
 from onnxq.cli.render import say
+from onnxq.plural import counted
 
 
 @click.command(short_help="Write statistics as a calibration cache of TensorRT.")
@@ -43,7 +44,7 @@ def cache(  # noqa: PLR0913 - one parameter for each option
     Example:
       onnxq cache model.stats -o model.cache
     """
-    check_places({"--output": output}, source=stats, force=force)
+    check_places({"--output": output}, inputs={"the statistics": stats}, force=force)
     from onnxq import load_stats  # noqa: PLC0415 - numpy only now
     from onnxq.calibration.methods import method_from_name  # noqa: PLC0415
     from onnxq.calibration.tensorrt_cache import cache_from_stats, save_tensorrt_cache  # noqa: PLC0415
@@ -51,4 +52,4 @@ def cache(  # noqa: PLR0913 - one parameter for each option
     chosen = method_from_name(method, percentile=percentile)
     made = cache_from_stats(load_stats(stats), chosen, version=tensorrt_version)
     save_tensorrt_cache(made, output)
-    say(f"scales of {len(made.scales)} tensors ({chosen.label}) written to {output}", quiet=quiet)
+    say(f"scales of {counted(len(made.scales), 'tensor')} ({chosen.label}) written to {output}", quiet=quiet)

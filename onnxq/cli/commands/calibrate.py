@@ -13,6 +13,7 @@ from onnxq.cli.files import check_places
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import print_json, say
 from onnxq.errors import DataError
+from onnxq.plural import counted
 
 DEFAULT_CHECKPOINT_EVERY_S = 60.0
 THIS_MACHINE = "auto"
@@ -92,8 +93,13 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
     """
     saved = long_run.checkpoint or output.with_name(output.name + ".checkpoint")
     # A checkpoint that exists is not to be replaced but to be gone on from: see below.
-    check_places({"--output": output, "--checkpoint": saved}, source=model, force=force, kept=frozenset({saved}))
     chosen = data_from.beside(model)
+    check_places(
+        {"--output": output, "--checkpoint": saved},
+        inputs={"the input model": model, "the calibration data": chosen.data},
+        force=force,
+        kept=frozenset({saved}),
+    )
     if chosen.data is None:
         raise DataError("there is no calibration data", hint="pass --data SRC")
     from onnxq.api import calibrate as run  # noqa: PLC0415 - numpy and onnx only now
@@ -121,4 +127,5 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
         print_json(stats_document(stats, output))
     else:
         part = "" if stats.shards is None else f" ({stats.shards})"
-        say(f"statistics of {len(stats)} tensors over {stats.samples} samples{part} written to {output}", quiet=quiet)
+        what = f"{counted(len(stats), 'tensor')} over {counted(stats.samples, 'sample')}{part}"
+        say(f"statistics of {what} written to {output}", quiet=quiet)

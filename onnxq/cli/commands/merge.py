@@ -10,7 +10,8 @@ import click
 from onnxq.cli import options
 from onnxq.cli.documents import stats_document
 from onnxq.cli.files import check_places
-from onnxq.cli.render import print_json, say
+from onnxq.cli.render import print_json, say, warn
+from onnxq.plural import counted
 
 
 @click.command(short_help="Merge statistics of parts of the data.")
@@ -30,7 +31,7 @@ def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, qui
     A shard (`onnxq calibrate --shard`) that is given twice, or of another split, is refused.
     """
     for path in stats:
-        check_places({"--output": output}, source=path, force=force)
+        check_places({"--output": output}, inputs={"one of the statistics to merge": path}, force=force)
     from onnxq import StatsTable, load_stats  # noqa: PLC0415 - numpy and onnx only now
 
     merged = functools.reduce(StatsTable.merge, map(load_stats, stats))
@@ -38,7 +39,8 @@ def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, qui
     if as_json:
         print_json(stats_document(merged, output))
     else:
-        say(f"statistics of {len(merged)} tensors over {merged.samples} samples written to {output}", quiet=quiet)
+        what = f"{counted(len(merged), 'tensor')} over {counted(merged.samples, 'sample')}"
+        say(f"statistics of {what} written to {output}", quiet=quiet)
     if merged.shards is not None:
         missing = ", ".join(map(str, merged.shards.missing))
-        say(f"warning: this is not all of the data: of {merged.shards.count} shards, {missing} missing", quiet=quiet)
+        warn(f"this is not all of the data: of {merged.shards.count} shards, {missing} missing")

@@ -119,10 +119,16 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     """
     output = results.output or model.with_suffix(".int8.onnx")
     places = {"--output": output, "--report": results.report, "--save-stats": ranges.save_stats}
-    check_places(places, source=model, force=results.force)
+    chosen = data_from.beside(model)
+    sources = {
+        "the input model": model,
+        "the calibration data": chosen.data,
+        "the file of --stats": ranges.stats,
+        "the file of --calibration-cache": ranges.calibration_cache,
+    }
+    check_places(places, inputs=sources, force=results.force)
     check_report_suffix(results.report)
     _check_statistics_are_kept(ranges)
-    chosen = data_from.beside(model)
     _say_where_data_is_from(data_from, chosen, ranges, model, quiet=results.quiet)
     report = _run(
         model=model,

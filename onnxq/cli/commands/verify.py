@@ -68,7 +68,11 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
       onnxq verify model.onnx model.int8.onnx --data test.npz
       onnxq verify model.onnx model.int8.onnx --data test.npz --min-sqnr 25 --min-int8 90
     """
-    check_places({"--report": report}, source=quantized_model, force=force)
+    check_places(
+        {"--report": report},
+        inputs={"the quantized model": quantized_model, "the float model": float_model, "the data": data_from.data},
+        force=force,
+    )
     check_report_suffix(report)
     if data_from.data is None:
         say("warning: NO DATA. The models are compared on synthetic inputs; pass --data SRC", quiet=quiet)
