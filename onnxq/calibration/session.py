@@ -129,7 +129,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         options.optimized_model_filepath = str(optimised_model_path)
     chosen = _known_providers(providers)
     extra = {"disabled_optimizers": list(disabled_optimizers)} if disabled_optimizers else {}
-    source, folder = (str(model), None) if isinstance(model, Path) else _loadable(model, base_dir, options)
+    source, folder = (str(model), None) if isinstance(model, Path) else loadable(model, base_dir, options)
     try:
         session = ort.InferenceSession(source, options, providers=chosen, **extra)
     except MemoryError:
@@ -156,9 +156,22 @@ def _known_providers(providers: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(full))
 
 
-def _loadable(
+def loadable(
     model: ModelProto, base_dir: Path | None, options: ort.SessionOptions
 ) -> tuple[bytes | str, tempfile.TemporaryDirectory[str] | None]:
+    """`model` in a form that this onnxruntime loads, with its external data and whatever its size.
+
+    Args:
+        model: The model.
+        base_dir: Folder that its external data is relative to.
+        options: The session's options, to which the folder is added where onnxruntime knows how.
+
+    Returns:
+        Bytes or a path, and the temporary folder that has to outlive the session, if there is one.
+
+    Raises:
+        ModelError: external data cannot be read.
+    """
     external = any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer)
     if external and base_dir is not None and _version() >= _FOLDER_OPTION_SINCE:
         options.add_session_config_entry(_FOLDER_OPTION, str(base_dir))

@@ -116,8 +116,8 @@ class Target:
         compute: Operators with weights, by type.
         elementwise: Operators on codes, by type (REGIONS only).
         pass_through: Operators that keep parameters, by type.
-        taken: Operators that the engine turns to int8 on its own wherever one stands between a DQ and a Q, besides those
-            with rules (REGIONS only).
+        taken: Operators that the engine turns to int8 on its own wherever one stands between a DQ and a Q, besides
+            those with rules (REGIONS only).
         fused_activations: Operators that disappear into the node before them.
         fusion_rule: Identifier of the rule by which they do (INPUTS only).
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).

@@ -23,6 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
+from onnxq.calibration.session import loadable
 from onnxq.errors import ModelError
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
@@ -43,7 +44,6 @@ _INTEGER_KERNELS = re.compile(
 )
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _CODE_TYPES = (TensorProto.INT8, TensorProto.UINT8)
-_PROTOBUF_LIMIT_BYTES = 2**31 - 1
 _LAYOUT_OPS = frozenset({"Transpose", "ReorderInput", "ReorderOutput"})
 _SMALL_INITIALIZER_BYTES = 1024
 
@@ -79,9 +79,9 @@ class OrtModel:
             options.intra_op_num_threads = threads
         if optimised_path is not None:
             _write_optimised(options, optimised_path)
-        if isinstance(model, ModelProto) and base_dir is not None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(base_dir))
-        source = _serialized(model) if isinstance(model, ModelProto) else str(model)
+        source, self._folder = (
+            loadable(model, base_dir, options) if isinstance(model, ModelProto) else (str(model), None)
+        )
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exception types have no public common base
@@ -106,15 +106,6 @@ class OrtModel:
         except Exception as error:
             raise ModelError(f"onnxruntime cannot run the model: {error}") from error
         return dict(zip(self.outputs, values, strict=True))
-
-
-def _serialized(model: ModelProto) -> bytes:
-    if model.ByteSize() > _PROTOBUF_LIMIT_BYTES:
-        raise ModelError(
-            "the model is over 2 GB, which protobuf cannot hold in one message",
-            hint="pass the path of a file that keeps its weights as external data",
-        )
-    return bytes(model.SerializeToString())
 
 
 def _write_optimised(options: ort.SessionOptions, path: Path) -> None:
