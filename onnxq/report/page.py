@@ -89,7 +89,9 @@ def render_page(report: Report) -> str:
 
 def _verdict(report: Report) -> str:
     if report.passed:
-        line = f'<h1 class="pass">Passed: {counted(len(report.checks), "check")} for {escape(report.target)}</h1>'
+        unasked = "" if report.engine is not None else ", without asking its engine"
+        checks = counted(len(report.checks), "check")
+        line = f'<h1 class="pass">Passed: {checks} for {escape(report.target)}{unasked}</h1>'
     elif not report.checks:
         line = f'<h1 class="fail">Not passed: nothing was checked for {escape(report.target)}</h1>'
     else:

@@ -45,7 +45,10 @@ def summary(report: Report) -> RenderableType:
 
 def _verdict(report: Report) -> Text:
     if report.passed:
-        return Text(f"PASSED  {counted(len(report.checks), 'check')} for {report.target}", style="bold green")
+        verdict = f"PASSED  {counted(len(report.checks), 'check')} for {report.target}"
+        if report.engine is None:
+            return Text(f"{verdict}, WITHOUT ASKING ITS ENGINE", style="bold yellow")
+        return Text(verdict, style="bold green")
     if not report.checks:
         return Text(f"NOT PASSED  nothing was checked for {report.target}", style="bold red")
     return Text(f"FAILED  {len(report.failed_checks)} of {counted(len(report.checks), 'check')}", style="bold red")

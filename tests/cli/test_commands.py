@@ -230,3 +230,23 @@ def test_trained_models_quantize_with_the_data_beside_them(run: Run, folder: Pat
     report = json.loads(result.stdout)
     assert report["passed"] is True
     assert report["size_after_bytes"] < 0.5 * report["size_before_bytes"]
+
+
+def test_quantize_under_gates(run: Run, folder: Path) -> None:
+    arguments = ("quantize", "model.onnx", "--data", "data.npz", "-t", "ort-x64-vnni", "--force")
+    assert run(*arguments, "--min-sqnr", "15", "--min-int8", "50", "--require-engine").exit_code == 0
+    result = run(*arguments, "--min-sqnr", "200")
+    assert result.exit_code == 4
+    assert "SQNR at least 200 dB" in result.stdout
+    assert (folder / "model.int8.onnx").exists()
+
+
+def test_a_missing_engine_is_told_and_can_be_required(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxq.verification.engines.openvino.is_installed", lambda: False)
+    arguments = ("quantize", "model.onnx", "--data", "data.npz", "-t", "openvino", "--force")
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert "WITHOUT ASKING ITS ENGINE" in result.stdout
+    result = run(*arguments, "--require-engine")
+    assert result.exit_code == 4
+    assert "openvino's engine is not installed here" in result.stdout

@@ -11,6 +11,7 @@ import click
 from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places
+from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
 from onnxq.cli.parameters import METHOD_NAMES, RECOVERIES, Name
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_report
@@ -93,6 +94,7 @@ _RESULT_OPTIONS = (
 @options.grouped(Ranges, "ranges", *_RANGE_OPTIONS)
 @options.collect_options()
 @options.grouped(Results, "results", *_RESULT_OPTIONS)
+@options.grouped(Gates, "gates", *GATE_OPTIONS)
 @config_option()
 @options.debug_option()
 def quantize(  # noqa: PLR0913 - one parameter for each group of options
@@ -103,6 +105,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     ranges: Ranges,
     collecting: options.CollectOptions,
     results: Results,
+    gates: Gates,
 ) -> None:
     """Quantize a float MODEL to int8 for one target, and prove the result on the target's engine.
 
@@ -139,6 +142,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
         output=output,
         results=results,
     )
+    report = gated(report, gates)
     write_report(report, results.report)
     show_report(report, as_json=results.as_json, quiet=results.quiet)
     leave_on_failed_checks(
