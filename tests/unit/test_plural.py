@@ -22,7 +22,9 @@ def test_irregular_nouns() -> None:
 def test_one_check() -> None:
     check = check_all("outputs are sound", [], 1, "outputs")
     assert check.detail == "1 of 1 outputs"
-    assert Report(target="t", checks=(check,)).to_text() == "PASSED  1 check for t, WITHOUT ASKING ITS ENGINE\ntarget  t\n"
+    assert (
+        Report(target="t", checks=(check,)).to_text() == "PASSED  1 check for t, WITHOUT ASKING ITS ENGINE\ntarget  t\n"
+    )
     failed = Report(target="t", checks=(Check(name="n", passed=False, detail="d"),))
     assert failed.to_text().startswith("FAILED  1 of 1 check\n")
     assert "Passed: 1 check for t" in Report(target="t", checks=(check,)).to_html()
