@@ -362,4 +362,4 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         ),
         notes=batches.notes,
     )
-    return build_report(verification, facts, extra_checks=origin_check(source, quantized))
+    return build_report(verification, facts, extra_checks=origin_check(source, quantized, verification.outputs))

@@ -15,7 +15,7 @@ from onnxq.verification.compare import OutputError
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.verify import VerifyResult
 
-_POOR_SQNR_DB = 10.0
+POOR_SQNR_DB = 10.0
 """Below it errors are a third of the signal: classifiers mostly survive 15 dB, regressions do not."""
 
 
@@ -131,7 +131,7 @@ def _data_warnings(data: DataFacts | None) -> tuple[str, ...]:
 
 def _accuracy_warnings(outputs: tuple[OutputError, ...]) -> tuple[str, ...]:
     """Outputs so far from the float model's that a user should look at a metric of their own."""
-    poor = [o for o in outputs if o.sqnr_db is not None and o.sqnr_db < _POOR_SQNR_DB]
+    poor = [o for o in outputs if o.sqnr_db is not None and o.sqnr_db < POOR_SQNR_DB]
     if not poor:
         return ()
     worst = min(poor, key=lambda o: o.sqnr_db if o.sqnr_db is not None else 0.0)

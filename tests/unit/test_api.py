@@ -395,3 +395,12 @@ def test_one_string_excludes_like_a_list_of_one() -> None:
     assert one == several
     ops = onnxq.plan(model(), target=ORT, exclude_ops="Relu"), onnxq.plan(model(), target=ORT, exclude_ops=["Relu"])
     assert ops[0] == ops[1]
+
+
+def test_the_same_float_model_saved_again_is_not_another_one() -> None:
+    result = onnxq.quantize(model(), data(), target=ORT)
+    again = model()
+    again.metadata_props.add(key="author", value="somebody else")
+    checks = {check.name: check for check in onnxq.verify(again, result.model, data(), target=ORT).checks}
+    assert checks["made from this float model"].passed
+    assert "another float model" in checks["made from this float model"].detail
