@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from tests.e2e.conftest import present
 from tests.zoo import ZOO, Feed, ZooModel, evaluate
 from tests.zoo.entry import samples_in
 
@@ -24,13 +25,6 @@ def float_session(model: ZooModel) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     return ort.InferenceSession(str(model.path()), options, providers=["CPUExecutionProvider"])
-
-
-def present(name: str) -> ZooModel:
-    model = ZOO[name]
-    if model.path() is None:
-        pytest.skip(f"{name} is absent ({model.source})")
-    return model
 
 
 @pytest.mark.parametrize("name", FROM_PIP)
