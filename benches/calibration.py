@@ -26,6 +26,7 @@ from benches import machine
 from onnxq import api
 from onnxq.calibration import runner
 from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration.reused_sessions import ReusedSessions
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.sources import open_data
 from onnxq.planning.options import PlanOptions
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def bench(model: ZooModel, size: int, static: Sequence[str], *, rounds: int, seconds: float) -> list[list[str]]:
     """Rows of the table for one model and batch size."""
     feeds = same_shape_feeds(model, size)
-    with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder, _sessions_are_kept():
+    with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder, _axis_is_kept():
         variants = _variants(model, feeds, static, Path(folder))
         taken, failed = race(variants, rounds=rounds, seconds=seconds)
     wall, cpu = taken["plain inference"]
@@ -106,14 +107,17 @@ def _variants(model: ZooModel, feeds: list[Feed], static: Sequence[str], folder:
         for feed in feeds:
             plain.run(None, feed)
 
-    def run_onnxq(options: CollectOptions) -> None:
-        collect(prepared.graph, taps, open_data(feeds, inputs=inputs), digest="bench", options=options)
+    def onnxq(**options: bool) -> Variant:
+        kept = ReusedSessions.of(CollectOptions(**options))
+        return lambda: (
+            collect(prepared.graph, taps, open_data(feeds, inputs=inputs), digest="bench", options=kept) and None
+        )
 
     variants: dict[str, Variant] = {
         "plain inference": run_plain,
-        "**onnxq, ranges only (max)**": lambda: run_onnxq(CollectOptions(range_only=True)),
-        "**onnxq, full statistics**": lambda: run_onnxq(CollectOptions()),
-        "onnxq, every element counted": lambda: run_onnxq(CollectOptions(full_histogram=True)),
+        "**onnxq, ranges only (max)**": onnxq(range_only=True),
+        "**onnxq, full statistics**": onnxq(),
+        "onnxq, every element counted": onnxq(full_histogram=True),
     }
     return variants | {f"quantize_static {name}": _static(path, name, feeds, folder) for name in static}
 
@@ -148,24 +152,17 @@ def _static(path: str, method: str, feeds: list[Feed], folder: Path) -> Variant:
 
 
 @contextlib.contextmanager
-def _sessions_are_kept() -> Iterator[None]:
-    """Sessions and shape inference of onnxq are made once: the clock sees what a batch costs."""
-    sessions: dict[str, Any] = {}
+def _axis_is_kept() -> Iterator[None]:
+    """Shape inference of onnxq is made once: the clock sees what a batch costs."""
     axes: list[Any] = []
-    make_session, sample_axis = runner.make_session, runner.SampleAxis
-
-    def session(model: Any, **options: Any) -> Any:
-        key = f"{hash(model.SerializeToString())} {options}"
-        if key not in sessions:
-            sessions[key] = make_session(model, **options)
-        return sessions[key]
+    sample_axis = runner.SampleAxis
 
     def axis(*arguments: Any) -> Any:
         if not axes:
             axes.append(sample_axis(*arguments))
         return axes[0]
 
-    with mock.patch.object(runner, "make_session", session), mock.patch.object(runner, "SampleAxis", axis):
+    with mock.patch.object(runner, "SampleAxis", axis):
         yield
 
 

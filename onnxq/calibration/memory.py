@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from onnx import helper
 
 from onnxq.calibration.batches import Batch
-from onnxq.calibration.counting import ALIVE
 from onnxq.calibration.session import Session
+from onnxq.calibration.tap_reader import ALIVE
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 

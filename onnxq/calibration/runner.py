@@ -1,8 +1,8 @@
-"""Runs a model under onnxruntime and gathers statistics of its tensors while the next batch is running.
+"""Runs a model under onnxruntime and gathers statistics of its tensors.
 
-One forward pass for each batch; one session; few batches' tensors exist at any time, whatever the number of samples.
-The model is cut down to what the tapped tensors need, so a detection head behind the last tap costs nothing. Statistics
-are values, so counting them in another thread, or group by group in several passes, cannot change the result.
+One forward pass for each batch; one session; one batch's tensors exist at any time, whatever the number of samples. The
+model is cut down to what the tapped tensors need, so a detection head behind the last tap costs nothing. Statistics are
+values, so counting them in several threads, or group by group in several passes, cannot change the result.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxq.calibration.batches import Batch, Batches
+from onnxq.calibration.blocked import blocked_session
+from onnxq.calibration.blocked_layout import Blocked
 from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
 from onnxq.calibration.memory import grouped_taps, tap_bytes
 from onnxq.calibration.progress import Progress, resident_bytes
-from onnxq.calibration.session import Session, make_session
+from onnxq.calibration.session import DEFAULT_PROVIDERS, PROVIDERS, Session, make_session
 from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.tap_reader import TapReader
 from onnxq.calibration.taps import (
     SampleAxis,
     derived_taps,
@@ -72,8 +75,30 @@ class CollectOptions:
             threads=self.threads,
             providers=self.providers,
             base_dir=graph.base_dir,
-            spin=False,
+            stop_spinning=True,
         )
+
+    def tapped_session(
+        self, graph: Graph, taps: Sequence[str], group: Sequence[str]
+    ) -> tuple[Session, tuple[Blocked | None, ...]]:
+        """A session that gives inner tensors of `graph`, and the layout of each. Raises as `session` does.
+
+        Args:
+            graph: The model.
+            taps: All tensors that are tapped.
+            group: Those that this session gives.
+        """
+        if self.on_cpu:
+            every = with_readable_outputs(graph, taps)
+            names = dict(zip(taps, every.outputs, strict=True))
+            if found := blocked_session(every, [names[name] for name in group], threads=self.threads):
+                return found
+        return self.session(with_readable_outputs(graph, group)), (None,) * len(group)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model runs on the CPU alone."""
+        return self.providers is None or {PROVIDERS.get(p.lower(), p) for p in self.providers} == set(DEFAULT_PROVIDERS)
 
 
 DEFAULT_OPTIONS = CollectOptions()
@@ -117,7 +142,14 @@ def collect(  # noqa: PLR0913 - the parts of one run
             where=f"{batches.label} data",
             hint="pass a function that returns a new generator, or raise memory_limit= (--memory-limit).",
         )
-    work = _Work(graph=graph, batches=batches, options=options, axis=SampleAxis(graph, first), progress=progress)
+    work = _Work(
+        graph=graph,
+        batches=batches,
+        options=options,
+        axis=SampleAxis(graph, first),
+        progress=progress,
+        inner=[name for name in outputs if not graph.is_input(name)],
+    )
     work.passes = len(groups)
     tables = []
     for number, group in enumerate(groups):
@@ -156,6 +188,7 @@ class _Work:
     options: CollectOptions
     axis: SampleAxis
     progress: Callable[[Progress], None] | None
+    inner: Sequence[str]
     passes: int = 1
     pass_number: int = 0
     runs: int = 0
@@ -168,7 +201,15 @@ class _Work:
         """Samples, their fingerprint, and the statistics of these taps and what follows from them."""
         self.pass_number += 1
         inner = [name for name in taps if not self.graph.is_input(name)]
-        session = self.options.session(with_readable_outputs(self.graph, inner)) if inner else None
+        session, layouts = self.options.tapped_session(self.graph, self.inner, inner) if inner else (None, ())
+        reader = TapReader(
+            session,
+            inner,
+            layouts,
+            inputs=[name for name in taps if self.graph.is_input(name)],
+            axis=self.axis,
+            in_parts=self.options.on_cpu,
+        )
         counter = Counter(
             taps,
             derived,
@@ -176,27 +217,23 @@ class _Work:
                 stop_at_nonfinite=self.options.nonfinite == "error",
                 full_histogram=self.options.full_histogram,
                 range_only=self.options.range_only,
+                threads=self.options.threads,
             ),
         )
         samples = 0
         try:
             with counter:
                 for batch in stream:
-                    counter.put(batch, self._values(session, taps, inner, batch), self.axis)
+                    for window in reader.windows(batch):
+                        counter.count(window)
                     samples += batch.samples
                     self._tell(samples)
+                for window in reader.rest():
+                    counter.count(window)
         except NonFiniteError as found:
             raise _nonfinite_error(self.graph, found, self.options) from None
         self.earlier_samples += samples
         return counter.samples, counter.fingerprint, counter.statistics()
-
-    def _values(
-        self, session: Session | None, taps: list[str], inner: list[str], batch: Batch
-    ) -> dict[str, NDArray[Any]]:
-        values = {name: batch.arrays[name] for name in taps if name in batch.arrays}
-        if session is not None:
-            values |= zip(inner, session.run(batch.arrays, where=batch.label), strict=True)
-        return values
 
     def _tell(self, samples: int) -> None:
         self.runs += 1

@@ -1,12 +1,14 @@
 """What is taken of one array: exact extremes of all its elements, and the elements that go into the histogram.
 
-A sample's tensor of more than SAMPLE elements gives every `stride`-th of them, in the order of memory:
+Of a sample's tensor of `size` elements, n(size) go into the histogram, evenly spread:
 
-    stride = the smallest integer >= size / SAMPLE that has no divisor in common with size
-    taken  = elements stride // 2, stride // 2 + stride, ...          each stands for `stride` elements
+    n(size) = size where size <= SAMPLE, else SAMPLE or a SHARE-th of them, whichever is more
+    stride  = the smallest integer >= size / n(size) that has no divisor in common with size
+    taken   = elements stride // 2, stride // 2 + stride, ...          each stands for `stride` elements
 
 The choice depends on the size of one sample's tensor alone, so it is the same for any batch size, order or split. A
 stride coprime to the size is coprime to every dimension: it walks through all channels, rows and columns in turn.
+Elements are numbered in the order of the model's layout, also where memory has another one (`tap_memory`).
 """
 
 from __future__ import annotations
@@ -20,19 +22,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from onnxq.errors import DataError
 
-SAMPLE = 65536
-"""Elements counted of one tensor of one sample.
+SAMPLE = 4096
+"""Elements counted of one tensor of one sample, at least."""
 
-With 32 samples, ranges then move less than they do when half of the samples are left out. Scales by mse, 95th
-percentile of the relative change over tensors, against every element counted:
-
-    elements a sample       4096   8192  16384  65536   (half of the samples)
-    efficientnet_lite0 %     8.5    5.9    3.7    0.2     4.1
-    squeezenet1.1 %           28     23     21      8      17
-"""
-
-_CACHE_ELEMENTS = 1 << 16
-"""Elements whose second reading still comes from a core's own cache (256 KiB)."""
+SHARE = 32
+"""Of larger tensors one element in so many is counted: a histogram then costs about as much as the extremes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,12 +67,12 @@ def stride_for(size: int) -> int:
     Args:
         size: Elements of one sample's tensor.
 
-    >>> stride_for(65536), stride_for(65537), stride_for(64 * 80 * 80)
-    (1, 2, 7)
+    >>> stride_for(4096), stride_for(4097), stride_for(64 * 80 * 80)
+    (1, 2, 33)
     """
     if size <= SAMPLE:
         return 1
-    stride = -(-size // SAMPLE)
+    stride = -(-size // max(SAMPLE, size // SHARE))
     while math.gcd(stride, size) > 1:
         stride += 1
     return stride
@@ -90,8 +84,8 @@ def extract(values: ArrayLike, *, rows: int | None = None, histogram: bool = Tru
     Args:
         values: Any shape and layout; any real dtype, taken as float32 (a finite double beyond float32 counts as
             non-finite).
-        rows: Samples along the first axis, each of which is cut down to about SAMPLE elements; 1 takes the whole array
-            for one sample. None takes every element.
+        rows: Samples along the first axis, of each of which some elements are taken; 1 takes the whole array for one
+            sample. None takes every element.
         histogram: Whether any elements are taken at all.
 
     Raises:
@@ -105,39 +99,16 @@ def extract(values: ArrayLike, *, rows: int | None = None, histogram: bool = Tru
         flat = array.ravel(order="K" if rows is None else "C").astype(np.float32, copy=False)
     if not flat.size:
         return Extract(count=0, nonfinite=0, rmin=math.inf, rmax=-math.inf, taken=flat, weight=1)
-    low, high, taken, weight = _read(flat, rows if histogram else None)
-    taken = taken if histogram else flat[:0]
+    size = flat.size // (rows or 1)
+    stride = 1 if rows is None or not histogram else stride_for(size)
+    taken = flat.reshape(-1, size)[:, stride // 2 :: stride].ravel() if histogram else flat[:0]
+    low, high = float(flat.min()), float(flat.max())
     nonfinite = 0
     # min and max pass NaN on and show infinities, so finite data pays nothing for this check.
     if not (math.isfinite(low) and math.isfinite(high)):
         finite = flat[np.isfinite(flat)]
         nonfinite = flat.size - finite.size
-        low, high = _extremes(finite) if finite.size else (math.inf, -math.inf)
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (math.inf, -math.inf)
         taken = taken[np.isfinite(taken)]
     # + 0.0 turns -0.0 into 0.0: which of the two comes first must not show.
-    return Extract(count=flat.size, nonfinite=nonfinite, rmin=low + 0.0, rmax=high + 0.0, taken=taken, weight=weight)
-
-
-def _read(flat: NDArray[np.float32], rows: int | None) -> tuple[float, float, NDArray[np.float32], int]:
-    """Extremes, the elements taken, and their weight; NaN and infinities show in the extremes."""
-    size = flat.size // (rows or 1)
-    stride = 1 if rows is None else stride_for(size)
-    if stride == 1:
-        low, high = _extremes(flat)
-        return low, high, flat, 1
-    lows, highs, parts = [], [], []
-    for start in range(0, flat.size, size):
-        row = flat[start : start + size]
-        # Piece by piece: a tensor larger than the cache is read from memory once, not three times.
-        for at in range(0, size, _CACHE_ELEMENTS):
-            piece = row[at : at + _CACHE_ELEMENTS]
-            lows.append(piece.min())
-            highs.append(piece.max())
-            parts.append(piece[(stride // 2 - at) % stride :: stride])
-    return float(np.min(lows)), float(np.max(highs)), np.concatenate(parts), stride
-
-
-def _extremes(flat: NDArray[np.float32]) -> tuple[float, float]:
-    # Both ends of a piece while it is in the cache.
-    ends = [(p.min(), p.max()) for p in (flat[i : i + _CACHE_ELEMENTS] for i in range(0, flat.size, _CACHE_ELEMENTS))]
-    return float(np.min([low for low, _ in ends])), float(np.max([high for _, high in ends]))
+    return Extract(count=flat.size, nonfinite=nonfinite, rmin=low + 0.0, rmax=high + 0.0, taken=taken, weight=stride)

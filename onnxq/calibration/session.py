@@ -5,7 +5,8 @@ folder (1.21 and later); where it cannot, or where the message would pass protob
 temporary folder that lives as long as the session.
 
 Outputs come without a copy: since 1.21 `InferenceSession.run` hands out arrays over onnxruntime's own buffer (1.18
-still copies, at 0.6 ns an element), so neither OrtValue nor DLPack is needed for it.
+still copies, at 0.6 ns an element). Callers that run a model often and keep nothing of its outputs give it arrays to
+write into (`Session.bind`): memory that is asked for anew in every run costs more than a small model.
 """
 
 from __future__ import annotations
@@ -89,6 +90,40 @@ class Session:
             raise _run_error(error, feed, where) from error
         return outputs
 
+    def bind(self, arrays: Sequence[NDArray[Any]]) -> Binding:
+        """Arrays for `run_into` to write into.
+
+        Args:
+            arrays: C-contiguous, one for each output, of its shape and element type.
+        """
+        return Binding(self._session, self.output_names, arrays)
+
+    def run_into(self, feed: Mapping[str, NDArray[Any]], binding: Binding, *, where: str = "input") -> None:
+        """As `run`, with the outputs in the arrays of `binding`.
+
+        Raises:
+            DataError: as for `run`; also where an output has another shape than its array.
+        """
+        try:
+            for name, array in feed.items():
+                binding.io.bind_cpu_input(name, array)
+            self._session.run_with_iobinding(binding.io)
+        except MemoryError:
+            raise
+        except Exception as error:  # as in `run`
+            raise _run_error(error, feed, where) from error
+
+
+class Binding:
+    """Outputs of a session bound to arrays, which it keeps alive."""
+
+    def __init__(self, session: ort.InferenceSession, names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> None:
+        self.io = session.io_binding()
+        self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+        self._arrays = tuple(arrays)
+        for name, value in zip(names, self._values, strict=True):
+            self.io.bind_ortvalue_output(name, value)
+
 
 def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime that callers set
     model: ModelProto | Path,
@@ -99,7 +134,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     base_dir: Path | None = None,
     optimised_model_path: Path | None = None,
     disabled_optimizers: Sequence[str] = (),
-    spin: bool = True,
+    stop_spinning: bool = False,
 ) -> Session:
     """Load a model into onnxruntime.
 
@@ -111,7 +146,8 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         base_dir: Folder that the external data of a model in memory is relative to.
         optimised_model_path: Where onnxruntime writes the graph that it really runs.
         disabled_optimizers: Names of onnxruntime's optimisers to leave out.
-        spin: Whether idle threads of onnxruntime keep their core busy while they wait (its default).
+        stop_spinning: Whether idle threads of onnxruntime let go of their core as soon as a run has ended; by default
+            they keep it busy for a while.
 
     Raises:
         ConfigError: a provider is not part of this onnxruntime.
@@ -123,8 +159,8 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     if threads is not None:
         options.intra_op_num_threads = threads
-    if not spin:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if stop_spinning:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     if optimised_model_path is not None:
         options.optimized_model_filepath = str(optimised_model_path)
     chosen = _known_providers(providers)

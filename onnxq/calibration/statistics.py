@@ -38,8 +38,8 @@ class TensorStats:
             everything was counted; 0 where only the range was kept.
         zeros: Weight of the elements counted that equal 0.
         nonfinite: NaN and infinite elements, exact; they are in no other field but `count`.
-        rmin: Smallest finite element, exact; +inf if none was seen.
-        rmax: Largest finite element, exact; -inf if none was seen.
+        rmin: Smallest finite element, exact, or 0 where none is below: a range has to hold 0. +inf if none was seen.
+        rmax: Largest finite element, exact, or 0 where none is above. -inf if none was seen.
         counts: int64, shape (2 * BINS,), read-only: weight of the finite non-zero elements counted, by bin; bin BINS
             starts at 0.
 
@@ -142,8 +142,8 @@ def _check_extremes(stats: TensorStats, binned: int) -> None:
             raise InternalError(f"extremes are {ends}, but no finite element was seen")
         return
     limit = float(np.finfo(np.float32).max)
-    if not -limit <= stats.rmin <= stats.rmax <= limit:
-        raise InternalError(f"extremes {ends} are not an interval of finite float32 numbers")
+    if not -limit <= stats.rmin <= 0.0 <= stats.rmax <= limit:
+        raise InternalError(f"extremes {ends} are not an interval around 0 of finite float32 numbers")
     if binned == 0:
         if stats.complete and ends != (0.0, 0.0):
             raise InternalError(f"extremes are {ends}, but every finite element is zero")
@@ -183,8 +183,9 @@ class StatsBuilder:
         """Add what was taken of an array."""
         self._count += part.count
         self._nonfinite += part.nonfinite
-        self._rmin = min(self._rmin, part.rmin)
-        self._rmax = max(self._rmax, part.rmax)
+        if part.count > part.nonfinite:
+            self._rmin = min(self._rmin, part.rmin, 0.0)
+            self._rmax = max(self._rmax, part.rmax, 0.0)
         size = part.taken.size
         if not size:
             return

@@ -109,6 +109,10 @@ class SampleAxis:
         self._inputs = batch.per_sample
         self._leading = frozenset[str]() if self._single or fixed else _leading(graph, batch)
 
+    def keeps_apart(self, taps: Iterable[str]) -> bool:
+        """Whether the first axis of all these taps counts samples: then a batch may as well be run in parts."""
+        return bool(self._inputs) and not self._single and self._leading.issuperset(taps)
+
     def rows(self, name: str, shape: tuple[int, ...], batch: Batch) -> int | None:
         """Samples along the first axis of a tap's array, 1 where all of it is one sample, None where unknown."""
         if self._single or not batch.per_sample:

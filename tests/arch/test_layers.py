@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     "onnxq.calibration.histogram": 2,
     "onnxq.calibration.statistics": 2,
     "onnxq.calibration.stats_file": 2,
+    "onnxq.calibration.blocked_layout": 2,
     "onnxq.calibration.sampling": 2,
     "onnxq.calibration.sharding": 2,
     "onnxq.calibration.methods": 3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 
 import numpy as np
 import pytest
@@ -337,6 +338,8 @@ def test_fingerprint_ignores_order_and_batching_and_sees_every_value():
 
 def test_fingerprint_layout_is_pinned():
     # A changed layout would orphan every saved statistics file.
-    batch = Batch(arrays={"x": np.zeros((1, 1), np.float32)}, samples=1, per_sample=frozenset("x"), label="")
-    digest = hashlib.blake2b(b"x\0<f4\0(1,)\0" + bytes(4), digest_size=16).digest()
+    values = np.arange(20000, dtype=np.float32)
+    batch = Batch(arrays={"x": values[None]}, samples=1, per_sample=frozenset("x"), label="")
+    sums = b"".join(zlib.crc32(values.tobytes()[i : i + 65536]).to_bytes(4, "little") for i in (0, 65536))
+    digest = hashlib.blake2b(b"x\0<f4\0(20000,)\0" + sums, digest_size=16).digest()
     assert batch.fingerprint() == f"{int.from_bytes(digest, 'little'):032x}"

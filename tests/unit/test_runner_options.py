@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq.calibration import counting, memory, progress, sampling
+from onnxq.calibration import memory, progress, sampling, tap_reader
 from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, collect
@@ -161,14 +161,14 @@ def test_a_tensor_beyond_the_limit():
     with pytest.raises(ConfigError) as caught:
         collect(graph, ["r"], data(graph), digest="d", options=CollectOptions(memory_limit=1000))
     assert str(caught.value) == (
-        "tensor 'r' takes 0.0 MB for 3 batches, more than the memory limit of 0.0 MB\n"
+        "tensor 'r' takes 0.0 MB for 2 batches, more than the memory limit of 0.0 MB\n"
         "Hint: raise memory_limit= (--memory-limit), or feed fewer samples at once: batch_size= (--batch-size)"
     )
 
 
 def test_groups_are_filled_in_order():
     sizes = {"a": 10, "b": 20, "c": 5, "d": 30}
-    assert memory.grouped_taps(sizes, 30 * counting.ALIVE) == [["a", "b"], ["c"], ["d"]]
+    assert memory.grouped_taps(sizes, 30 * tap_reader.ALIVE) == [["a", "b"], ["c"], ["d"]]
 
 
 def test_several_passes_need_data_that_can_be_read_again():
@@ -294,7 +294,6 @@ def test_ranges_alone_serve_the_method_max_alone():
 
 
 def test_the_elements_taken_are_those_of_the_definition(monkeypatch):
-    monkeypatch.setattr(sampling, "_CACHE_ELEMENTS", 37)  # pieces whose ends fall anywhere in a stride
     monkeypatch.setattr(sampling, "SAMPLE", 50)
     x = RNG.standard_normal((3, 7, 45)).astype(np.float32)
     part = sampling.extract(x, rows=3)
