@@ -51,6 +51,7 @@ from onnxq.stages import (
     check_sources,
     check_stats,
     checkpointing_from,
+    counted_share,
     expected_int8,
     incomplete,
     is_made_up,
@@ -159,7 +160,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         providers: onnxruntime's execution providers for calibration in fall-back order, such as ("cuda", "cpu"); None
             means the CPU.
         nonfinite: NaN and Inf in a tensor are an "error", or "ignore" leaves them out of the statistics.
-        full_histogram: Count every element of every tensor, not at most about 65536 of each sample's.
+        full_histogram: Count every element of every tensor, not a share of each sample's (see docs/calibration.md).
         memory_limit: Bytes that the tensors calibration looks at may take; where they do not fit, the data is read
             several times, with the same result.
         progress: Called now and then while calibrating.
@@ -227,6 +228,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             synthetic=is_made_up(data, stats, cache),
             synthetic_comparison=data is None,
             from_statistics=stats is not None,
+            counted_share=counted_share(known.stats),
+            providers=("cpu",) if providers is None or stats is not None else tuple(providers),
         ),
         output_path=None if path is None else str(path),
         output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),

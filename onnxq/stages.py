@@ -187,6 +187,12 @@ def no_stats(prepared: Prepared) -> StatsTable:
     return StatsTable(tensors={}, digest=prepared.plan.digest, samples=0)
 
 
+def counted_share(stats: StatsTable) -> float:
+    """Share of the finite elements that is in histograms; 1 where none was seen."""
+    finite = sum(s.finite for s in stats.values())
+    return sum(s.counted for s in stats.values()) / finite if finite else 1.0
+
+
 def incomplete(stats: StatsTable) -> tuple[str, ...]:
     """What a report says of statistics that lack shards of the data."""
     if stats.shards is None:

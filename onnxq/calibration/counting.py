@@ -29,8 +29,11 @@ from onnxq.calibration.taps import Function
 _ALONE_ELEMENTS = 1 << 18
 """So few elements are read by the calling thread before another has woken up."""
 
-_TAKEN_ELEMENTS = 1 << 19
-"""Elements taken that may wait to be counted (2 MiB), if one window does not have more."""
+_TAKEN_RUNS = 16
+"""Runs whose elements wait to be counted together, if one window does not have more: enough for long calls."""
+
+_TAKEN_ELEMENTS = 1 << 22
+"""Elements that may wait, if one window does not have more (16 MiB)."""
 
 _TAKEN_AT_ONCE = 1 << 17
 """Elements that one call takes."""
@@ -210,10 +213,9 @@ class Counter:
             return
         collected, self._collected = self._collected, None
 
-        def job(tap: int, name: str) -> Job:
-            return lambda: self._add(name, collected.extract(tap))
-
-        self._work([job(tap, name) for tap, name in enumerate(collected.names)])
+        # In this thread alone: the calls are short, and threads would spend their time handing over the interpreter.
+        for tap, name in enumerate(collected.names):
+            self._add(name, collected.extract(tap))
 
     # ---- threads -----------------------------------------------------------------------------------------------------
 
@@ -251,8 +253,9 @@ class _Collected:
         self._extremes: Extremes | None = None
         self.runs = 0
         self._places = geometry.taken if histogram else geometry.taken[:0]
-        most = max(runs, _TAKEN_ELEMENTS // max(1, self._places.size)) if histogram else 0
-        self._taken = np.empty((most, self._places.size), np.float32)
+        most = max(runs, min(_TAKEN_RUNS, _TAKEN_ELEMENTS // max(1, self._places.size))) if histogram else 0
+        # Filled, so that memory is the same from the first run on.
+        self._taken = np.full((most, self._places.size), 0.0, np.float32)
 
     def fits(self, geometry: Geometry, runs: int) -> bool:
         """Whether more runs of this geometry can be added."""

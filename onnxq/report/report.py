@@ -65,6 +65,8 @@ class DataFacts:
         synthetic: Whether the ranges come from made-up inputs.
         synthetic_comparison: Whether the errors were measured on made-up inputs.
         from_statistics: Whether the calibration samples are those of statistics of an earlier run.
+        counted_share: Share of the activations' elements that is in histograms; extremes are of all of them.
+        providers: Execution providers that calibration asked for, in fall-back order.
     """
 
     source: str
@@ -73,6 +75,8 @@ class DataFacts:
     synthetic: bool
     synthetic_comparison: bool = False
     from_statistics: bool = False
+    counted_share: float = 1.0
+    providers: tuple[str, ...] = ("cpu",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,10 @@ def data_text(data: DataFacts) -> str:
     if not data.samples:
         return measured
     calibrated = counted(data.samples, "sample")
+    if data.counted_share < 1.0:
+        calibrated += f" ({data.counted_share:.1%} of the activations in histograms, all in extremes)"
+    if data.providers != ("cpu",):
+        calibrated += f" on {', '.join(data.providers)} (whose rounding differs from the CPU's)"
     if data.from_statistics:
         return f"{calibrated} in the given statistics, {measured}"
     return f"{calibrated} from {data.source}, errors measured on {data.held_out_samples} held out"
