@@ -98,8 +98,16 @@ class Session:
         """
         return Binding(self._session, self.output_names, arrays)
 
-    def run_into(self, feed: Mapping[str, NDArray[Any]], binding: Binding, *, where: str = "input") -> None:
+    def run_into(
+        self, feed: Mapping[str, NDArray[Any]], binding: Binding, *, where: str = "input", shrink: bool = False
+    ) -> None:
         """As `run`, with the outputs in the arrays of `binding`.
+
+        Args:
+            feed: As for `run`.
+            binding: From `bind`.
+            where: As for `run`.
+            shrink: Whether onnxruntime then gives back memory that it has kept since earlier runs.
 
         Raises:
             DataError: as for `run`; also where an output has another shape than its array.
@@ -107,7 +115,10 @@ class Session:
         try:
             for name, array in feed.items():
                 binding.io.bind_cpu_input(name, array)
-            self._session.run_with_iobinding(binding.io)
+            options = ort.RunOptions()
+            if shrink:
+                options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+            self._session.run_with_iobinding(binding.io, options)
         except MemoryError:
             raise
         except Exception as error:  # as in `run`

@@ -118,8 +118,12 @@ class TapReader:
         self._memory = None if session is None else _Memory(session)
         # Shapes of what a run writes, by what it is fed (see `_key`); None where that is not always the same.
         self._known: dict[Shapes, Shapes | None] = {}
+        # What inference says of the first batch: nothing is run to find out, but it may be wrong.
+        self._expected = _in_memory(axis.shapes(taps), layouts)
         self._pending: list[Batch] = []
         self._geometry: Geometry | None = None
+        # What onnxruntime wrote the last run's outputs to, it would keep for outputs that now go elsewhere.
+        self._shrink = False
 
     def windows(self, batch: Batch) -> Iterator[Window]:
         """Run a batch; the windows that are complete with it.
@@ -127,8 +131,11 @@ class TapReader:
         Raises:
             DataError: onnxruntime refuses the batch, or a node fails on it.
         """
+        if self._expected is not None:
+            self._known[self._key(batch)] = self._expected
         for part in self._parts(batch):
             yield from self._run(part)
+        self._expected = None
 
     def rest(self) -> Iterator[Window]:
         """The window of the last runs, if there are any."""
@@ -189,11 +196,15 @@ class TapReader:
         runs = max(1, min(WINDOW_ELEMENTS // max(1, geometry.elements), _WINDOW_RUNS))
         try:
             binding = self._memory.binding(geometry, runs, len(self._pending))
-            self._session.run_into(batch.arrays, binding, where=batch.label)
+            self._session.run_into(batch.arrays, binding, where=batch.label, shrink=self._shrink)
+            self._shrink = False
         except DataError:
             # Either its outputs have other shapes this time, or the model fails on it, which will show.
             yield from self.rest()
-            self._known[self._key(batch)] = None
+            if self._expected is None:
+                self._known[self._key(batch)] = None
+            else:
+                del self._known[self._key(batch)]
             yield from self._run_alone(batch, self._session)
             return
         self._pending.append(batch)
@@ -202,6 +213,7 @@ class TapReader:
 
     def _run_alone(self, batch: Batch, session: Session) -> Iterator[Window]:
         arrays = session.run(batch.arrays, where=batch.label)
+        self._shrink = True
         key = self._key(batch)
         if key not in self._known:
             fit = all(array.size and array.dtype == np.float32 for array in arrays)
@@ -221,6 +233,16 @@ class TapReader:
             name: [Tapped(array=b.arrays[name], rows=self._axis.rows(name, b.arrays[name].shape, b)) for b in batches]
             for name in self._inputs
         }
+
+
+def _in_memory(shapes: Shapes | None, layouts: Sequence[Blocked | None]) -> Shapes | None:
+    """Shapes as onnxruntime gives them, with padded channels."""
+    if shapes is None:
+        return None
+    return tuple(
+        shape if blocked is None else (shape[0], -(-shape[1] // blocked.block) * blocked.block, *shape[2:])
+        for shape, blocked in zip(shapes, layouts, strict=True)
+    )
 
 
 class _Memory:

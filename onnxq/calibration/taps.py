@@ -107,7 +107,24 @@ class SampleAxis:
         self._single = all(size == 1 for size in firsts.values())
         fixed = any(isinstance(size, int) for size in firsts.values())
         self._inputs = batch.per_sample
-        self._leading = frozenset[str]() if self._single or fixed else _leading(graph, batch)
+        self._inferred_for_any = not (self._single or fixed)
+        seen = _marked(graph, batch) if self._inferred_for_any else graph
+        self._shapes = {n: seen.shape(n) for n in _outputs(graph) if graph.dtype(n) == TensorProto.FLOAT}
+        self._leading = frozenset(
+            name for name in _outputs(seen) if not fixed and (seen.shape(name) or (0,))[0] == _MARKER
+        )
+
+    def shapes(self, taps: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
+        """Shapes of these taps for a batch like the one given, as far as inference tells; None where one is unknown.
+
+        The first size of a tap that counts samples means nothing.
+        """
+        if self._inferred_for_any and not self.keeps_apart(taps):
+            return None
+        found = [self._shapes.get(name) for name in taps]
+        if not all(shape is not None and all(isinstance(size, int) and size for size in shape) for shape in found):
+            return None
+        return tuple(tuple(int(size or 0) for size in shape or ()) for shape in found)
 
     def keeps_apart(self, taps: Iterable[str]) -> bool:
         """Whether the first axis of all these taps counts samples: then a batch may as well be run in parts."""
@@ -121,8 +138,12 @@ class SampleAxis:
         return batch.samples if known and shape and shape[0] == batch.samples else None
 
 
-def _leading(graph: Graph, batch: Batch) -> frozenset[str]:
-    """Tensors whose first dimension is the number of samples, by shape inference with a number that stands out."""
+def _outputs(graph: Graph) -> list[str]:
+    return [name for node in graph.nodes for name in node.output if name]
+
+
+def _marked(graph: Graph, batch: Batch) -> Graph:
+    """The model with shapes as for `batch`, but for a number of samples that stands out."""
     marked = graph.copy()
     for name, array in batch.arrays.items():
         sizes = (_MARKER, *array.shape[1:]) if name in batch.per_sample else array.shape
@@ -132,5 +153,4 @@ def _leading(graph: Graph, batch: Batch) -> frozenset[str]:
         value.type.tensor_type.ClearField("shape")
     marked.set_value_info(())
     infer_shapes(marked)
-    shapes = {name: marked.shape(name) for node in graph.nodes for name in node.output if name}
-    return frozenset(name for name, shape in shapes.items() if shape and shape[0] == _MARKER)
+    return marked

@@ -187,14 +187,25 @@ def test_a_batch_is_run_in_parts_that_fit(monkeypatch):
     sizes = []
     run_into = runner.Session.run_into
 
-    def seen(self, feed, binding, **where):
+    def seen(self, feed, binding, **options):
         sizes.append(len(feed["x"]))
-        run_into(self, feed, binding, **where)
+        run_into(self, feed, binding, **options)
 
     monkeypatch.setattr(runner.Session, "run_into", seen)
     monkeypatch.setattr(tap_reader, "PART_ELEMENTS", 60000)
     assert collect(graph, TAPS, data(graph, batch_size=6), digest="d") == whole
-    assert sizes == [2, 3]  # the first sample alone shows that one takes 16 416 elements
+    assert sizes == [2, 2, 2]  # a sample takes 16 416 elements
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("wrong", [None, (2, 16, 12, 12)])
+def test_shapes_that_inference_does_not_know_are_learnt_from_one_sample(monkeypatch, wrong):
+    graph = conv_net()
+    expected = collect(graph, TAPS, data(graph, batch_size=6), digest="d")
+    shapes = None if wrong is None else (wrong,) * len(TAPS[1:])
+    monkeypatch.setattr(runner.SampleAxis, "shapes", lambda *_: shapes)
+    assert collect(graph, TAPS, data(graph, batch_size=6), digest="d") == expected
+    assert collect(graph, TAPS, data(graph), digest="d") == expected
 
 
 @pytest.mark.usefixtures("small")
