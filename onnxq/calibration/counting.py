@@ -250,7 +250,7 @@ class _Collected:
     def __init__(self, geometry: Geometry, names: Sequence[str], runs: int, *, histogram: bool) -> None:
         self.names = tuple(names)
         self._geometry = geometry
-        self._extremes: Extremes | None = None
+        self._extremes = Extremes(len(names))
         self.runs = 0
         self._places = geometry.taken if histogram else geometry.taken[:0]
         most = max(runs, min(_TAKEN_RUNS, _TAKEN_ELEMENTS // max(1, self._places.size))) if histogram else 0
@@ -281,12 +281,11 @@ class _Collected:
 
     def add(self, runs: int, extremes: Extremes) -> None:
         """Keep what `jobs` copied, and these extremes."""
-        self._extremes = extremes if self._extremes is None else self._extremes.merged(extremes)
+        self._extremes = extremes if self.runs == 0 else self._extremes.merged(extremes)
         self.runs += runs
 
     def extract(self, tap: int) -> Extract:
         """All that was taken of one tap."""
-        assert self._extremes is not None
         taken = self._taken[: self.runs, self._geometry.cuts[tap]] if self._places.size else self._taken
         return Extract(
             count=self._geometry.counts[tap] * self.runs,

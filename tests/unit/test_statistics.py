@@ -167,8 +167,8 @@ def test_equality_and_hash() -> None:
         ({"count": 3, "zeros": 2}, r"count is 3 and 3 were counted, but 2 zeros, 0 non-finite and 2 binned"),
         ({"count": 2}, r"count is 2 and 3 were counted, but 1 zeros"),
         ({"counted": 4, "count": 9}, r"count is 9 and 4 were counted, but 1 zeros"),
-        ({"rmax": math.inf}, r"are not an interval of finite float32 numbers"),
-        ({"rmin": 3.0}, r"are not an interval of finite float32 numbers"),
+        ({"rmax": math.inf}, r"are not an interval around 0 of finite float32 numbers"),
+        ({"rmin": 3.0}, r"are not an interval around 0 of finite float32 numbers"),
         ({"rmax": 1.5}, r"used bins \[.*\] do not fit extremes"),
         (
             {"counts": np.zeros(2 * BINS, np.int64), "count": 1, "counted": 1},

@@ -119,7 +119,7 @@ def test_every_truncation_is_found(tmp_path: Path) -> None:
         (build(head(row(first=-1, bins=1)), b"\1"), r"bins \[-1, 0\) do not exist"),
         (build(head(row(itemsize=3))), r"damaged \(KeyError: 3"),
         (build(head(row(count=2, counted=2))), r"count is 2 and 2 were counted, but 1 zeros"),
-        (build(head(row(rmin="nan"))), r"are not an interval of finite"),
+        (build(head(row(rmin="nan"))), r"are not an interval around 0 of finite"),
         (build(head(row(rmin="x"))), r"invalid hexadecimal"),
         (build(head(row(rmin=0.0))), r"damaged \(TypeError"),
         (build(head(row()), b"\0"), r"1 bytes are left over"),
