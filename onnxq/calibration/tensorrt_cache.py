@@ -25,11 +25,11 @@ import numpy as np
 from onnxq.calibration.methods import Method, solve_range
 from onnxq.calibration.solve import share_ranges
 from onnxq.calibration.statistics import StatsTable
-from onnxq.calibration.stats_file import write_whole
 from onnxq.errors import ArtifactError, ConfigError, InternalError
 from onnxq.numerics.qparams import Range, qparams_from_range
 from onnxq.planning.plan import QuantPlan
 from onnxq.targets.tensorrt import TENSORRT
+from onnxq.whole_files import write_whole
 
 DEFAULT_TENSORRT_VERSION = "8.6.1"
 """The last of 8.x. From 10.1 on TensorRT calls its calibrators, which read caches, deprecated."""
@@ -139,7 +139,8 @@ def save_tensorrt_cache(cache: TensorRTCache, path: str | os.PathLike[str]) -> N
     """Write a cache, which appears whole or not at all.
 
     Raises:
-        ArtifactError: it cannot be written, or a tensor's name does not fit on a line.
+        ConfigError: it cannot be written.
+        ArtifactError: a tensor's name does not fit on a line.
     """
     lines = [cache.header]
     for name, scale in cache.scales.items():
@@ -151,7 +152,7 @@ def save_tensorrt_cache(cache: TensorRTCache, path: str | os.PathLike[str]) -> N
     try:
         write_whole(Path(path), "".join(f"{line}\n" for line in lines).encode())
     except OSError as error:
-        raise ArtifactError(
+        raise ConfigError(
             f"cannot write the calibration cache: {error.strerror or error}",
             where=str(path),
             hint="choose a writable place with output= (-o)",

@@ -149,6 +149,9 @@ USAGE = {
     ("quantize", "model.onnx", "-o", "a.html", "--report", "a.html"): "--output names the same file",
     ("quantize", "model.onnx", "-o", "data.npz"): "the file exists",
     ("quantize", "model.onnx", "-o", "."): "this is not a regular file",
+    ("quantize", "model.onnx", "-o", "-"): "models and reports are written to files, not to stdout",
+    ("quantize", "model.onnx", "--report", "-"): "models and reports are written to files, not to stdout",
+    ("quantize", "model.onnx", "-o", "q.bin"): "the name of a model ends in .onnx",
     ("quantize", "model.onnx", "-o", "nowhere/q.onnx"): "the folder 'nowhere' does not exist",
     ("quantize",): "Missing argument 'MODEL'",
     ("quantise", "model.onnx"): "No such command 'quantise'",
@@ -264,7 +267,7 @@ def test_files_that_cannot_be_written_are_named(run: Run, folder: Path, monkeypa
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("onnxq.cli.files.write_whole", full)
     result = run("quantize", "model.onnx", "--data", "data.npz", "--report", "r.html")
     assert result.exit_code == 2
     assert "error: --report 'r.html': the file cannot be written: No space left on device" in result.stderr

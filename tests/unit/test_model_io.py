@@ -189,6 +189,8 @@ class TestSave:
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(ConfigError, match="this is not a regular file"):
             save_model(model, tmp_path / "pipe", force=True)
+        with pytest.raises(ConfigError, match=r"ends in \.onnx\nHint: pass output='q\.bin\.onnx' \(-o\)"):
+            save_model(model, tmp_path / "q.bin")
 
     @pytest.mark.parametrize("external", [False, True])
     @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -208,8 +210,12 @@ class TestSave:
         if step == "fsync":
             monkeypatch.setattr(os, "fsync", full)
         else:
-            # The last rename is the one of the model itself.
-            monkeypatch.setattr(Path, "replace", lambda s, t: full() if Path(t).name == "out.onnx" else replace(s, t))
+            # The last rename is the one of the new model itself; putting the old one back works.
+            monkeypatch.setattr(
+                Path,
+                "replace",
+                lambda s, t: full() if t.name == "out.onnx" and s.suffix == ".tmp" else replace(s, t),
+            )
         with pytest.raises(ConfigError, match="the model cannot be written: No space left on device"):
             save_model(model, tmp_path / "out.onnx", force=True)
         assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -221,14 +227,14 @@ class TestSave:
         self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
-        replace = Path.replace
+        link = os.link
 
-        def fail_on_model(source: Path, target: Path) -> Path:
-            if target.name == "out.onnx":
+        def fail_on_model(source: str, target: str, **options: Any) -> None:
+            if target == "out.onnx":
                 raise OSError(5, "Input/output error")
-            return replace(source, target)
+            link(source, target, **options)
 
-        monkeypatch.setattr(Path, "replace", fail_on_model)
+        monkeypatch.setattr(os, "link", fail_on_model)
         with pytest.raises(ConfigError, match="Input/output error"):
             save_model(model, tmp_path / "out.onnx")
         assert not list(tmp_path.iterdir())
