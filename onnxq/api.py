@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,8 +218,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     )
     facts = RunFacts(
         method=known.label,
-        size_before_bytes=size_bytes(prepared.source),
-        size_after_bytes=size_bytes(quantized),
+        size_before_bytes=size_bytes(model, prepared.source),
+        size_after_bytes=size_bytes(result, quantized),
         data=DataFacts(
             source=source_name(data),
             samples=known.stats.samples,
@@ -237,7 +237,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)
     report = build_report(verification, facts, plan=plan, qparams=qparams)
     if path is not None:
-        save_model(result, path, force=force, base_dir=quantized.base_dir)
+        written = save_model(result, path, force=force, base_dir=quantized.base_dir)
+        report = replace(report, size_after_bytes=written)
     return QuantizeResult(model=result, plan=plan, stats=known.stats, qparams=qparams, report=report, output=path)
 
 
@@ -351,8 +352,8 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     candidate = quantized.to_model() if quantized.base_dir is None else quantized
     verification = verify_model(source, candidate, feeds, table.name)
     facts = RunFacts(
-        size_before_bytes=size_bytes(source),
-        size_after_bytes=size_bytes(quantized),
+        size_before_bytes=size_bytes(float_model, source),
+        size_after_bytes=size_bytes(quantized_model, quantized),
         data=DataFacts(
             source=source_name(data),
             samples=0,

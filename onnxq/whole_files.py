@@ -175,7 +175,7 @@ def _copy(source: BinaryIO, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to the disk. Windows and some network drives cannot; the file is whole all the same."""
+    """Bring the names in `folder` to the disk. Where that is impossible (Windows), files are whole all the same."""
     with contextlib.suppress(OSError), _folder(folder) as descriptor:
         os.fsync(descriptor)
 

@@ -90,7 +90,7 @@ def inspect_model(path: Path) -> ModelFacts:
     frame = graph.frame
     return ModelFacts(
         path=str(path),
-        size_bytes=size_bytes(graph),
+        size_bytes=size_bytes(path, graph),
         ir_version=frame.ir_version,
         opsets={entry.domain or "ai.onnx": entry.version for entry in frame.opset_import},
         producer=f"{frame.producer_name} {frame.producer_version}".strip(),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxq.errors import ConfigError
+from onnxq.graph.external_data import is_external, take_inside, tensors_in, tensors_of
 from onnxq.graph.view import frame_of, tensor_bytes
 from onnxq.whole_files import Draft, draft, hidden_beside, try_folder, write_whole
 
@@ -29,7 +30,7 @@ _PAGE_BYTES = 4096
 
 def save_model(
     model: ModelProto, path: str | os.PathLike[str], *, force: bool = False, base_dir: Path | None = None
-) -> None:
+) -> int:
     """Write `model` to `path`; on any failure nothing is left behind and files already there stay as they were.
 
     Args:
@@ -37,6 +38,9 @@ def save_model(
         path: Where to.
         force: Whether an existing file may be replaced.
         base_dir: Folder that the model's own external data locations are relative to.
+
+    Returns:
+        Bytes written.
 
     Raises:
         ConfigError: `path` exists and `force` is not given, is no place for a file, or cannot be written.
@@ -46,9 +50,10 @@ def save_model(
     check_output(target, force=force)
     try:
         if needs_data_file(model):
-            _write_with_data(model, target, base_dir, force=force)
-        else:
-            write_whole(target, _inlined(model, base_dir).SerializeToString(deterministic=True), replace=force)
+            return _write_with_data(model, target, base_dir, force=force)
+        content = _inlined(model, base_dir).SerializeToString(deterministic=True)
+        write_whole(target, content, replace=force)
+        return len(content)
     except FileExistsError as error:
         raise _exists(target) from error
     except OSError as error:
@@ -109,7 +114,7 @@ def data_file(target: Path) -> Path:
 
 def needs_data_file(model: ModelProto) -> bool:
     """Whether a model is too large for one file."""
-    size = sum(int(tensor.ByteSize()) + _external_bytes(tensor) for tensor in _tensors(model.graph))
+    size = sum(int(tensor.ByteSize()) + _external_bytes(tensor) for tensor in tensors_of(model.graph))
     return size > _INLINE_LIMIT_BYTES
 
 
@@ -121,20 +126,17 @@ def _external_bytes(tensor: TensorProto) -> int:
 
 def _inlined(model: ModelProto, base_dir: Path | None) -> ModelProto:
     """`model` with all data inside; itself where that is so already."""
-    if not any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
+    if not any(map(is_external, tensors_of(model.graph))):
         return model
     whole = ModelProto()
     whole.CopyFrom(model)
-    for tensor in _tensors(whole.graph):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            data = tensor_bytes(tensor, base_dir) or b""  # external data is never None
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
-            tensor.raw_data = data
+    for tensor in tensors_of(whole.graph):
+        if is_external(tensor):
+            take_inside(tensor, base_dir)
     return whole
 
 
-def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, *, force: bool) -> None:
+def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, *, force: bool) -> int:
     data_target = data_file(target)
     if data_target.exists() and not data_target.is_file():
         raise ConfigError(
@@ -149,12 +151,14 @@ def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, *, 
     for field in ("input", "output", "value_info"):
         getattr(slim.graph, field).extend(getattr(model.graph, field))
     with draft(data_target) as data, draft(target) as written:
-        for tensor in _tensors(slim.graph):
+        for tensor in chain.from_iterable(map(tensors_in, slim.graph.node)):
             _move_out(tensor, tensor, data_target.name, data.stream, base_dir)
         for tensor in model.graph.initializer:
             _move_out(tensor, slim.graph.initializer.add(), data_target.name, data.stream, base_dir)
         written.stream.write(slim.SerializeToString(deterministic=True))
+        size = data.stream.tell() + written.stream.tell()
         _publish_pair(data, written, force=force)
+    return size
 
 
 def _move_out(source: TensorProto, into: TensorProto, location: str, stream: BinaryIO, base_dir: Path | None) -> None:
@@ -208,19 +212,3 @@ def _publish_pair(data: Draft, model: Draft, *, force: bool) -> None:
         raise
     for _, hidden in moved:
         hidden.unlink(missing_ok=True)
-
-
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """Every tensor of a graph: initializers, and those in attributes, bodies included."""
-    yield from graph.initializer
-    for node in graph.node:
-        yield from _attribute_tensors(node)
-
-
-def _attribute_tensors(node: NodeProto) -> Iterator[TensorProto]:
-    for attr in node.attribute:
-        if attr.type == AttributeProto.TENSOR:
-            yield attr.t
-        yield from attr.tensors
-        for body in [attr.g] if attr.type == AttributeProto.GRAPH else attr.graphs:
-            yield from _tensors(body)

@@ -61,14 +61,6 @@ class TestLoad:
         renamed.graph.node[1].op_type = "Sigmoid"
         assert len({model_digest(m) for m in (model, other, renamed)}) == 3
 
-    def test_external_data_is_read_only_when_asked_for(self, model: ModelProto, tmp_path: Path) -> None:
-        graph = load_graph(saved_external(model, tmp_path))
-        np.testing.assert_array_equal(graph.constant("w"), normal(300, 4))
-        (tmp_path / "weights.bin").unlink()
-        graph = load_graph(tmp_path / "m.onnx")
-        with pytest.raises(ModelError, match="initializer 'w': its data cannot be read"):
-            graph.constant("w")
-
     @pytest.mark.parametrize(
         ("content", "message", "hint"),
         [
@@ -317,19 +309,9 @@ class TestSave:
         path = saved_external(model, tmp_path)
         graph = load_graph(path)
         (tmp_path / "weights.bin").write_bytes(b"short")
-        with pytest.raises(ModelError, match="initializer 'w': its data cannot be read"):
+        with pytest.raises(ModelError, match=r"tensor 'w': .* has 5 bytes for it, expected 4800"):
             save_model(graph.to_model(), tmp_path / "out.onnx", base_dir=tmp_path)
         assert names_in(tmp_path) == ["m.onnx", "weights.bin"]
-
-    def test_shortened_external_data_under_an_onnx_that_does_not_notice(
-        self, model: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        graph = load_graph(saved_external(model, tmp_path))
-        monkeypatch.setattr(
-            onnx.external_data_helper, "load_external_data_for_tensor", lambda t, _: setattr(t, "raw_data", b"short")
-        )
-        with pytest.raises(ModelError, match="initializer 'w': its data cannot be read: 5 bytes, expected 4800"):
-            save_model(graph.to_model(), tmp_path / "out.onnx", base_dir=tmp_path)
 
     @pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd"])
     def test_external_data_outside_of_the_folder(self, model: ModelProto, tmp_path: Path, location: str) -> None:
