@@ -25,7 +25,7 @@ from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, NonFinite
 from onnxq.calibration.sharding import Shard, shard_from
-from onnxq.calibration.solve import QParamsTable, solve_from_ranges
+from onnxq.calibration.solve import QParamsTable, replaced_note, solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
 from onnxq.graph.model import (
@@ -63,7 +63,6 @@ from onnxq.stages import (
     origin_check,
     prepare,
     read_through,
-    replaced_by_max,
     rewrite,
     source_name,
     uncorrected,
@@ -230,8 +229,13 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         ),
         output_path=None if path is None else str(path),
         output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),
-        warnings=incomplete(known.stats),
-        notes=(*prepared.plan.notes, *replaced_by_max(known), *batches.notes, *uncorrected(recover, samples)),
+        warnings=(*incomplete(known.stats), *batches.warnings),
+        notes=(
+            *prepared.plan.notes,
+            *replaced_note(known.label, known.replaced),
+            *batches.notes,
+            *uncorrected(recover, samples),
+        ),
         seconds=clock.seconds,
     )
     plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)
@@ -264,6 +268,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     resume: bool = False,
     ray: str | bool = False,
     progress: ProgressCallback | None = None,
+    remark: Callable[[str], None] | None = None,
 ) -> StatsTable:
     """Statistics of every activation that `target` quantizes, enough for every method.
 
@@ -276,6 +281,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         checkpoint: File in which the statistics so far are saved once a minute, and which is removed at the end.
         resume: Go on from the checkpoint of an interrupted run, where there is one.
         ray: Spread the batches over a Ray cluster: its address, or True for the one of this machine.
+        remark: Called at the end with each thing about the data that a person should read.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
@@ -297,7 +303,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     batches = open_batches(
         prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=part
     )
-    return collect_as_asked(
+    stats = collect_as_asked(
         prepared.graph,
         prepared.plan.observed(),
         batches,
@@ -307,6 +313,10 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         checkpointing=checkpointing_from(checkpoint, resume),
         ray=ray,
     )
+    if remark is not None:
+        for text in (*batches.warnings, *batches.notes):
+            remark(text)
+    return stats
 
 
 def plan(
@@ -361,6 +371,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
             synthetic=False,
             synthetic_comparison=data is None,
         ),
+        warnings=batches.warnings,
         notes=batches.notes,
     )
     return build_report(verification, facts, extra_checks=origin_check(source, quantized, verification.outputs))

@@ -252,8 +252,8 @@ def _skip(stream: Iterator[Batch], saved: Saved, path: Path) -> None:
         fingerprint = combine_fingerprints(fingerprint, batch.fingerprint())
     if (samples, fingerprint) != (saved.stats.samples, saved.stats.data_fingerprint):
         raise ArtifactError(
-            f"the checkpoint is of other data: its first {saved.batches} batches were {saved.stats.samples} samples "
-            "that are not those of this run",
+            f"the checkpoint is of other data: its first {counted(saved.batches, 'batch', 'batches')} were "
+            f"{counted(saved.stats.samples, 'sample')} that are not those of this run",
             where=str(path),
             hint="resume with the same data in the same order, and with the same options for it "
             "(batch_size= (--batch-size), limit= (--limit), shard= (--shard), layout= (--layout), images= (--images))",

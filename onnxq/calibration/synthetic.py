@@ -20,6 +20,7 @@ from onnxq.calibration.inputs import InputSpec, InputSpecs
 from onnxq.calibration.session import make_session
 from onnxq.errors import DataError
 from onnxq.graph.view import Dim, Graph, attribute
+from onnxq.plural import counted
 
 # Open image sizes to try, (height, width): classification, text recognition, detection at multiples of 32, tiny.
 _IMAGE_SIZES = ((224, 224), (48, 320), (48, 192), (320, 320), (640, 640), (32, 32), (28, 28))
@@ -136,7 +137,8 @@ def _runnable(graph: Graph, specs: InputSpecs, limits: Mapping[str, int | None],
         if all(np.isfinite(o).all() for o in outputs if isinstance(o, np.ndarray) and o.dtype.kind == "f"):
             return guess
     raise DataError(
-        f"no synthetic input fits the model ({len(tried)} shapes tried): {failure or 'its outputs are NaN or Inf'}",
+        f"no synthetic input fits the model ({counted(len(tried), 'shape')} tried): "
+        f"{failure or 'its outputs are NaN or Inf'}",
         hint="pass real data= (--data).",
     )
 

@@ -23,7 +23,8 @@ from rich.text import Text
 
 from onnxq.graph.model import get_metadata, load_graph, size_bytes
 from onnxq.graph.view import Dim, Graph, attribute
-from onnxq.report.wording import size_text
+from onnxq.plural import counted
+from onnxq.sizes import size_text
 
 _SHOWN_CHANNELS = 3
 
@@ -164,7 +165,8 @@ def facts_table(facts: ModelFacts) -> RenderableType:
 
 def _rows(facts: ModelFacts) -> Iterable[tuple[str, str]]:
     yield "model", facts.path
-    yield "size", f"{size_text(facts.size_bytes)}, {facts.parameters:,} values in initializers"
+    values = "1 value" if facts.parameters == 1 else f"{facts.parameters:,} values"
+    yield "size", f"{size_text(facts.size_bytes)}, {values} in initializers"
     opsets = ", ".join(f"{domain} {version}" for domain, version in facts.opsets.items())
     yield "opset", f"{opsets} (IR version {facts.ir_version})"
     if facts.producer:
@@ -186,7 +188,7 @@ def _value_text(value: ValueFacts) -> str:
 
 
 def _pairs_table(pairs: tuple[PairFacts, ...]) -> Table:
-    table = Table(title=f"{len(pairs)} quantized tensors", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=counted(len(pairs), "quantized tensor"), title_justify="left", box=None, pad_edge=False)
     for heading in ("tensor", "kind", "type", "axis", "zero-point", "scale"):
         table.add_column(heading, overflow="fold")
     for pair in pairs:

@@ -17,6 +17,7 @@ LAYERS: dict[str, int] = {
     "onnxq.errors": 0,
     "onnxq.version": 0,
     "onnxq.plural": 0,
+    "onnxq.sizes": 0,
     "onnxq.whole_files": 0,
     "onnxq.config": 1,
     "onnxq.numerics": 1,

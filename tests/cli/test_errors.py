@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from onnxq.cli.group import failure_of
 from onnxq.cli.main import cli
+from onnxq.cli.signals import Terminated
 from onnxq.errors import ConfigError, DataError, InternalError
 from tests.cli.conftest import Run, samples, tiny_model
 
@@ -114,11 +115,6 @@ def test_an_operator_that_nothing_here_can_run(run: Run, folder: Path) -> None:
     assert files(folder) == before
 
 
-def test_calibrate_needs_data(run: Run, folder: Path) -> None:
-    result = run("calibrate", "model.onnx", "-o", "m.stats")
-    assert (result.exit_code, result.stderr) == (3, "error: there is no calibration data\nhint: pass --data SRC\n")
-
-
 def test_statistics_of_another_model(run: Run, folder: Path) -> None:
     run("calibrate", "model.onnx", "--data", "data.npz", "-o", "m.stats")
     other = tiny_model()
@@ -153,6 +149,11 @@ USAGE = {
     ("quantize", "model.onnx", "--report", "-"): "models and reports are written to files, not to stdout",
     ("quantize", "model.onnx", "-o", "q.bin"): "the name of a model ends in .onnx",
     ("quantize", "model.onnx", "-o", "nowhere/q.onnx"): "the folder 'nowhere' does not exist",
+    ("quantize", "model.onnx", "--data", "data.npz", "--images", "yolo"): "the data is not a folder of images",
+    ("quantize", "model.onnx", "--data", "data.npz", "--mean", "0.5"): "the data is not a folder of images",
+    ("quantize", "model.onnx", "--mean", "0.5"): "images are described, but there is no data",
+    ("verify", "model.onnx", "model.onnx", "--color", "bgr"): "images are described, but there is no data",
+    ("calibrate", "model.onnx", "-o", "m.stats"): "there is no calibration data",
     ("quantize",): "Missing argument 'MODEL'",
     ("quantise", "model.onnx"): "No such command 'quantise'",
 }
@@ -244,9 +245,11 @@ def test_a_bug_asks_for_a_report(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         ),
         (MemoryError(), "MemoryError", 3, "not enough memory"),
         (click.Abort(), "Interrupted", 130, "interrupted"),
+        (KeyboardInterrupt(), "Interrupted", 130, "interrupted"),
+        (Terminated(), "Terminated", 143, "terminated"),
     ],
 )
-def test_every_kind_of_failure(error: Exception, kind: str, exit_code: int, message: str) -> None:
+def test_every_kind_of_failure(error: BaseException, kind: str, exit_code: int, message: str) -> None:
     failure = failure_of(error)
     assert (failure.kind, failure.exit_code, failure.message) == (kind, exit_code, message)
 
@@ -277,3 +280,20 @@ def test_every_command_explains_itself_with_an_example(run: Run) -> None:
     for name in cli.commands:
         text = run(name, "--help").stdout
         assert f"onnxq {name} " in text.partition("Example")[2]
+
+
+@pytest.mark.parametrize("command", ["quantize", "calibrate", "merge", "cache", "verify"])
+def test_a_folder_that_cannot_be_written_to_is_noticed_at_once(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("onnxq.cli.files.try_folder", refused)
+    # Nothing that is read exists, so that any work would fail otherwise.
+    reads = {"quantize": ("m.onnx",), "calibrate": ("m.onnx",), "verify": ("m.onnx", "q.onnx")}.get(
+        command, ("m.stats",)
+    )
+    result = run(command, *reads, "--report" if command == "verify" else "-o", "out.html")
+    assert result.exit_code == 2
+    assert "'out.html': the file cannot be written: Permission denied\nhint: choose another place with" in result.stderr
