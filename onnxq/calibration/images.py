@@ -160,7 +160,9 @@ class ImageSource:
         try:
             with self._image.open(path) as opened:
                 image = opened.convert("L" if grey else "RGB")
-        except (OSError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise what they like: SyntaxError, struct.error, DecompressionBombError
             raise DataError(f"not a readable image: {error}", where=str(path)) from error
         pixels, used_width = self._resized(image)
         pixels = pixels[..., None] if grey else pixels

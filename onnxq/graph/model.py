@@ -33,6 +33,7 @@ from onnxq.graph.formats import TF_SAVED_MODEL, FileFormat, foreign_format
 from onnxq.graph.opset import upgrade_opset
 from onnxq.graph.saving import save_model
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
+from onnxq.sizes import size_text
 
 __all__ = [
     "ModelSource",
@@ -51,6 +52,8 @@ ModelSource = str | os.PathLike[str] | bytes | ModelProto
 """What a model may be given as."""
 
 _NOT_ONNX = "check that the model argument (MODEL) names a complete ONNX file; a download may have been cut off"
+
+_LARGEST_MESSAGE_BYTES = 2**31 - 1
 
 # Before version 3 a model names no operator set, and no current tool can run it.
 _OLDEST_IR = 3
@@ -194,6 +197,12 @@ def _file_content(path: Path) -> bytes:
             raise _foreign(TF_SAVED_MODEL, where)
         raise ModelError("this is a folder, not a file", where=where, hint="pass the .onnx file inside it")
     try:
+        if (size := path.stat().st_size) > _LARGEST_MESSAGE_BYTES:
+            raise ModelError(
+                f"the file has {size_text(size)}, and protobuf reads at most 2 GiB",
+                where=where,
+                hint="save it with its weights as external data: onnx.save(..., save_as_external_data=True)",
+            )
         return path.read_bytes()
     except FileNotFoundError:
         raise ModelError("there is no such file", where=where, hint="check the model argument (MODEL)") from None
