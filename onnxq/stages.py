@@ -28,6 +28,7 @@ from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.synthetic import synthetic_batches
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.errors import ArtifactError, ConfigError, ModelError, UnsupportedModelError
+from onnxq.faults import blamed_on
 from onnxq.graph.model import (
     ModelSource,
     get_metadata,
@@ -92,9 +93,10 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
             f"the model is quantized already: it has {counted(len(done), 'quantized node')}, first {done[0]!r}",
             hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
         )
-    graph = upgrade_opset(source.copy(), table.min_opset)
-    passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
-    made = make_plan(graph, table, options=options, digest=model_digest(source), notes=(note,) if note else ())
+    with blamed_on(source):
+        graph = upgrade_opset(source.copy(), table.min_opset)
+        passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
+        made = make_plan(graph, table, options=options, digest=model_digest(source), notes=(note,) if note else ())
     return Prepared(source=source, graph=graph, target=table, plan=made, passes=passes)
 
 

@@ -115,15 +115,26 @@ def take_inside(proto: TensorProto, base_dir: Path | None) -> None:
     proto.raw_data = data
 
 
-def check_external_data(tensors: Iterable[TensorProto], base_dir: Path) -> None:
-    """See that all external data of a model is there, without reading it.
+def check_data(tensors: Iterable[TensorProto], base_dir: Path | None) -> None:
+    """See that every tensor has the data that its shape asks for. External data is looked at, not read.
+
+    Args:
+        tensors: All tensors of a model.
+        base_dir: The model's folder; None for a message, which has none and may refer to files of whoever made it.
 
     Raises:
-        ModelError: naming the first tensor whose data is missing, too short, or outside the folder.
+        ModelError: naming the first tensor whose data is missing, of another size, or outside the folder.
     """
     for tensor in tensors:
         if is_external(tensor):
-            locate(tensor, base_dir)
+            if base_dir is not None:
+                locate(tensor, base_dir)
+        elif tensor.HasField("raw_data") and (needed := _size_bytes(tensor)) not in (None, len(tensor.raw_data)):
+            raise ModelError(
+                f"it holds {len(tensor.raw_data)} bytes, its shape {tuple(tensor.dims)} needs {needed}",
+                where=f"tensor {tensor.name!r}",
+                hint="export the model again; a download may have been damaged",
+            )
 
 
 def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:

@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxq.errors import ModelError
 from onnxq.graph.external_data import (
-    check_external_data,
+    check_data,
     is_external,
     locate,
     named_length,
@@ -231,8 +231,7 @@ def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
     _check_frame(model, where)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    if base_dir is not None:
-        check_external_data(tensors_of(model.graph), base_dir)
+    check_data(tensors_of(model.graph), base_dir)
     graph = Graph(model, base_dir)
     if base_dir is not None:
         # The checker would look for the data of constants in the working directory.
@@ -243,7 +242,7 @@ def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
     graph.sort()
     try:
         onnx.checker.check_model(graph.skeleton())
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # a text that is none, in a name or attribute
         raise ModelError(
             f"this is not a valid ONNX model: {str(error).strip()}", where=where, hint="export the model again"
         ) from error

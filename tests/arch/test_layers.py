@@ -35,6 +35,7 @@ LAYERS: dict[str, int] = {
     "onnxq.recovery": 6,
     "onnxq.verification": 7,
     "onnxq.report": 8,
+    "onnxq.faults": 9,
     "onnxq.stages": 9,
     "onnxq.channels": 9,
     "onnxq.api": 9,
