@@ -79,7 +79,7 @@ def model(*, control_flow: bool = False) -> onnx.ModelProto:
 MODELS = [model().SerializeToString(), model(control_flow=True).SerializeToString()]
 
 
-@budget(150)
+@budget(80)
 @given(which=st.integers(0, 1), changes=edits())
 @example(which=0, changes=[(1, 37827, 1, b"\x80")])  # a string that is not UTF-8
 @example(which=0, changes=[(0, 37827, 2, b"\0")])  # BatchNormalization with parameters of different lengths
@@ -103,7 +103,7 @@ def statistics(folder: Path) -> bytes:
     return (folder / "good.stats").read_bytes()
 
 
-@budget(300)
+@budget(80)
 @given(changes=edits(), sealed=st.booleans())
 def test_statistics(folder: Path, statistics: bytes, changes: list[Edit], sealed: bool) -> None:
     """Sealed: with a checksum that fits the damage, as an attacker would write."""
@@ -131,7 +131,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@budget(300)
+@budget(80)
 @given(changes=edits())
 @example(changes=[(1, 0, 1, b"a = " + b"[" * 5000)])
 @example(changes=[(1, 0, 1, b"limit = " + b"9" * 5000 + b"\n#")])
@@ -144,7 +144,7 @@ def test_configuration(folder: Path, changes: list[Edit]) -> None:
 CACHE = b"TRT-8601-EntropyCalibration2\nimages: 3c010a14\n/model.0/conv/Conv_output_0: 3d4c2f11\nz: 0\n"
 
 
-@budget(300)
+@budget(80)
 @given(changes=edits())
 def test_calibration_caches(folder: Path, changes: list[Edit]) -> None:
     (folder / "t.cache").write_bytes(mutated(CACHE, changes))
@@ -167,7 +167,7 @@ INPUTS = InputSpecs.from_graph(load_graph(MODELS[0]))
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
-@budget(150)
+@budget(80)
 @given(changes=edits())
 def test_arrays(folder: Path, kind: str, changes: list[Edit]) -> None:
     path = folder / f"d{'.npy' if kind == '.npy' else '.npz'}"
@@ -177,7 +177,7 @@ def test_arrays(folder: Path, kind: str, changes: list[Edit]) -> None:
             pass
 
 
-@budget(150)
+@budget(80)
 @given(changes=edits())
 def test_test_vectors(folder: Path, changes: list[Edit]) -> None:
     tensor: Any = onnx.numpy_helper.from_array(normal(1, 3, 4, 4), "x")
