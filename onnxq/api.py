@@ -39,6 +39,7 @@ from onnxq.graph.saving import check_output, data_file, needs_data_file
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
+from onnxq.recorded_options import OPTIONS_KEY, record_options
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.report import DataFacts, Report
@@ -169,6 +170,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         ConfigError: an argument has an impossible value, or the output exists or is what is read.
         ArtifactError: `stats` or `tensorrt_cache` are damaged, belong to another model, or lack tensors.
     """
+    given = dict(locals())
     check_recovery(recover)
     clock = Clock()
     chosen = method_from_name(method, percentile=percentile, momentum=momentum)
@@ -209,6 +211,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     quantized = rewrite(graph, prepared.plan, qparams)
     result = quantized.to_model()
     set_metadata(result, metadata_of(prepared.plan, known, synthetic=is_made_up(data, stats, cache)))
+    set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
     clock.lap("rewrite")
     path = None if output is None else Path(output)
     feeds = Counted(held_out)

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from onnxq.graph.messages import type_name
 from onnxq.graph.model import get_metadata, load_graph, size_bytes
 from onnxq.graph.view import Dim, Graph, attribute
 from onnxq.plural import counted
@@ -113,7 +114,7 @@ def _value(graph: Graph, name: str) -> ValueFacts:
 
 
 def _type_name(dtype: int | None) -> str:
-    return "unknown" if dtype is None else TensorProto.DataType.Name(dtype).lower()
+    return "unknown" if dtype is None else type_name(dtype)
 
 
 def _pairs(graph: Graph) -> Iterable[PairFacts]:

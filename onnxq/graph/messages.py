@@ -116,6 +116,11 @@ def reads_of(node: NodeProto) -> list[tuple[str, int]]:
     return reads + [(tensor, CAPTURED) for tensor in sorted(captured)]
 
 
+def type_name(dtype: int) -> str:
+    """An element type as people write it; the number of one that this onnx does not know."""
+    return TensorProto.DataType.Name(dtype).lower() if dtype in TensorProto.DataType.values() else f"number {dtype}"
+
+
 def dim_of(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     """A dimension as the graph has it: a size, a name, or None."""
     if dim.HasField("dim_value"):

@@ -65,6 +65,7 @@ def test_metadata_says_how_it_was_made(result: onnxq.QuantizeResult) -> None:
         "onnxq.data": result.stats.data_fingerprint,
         "onnxq.samples": "9",
         "onnxq.float_digest": result.plan.digest,
+        "onnxq.options": "{}",
     }
 
 

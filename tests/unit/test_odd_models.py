@@ -8,9 +8,11 @@ from onnx import ModelProto, TensorProto, helper
 
 import onnxq
 from onnxq import stages
+from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.synthetic import synthetic_batches
 from onnxq.errors import DataError, InternalError, ModelError
 from onnxq.graph.model import load_graph
+from onnxq.graph.view import Graph
 from onnxq.planning.bounds import clip_limits
 from tests.graphs import graph_of, model_of, normal
 
@@ -86,3 +88,10 @@ def test_a_failure_on_a_model_that_onnxruntime_refuses_is_not(monkeypatch: pytes
     model = model_of("(float[N,15] x) => (float[N,8] y) { y = MatMul(x, w) }", w=normal(16, 8))
     with pytest.raises(ModelError, match=r"the model contradicts itself: onnxruntime cannot load the model: .*MatMul"):
         onnxq.plan(model)
+
+
+def test_types_that_this_onnx_does_not_know() -> None:
+    model = small()
+    model.graph.input[0].type.tensor_type.elem_type = 99
+    with pytest.raises(ModelError, match="input 'x': it is of type number 99, which cannot be fed from numpy arrays"):
+        InputSpecs.from_graph(Graph(model))
