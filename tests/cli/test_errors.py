@@ -266,6 +266,19 @@ def test_interruption_leaves_no_file(run: Run, folder: Path, monkeypatch: pytest
     assert files(folder) == before
 
 
+def test_an_interruption_while_the_first_is_handled(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """click prints a line for the first Ctrl-C; a second one at that moment used to end in a traceback."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnxq.api.plan", interrupted)
+    monkeypatch.setattr("click.core.echo", interrupted)
+    result = run("plan", "model.onnx")
+    assert result.exit_code == 130
+    assert result.stderr == "error: interrupted\n"
+
+
 def test_files_that_cannot_be_written_are_named(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
