@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: check lint test bench docs
+.PHONY: check lint test fuzz bench docs
 
 check: lint  ## style, types and the fast tests: about a minute on two cores
 	$(PYTHON) -m pytest -q -n auto -m "not slow"
@@ -12,6 +12,9 @@ lint:  ## style and types
 
 test:  ## everything
 	$(PYTHON) -m pytest -q -n auto
+
+fuzz:  ## the property tests with new examples, many more than in `make test`: about half an hour
+	ONNXQ_FUZZ=50 $(PYTHON) -m pytest -q -n auto tests/property
 
 bench:  ## every model and peer side by side; writes benches/RESULTS.md
 	$(PYTHON) -m benches.run

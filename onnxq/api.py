@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, NonFinite
 from onnxq.calibration.sharding import Shard, shard_from
-from onnxq.calibration.solve import QParamsTable, solve_from_ranges
+from onnxq.calibration.solve import QParamsTable, replaced_note, solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
 from onnxq.graph.model import (
@@ -39,6 +39,7 @@ from onnxq.graph.saving import check_output, data_file, needs_data_file
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
+from onnxq.recorded_options import OPTIONS_KEY, record_options
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.report import DataFacts, Report
@@ -64,7 +65,6 @@ from onnxq.stages import (
     origin_check,
     prepare,
     read_through,
-    replaced_by_max,
     rewrite,
     source_name,
     uncorrected,
@@ -171,6 +171,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         ConfigError: an argument has an impossible value, or the output exists or is what is read.
         ArtifactError: `stats` or `tensorrt_cache` are damaged, belong to another model, or lack tensors.
     """
+    given = dict(locals())
     check_recovery(recover)
     clock = Clock()
     chosen = method_from_name(method, percentile=percentile, momentum=momentum)
@@ -211,6 +212,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     quantized = rewrite(graph, prepared.plan, qparams)
     result = quantized.to_model()
     set_metadata(result, metadata_of(prepared.plan, known, synthetic=is_made_up(data, stats, cache)))
+    set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
     clock.lap("rewrite")
     path = None if output is None else Path(output)
     feeds = Counted(held_out)
@@ -219,8 +221,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     )
     facts = RunFacts(
         method=known.label,
-        size_before_bytes=size_bytes(prepared.source),
-        size_after_bytes=size_bytes(quantized),
+        size_before_bytes=size_bytes(model, prepared.source),
+        size_after_bytes=size_bytes(result, quantized),
         data=DataFacts(
             source=source_name(data),
             samples=known.stats.samples,
@@ -233,14 +235,20 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         ),
         output_path=None if path is None else str(path),
         output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),
-        warnings=incomplete(known.stats),
-        notes=(*prepared.plan.notes, *replaced_by_max(known), *batches.notes, *uncorrected(recover, samples)),
+        warnings=(*incomplete(known.stats), *batches.warnings),
+        notes=(
+            *prepared.plan.notes,
+            *replaced_note(known.label, known.replaced),
+            *batches.notes,
+            *uncorrected(recover, samples),
+        ),
         seconds=clock.seconds,
     )
     plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)
     report = build_report(verification, facts, plan=plan, qparams=qparams)
     if path is not None:
-        save_model(result, path, force=force, base_dir=quantized.base_dir)
+        written = save_model(result, path, force=force, base_dir=quantized.base_dir)
+        report = replace(report, size_after_bytes=written)
     return QuantizeResult(model=result, plan=plan, stats=known.stats, qparams=qparams, report=report, output=path)
 
 
@@ -266,6 +274,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     resume: bool = False,
     ray: str | bool = False,
     progress: ProgressCallback | None = None,
+    remark: Callable[[str], None] | None = None,
 ) -> StatsTable:
     """Statistics of every activation that `target` quantizes, enough for every method.
 
@@ -278,6 +287,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         checkpoint: File in which the statistics so far are saved once a minute, and which is removed at the end.
         resume: Go on from the checkpoint of an interrupted run, where there is one.
         ray: Spread the batches over a Ray cluster: its address, or True for the one of this machine.
+        remark: Called at the end with each thing about the data that a person should read.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
@@ -299,7 +309,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     batches = open_batches(
         prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=part
     )
-    return collect_as_asked(
+    stats = collect_as_asked(
         prepared.graph,
         prepared.plan.observed(),
         batches,
@@ -309,6 +319,10 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         checkpointing=checkpointing_from(checkpoint, resume),
         ray=ray,
     )
+    if remark is not None:
+        for text in (*batches.warnings, *batches.notes):
+            remark(text)
+    return stats
 
 
 def plan(
@@ -354,8 +368,8 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     candidate = quantized.to_model() if quantized.base_dir is None else quantized
     verification = verify_model(source, candidate, feeds, table.name)
     facts = RunFacts(
-        size_before_bytes=size_bytes(source),
-        size_after_bytes=size_bytes(quantized),
+        size_before_bytes=size_bytes(float_model, source),
+        size_after_bytes=size_bytes(quantized_model, quantized),
         data=DataFacts(
             source=source_name(data),
             samples=0,
@@ -363,6 +377,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
             synthetic=False,
             synthetic_comparison=data is None,
         ),
+        warnings=batches.warnings,
         notes=batches.notes,
     )
     return build_report(verification, facts, extra_checks=origin_check(source, quantized, verification.outputs))

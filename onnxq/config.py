@@ -53,7 +53,7 @@ def load_config(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
         raise ConfigError(
             f"the file cannot be read: {error.strerror or error}", where=str(path), hint="check the path in --config"
         ) from error
-    except ValueError as error:  # both wrong encoding and wrong TOML
+    except (ValueError, RecursionError) as error:  # wrong encoding, wrong TOML, lists in lists without end
         raise ConfigError(
             f"this is not TOML: {error}", where=str(path), hint='lines look like: target = "tensorrt"'
         ) from error

@@ -23,11 +23,12 @@ from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.sharded_batches import ShardedBatches
 from onnxq.calibration.sharding import Shard
 from onnxq.calibration.solve import QParamsTable, RangeTable, ranges_from_stats, share_ranges
-from onnxq.calibration.sources import open_data
+from onnxq.calibration.sources import images_without_files, open_data
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.synthetic import synthetic_batches
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.errors import ArtifactError, ConfigError, ModelError, UnsupportedModelError
+from onnxq.faults import blamed_on
 from onnxq.graph.model import (
     ModelSource,
     get_metadata,
@@ -92,9 +93,10 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
             f"the model is quantized already: it has {counted(len(done), 'quantized node')}, first {done[0]!r}",
             hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
         )
-    graph = upgrade_opset(source.copy(), table.min_opset)
-    passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
-    made = make_plan(graph, table, options=options, digest=model_digest(source), notes=(note,) if note else ())
+    with blamed_on(source):
+        graph = upgrade_opset(source.copy(), table.min_opset)
+        passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
+        made = make_plan(graph, table, options=options, digest=model_digest(source), notes=(note,) if note else ())
     return Prepared(source=source, graph=graph, target=table, plan=made, passes=passes)
 
 
@@ -117,6 +119,8 @@ def open_batches(  # noqa: PLR0913 - what the public functions hand through
 ) -> Batches:
     """The data cut to batches for `graph`; None gives synthetic ones. Arguments and errors as for `open_data`."""
     if data is None:
+        if images is not None:
+            raise images_without_files(data)
         batches = synthetic_batches(graph)
         return batches if shard is None else ShardedBatches(batches, shard)
     inputs = InputSpecs.from_graph(graph)
@@ -171,15 +175,6 @@ def known_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> Know
     """
     found = ranges_from_stats(plan, stats, method)
     return Known(stats, found.ranges, method.label, found.replaced)
-
-
-def replaced_by_max(known: Known) -> tuple[str, ...]:
-    """A note where tensors did not get the range of the method that was asked for."""
-    if not known.replaced:
-        return ()
-    first = f"{counted(len(known.replaced), 'tensor')}, first {known.replaced[0]!r}"
-    got = "it got" if len(known.replaced) == 1 else "they got"
-    return (f"method {known.label} would have cut off the signal of {first}; {got} max",)
 
 
 def no_stats(prepared: Prepared) -> StatsTable:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.cutting import Column, Cutter
 from onnxq.calibration.inputs import InputSpecs
 from onnxq.errors import DataError
+from onnxq.plural import counted
 
 _FINGERPRINT_BYTES = 16
 _CRC_BYTES = 1 << 16
@@ -98,13 +99,21 @@ class Source(Protocol):
 
 
 class Notes:
-    """Facts about the data that a user should read, each once, in the order they were found."""
+    """Facts about the data that a user should read, each once, in the order they were found; and warnings likewise."""
 
     def __init__(self) -> None:
         self._texts: dict[str, None] = {}
+        self._warnings: dict[str, None] = {}
 
     def add(self, text: str) -> None:
         self._texts[text] = None
+
+    def warn(self, text: str) -> None:
+        self._warnings[text] = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(self._warnings)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._texts)
@@ -147,6 +156,11 @@ class Batches:
     def notes(self) -> tuple[str, ...]:
         """Facts about the data that a user should read; complete once the data has been read."""
         return tuple(self._notes)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is probably wrong with the data; complete once it has been read."""
+        return self._notes.warnings
 
     @property
     def one_shot(self) -> bool:
@@ -240,7 +254,7 @@ class _HeldOut:
         share = min(self._count, total // _HELD_OUT_SHARE)
         self._held = list(last)[-share:] if share else list(last)
         if self._count and not share:
-            few = "1 batch is" if total == 1 else f"{total} batches are"
+            few = counted(total, "batch is", "batches are")
             self._notes.add(f"{few} too few to hold any out: the report uses inputs that were calibrated on too")
         while len(last) > share:
             yield last.popleft()

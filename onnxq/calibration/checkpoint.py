@@ -30,9 +30,10 @@ from typing import Any, Protocol
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.statistics import EMPTY_FINGERPRINT, StatsTable, combine_fingerprints
-from onnxq.calibration.stats_file import decode_stats, encode_stats, write_whole
+from onnxq.calibration.stats_file import decode_stats, encode_stats
 from onnxq.errors import ArtifactError, ConfigError, InterruptedRunError
 from onnxq.plural import counted
+from onnxq.whole_files import write_whole
 
 MAGIC = b"onnxq-checkpoint\n"
 VERSION = 1
@@ -116,8 +117,8 @@ def collect_with_checkpoints(  # noqa: PLR0913 - the parts of one run
         progress: Called after each batch, with figures of the whole run.
 
     Raises:
-        ConfigError: there is a checkpoint, and nothing was said about it.
-        ArtifactError: the checkpoint is damaged, cannot be written, or belongs to another model, plan or data.
+        ConfigError: there is a checkpoint, and nothing was said about it, or it cannot be written.
+        ArtifactError: the checkpoint is damaged, or belongs to another model, plan or data.
         InterruptedRunError: a signal ended the run; the checkpoint has been written.
     """
     saved = _start(checkpointing, digest, taps)
@@ -137,13 +138,13 @@ def save_checkpoint(saved: Saved, path: Path) -> None:
     """Write a checkpoint, which appears whole or not at all.
 
     Raises:
-        ArtifactError: it cannot be written.
+        ConfigError: it cannot be written.
     """
     payload = _HEADER.pack(VERSION, saved.batches, saved.elapsed_s) + encode_stats(saved.stats)
     try:
         write_whole(path, MAGIC + hashlib.sha256(payload).digest() + payload)
     except OSError as error:
-        raise ArtifactError(
+        raise ConfigError(
             f"cannot write the checkpoint: {error.strerror or error}",
             where=str(path),
             hint="choose a writable place with checkpoint= (--checkpoint)",
@@ -251,8 +252,8 @@ def _skip(stream: Iterator[Batch], saved: Saved, path: Path) -> None:
         fingerprint = combine_fingerprints(fingerprint, batch.fingerprint())
     if (samples, fingerprint) != (saved.stats.samples, saved.stats.data_fingerprint):
         raise ArtifactError(
-            f"the checkpoint is of other data: its first {saved.batches} batches were {saved.stats.samples} samples "
-            "that are not those of this run",
+            f"the checkpoint is of other data: its first {counted(saved.batches, 'batch', 'batches')} were "
+            f"{counted(saved.stats.samples, 'sample')} that are not those of this run",
             where=str(path),
             hint="resume with the same data in the same order, and with the same options for it "
             "(batch_size= (--batch-size), limit= (--limit), shard= (--shard), layout= (--layout), images= (--images))",

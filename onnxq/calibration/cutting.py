@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.inputs import InputSpec, InputSpecs, Layout, transposed, transposed_shape
 from onnxq.errors import DataError
+from onnxq.plural import counted
 
 
 class Column(Protocol):
@@ -172,6 +173,6 @@ class Cutter:
 
     def _note_cut(self, many: Mapping[str, int], once: list[str], total: int, step: int) -> None:
         if many and total % step:
-            self.note(f"{total % step} of {total} samples were left out: the model's batch is fixed at {step}")
+            self.note(f"{total % step} of {counted(total, 'sample')} left out: the model's batch is fixed at {step}")
         if once and total > step:
             self.note(f"input {', '.join(map(repr, once))} came once and was used with every sample")

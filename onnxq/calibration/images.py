@@ -23,6 +23,7 @@ from onnxq.calibration.cutting import ArrayColumn
 from onnxq.calibration.inputs import InputSpec, InputSpecs
 from onnxq.calibration.sharding import Shard
 from onnxq.errors import ConfigError, DataError
+from onnxq.plural import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -145,7 +146,8 @@ class ImageSource:
             return
         if self._spec.fixed_batch:
             note(
-                f"{len(group)} of {len(self._paths)} images were left out: the model's batch is fixed at {self._group}"
+                f"{len(group)} of {counted(len(self._paths), 'image')} left out: "
+                f"the model's batch is fixed at {self._group}"
             )
         else:
             yield self._item(group, self._paths[-1].name)
@@ -158,7 +160,9 @@ class ImageSource:
         try:
             with self._image.open(path) as opened:
                 image = opened.convert("L" if grey else "RGB")
-        except (OSError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise what they like: SyntaxError, struct.error, DecompressionBombError
             raise DataError(f"not a readable image: {error}", where=str(path)) from error
         pixels, used_width = self._resized(image)
         pixels = pixels[..., None] if grey else pixels

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxq.errors import DataError, ModelError
+from onnxq.graph.messages import type_name
 from onnxq.graph.view import Dim, Graph
 
 Layout = Literal["nchw", "nhwc"]
@@ -238,7 +239,7 @@ def transposed(array: NDArray[Any], *, to: Layout) -> NDArray[Any]:
 def _spec(graph: Graph, name: str) -> InputSpec:
     elem_type = graph.dtype(name)
     if elem_type is None or elem_type not in _FEEDABLE:
-        kind = "not a tensor" if elem_type is None else f"of type {TensorProto.DataType.Name(elem_type).lower()}"
+        kind = "not a tensor" if elem_type is None else f"of type {type_name(elem_type)}"
         raise ModelError(f"it is {kind}, which cannot be fed from numpy arrays", where=f"input {name!r}")
     shape = graph.shape(name)
     dims = None if shape is None else tuple(_known(d) for d in shape)

@@ -18,6 +18,7 @@ from onnxq.calibration.session import Session
 from onnxq.calibration.tap_reader import ALIVE
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
+from onnxq.sizes import size_text
 
 _UNKNOWN_ITEM_BYTES = 4
 
@@ -60,8 +61,8 @@ def grouped_taps(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
         needed = size * ALIVE
         if needed > limit:
             raise ConfigError(
-                f"tensor {name!r} takes {needed / 1e6:.1f} MB for {ALIVE} batches, "
-                f"more than the memory limit of {limit / 1e6:.1f} MB",
+                f"tensor {name!r} takes {size_text(needed)} for {ALIVE} batches, "
+                f"more than the memory limit of {size_text(limit)}",
                 hint="raise memory_limit= (--memory-limit), or feed fewer samples at once: batch_size= (--batch-size)",
             )
         if not groups or needed > room:

@@ -7,7 +7,7 @@ Order matters once: weights may have to widen so that their node's bias fits int
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -26,6 +26,7 @@ from onnxq.numerics.pair_guard import guard_pair_sums
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.plan import Derived, Fixed, FromValues, Observed, QuantPlan, Role, SharedWith, TensorPlan
+from onnxq.plural import counted
 from onnxq.targets.schema import Target, WeightGuard
 
 QParamsTable = Mapping[str, QuantParams]
@@ -77,7 +78,7 @@ class FoundRanges:
 def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> FoundRanges:
     """The range of each observed tensor; those of a group have one range, solved from their merged statistics.
 
-    Where `method` would cut off most of a tensor's signal (see `_sound_range`), the tensor gets the range of `max`.
+    Where `method` would cut off most of a tensor's signal (see `sound_range`), the tensor gets the range of `max`.
 
     Raises:
         ArtifactError: the statistics lack a tensor.
@@ -86,19 +87,31 @@ def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> Fou
     for name, found in _group_stats(plan, stats).items():
         tensor = plan.tensors[name]
         bounds = tensor.source if isinstance(tensor.source, Observed) else Observed()
-        ranges[name], kept = _sound_range(found, tensor.spec, method, bounds)
+        ranges[name], kept = sound_range(found, tensor.spec, method, bounds)
         if not kept:
             replaced.append(name)
     return FoundRanges(ranges=ranges, replaced=tuple(replaced))
 
 
-def _sound_range(stats: TensorStats, spec: QuantSpec, method: Method, bounds: Observed) -> tuple[Range, bool]:
+def replaced_note(label: str, replaced: Sequence[str]) -> tuple[str, ...]:
+    """What a person is told where tensors did not get the range of the method that was asked for."""
+    if not replaced:
+        return ()
+    first = f"{counted(len(replaced), 'tensor')}, first {replaced[0]!r}"
+    got = "it got" if len(replaced) == 1 else "they got"
+    return (f"method {label} would have cut off the signal of {first}; {got} max",)
+
+
+def sound_range(
+    stats: TensorStats, spec: QuantSpec, method: Method, bounds: Observed | None = None
+) -> tuple[Range, bool]:
     """The range by `method`, unless it ruins the tensor and `max` would not; and whether it is the method's own.
 
     The KL search of `entropy` looks at how values are distributed, not at what they weigh: for values in a narrow band
     away from zero (a gate, a background, features of one sign) it may end below the band and cut off everything. A
     percentile can do the same to a sparse tensor; below 99 % the user wants much cut off, and gets it.
     """
+    bounds = bounds or Observed()
     found = solve_range(stats, spec, method, lower=bounds.lower, upper=bounds.upper)
     if method.name == "percentile":
         density = Density.of(stats, bounds.lower, bounds.upper)

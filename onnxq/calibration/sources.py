@@ -27,10 +27,15 @@ from onnxq.calibration.images import IMAGE_SUFFIXES, ImageOptions, ImageSource, 
 from onnxq.calibration.inputs import InputSpecs, Layout
 from onnxq.calibration.sharded_batches import ShardedBatches
 from onnxq.calibration.sharding import Shard
+from onnxq.calibration.variation import watched
 from onnxq.errors import ConfigError, DataError
+from onnxq.graph.external_data import is_external
 
 LABELS = "labels"
 """An extra array of this name in a .npz file is skipped: it is where data sets keep their classes."""
+
+_UNNAMED = ("", "arr_0")
+"""An array in a .npy file, and what numpy.savez calls one that was given no name."""
 
 _KINDS = (
     "a .npz or .npy file, a folder of them, a folder of images, test_data_set_* folders, or a .py file with load_data()"
@@ -63,7 +68,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         label: What the data is called in messages.
 
     Raises:
-        ConfigError: an option has an impossible value.
+        ConfigError: an option has an impossible value, or none for this kind of source.
         DataError: the source is of no known kind, is missing or is empty.
     """
     for name, value in (("batch_size", batch_size), ("limit", limit)):
@@ -73,15 +78,19 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
     if layout not in (None, "nchw", "nhwc"):
         raise ConfigError(f"unknown layout {layout!r}", hint="layout= (--layout) is 'nchw' or 'nhwc'.")
     opened = _source(source, inputs, batch_size, limit, image_options(images))
+    if images is not None and not isinstance(opened, ImageSource):
+        raise images_without_files(source)
+    notes = Notes()
+    if batch_size is not None and (why := _batch_size_is_moot(opened, inputs, batch_size)):
+        notes.add(f"batch_size= (--batch-size) has no effect: {why}")
     total = None
     if shard is not None and isinstance(opened, ImageSource):
         # Decoding is dear: a shard reads only its own images.
         total, opened = opened.samples, opened.part(shard)
-    notes = Notes()
     cutter = Cutter(inputs=inputs, layout=None if isinstance(opened, ImageSource) else layout, note=notes.add)
     known = opened.samples
     batches = Batches(
-        lambda: read_batches(opened, cutter, limit=limit, label=label),
+        lambda: watched(read_batches(opened, cutter, limit=limit, label=label), notes, label=label),
         inputs=inputs,
         notes=notes,
         expected_samples=min(known, limit) if known is not None and limit is not None else known,
@@ -89,6 +98,26 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         label=label,
     )
     return batches if shard is None else ShardedBatches(batches, shard, total_samples=total)
+
+
+def images_without_files(source: object) -> ConfigError:
+    """The error for options of images where `source` holds none (None: there is no data at all)."""
+    given = "there is no data" if source is None else "the data is not a folder of images"
+    return ConfigError(
+        f"images are described, but {given}",
+        hint="leave out images= (--images, --mean, --std, --color, --resize, --crop-share, --image-size), "
+        "or pass image files as data= (--data)",
+    )
+
+
+def _batch_size_is_moot(source: Source, inputs: InputSpecs, batch_size: int) -> str | None:
+    """Why the size of batches cannot be chosen, where it cannot."""
+    sizes = {spec.fixed_batch for spec in inputs.values() if spec.shape}
+    if sizes and None not in sizes and sizes != {batch_size}:
+        return f"the model's batch is fixed at {', '.join(map(str, sorted(size or 0 for size in sizes)))}"
+    if isinstance(source, (FeedsSource, TestDataSource)):
+        return "the data comes in batches, which are fed as they are"
+    return None
 
 
 def _source(
@@ -191,7 +220,10 @@ def _named(columns: Mapping[str, Column], inputs: InputSpecs, note: Callable[[st
         del kept[LABELS]
         note(f"the array {LABELS!r} was skipped: it is not an input of the model")
     if len(kept) == 1 and len(inputs) == 1:
-        return {next(iter(inputs)): next(iter(kept.values()))}
+        ((name, column),) = kept.items()
+        if name not in inputs and name not in _UNNAMED:
+            note(f"the only array, {name!r}, was taken for the only input, {next(iter(inputs))!r}")
+        return {next(iter(inputs)): column}
     if "" in kept:
         raise DataError(
             f"a single array cannot feed the model's {len(inputs)} inputs",
@@ -276,9 +308,12 @@ class TestDataSource:
     def _read(self, path: Path) -> Iterator[tuple[str, Column]]:
         try:
             proto = TensorProto.FromString(path.read_bytes())
-            array = numpy_helper.to_array(proto)
+            # A test vector has no business with files; onnx would look in the working directory.
+            array = None if is_external(proto) else numpy_helper.to_array(proto)
         except Exception as error:  # protobuf's error class differs between its implementations
             raise DataError(f"not a readable tensor: {error}", where=str(path)) from error
+        if array is None:
+            raise DataError("not a readable tensor: its data lies in another file", where=str(path))
         # The file's number is the input's position; the name inside is optional in the format.
         position = int(path.stem.removeprefix("input_"))
         names = list(self._inputs)

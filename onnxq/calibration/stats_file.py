@@ -14,11 +14,8 @@ decompressed: its size bounds what is read, and the checksum finds every damaged
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 import struct
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,8 @@ from numpy.typing import NDArray
 from onnxq.calibration.histogram import BINS
 from onnxq.calibration.sharding import ShardSet
 from onnxq.calibration.statistics import StatsTable, TensorStats
-from onnxq.errors import ArtifactError, InternalError
+from onnxq.errors import ArtifactError, ConfigError, InternalError
+from onnxq.whole_files import write_whole
 
 MAGIC = b"onnxq-stats\n"
 VERSION = 2
@@ -49,12 +47,12 @@ def save_stats(table: StatsTable, path: str | Path) -> None:
         path: Replaced if it exists.
 
     Raises:
-        ArtifactError: the file cannot be written.
+        ConfigError: the file cannot be written.
     """
     try:
         write_whole(Path(path), encode_stats(table))
     except OSError as error:
-        raise ArtifactError(
+        raise ConfigError(
             f"cannot write statistics: {error.strerror or error}",
             where=str(path),
             hint="choose a writable place with output= (-o)",
@@ -211,18 +209,3 @@ def _from_row(row: dict[str, Any], data: NDArray[np.unsignedinteger[Any]]) -> Te
         rmax=float.fromhex(row["rmax"]),
         counts=counts,
     )
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside the target, force it to disk, then rename: a crash leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise

@@ -7,6 +7,7 @@ them are for trying out a pipeline, not for deployment, and the batches carry a 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,15 @@ from onnxq.calibration.inputs import InputSpec, InputSpecs
 from onnxq.calibration.session import make_session
 from onnxq.errors import DataError
 from onnxq.graph.view import Dim, Graph, attribute
+from onnxq.plural import counted
 
 # Open image sizes to try, (height, width): classification, text recognition, detection at multiples of 32, tiny.
 _IMAGE_SIZES = ((224, 224), (48, 320), (48, 192), (320, 320), (640, 640), (32, 32), (28, 28))
 # Open lengths to try: tokens, audio frames at 16 kHz (with and without Silero's context), and single steps.
 _LENGTHS = (128, 512, 576, 256, 64, 32, 16, 1)
 _SAMPLE_RATES = (16000, 8000)
+_MOST_ELEMENTS = 2**28
+"""Of an input: 1 GiB of float32."""
 
 # Operators that hand token ids on unchanged.
 _PASS_THROUGH = frozenset(
@@ -136,7 +140,8 @@ def _runnable(graph: Graph, specs: InputSpecs, limits: Mapping[str, int | None],
         if all(np.isfinite(o).all() for o in outputs if isinstance(o, np.ndarray) and o.dtype.kind == "f"):
             return guess
     raise DataError(
-        f"no synthetic input fits the model ({len(tried)} shapes tried): {failure or 'its outputs are NaN or Inf'}",
+        f"no synthetic input fits the model ({counted(len(tried), 'shape')} tried): "
+        f"{failure or 'its outputs are NaN or Inf'}",
         hint="pass real data= (--data).",
     )
 
@@ -159,7 +164,12 @@ def _shape(spec: InputSpec, sizes: _Sizes, named: dict[str, int]) -> tuple[int, 
             f"the shape of input {spec.name!r} is unknown, so no input can be made up",
             hint="pass real data= (--data).",
         )
-    return tuple(_size(spec, axis, dim, sizes, named) for axis, dim in enumerate(spec.shape))
+    shape = tuple(_size(spec, axis, dim, sizes, named) for axis, dim in enumerate(spec.shape))
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise DataError(
+            f"input {spec.name!r} has shape {shape}, too large to be made up", hint="pass real data= (--data)."
+        )
+    return shape
 
 
 def _size(spec: InputSpec, axis: int, dim: Dim, sizes: _Sizes, named: dict[str, int]) -> int:

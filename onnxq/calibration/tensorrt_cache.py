@@ -22,14 +22,15 @@ from types import MappingProxyType
 
 import numpy as np
 
-from onnxq.calibration.methods import Method, solve_range
-from onnxq.calibration.solve import share_ranges
+from onnxq.calibration.methods import Method
+from onnxq.calibration.solve import share_ranges, sound_range
 from onnxq.calibration.statistics import StatsTable
-from onnxq.calibration.stats_file import write_whole
 from onnxq.errors import ArtifactError, ConfigError, InternalError
 from onnxq.numerics.qparams import Range, qparams_from_range
 from onnxq.planning.plan import QuantPlan
+from onnxq.plural import counted
 from onnxq.targets.tensorrt import TENSORRT
+from onnxq.whole_files import write_whole
 
 DEFAULT_TENSORRT_VERSION = "8.6.1"
 """The last of 8.x. From 10.1 on TensorRT calls its calibrators, which read caches, deprecated."""
@@ -49,10 +50,12 @@ class TensorRTCache:
     Attributes:
         header: Its first line, such as "TRT-8601-EntropyCalibration2".
         scales: float32 scale by tensor name; >= 0 and finite, 0 for a tensor that was always zero.
+        replaced: Tensors that got the range of `max` in place of the method's, which would have cut off their signal.
     """
 
     header: str
     scales: Mapping[str, float]
+    replaced: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, scale in self.scales.items():
@@ -78,7 +81,8 @@ class TensorRTCache:
         if missing:
             shown = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise ArtifactError(
-                f"the calibration cache lacks {len(missing)} of {len(plan.observed())} tensors to quantize: {shown}",
+                f"the calibration cache lacks {len(missing)} of {counted(len(plan.observed()), 'tensor')} to quantize: "
+                f"{shown}",
                 hint="was it made for this model? Keep what reads them in float with exclude= (--exclude), "
                 "or calibrate on data= (--data) without tensorrt_cache= (--calibration-cache)",
             )
@@ -105,12 +109,14 @@ def cache_from_stats(stats: StatsTable, method: Method, *, version: str = DEFAUL
             hint="calibrate for a target= (--target) that quantizes this model",
         )
     spec = TENSORRT.activation
-    scales = {}
+    scales, replaced = {}, []
     for name, found in sorted(stats.items()):
-        range_ = solve_range(found, spec, method)
+        range_, kept = sound_range(found, spec, method)
+        if not kept:
+            replaced.append(name)
         is_zero = float(range_.rmin) == float(range_.rmax) == 0.0
         scales[name] = 0.0 if is_zero else float(qparams_from_range(range_, spec).scale)
-    return TensorRTCache(header=header_for(version), scales=scales)
+    return TensorRTCache(header=header_for(version), scales=scales, replaced=tuple(replaced))
 
 
 def header_for(version: str) -> str:
@@ -139,7 +145,8 @@ def save_tensorrt_cache(cache: TensorRTCache, path: str | os.PathLike[str]) -> N
     """Write a cache, which appears whole or not at all.
 
     Raises:
-        ArtifactError: it cannot be written, or a tensor's name does not fit on a line.
+        ConfigError: it cannot be written.
+        ArtifactError: a tensor's name does not fit on a line.
     """
     lines = [cache.header]
     for name, scale in cache.scales.items():
@@ -151,7 +158,7 @@ def save_tensorrt_cache(cache: TensorRTCache, path: str | os.PathLike[str]) -> N
     try:
         write_whole(Path(path), "".join(f"{line}\n" for line in lines).encode())
     except OSError as error:
-        raise ArtifactError(
+        raise ConfigError(
             f"cannot write the calibration cache: {error.strerror or error}",
             where=str(path),
             hint="choose a writable place with output= (-o)",

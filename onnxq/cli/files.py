@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from pathlib import Path
 
 from onnxq.errors import ConfigError
+from onnxq.whole_files import try_folder, write_whole
 
 
 def check_places(
@@ -25,7 +24,7 @@ def check_places(
         kept: Files that may exist all the same.
 
     Raises:
-        ConfigError: a file is named twice, is one that is read, exists, or has no folder.
+        ConfigError: a file is named twice, is one that is read, exists, or has no folder that can be written to.
     """
     read = {path.resolve(): what for what, path in inputs.items() if path is not None}
     seen: dict[Path, str] = {}
@@ -33,6 +32,10 @@ def check_places(
         if path is None:
             continue
         where = f"{option} {str(path)!r}"
+        if str(path) == "-":
+            raise ConfigError(
+                "models and reports are written to files, not to stdout", where=where, hint=f"name a file with {option}"
+            )
         if (what_is_read := read.get(path.resolve())) is not None:
             raise ConfigError(f"this is {what_is_read}", where=where, hint=f"choose another file with {option}")
         if (other := seen.setdefault(path.resolve(), option)) != option:
@@ -47,24 +50,27 @@ def check_places(
             what = "the file exists" if path.is_file() else "this is not a regular file"
             hint = f"choose another place with {option}" + (", or pass --force" if path.is_file() else "")
             raise ConfigError(what, where=where, hint=hint)
+        try:
+            try_folder(path.parent)
+        except OSError as error:
+            raise _unwritable(path, option, error) from error
 
 
 def write_text(path: Path, text: str, *, option: str) -> None:
-    """Write a text file beside its place and rename it.
+    """Write a text file, which appears whole or not at all.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
-        raise ConfigError(
-            f"the file cannot be written: {error.strerror or error}",
-            where=f"{option} {str(path)!r}",
-            hint=f"choose another place with {option}",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        raise _unwritable(path, option, error) from error
+
+
+def _unwritable(path: Path, option: str, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the file cannot be written: {error.strerror or error}",
+        where=f"{option} {str(path)!r}",
+        hint=f"choose another place with {option}",
+    )

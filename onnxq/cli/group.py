@@ -1,7 +1,7 @@
 """From an exception to what the user sees and the exit code.
 
-0 done   1 a bug in onnxq   2 wrong usage   3 bad model or data   4 a check or gate not met
-130 interrupted   143 terminated
+0 done   1 a bug in onnxq   2 wrong usage, or a place that cannot be written   3 a bad model, bad data, or another bad
+file that is read   4 a check or gate not met   130 interrupted   143 terminated
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
+from onnxq.cli.signals import Terminated, sigterm_raises
 from onnxq.errors import InternalError, InterruptedRunError, OnnxqError
 
 EXIT_USAGE = 2
@@ -23,6 +24,8 @@ EXIT_INPUT = 3
 EXIT_GATE = 4
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
+EXIT_TERMINATED = 143
+"""128 + SIGTERM."""
 
 ERROR_SCHEMA = "onnxq.error/1"
 
@@ -63,21 +66,25 @@ class CommandLine(click.Group):
         given = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
         try:
-            code = super().main(given, *others, **extra)
-        except Exception as error:  # the outermost place: whatever was not foreseen is reported as a bug
+            with sigterm_raises():
+                code = super().main(given, *others, **extra)
+        # The outermost place: whatever was not foreseen is reported as a bug.
+        except (Exception, KeyboardInterrupt, Terminated) as error:
             if "--debug" in given:
                 traceback.print_exc()
             _leave(failure_of(error), as_json="--json" in given)
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: BaseException) -> Failure:
     """What is shown for an exception."""
     kind = type(error).__name__
     if isinstance(error, OnnxqError):
         code = 128 + error.signal_number if isinstance(error, InterruptedRunError) else error.exit_code
         return Failure(kind=kind, message=error.message, where=error.where, hint=error.hint, exit_code=code)
-    if isinstance(error, click.Abort):
+    if isinstance(error, Terminated):
+        return Failure(kind="Terminated", message="terminated", exit_code=EXIT_TERMINATED)
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return Failure(kind="Interrupted", message="interrupted", exit_code=EXIT_INTERRUPTED)
     if isinstance(error, click.ClickException):
         return _usage_failure(error)

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from onnxq.graph.messages import type_name
 from onnxq.graph.model import get_metadata, load_graph, size_bytes
 from onnxq.graph.view import Dim, Graph, attribute
-from onnxq.report.wording import size_text
+from onnxq.plural import counted
+from onnxq.sizes import size_text
 
 _SHOWN_CHANNELS = 3
 
@@ -90,7 +92,7 @@ def inspect_model(path: Path) -> ModelFacts:
     frame = graph.frame
     return ModelFacts(
         path=str(path),
-        size_bytes=size_bytes(graph),
+        size_bytes=size_bytes(path, graph),
         ir_version=frame.ir_version,
         opsets={entry.domain or "ai.onnx": entry.version for entry in frame.opset_import},
         producer=f"{frame.producer_name} {frame.producer_version}".strip(),
@@ -112,7 +114,7 @@ def _value(graph: Graph, name: str) -> ValueFacts:
 
 
 def _type_name(dtype: int | None) -> str:
-    return "unknown" if dtype is None else TensorProto.DataType.Name(dtype).lower()
+    return "unknown" if dtype is None else type_name(dtype)
 
 
 def _pairs(graph: Graph) -> Iterable[PairFacts]:
@@ -164,7 +166,8 @@ def facts_table(facts: ModelFacts) -> RenderableType:
 
 def _rows(facts: ModelFacts) -> Iterable[tuple[str, str]]:
     yield "model", facts.path
-    yield "size", f"{size_text(facts.size_bytes)}, {facts.parameters:,} values in initializers"
+    values = "1 value" if facts.parameters == 1 else f"{facts.parameters:,} values"
+    yield "size", f"{size_text(facts.size_bytes)}, {values} in initializers"
     opsets = ", ".join(f"{domain} {version}" for domain, version in facts.opsets.items())
     yield "opset", f"{opsets} (IR version {facts.ir_version})"
     if facts.producer:
@@ -186,7 +189,7 @@ def _value_text(value: ValueFacts) -> str:
 
 
 def _pairs_table(pairs: tuple[PairFacts, ...]) -> Table:
-    table = Table(title=f"{len(pairs)} quantized tensors", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=counted(len(pairs), "quantized tensor"), title_justify="left", box=None, pad_edge=False)
     for heading in ("tensor", "kind", "type", "axis", "zero-point", "scale"):
         table.add_column(heading, overflow="fold")
     for pair in pairs:

@@ -16,6 +16,7 @@ from onnxq.cli.commands.plan import plan
 from onnxq.cli.commands.quantize import quantize
 from onnxq.cli.commands.verify import verify
 from onnxq.cli.group import EXIT_USAGE, CommandLine
+from onnxq.cli.signals import end_at_once_from_now_on
 from onnxq.version import VERSION
 
 PROGRAM = "onnxq"
@@ -37,7 +38,9 @@ def cli(ctx: click.Context) -> None:
       onnxq plan model.onnx --target tensorrt    # what would be int8, and why not
 
     \b
-    Exit codes: 0 done; 1 a bug in onnxq; 2 wrong usage; 3 bad model or data;
+    Exit codes: 0 done; 1 a bug in onnxq;
+    2 wrong options or configuration, or a place that cannot be written;
+    3 a model, data, statistics or cache that is missing or bad;
     4 a check or gate was not met; 130 interrupted; 143 terminated.
     """
     if ctx.invoked_subcommand is None:
@@ -51,4 +54,7 @@ for command in (quantize, plan, calibrate, merge, cache, verify, inspect):
 
 def main() -> None:
     """Entry point of the `onnxq` script."""
-    cli(prog_name=PROGRAM)
+    try:
+        cli(prog_name=PROGRAM)
+    finally:
+        end_at_once_from_now_on()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from onnxq.report.report import Report
 
 _PAGE_COLUMNS = 100
+_LEAST_COLUMNS = 40
 _UNFOLDED_COLUMNS = 1000
 """A table that goes to a file or another program is not folded: one row, one line."""
 
@@ -46,7 +48,8 @@ def show(renderable: RenderableType, *, table: bool = False) -> None:
 
     Args:
         renderable: What to print.
-        table: Whether lines may be longer than a page where they are not printed on a terminal.
+        table: Whether lines may be longer than a page where they are not printed on a terminal. Elsewhere they are as
+            long as COLUMNS says, or a page wide.
     """
     if sys.stdout.isatty():
         from rich.console import Console  # noqa: PLC0415 - keeps `--help` fast
@@ -55,7 +58,13 @@ def show(renderable: RenderableType, *, table: bool = False) -> None:
         return
     from onnxq.report.text import plain  # noqa: PLC0415
 
-    click.echo(plain(renderable, width=_UNFOLDED_COLUMNS if table else _PAGE_COLUMNS), nl=False)
+    click.echo(plain(renderable, width=_UNFOLDED_COLUMNS if table else _page_columns()), nl=False)
+
+
+def _page_columns() -> int:
+    """COLUMNS, as programs of POSIX respect it, where it is a sensible number."""
+    given = os.environ.get("COLUMNS", "")
+    return max(int(given), _LEAST_COLUMNS) if given.isdecimal() and int(given) else _PAGE_COLUMNS
 
 
 def show_report(report: Report, *, as_json: bool, quiet: bool) -> None:

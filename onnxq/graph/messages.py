@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxq.errors import ModelError
+from onnxq.graph.external_data import is_external, read_external, take_inside
 
 Dim = int | str | None
 """A dimension: a size, the name of a symbolic size, or unknown."""
@@ -76,10 +77,9 @@ def tensor_value(proto: TensorProto, base_dir: Path | None) -> NDArray[Any]:
     Raises:
         ModelError: the data is missing, truncated, or lies outside the model's folder.
     """
-    _check_location(proto, base_dir)
     try:
-        return numpy_helper.to_array(proto, str(base_dir or ""))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        return numpy_helper.to_array(_with_data(proto, base_dir) if is_external(proto) else proto)
+    except (ValueError, TypeError, KeyError) as error:
         raise ModelError(f"its data cannot be read: {error}", where=f"initializer {proto.name!r}") from error
 
 
@@ -90,20 +90,7 @@ def tensor_bytes(proto: TensorProto, base_dir: Path | None) -> bytes | None:
         ModelError: external data is missing, truncated, or lies outside the model's folder.
     """
     if is_external(proto):
-        _check_location(proto, base_dir)
-        loaded = TensorProto()
-        loaded.CopyFrom(proto)
-        try:
-            onnx.external_data_helper.load_external_data_for_tensor(loaded, str(base_dir or ""))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"its data cannot be read: {error}", where=f"initializer {proto.name!r}") from error
-        length = next((int(e.value) for e in proto.external_data if e.key == "length"), None)
-        if length is not None and len(loaded.raw_data) != length:
-            raise ModelError(
-                f"its data cannot be read: {len(loaded.raw_data)} bytes, expected {length}",
-                where=f"initializer {proto.name!r}",
-            )
-        return bytes(loaded.raw_data)
+        return read_external(proto, base_dir)
     if proto.HasField("raw_data"):
         return bytes(proto.raw_data)
     if proto.data_type in _PLAIN_TYPES:
@@ -112,16 +99,12 @@ def tensor_bytes(proto: TensorProto, base_dir: Path | None) -> bytes | None:
     return None
 
 
-def _check_location(proto: TensorProto, base_dir: Path | None) -> None:
-    if not is_external(proto):
-        return
-    location = next((e.value for e in proto.external_data if e.key == "location"), "")
-    if base_dir is None or Path(location).is_absolute() or ".." in Path(location).parts:
-        raise ModelError(
-            f"external data location {location!r} is not a path inside the model's folder",
-            where=f"initializer {proto.name!r}",
-            hint="load the model from a file whose external data lies beside it, named by a relative path",
-        )
+def _with_data(proto: TensorProto, base_dir: Path | None) -> TensorProto:
+    """`proto` with its external data inside."""
+    whole = TensorProto()
+    whole.CopyFrom(proto)
+    take_inside(whole, base_dir)
+    return whole
 
 
 def reads_of(node: NodeProto) -> list[tuple[str, int]]:
@@ -133,16 +116,9 @@ def reads_of(node: NodeProto) -> list[tuple[str, int]]:
     return reads + [(tensor, CAPTURED) for tensor in sorted(captured)]
 
 
-def is_external(proto: TensorProto) -> bool:
-    """Whether the data of `proto` lies in another file."""
-    return proto.data_location == TensorProto.EXTERNAL
-
-
-def external_size_bytes(proto: TensorProto) -> int:
-    """Bytes that `proto` keeps in another file; 0 where it keeps none or does not say."""
-    if not is_external(proto):
-        return 0
-    return next((int(e.value) for e in proto.external_data if e.key == "length" and e.value.isdigit()), 0)
+def type_name(dtype: int) -> str:
+    """An element type as people write it; the number of one that this onnx does not know."""
+    return TensorProto.DataType.Name(dtype).lower() if dtype in TensorProto.DataType.values() else f"number {dtype}"
 
 
 def dim_of(dim: onnx.TensorShapeProto.Dimension) -> Dim:

@@ -1,28 +1,39 @@
 """Models in and out: from a path, bytes or a message to a `Graph`, a digest that names the model, and what is asked of
 it.
 
-Loading reads no external data: large weights stay in their files until a value is asked for. A model is checked on the
-way in, so everything after it may rely on a valid graph.
+Loading reads no external data, but sees that it is there: large weights stay in their files until a value is asked for.
+A model is checked on the way in, so everything after it may rely on a valid graph.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError, Message
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxq.errors import ModelError
+from onnxq.graph.external_data import (
+    check_data,
+    is_external,
+    locate,
+    named_length,
+    take_inside,
+    tensors_in,
+    tensors_of,
+)
 from onnxq.graph.formats import TF_SAVED_MODEL, FileFormat, foreign_format
-from onnxq.graph.messages import external_size_bytes
 from onnxq.graph.opset import upgrade_opset
 from onnxq.graph.saving import save_model
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
+from onnxq.sizes import size_text
 
 __all__ = [
     "ModelSource",
@@ -41,6 +52,8 @@ ModelSource = str | os.PathLike[str] | bytes | ModelProto
 """What a model may be given as."""
 
 _NOT_ONNX = "check that the model argument (MODEL) names a complete ONNX file; a download may have been cut off"
+
+_LARGEST_MESSAGE_BYTES = 2**31 - 1
 
 # Before version 3 a model names no operator set, and no current tool can run it.
 _OLDEST_IR = 3
@@ -78,8 +91,8 @@ def load_graph(model: ModelSource) -> Graph:
         The model as a graph in topological order; local functions are inlined.
 
     Raises:
-        ModelError: there is no such file, it is not ONNX, is cut off, is newer than the installed onnx, or is not
-        valid.
+        ModelError: there is no such file, it is not ONNX, is cut off, is newer than the installed onnx, is not valid,
+            or lacks external data.
     """
     if isinstance(model, ModelProto):
         return _checked(model, None, "the model")
@@ -97,25 +110,61 @@ def load_graph(model: ModelSource) -> Graph:
 def model_digest(model: Graph | ModelProto) -> str:
     """A name for the content of a model: equal for the same model given as a path, as bytes or as a message.
 
-    External data counts by reference (location, offset, length), not by its bytes.
+    External data counts by its bytes, so that a model has one digest with its weights inside or beside it. In a
+    message, which has no folder to find them in, it counts by reference.
 
     Returns:
         64 hexadecimal digits (SHA-256 over the deterministic serialization, part by part).
+
+    Raises:
+        ModelError: external data cannot be read.
     """
     graph = model if isinstance(model, Graph) else _checked(model, None, "the model")
     sha = hashlib.sha256()
     for part in _parts(graph):
-        data = part.SerializeToString(deterministic=True)
-        # With its length before it, no two lists of parts run together into the same bytes.
-        sha.update(len(data).to_bytes(8, "little"))
-        sha.update(data)
+        if isinstance(part, TensorProto):
+            # With the weights inside or beside the model: the same bytes.
+            bare, length, chunks = _taken_apart(part, graph.base_dir)
+            _update(sha, bare.SerializeToString(deterministic=True))
+            sha.update(length.to_bytes(8, "little"))
+            for chunk in chunks:
+                sha.update(chunk)
+            continue
+        _update(sha, part.SerializeToString(deterministic=True))
     return sha.hexdigest()
 
 
-def size_bytes(graph: Graph) -> int:
-    """Size of the model as stored, external data included (without protobuf's few bytes of framing)."""
-    external = sum(external_size_bytes(tensor) for tensor in graph.initializers.values())
-    return int(external + sum(part.ByteSize() for part in _parts(graph)))
+def _update(sha: Any, data: bytes) -> None:
+    """Add a part with its length before it: no two lists of parts run together into the same bytes."""
+    sha.update(len(data).to_bytes(8, "little"))
+    sha.update(data)
+
+
+def _taken_apart(tensor: TensorProto, base_dir: Path | None) -> tuple[TensorProto, int, Iterable[bytes]]:
+    """An initializer without its raw bytes, how many those are, and the bytes."""
+    if is_external(tensor) and base_dir is not None:
+        found = locate(tensor, base_dir)
+        length, chunks = found.length, found.chunks()
+    elif tensor.HasField("raw_data"):
+        length, chunks = len(tensor.raw_data), iter((tensor.raw_data,))
+    else:
+        return tensor, 0, ()
+    bare = TensorProto(name=tensor.name, data_type=tensor.data_type, doc_string=tensor.doc_string, dims=tensor.dims)
+    return bare, length, chunks
+
+
+def size_bytes(model: ModelSource, graph: Graph) -> int:
+    """Size of a model as it is stored.
+
+    Args:
+        model: What it was given as: a path stands for the file and the files of its external data.
+        graph: The same model, loaded.
+    """
+    external = [tensor for tensor in graph.initializers.values() if is_external(tensor)]
+    if isinstance(model, (str, os.PathLike)):
+        files = {locate(tensor, graph.base_dir).path for tensor in external}
+        return sum(file.stat().st_size for file in (Path(model), *files))
+    return (len(model) if isinstance(model, bytes) else int(model.ByteSize())) + sum(map(named_length, external))
 
 
 def quantized_nodes(graph: Graph) -> list[str]:
@@ -148,6 +197,12 @@ def _file_content(path: Path) -> bytes:
             raise _foreign(TF_SAVED_MODEL, where)
         raise ModelError("this is a folder, not a file", where=where, hint="pass the .onnx file inside it")
     try:
+        if (size := path.stat().st_size) > _LARGEST_MESSAGE_BYTES:
+            raise ModelError(
+                f"the file has {size_text(size)}, and protobuf reads at most 2 GiB",
+                where=where,
+                hint="save it with its weights as external data: onnx.save(..., save_as_external_data=True)",
+            )
         return path.read_bytes()
     except FileNotFoundError:
         raise ModelError("there is no such file", where=where, hint="check the model argument (MODEL)") from None
@@ -176,12 +231,18 @@ def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
     _check_frame(model, where)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
+    check_data(tensors_of(model.graph), base_dir)
     graph = Graph(model, base_dir)
+    if base_dir is not None:
+        # The checker would look for the data of constants in the working directory.
+        constants = chain(tensors_of(graph.frame.graph), chain.from_iterable(map(tensors_in, graph.nodes)))
+        for tensor in filter(is_external, constants):
+            take_inside(tensor, base_dir)
     # The order of nodes is a matter of writing: runtimes accept any, the checker and the passes do not.
     graph.sort()
     try:
         onnx.checker.check_model(graph.skeleton())
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # a text that is none, in a name or attribute
         raise ModelError(
             f"this is not a valid ONNX model: {str(error).strip()}", where=where, hint="export the model again"
         ) from error

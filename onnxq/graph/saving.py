@@ -1,24 +1,24 @@
 """Writing a model: the file appears whole or not at all.
 
-Everything is written to temporary files in the same folder, brought to the disk, and renamed into place. Weights go
-into a file of their own, `<name>.data`, where protobuf's limit of 2 GB demands it
-(https://onnx.ai/onnx/repo-docs/ExternalData.html).
+Weights go into a file of their own, `<name>.data`, where protobuf's limit of 2 GB demands it
+(https://onnx.ai/onnx/repo-docs/ExternalData.html). Two files cannot be replaced in one step; a process that is killed
+in between leaves old weights or new ones, but no model beside them: never a model that reads the weights of another.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import secrets
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxq.errors import ConfigError
+from onnxq.graph.external_data import is_external, take_inside, tensors_in, tensors_of
 from onnxq.graph.view import frame_of, tensor_bytes
+from onnxq.whole_files import Draft, draft, hidden_beside, try_folder, write_whole
 
 # protobuf refuses messages of 2 GiB and more; what is not weights (nodes, shapes) gets the difference.
 _INLINE_LIMIT_BYTES = 2**31 - 2**26
@@ -30,7 +30,7 @@ _PAGE_BYTES = 4096
 
 def save_model(
     model: ModelProto, path: str | os.PathLike[str], *, force: bool = False, base_dir: Path | None = None
-) -> None:
+) -> int:
     """Write `model` to `path`; on any failure nothing is left behind and files already there stay as they were.
 
     Args:
@@ -39,32 +39,33 @@ def save_model(
         force: Whether an existing file may be replaced.
         base_dir: Folder that the model's own external data locations are relative to.
 
+    Returns:
+        Bytes written.
+
     Raises:
         ConfigError: `path` exists and `force` is not given, is no place for a file, or cannot be written.
         ModelError: external data of the model cannot be read.
     """
     target = Path(path)
     check_output(target, force=force)
-    with contextlib.ExitStack() as temporary:
-        try:
-            if needs_data_file(model):
-                _write_with_data(model, target, base_dir, temporary)
-            else:
-                _write_file(target, _inlined(model, base_dir), temporary).replace(target)
-        except OSError as error:
-            raise ConfigError(
-                f"the model cannot be written: {error.strerror or error}",
-                where=f"output {str(target)!r}",
-                hint="choose another place with output= (-o)",
-            ) from error
+    try:
+        if needs_data_file(model):
+            return _write_with_data(model, target, base_dir, force=force)
+        content = _inlined(model, base_dir).SerializeToString(deterministic=True)
+        write_whole(target, content, replace=force)
+        return len(content)
+    except FileExistsError as error:
+        raise _exists(target) from error
+    except OSError as error:
+        raise _unwritable(target, error) from error
 
 
 def check_output(target: Path, *, force: bool = False) -> None:
     """See that a file may be written to `target`, before any work is done for it.
 
     Raises:
-        ConfigError: the folder does not exist, `target` is no place for a file, or it or the file that its weights
-            would go to exists and `force` is not given.
+        ConfigError: the folder does not exist or cannot be written to, `target` is no place for a file or has no name
+            for a model, or it or the file that its weights would go to exists and `force` is not given.
     """
     where = f"output {str(target)!r}"
     elsewhere = "choose another place with output= (-o)"
@@ -76,13 +77,34 @@ def check_output(target: Path, *, force: bool = False) -> None:
         raise ConfigError("this is a folder, not a file", where=where, hint="add a file name to output= (-o)")
     if target.exists() and not target.is_file():
         raise ConfigError("this is not a regular file", where=where, hint=elsewhere)
-    if force:
-        return
-    hint = f"pass force=True (--force) to replace it, or {elsewhere}"
-    if target.exists():
-        raise ConfigError("the file exists", where=where, hint=hint)
-    if (data := data_file(target)).is_file():
-        raise ConfigError(f"the file {data.name!r} for large weights exists beside it", where=where, hint=hint)
+    if target.suffix.lower() != ".onnx":
+        raise ConfigError(
+            "the name of a model ends in .onnx", where=where, hint=f"pass output={target.name + '.onnx'!r} (-o)"
+        )
+    if not force and target.exists():
+        raise _exists(target)
+    if not force and (data := data_file(target)).is_file():
+        raise _exists(target, f"the file {data.name!r} for large weights exists beside it")
+    try:
+        try_folder(target.parent)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _exists(target: Path, what: str = "the file exists") -> ConfigError:
+    return ConfigError(
+        what,
+        where=f"output {str(target)!r}",
+        hint="pass force=True (--force) to replace it, or choose another place with output= (-o)",
+    )
+
+
+def _unwritable(target: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the model cannot be written: {error.strerror or error}",
+        where=f"output {str(target)!r}",
+        hint="choose another place with output= (-o)",
+    )
 
 
 def data_file(target: Path) -> Path:
@@ -92,7 +114,7 @@ def data_file(target: Path) -> Path:
 
 def needs_data_file(model: ModelProto) -> bool:
     """Whether a model is too large for one file."""
-    size = sum(int(tensor.ByteSize()) + _external_bytes(tensor) for tensor in _tensors(model.graph))
+    size = sum(int(tensor.ByteSize()) + _external_bytes(tensor) for tensor in tensors_of(model.graph))
     return size > _INLINE_LIMIT_BYTES
 
 
@@ -104,20 +126,17 @@ def _external_bytes(tensor: TensorProto) -> int:
 
 def _inlined(model: ModelProto, base_dir: Path | None) -> ModelProto:
     """`model` with all data inside; itself where that is so already."""
-    if not any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
+    if not any(map(is_external, tensors_of(model.graph))):
         return model
     whole = ModelProto()
     whole.CopyFrom(model)
-    for tensor in _tensors(whole.graph):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            data = tensor_bytes(tensor, base_dir) or b""  # external data is never None
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
-            tensor.raw_data = data
+    for tensor in tensors_of(whole.graph):
+        if is_external(tensor):
+            take_inside(tensor, base_dir)
     return whole
 
 
-def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, temporary: contextlib.ExitStack) -> None:
+def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, *, force: bool) -> int:
     data_target = data_file(target)
     if data_target.exists() and not data_target.is_file():
         raise ConfigError(
@@ -131,15 +150,15 @@ def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, tem
         slim.graph.node.add().CopyFrom(node)
     for field in ("input", "output", "value_info"):
         getattr(slim.graph, field).extend(getattr(model.graph, field))
-    data_path, stream = _open_temporary(data_target, temporary)
-    with stream:
-        for tensor in _tensors(slim.graph):
-            _move_out(tensor, tensor, data_target.name, stream, base_dir)
+    with draft(data_target) as data, draft(target) as written:
+        for tensor in chain.from_iterable(map(tensors_in, slim.graph.node)):
+            _move_out(tensor, tensor, data_target.name, data.stream, base_dir)
         for tensor in model.graph.initializer:
-            _move_out(tensor, slim.graph.initializer.add(), data_target.name, stream, base_dir)
-        _sync(stream)
-    written = _write_file(target, slim, temporary)
-    _replace_pair(data_path, data_target, written, target)
+            _move_out(tensor, slim.graph.initializer.add(), data_target.name, data.stream, base_dir)
+        written.stream.write(slim.SerializeToString(deterministic=True))
+        size = data.stream.tell() + written.stream.tell()
+        _publish_pair(data, written, force=force)
+    return size
 
 
 def _move_out(source: TensorProto, into: TensorProto, location: str, stream: BinaryIO, base_dir: Path | None) -> None:
@@ -165,56 +184,31 @@ def _move_out(source: TensorProto, into: TensorProto, location: str, stream: Bin
     stream.write(data)
 
 
-def _open_temporary(target: Path, temporary: contextlib.ExitStack) -> tuple[Path, BinaryIO]:
-    path = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-    stream = path.open("xb")
-    temporary.callback(path.unlink, missing_ok=True)
-    return path, stream
+def _publish_pair(data: Draft, model: Draft, *, force: bool) -> None:
+    """Let both files appear; where one cannot, both old ones are put back.
 
-
-def _write_file(target: Path, model: ModelProto, temporary: contextlib.ExitStack) -> Path:
-    data = model.SerializeToString(deterministic=True)
-    path, stream = _open_temporary(target, temporary)
-    with stream:
-        stream.write(data)
-        _sync(stream)
-    return path
-
-
-def _sync(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _replace_pair(data: Path, data_target: Path, model: Path, target: Path) -> None:
-    """Rename both files into place; where the second cannot be, the first is taken back."""
-    backup = data.with_suffix(".old")
-    existed = data_target.exists()
-    if existed:
-        data_target.replace(backup)
+    The old model goes aside first and the new one comes last: in between there is none, and no runtime can read weights
+    that are not its own.
+    """
+    data.sync()
+    model.sync()
+    aside = [(target, hidden_beside(target, "old")) for target in (model.target, data.target) if force]
+    moved: list[tuple[Path, Path]] = []
+    published: list[Path] = []
     try:
-        data.replace(data_target)
-        model.replace(target)
-    except OSError:
-        if existed:
-            backup.replace(data_target)
-        else:
-            data_target.unlink(missing_ok=True)
+        for target, hidden in aside:
+            if target.exists():
+                moved.append((target, hidden))
+                target.replace(hidden)
+        for draft_of_one in (data, model):
+            draft_of_one.publish(replace=force)
+            published.append(draft_of_one.target)
+    except BaseException:
+        for target in published:
+            target.unlink(missing_ok=True)
+        for target, hidden in reversed(moved):
+            if hidden.exists():
+                hidden.replace(target)
         raise
-    backup.unlink(missing_ok=True)
-
-
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """Every tensor of a graph: initializers, and those in attributes, bodies included."""
-    yield from graph.initializer
-    for node in graph.node:
-        yield from _attribute_tensors(node)
-
-
-def _attribute_tensors(node: NodeProto) -> Iterator[TensorProto]:
-    for attr in node.attribute:
-        if attr.type == AttributeProto.TENSOR:
-            yield attr.t
-        yield from attr.tensors
-        for body in [attr.g] if attr.type == AttributeProto.GRAPH else attr.graphs:
-            yield from _tensors(body)
+    for _, hidden in moved:
+        hidden.unlink(missing_ok=True)

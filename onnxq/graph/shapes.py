@@ -14,6 +14,8 @@ from onnxq.graph.view import Graph
 
 # onnx's inference invents a name of this form for each size it cannot tell.
 _INVENTED = "unk__"
+# Far above any shape; data propagation is for shapes.
+_LONGEST_VECTOR = 2**16
 
 
 def infer_shapes(graph: Graph) -> list[str]:
@@ -67,10 +69,18 @@ def _infer_once(graph: Graph) -> list[str]:
 
 def _inferred(skeleton: ModelProto, *, data_prop: bool = True) -> ModelProto | None:
     try:
-        return onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=data_prop)
+        return onnx.shape_inference.infer_shapes(
+            skeleton, strict_mode=False, data_prop=data_prop and not _has_long_vectors(skeleton)
+        )
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         # Without data propagation less is known, and fewer operators can fail.
         return _inferred(skeleton, data_prop=False) if data_prop else None
+
+
+def _has_long_vectors(skeleton: ModelProto) -> bool:
+    """Whether data propagation, which keeps a symbol for each element of a vector, would take memory without end."""
+    shapes = (value.type.tensor_type.shape.dim for value in skeleton.graph.input)
+    return any(len(sizes) == 1 and sizes[0].dim_value > _LONGEST_VECTOR for sizes in shapes)
 
 
 def _merged(known: ValueInfoProto | None, found: ValueInfoProto) -> ValueInfoProto | None:

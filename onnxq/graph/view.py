@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxq.errors import InternalError, ModelError
+from onnxq.graph.external_data import is_external
 from onnxq.graph.messages import (
     CAPTURED,
     STANDARD_DOMAINS,
@@ -30,7 +31,6 @@ from onnxq.graph.messages import (
     captured_names,
     dim_of,
     frame_of,
-    is_external,
     reads_of,
     rename_captured,
     tensor_bytes,

@@ -61,9 +61,10 @@ def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:
     parameters = [v.astype(np.float64) for v in values if v is not None]
     if len(parameters) != 4:  # case 6
         return "a parameter of the normalization is not a constant"
+    channels = output_channels(graph, linear)
+    if (other := next((p.shape for p in parameters if p.shape != (channels,)), None)) is not None:
+        return f"the normalization has parameters of shape {other} for {channels} channels"
     scale, shift = affine_of(*parameters, epsilon=float(attribute(node, "epsilon", _DEFAULT_EPSILON)))
-    if scale.shape != (output_channels(graph, linear),):
-        return f"the normalization has parameters of shape {scale.shape} for {output_channels(graph, linear)} channels"
     if (reason := fold_affine_map(graph, linear, scale, shift)) is not None:  # case 9
         return reason
     take_over_output(graph, linear, node)

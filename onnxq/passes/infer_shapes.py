@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.plural import counted
 
 
 class InferShapes(Pass):
@@ -18,5 +19,5 @@ class InferShapes(Pass):
         log = PassLog()
         learned = infer_shapes(graph)
         if learned:
-            log.edit(f"types or shapes of {len(learned)} tensors")
+            log.edit(f"types or shapes of {counted(len(learned), 'tensor')}")
         return log.result(graph)

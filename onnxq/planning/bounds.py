@@ -37,7 +37,7 @@ def clip_limits(graph: Graph, node: NodeProto) -> tuple[float | None, float | No
     limits: list[float | None] = []
     for slot in (1, 2):
         value = graph.constant(node.input[slot]) if len(node.input) > slot and node.input[slot] else None
-        limits.append(None if value is None else float(value.reshape(-1)[0]))
+        limits.append(None if value is None or not value.size else float(value.reshape(-1)[0]))
     return limits[0], limits[1]
 
 

@@ -10,7 +10,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from onnxq.plural import counted
-from onnxq.report.wording import data_text, files_text, output_text, size_text
+from onnxq.report.wording import data_text, files_text, output_text
+from onnxq.sizes import size_text
 
 if TYPE_CHECKING:
     from onnxq.report.report import LayerRow, NodeCounts, Report, TensorRow

@@ -14,7 +14,8 @@ from rich.text import Text
 from onnxq.planning.plan import Action, NodeDecision, QuantPlan
 from onnxq.plural import counted
 from onnxq.report.report import NodeCounts, Report
-from onnxq.report.wording import data_text, files_text, output_text, size_text
+from onnxq.report.wording import data_text, files_text, output_text
+from onnxq.sizes import size_text
 
 _SHOWN_OUTPUTS = 5
 _SHOWN_REASONS = 5

@@ -12,19 +12,6 @@ if TYPE_CHECKING:
     from onnxq.report.report import DataFacts  # which imports the renderings that use this module
 
 
-def size_text(size_bytes: float) -> str:
-    """A size as people read it.
-
-    >>> size_text(14_307_948)
-    '14.3 MB'
-    """
-    for unit in ("B", "kB", "MB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} GB"
-
-
 def data_text(data: DataFacts) -> str:
     """What was calibrated and compared on, in a line."""
     measured = f"errors measured on {counted(data.held_out_samples, 'sample')} from {data.source}"
@@ -49,7 +36,7 @@ def output_text(error: OutputError) -> str:
     """The error of one output in a line."""
     trouble = ""
     if error.nonfinite:
-        trouble = f"; {error.nonfinite} values are NaN or Inf in one model only"
+        trouble = f"; {counted(error.nonfinite, 'value')} of NaN or Inf in one model only"
     if error.shape_mismatches:
         trouble += f"; another shape in {counted(error.shape_mismatches, 'batch', 'batches')}"
     if error.sqnr_db is None:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnxq.graph.messages import type_name
 from onnxq.graph.view import Graph, attribute
 from onnxq.verification.structure import QDQ_OPS, code_type
 
@@ -100,7 +101,7 @@ def _code_rules(graph: Graph, node: NodeProto) -> Iterator[Violation]:
                   f"keep the bias in float; {_TARGET_HINT}")  # fmt: skip
         return
     if dtype not in _CODE_TYPES:
-        yield _at(node, "R2", f"its codes are {TensorProto.DataType.Name(dtype).lower()}; TensorRT takes int8 only")
+        yield _at(node, "R2", f"its codes are {type_name(dtype)}; TensorRT takes int8 only")
     name = _zero_point(node)
     if not name:
         yield _at(node, "R3", "it has no zero-point input; TensorRT takes that for int8, ONNX for uint8",

@@ -217,7 +217,7 @@ def _worse_than_unfused(fused: Sequence[OutputError], unfused: Sequence[OutputEr
 
 def _unsound(error: OutputError) -> str:
     if error.nonfinite:
-        return f"output {error.name!r} has {error.nonfinite} values that are NaN or Inf in one model only"
+        return f"output {error.name!r} has {counted(error.nonfinite, 'value')} of NaN or Inf in one model only"
     if error.shape_mismatches:
         return f"output {error.name!r} has another shape in {counted(error.shape_mismatches, 'batch', 'batches')}"
     return f"output {error.name!r} has no values"

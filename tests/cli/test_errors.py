@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from onnxq.cli.group import failure_of
 from onnxq.cli.main import cli
+from onnxq.cli.signals import Terminated
 from onnxq.errors import ConfigError, DataError, InternalError
 from tests.cli.conftest import Run, samples, tiny_model
 
@@ -114,11 +115,6 @@ def test_an_operator_that_nothing_here_can_run(run: Run, folder: Path) -> None:
     assert files(folder) == before
 
 
-def test_calibrate_needs_data(run: Run, folder: Path) -> None:
-    result = run("calibrate", "model.onnx", "-o", "m.stats")
-    assert (result.exit_code, result.stderr) == (3, "error: there is no calibration data\nhint: pass --data SRC\n")
-
-
 def test_statistics_of_another_model(run: Run, folder: Path) -> None:
     run("calibrate", "model.onnx", "--data", "data.npz", "-o", "m.stats")
     other = tiny_model()
@@ -149,7 +145,15 @@ USAGE = {
     ("quantize", "model.onnx", "-o", "a.html", "--report", "a.html"): "--output names the same file",
     ("quantize", "model.onnx", "-o", "data.npz"): "the file exists",
     ("quantize", "model.onnx", "-o", "."): "this is not a regular file",
+    ("quantize", "model.onnx", "-o", "-"): "models and reports are written to files, not to stdout",
+    ("quantize", "model.onnx", "--report", "-"): "models and reports are written to files, not to stdout",
+    ("quantize", "model.onnx", "-o", "q.bin"): "the name of a model ends in .onnx",
     ("quantize", "model.onnx", "-o", "nowhere/q.onnx"): "the folder 'nowhere' does not exist",
+    ("quantize", "model.onnx", "--data", "data.npz", "--images", "yolo"): "the data is not a folder of images",
+    ("quantize", "model.onnx", "--data", "data.npz", "--mean", "0.5"): "the data is not a folder of images",
+    ("quantize", "model.onnx", "--mean", "0.5"): "images are described, but there is no data",
+    ("verify", "model.onnx", "model.onnx", "--color", "bgr"): "images are described, but there is no data",
+    ("calibrate", "model.onnx", "-o", "m.stats"): "there is no calibration data",
     ("quantize",): "Missing argument 'MODEL'",
     ("quantise", "model.onnx"): "No such command 'quantise'",
 }
@@ -241,9 +245,11 @@ def test_a_bug_asks_for_a_report(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         ),
         (MemoryError(), "MemoryError", 3, "not enough memory"),
         (click.Abort(), "Interrupted", 130, "interrupted"),
+        (KeyboardInterrupt(), "Interrupted", 130, "interrupted"),
+        (Terminated(), "Terminated", 143, "terminated"),
     ],
 )
-def test_every_kind_of_failure(error: Exception, kind: str, exit_code: int, message: str) -> None:
+def test_every_kind_of_failure(error: BaseException, kind: str, exit_code: int, message: str) -> None:
     failure = failure_of(error)
     assert (failure.kind, failure.exit_code, failure.message) == (kind, exit_code, message)
 
@@ -260,11 +266,24 @@ def test_interruption_leaves_no_file(run: Run, folder: Path, monkeypatch: pytest
     assert files(folder) == before
 
 
+def test_an_interruption_while_the_first_is_handled(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """click prints a line for the first Ctrl-C; a second one at that moment used to end in a traceback."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnxq.api.plan", interrupted)
+    monkeypatch.setattr("click.core.echo", interrupted)
+    result = run("plan", "model.onnx")
+    assert result.exit_code == 130
+    assert result.stderr == "error: interrupted\n"
+
+
 def test_files_that_cannot_be_written_are_named(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("onnxq.cli.files.write_whole", full)
     result = run("quantize", "model.onnx", "--data", "data.npz", "--report", "r.html")
     assert result.exit_code == 2
     assert "error: --report 'r.html': the file cannot be written: No space left on device" in result.stderr
@@ -274,3 +293,20 @@ def test_every_command_explains_itself_with_an_example(run: Run) -> None:
     for name in cli.commands:
         text = run(name, "--help").stdout
         assert f"onnxq {name} " in text.partition("Example")[2]
+
+
+@pytest.mark.parametrize("command", ["quantize", "calibrate", "merge", "cache", "verify"])
+def test_a_folder_that_cannot_be_written_to_is_noticed_at_once(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("onnxq.cli.files.try_folder", refused)
+    # Nothing that is read exists, so that any work would fail otherwise.
+    reads = {"quantize": ("m.onnx",), "calibrate": ("m.onnx",), "verify": ("m.onnx", "q.onnx")}.get(
+        command, ("m.stats",)
+    )
+    result = run(command, *reads, "--report" if command == "verify" else "-o", "out.html")
+    assert result.exit_code == 2
+    assert "'out.html': the file cannot be written: Permission denied\nhint: choose another place with" in result.stderr

@@ -61,28 +61,68 @@ def test_output_cut_short_by_the_reader(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_interrupted_calibration_leaves_nothing(folder: Path) -> None:
-    (folder / "slow.py").write_text(
-        "import time, pathlib, numpy as np\n"
-        "def load_data():\n"
-        "    for i in range(1000):\n"
-        "        pathlib.Path('started').touch()\n"
-        "        time.sleep(0.05)\n"
-        "        yield {'x': np.zeros((1, 3, 8, 8), np.float32)}\n"
-    )
-    command = [sys.executable, "-m", "onnxq", "quantize", "model.onnx", "--data", "slow.py", "-o", "q.onnx"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
+posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+SLOW = (
+    "import time, pathlib, numpy as np\n"
+    "def load_data():\n"
+    "    for i in range(1000):\n"
+    "        pathlib.Path('started').touch()\n"
+    "        time.sleep({pause})\n"
+    "        yield {{'x': np.zeros((1, 3, 8, 8), np.float32)}}\n"
+)
+
+
+def started(folder: Path, pause: float = 0.05, command: tuple[str, ...] = ("quantize",)) -> subprocess.Popen[str]:
+    """A process that is in the middle of its calibration."""
+    (folder / "slow.py").write_text(SLOW.format(pause=pause))
+    given = [sys.executable, "-m", "onnxq", *command, "model.onnx", "--data", "slow.py", "-o", "q.onnx"]
+    process = subprocess.Popen(given, cwd=folder, stderr=subprocess.PIPE, text=True)
+    for _ in range(1200):
         if (folder / "started").exists():
-            break
+            return process
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
+    raise TimeoutError
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_calibration_that_is_ended_leaves_nothing(folder: Path, number: int, code: int, said: str) -> None:
+    process = started(folder)
+    os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "error: interrupted"
+    assert process.returncode == code
+    assert stderr.splitlines()[-1] == f"error: {said}"
     assert not (folder / "q.onnx").exists()
     assert not list(folder.glob(".*"))
+
+
+@posix
+@pytest.mark.parametrize("command", ["quantize", "calibrate"])
+def test_an_impatient_person(folder: Path, command: str) -> None:
+    """Ctrl-C again and again, while the first is still being handled and after that."""
+    process = started(folder, pause=2.0, command=(command,))
+    while process.poll() is None:
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.03)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in stderr
+    assert "Exception ignored" not in stderr
+    assert not (folder / "q.onnx").exists()
+
+
+@pytest.mark.parametrize(("columns", "longest"), [("", 100), ("60", 60), ("200", 200), ("nonsense", 100), ("0", 100)])
+def test_the_width_of_pages_that_are_piped(
+    run: Run, monkeypatch: pytest.MonkeyPatch, columns: str, longest: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    arguments = ("quantize", "model.onnx", "--data", "data.npz", "--force", "--exclude-op", "NoSuchOp" * 0 or "Relu")
+    lines = run(*arguments).stdout.splitlines()
+    assert max(map(len, lines)) <= longest
+    assert max(map(len, lines)) > longest - 40 or longest == 200
 
 
 def test_progress_is_shown_on_a_terminal(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto
@@ -28,6 +28,7 @@ from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan, Role
 from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.lint_tensorrt import lint_tensorrt
+from tests.fuzzing import budget
 from tests.graphs import model_of
 
 FEEDS = 4
@@ -35,9 +36,24 @@ FLOOR_DB = 15.0
 """Up to 10 operators in a row, each rounding at about 30 to 40 dB on ranges that cover every sample. A wrong axis,
 zero-point or bias scale leaves less than 10 dB."""
 
-QUICK = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+QUICK = budget(10)
 
-STEPS = ("conv", "conv", "again", "point", "depthwise", "relu", "relu6", "add", "silu", "concat", "pool", "gate")
+STEPS = (
+    "conv", "conv", "again", "point", "depthwise", "relu", "relu6", "add", "silu", "concat", "pool", "gate", "leaky",
+    "average", "swap", "hard", "body",
+)  # fmt: skip
+
+WITHOUT_WEIGHTS = {
+    "relu": "{out} = Relu({last})",
+    "relu6": "{out} = Clip({last}, zero, six)",
+    "add": "{out} = Add({last}, {other})",
+    "silu": "s{out} = Sigmoid({last}) {out} = Mul({last}, s{out})",
+    "leaky": "{out} = LeakyRelu<alpha=0.1>({last})",
+    "average": "{out} = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>({last})",
+    "swap": "{out} = Transpose<perm=[0,1,3,2]>({last})",
+    "hard": "h{out} = HardSigmoid<alpha=0.1666667>({last}) {out} = Mul({last}, h{out})",
+    "pool": "{out} = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>({last})",
+}
 
 
 def _he(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
@@ -71,19 +87,13 @@ def conv_nets(draw: st.DrawFn) -> ModelProto:
         elif step == "depthwise":
             constants[weight] = _he(rng, 16, 1, 3, 3)
             body.append(f"{out} = Conv<{same}, group=16>({last}, {weight})")
-        elif step == "relu":
-            body.append(f"{out} = Relu({last})")
-        elif step == "relu6":
-            body.append(f"{out} = Clip({last}, zero, six)")
-        elif step == "add":
-            body.append(f"{out} = Add({last}, {other})")
-        elif step == "silu":
-            body.append(f"s{index} = Sigmoid({last}) {out} = Mul({last}, s{index})")
         elif step == "concat":
             constants[weight] = _he(rng, 16, 32, 1, 1)
             body.append(f"c{index} = Concat<axis=1>({other}, {last}) {out} = Conv(c{index}, {weight})")
-        elif step == "pool":
-            body.append(f"{out} = MaxPool<kernel_shape=[3,3], {same}>({last})")
+        elif step == "body":
+            body.append(_branches(out, last, other))
+        elif step in WITHOUT_WEIGHTS:
+            body.append(WITHOUT_WEIGHTS[step].format(out=out, last=last, other=other))
         else:
             constants[weight] = _he(rng, 16, 16, 1, 1)
             body.append(
@@ -96,6 +106,14 @@ def conv_nets(draw: st.DrawFn) -> ModelProto:
     declared = ", ".join(f"float[N,16,8,8] {name}" for name in sorted(outputs))
     text = f"(float[N,16,8,8] x) => ({declared}) {{ {' '.join(body)} y = Conv({tensors[-1]}, last) }}"
     return _pruned(text, constants)
+
+
+def _branches(out: str, last: str, other: str) -> str:
+    """An If whose bodies read tensors from outside, and a weight that is also read outside."""
+    return f"""low{out} = ReduceMin<keepdims=0>({other}) if{out} = Greater(low{out}, zero) {out} = If (if{out}) <
+        then_branch = a{out} () => (float[N,16,8,8] p{out}) {{ p{out} = Relu({last}) }},
+        else_branch = b{out} () => (float[N,16,8,8] q{out}) {{ j{out} = Conv<pads=[1,1,1,1]>({other}, shared)
+        q{out} = Add(j{out}, {last}) }} >"""
 
 
 @st.composite

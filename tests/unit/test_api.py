@@ -65,6 +65,7 @@ def test_metadata_says_how_it_was_made(result: onnxq.QuantizeResult) -> None:
         "onnxq.data": result.stats.data_fingerprint,
         "onnxq.samples": "9",
         "onnxq.float_digest": result.plan.digest,
+        "onnxq.options": "{}",
     }
 
 
@@ -360,8 +361,10 @@ def test_a_small_result_is_one_file_wherever_the_float_weights_were(tmp_path: Pa
     made = onnxq.quantize(with_external_data(tmp_path / "float"), data(4), target=ORT, output=output)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["float", "q.onnx"]
     assert made.report.output_data_path is None
-    # The file has protobuf's framing of each part and six entries of metadata besides.
-    assert 0 < output.stat().st_size - made.report.size_after_bytes < 500
+    assert made.report.size_after_bytes == output.stat().st_size
+    files = [*(tmp_path / "float").iterdir()]
+    assert made.report.size_before_bytes == sum(file.stat().st_size for file in files)
+    assert len(files) == 2
     inline = onnxq.quantize(model(), data(4), target=ORT)
     assert {t.name: t.raw_data for t in onnx.load(output).graph.initializer} == {
         t.name: t.raw_data for t in inline.model.graph.initializer

@@ -229,7 +229,10 @@ def test_a_fixed_batch_splits_and_says_what_it_leaves_out():
     feeds = list(batches)
     np.testing.assert_array_equal(np.concatenate([f["x"] for f in feeds]), ramp(7, 3)[:6])
     assert [f["x"].shape for f in feeds] == [(2, 3)] * 3
-    assert batches.notes == ("1 of 7 samples were left out: the model's batch is fixed at 2",)
+    assert batches.notes == (
+        "batch_size= (--batch-size) has no effect: the model's batch is fixed at 2",
+        "1 of 7 samples left out: the model's batch is fixed at 2",
+    )
 
 
 def test_one_axis_more_stacks_samples():

@@ -257,7 +257,7 @@ def test_other_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_places_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="cannot write the checkpoint: No such file or directory\nHint: choose a"):
+    with pytest.raises(ConfigError, match="cannot write the checkpoint: No such file or directory\nHint: choose a"):
         save_checkpoint(saved(), tmp_path / "absent" / "c")
     with pytest.raises(ArtifactError, match="cannot read the checkpoint: No such file or directory"):
         load_checkpoint(tmp_path / "c")

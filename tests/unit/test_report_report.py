@@ -29,7 +29,8 @@ from onnxq.report import report as report_module
 from onnxq.report.build import RunFacts, build_report, int8_mac_share
 from onnxq.report.report import SCHEMA, DataFacts, NodeCounts, Report
 from onnxq.report.text import plain, plan_table
-from onnxq.report.wording import output_text, size_text
+from onnxq.report.wording import output_text
+from onnxq.sizes import size_text
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError
 from onnxq.verification.verify import verify_model
@@ -255,4 +256,4 @@ def test_output_text():
     assert output_text(near) == "SQNR 31.3 dB, cosine 0.99912, largest error 0.125"
     assert output_text(same) == "equal to float"
     assert output_text(labels) == "25.00% of the values differ"
-    assert output_text(broken).endswith("; 2 values are NaN or Inf in one model only; another shape in 1 batch")
+    assert output_text(broken).endswith("; 2 values of NaN or Inf in one model only; another shape in 1 batch")

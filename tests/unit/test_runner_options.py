@@ -161,7 +161,7 @@ def test_a_tensor_beyond_the_limit():
     with pytest.raises(ConfigError) as caught:
         collect(graph, ["r"], data(graph), digest="d", options=CollectOptions(memory_limit=1000))
     assert str(caught.value) == (
-        "tensor 'r' takes 0.0 MB for 2 batches, more than the memory limit of 0.0 MB\n"
+        "tensor 'r' takes 1.2 kB for 2 batches, more than the memory limit of 1.0 kB\n"
         "Hint: raise memory_limit= (--memory-limit), or feed fewer samples at once: batch_size= (--batch-size)"
     )
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxq.calibration.methods import method_from_name, solve_range
-from onnxq.calibration.solve import _sound_range, constant_values, range_of_values, ranges_from_stats, solve
+from onnxq.calibration.solve import constant_values, range_of_values, ranges_from_stats, solve, sound_range
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, Use
@@ -337,7 +337,7 @@ def test_entropy_does_not_cut_off_what_carries_the_signal() -> None:
     spec = TARGETS["ort-x64-vnni"].activation
     entropy = method_from_name("entropy")
     assert float(solve_range(stats, spec, entropy).rmin) > -1
-    sound, own = _sound_range(stats, spec, entropy, Observed())
+    sound, own = sound_range(stats, spec, entropy, Observed())
     assert (float(sound.rmin), own) == (stats.rmin, False)
 
 
@@ -346,7 +346,7 @@ def test_a_low_percentile_is_what_the_user_gets(percentile: float) -> None:
     """Cutting off a quarter of the values leaves less than 10 dB, which once made `max` of it."""
     values = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
     spec = TARGETS["ort-x64-vnni"].activation
-    sound, own = _sound_range(
+    sound, own = sound_range(
         TensorStats.of(values), spec, method_from_name("percentile", percentile=percentile), Observed()
     )
     assert own

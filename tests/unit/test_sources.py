@@ -266,7 +266,7 @@ def test_images_for_channels_last_grey_and_uint8_models(pictures):
 def test_images_beyond_a_fixed_batch_are_left_out_and_said(pictures):
     batches = open_data(pictures, inputs=specs(x=(TensorProto.UINT8, [3, 3, 4, 6])))
     assert joined(batches).shape == (3, 3, 4, 6)
-    assert batches.notes == ("1 of 4 images were left out: the model's batch is fixed at 3",)
+    assert batches.notes == ("1 of 4 images left out: the model's batch is fixed at 3",)
 
 
 def test_limit_spreads_over_the_folder(pictures):
@@ -319,3 +319,36 @@ def test_image_errors(tmp_path, pictures, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(DataError, match=r"^reading images needs Pillow, which is not installed\nHint: pip install"):
         open_data(pictures, inputs=IMAGES, images="imagenet")
+
+
+# ---- options that mean nothing for the data --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [X, {"x": X}, [{"x": X}]], ids=["array", "dict", "feeds"])
+@pytest.mark.parametrize("images", ["imagenet", ImageOptions(mean=(0.5,))])
+def test_image_options_without_images_are_refused(data, images):
+    with pytest.raises(ConfigError, match="images are described, but the data is not a folder of images") as caught:
+        open_data(data, inputs=ONE, images=images)
+    assert "--images, --mean, --std" in caught.value.hint
+
+
+def test_a_batch_size_that_has_no_effect_is_said():
+    fixed = specs(x=(TensorProto.FLOAT, [2, 3]))
+    no_effect = "batch_size= (--batch-size) has no effect: "
+    assert open_data(X[:4], inputs=fixed, batch_size=4).notes == (f"{no_effect}the model's batch is fixed at 2",)
+    assert open_data(X[:4], inputs=fixed, batch_size=2).notes == ()
+    feeds = [{"x": X}, {"x": X[:2]}]
+    batches = open_data(feeds, inputs=ONE, batch_size=4)
+    assert batches.notes == (f"{no_effect}the data comes in batches, which are fed as they are",)
+    assert [len(feed["x"]) for feed in batches] == [5, 2]
+
+
+def test_a_lone_array_of_another_name_is_said(tmp_path):
+    np.savez(tmp_path / "d.npz", image=X)
+    batches = open_data(tmp_path / "d.npz", inputs=ONE)
+    np.testing.assert_array_equal(joined(batches), X)
+    assert batches.notes == ("the only array, 'image', was taken for the only input, 'x'",)
+    np.savez(tmp_path / "e.npz", X)  # numpy calls it arr_0
+    batches = open_data(tmp_path / "e.npz", inputs=ONE)
+    joined(batches)
+    assert batches.notes == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from onnxq.calibration import stats_file
 from onnxq.calibration.sampling import extract
 from onnxq.calibration.statistics import StatsBuilder, StatsTable, TensorStats
 from onnxq.calibration.stats_file import MAGIC, VERSION, load_stats, save_stats
-from onnxq.errors import ArtifactError
+from onnxq.errors import ArtifactError, ConfigError
 
 
 def sampled(values: np.ndarray, *, histogram: bool = True) -> TensorStats:
@@ -149,7 +150,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_unwritable_place(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"cannot write statistics: No such file.*\nHint: .*output= \(-o\)"):
+    with pytest.raises(ConfigError, match=r"cannot write statistics: No such file.*\nHint: .*output= \(-o\)"):
         sample().save(tmp_path / "no" / "m.stats")
 
 
@@ -160,8 +161,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path, monkey
     def full_disk(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stats_file.os, "fsync", full_disk)
-    with pytest.raises(ArtifactError, match="No space left on device"):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(ConfigError, match="No space left on device"):
         sample().save(path)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["m.stats"]

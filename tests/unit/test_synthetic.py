@@ -146,7 +146,7 @@ def test_a_model_that_takes_no_guess_is_refused():
 
 def test_a_model_that_gives_nan_on_every_guess_is_refused():
     g = graph([node("Log", "x", "y")], x=(FLOAT, [1, 64]))
-    with pytest.raises(DataError, match=r"\(1 shapes tried\): its outputs are NaN or Inf\n"):
+    with pytest.raises(DataError, match=r"\(1 shape tried\): its outputs are NaN or Inf\n"):
         synthetic_batches(g)
 
 

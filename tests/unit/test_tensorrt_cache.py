@@ -10,7 +10,7 @@ import pytest
 
 import onnxq
 from onnxq.calibration.methods import method_from_name
-from onnxq.calibration.statistics import TensorStats
+from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.calibration.tensorrt_cache import (
     TensorRTCache,
     cache_from_stats,
@@ -218,7 +218,7 @@ def test_places_and_names_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot read the calibration cache: No such file or directory\nHint: ch"):
         load_tensorrt_cache(tmp_path / "absent")
     cache = TensorRTCache(header=header_for("8.6.1"), scales={"x": 1.0})
-    with pytest.raises(ArtifactError, match="cannot write the calibration cache: No such file or directory\nHint: ch"):
+    with pytest.raises(ConfigError, match="cannot write the calibration cache: No such file or directory\nHint: ch"):
         save_tensorrt_cache(cache, tmp_path / "absent" / "t.cache")
     for name in ("a\nb", " a", ""):
         with pytest.raises(ArtifactError, match=r"the name of tensor .* cannot be written to a calibration cache"):
@@ -240,3 +240,15 @@ def test_what_is_no_version(version: str) -> None:
 def test_scales_are_float32(scale: float) -> None:
     with pytest.raises(InternalError, match="is not a finite float32 number >= 0"):
         TensorRTCache(header="", scales={"x": scale})
+
+
+def test_a_method_does_not_ruin_a_tensor_in_the_cache_either() -> None:
+    """One element in 100 000 is not zero: no percentile but 100 keeps it, and `quantize` takes max there."""
+    values = np.zeros(100_000, np.float32)
+    values[7] = 5.0
+    tensors = {"sparse": TensorStats.of(values), "plain": TensorStats.of(normal(50_000))}
+    stats = StatsTable(tensors=tensors, digest="d", samples=1)
+    made = cache_from_stats(stats, method_from_name("percentile"))
+    assert made.replaced == ("sparse",)
+    assert 127 * made.scales["sparse"] == pytest.approx(5.0, rel=1e-6)
+    assert cache_from_stats(stats, MAX).replaced == ()

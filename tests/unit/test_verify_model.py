@@ -133,6 +133,6 @@ def test_optimisations_may_redraw_noise_but_not_double_it():
 
 
 def test_unsound_outputs_are_described():
-    assert _unsound(_error(nonfinite=3)) == "output 'y' has 3 values that are NaN or Inf in one model only"
+    assert _unsound(_error(nonfinite=3)) == "output 'y' has 3 values of NaN or Inf in one model only"
     assert _unsound(_error(shape_mismatches=2)) == "output 'y' has another shape in 2 batches"
     assert _unsound(_error(elements=0)) == "output 'y' has no values"

@@ -47,9 +47,12 @@ def cache(  # noqa: PLR0913 - one parameter for each option
     check_places({"--output": output}, inputs={"the statistics": stats}, force=force)
     from onnxq import load_stats  # noqa: PLC0415 - numpy only now
     from onnxq.calibration.methods import method_from_name  # noqa: PLC0415
+    from onnxq.calibration.solve import replaced_note  # noqa: PLC0415
     from onnxq.calibration.tensorrt_cache import cache_from_stats, save_tensorrt_cache  # noqa: PLC0415
 
     chosen = method_from_name(method, percentile=percentile)
     made = cache_from_stats(load_stats(stats), chosen, version=tensorrt_version)
     save_tensorrt_cache(made, output)
+    for text in replaced_note(chosen.label, made.replaced):
+        say(f"note: {text}", quiet=quiet)
     say(f"scales of {counted(len(made.scales), 'tensor')} ({chosen.label}) written to {output}", quiet=quiet)

@@ -12,7 +12,7 @@ from onnxq.cli.documents import stats_document
 from onnxq.cli.files import check_places
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import print_json, say
-from onnxq.errors import DataError
+from onnxq.errors import ConfigError
 from onnxq.plural import counted
 
 DEFAULT_CHECKPOINT_EVERY_S = 60.0
@@ -101,12 +101,13 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
         kept=frozenset({saved}),
     )
     if chosen.data is None:
-        raise DataError("there is no calibration data", hint="pass --data SRC")
+        raise ConfigError("there is no calibration data", hint="pass --data SRC")
     from onnxq.api import calibrate as run  # noqa: PLC0415 - numpy and onnx only now
     from onnxq.calibration.checkpoint import Checkpointing, stop_on_signals  # noqa: PLC0415
 
     if long_run.resume and not saved.exists():
         say(f"no checkpoint {str(saved)!r}: starting from the beginning", quiet=quiet)
+    remarks: list[str] = []
     with stop_on_signals() as stop, calibration_progress(quiet=quiet or as_json, afterwards="saving") as progress:
         checkpointing = Checkpointing(
             path=saved, every_s=long_run.checkpoint_every, resume=long_run.resume, overwrite=force, stop=stop
@@ -121,7 +122,10 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
             ray=long_run.ray is not None if long_run.ray in (None, THIS_MACHINE) else str(long_run.ray),
             checkpoint=checkpointing,
             progress=progress,
+            remark=remarks.append,
         )
+    for text in remarks:
+        say(f"note: {text}", quiet=quiet)
     stats.save(output)
     if as_json:
         print_json(stats_document(stats, output))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -18,6 +19,11 @@ from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, s
 @options.target_option()
 @options.data_options("Inputs to compare on, as for `onnxq quantize`; without it they are synthetic.")
 @options.grouped(Gates, "gates", *GATE_OPTIONS)
+@click.option(
+    "--reproduce",
+    is_flag=True,
+    help="Quantize FLOAT again as QUANTIZED says it was made, with the data of --data, and fail unless it is the same.",
+)
 @click.option("--report", type=options.FILE, help="Write the report to a .html or .json file.")
 @options.force_option()
 @options.json_option("the report")
@@ -30,6 +36,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     target: str,
     data_from: options.DataOptions,
     gates: Gates,
+    reproduce: bool,
     report: Path | None,
     force: bool,
     as_json: bool,
@@ -43,6 +50,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     Examples:
       onnxq verify model.onnx model.int8.onnx --data test.npz
       onnxq verify model.onnx model.int8.onnx --data test.npz --min-sqnr 25 --min-int8 90
+      onnxq verify model.onnx model.int8.onnx --data samples.npz --reproduce
     """
     check_places(
         {"--report": report},
@@ -56,6 +64,12 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
 
     found = run(float_model, quantized_model, target=target, **data_from.keywords())
     found = gated(found, gates)
+    if reproduce:
+        from onnxq.reproduction import reproduce as make_again  # noqa: PLC0415
+
+        again = make_again(float_model, quantized_model, data_from.data)
+        say(f"{again.name}: {again.detail}", quiet=quiet or not again.passed)
+        found = replace(found, checks=(*found.checks, again))
     write_report(found, report)
     show_report(found, as_json=as_json, quiet=quiet)
     leave_on_failed_checks(found)

@@ -1,0 +1,87 @@
+"""The options that shaped a quantized model, kept in its metadata so that it can be made again.
+
+    onnxq.options    JSON object: each keyword of `onnxq.quantize` that was given and differs from its default
+
+What cannot change the result is left out: where it is written, how many threads compute it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from onnxq.calibration.images import ImageOptions
+from onnxq.errors import ArtifactError
+
+OPTIONS_KEY = "onnxq.options"
+
+# Model, data and target have entries of their own, and statistics stand for data: they give the same bytes.
+_NOT_RECORDED = frozenset(
+    {"model", "data", "target", "stats", "output", "force", "threads", "memory_limit", "progress"}
+)
+
+_INPUT_FILES = frozenset({"tensorrt_cache"})
+
+_FROM_A_FILE = "from a file"
+"""Stands for what is no option but an input of its own, whose place says nothing to anybody else."""
+
+
+def record_options(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
+    """The options as JSON.
+
+    Args:
+        function: Whose parameters they are.
+        given: Its arguments by name.
+    """
+    parameters = inspect.signature(function).parameters
+    plain = {name: _plain(given[name]) for name in parameters if name not in _NOT_RECORDED}
+    changed = {
+        name: _FROM_A_FILE if name in _INPUT_FILES else value
+        for name, value in plain.items()
+        if value != _plain(parameters[name].default)
+    }
+    return json.dumps(changed, sort_keys=True, separators=(",", ":"))
+
+
+def recall_options(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The options that `record_options` wrote, as keyword arguments.
+
+    Args:
+        metadata: Entries of a quantized model.
+
+    Raises:
+        ArtifactError: there are none, they are damaged, or the model was made from a file that is not in them.
+    """
+    try:
+        options = json.loads(metadata[OPTIONS_KEY])
+        images = options.get("images")
+        if isinstance(images, dict):
+            listed: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in images.items()
+            }
+            options["images"] = ImageOptions(**listed)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ArtifactError(
+            f"the model does not say with which options it was made ({type(error).__name__}: {error})",
+            hint="only a model that this version of onnxq wrote can be made again",
+        ) from error
+    if lacking := [name for name, value in options.items() if value == _FROM_A_FILE]:
+        raise ArtifactError(
+            f"the model was made with {lacking[0]}=, whose content it does not hold",
+            hint="quantize with the same file again and compare the files",
+        )
+    return dict(options)
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's types; tuples and lists are one."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return _plain(asdict(value)) if isinstance(value, ImageOptions) else _FROM_A_FILE

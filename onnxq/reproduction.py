@@ -1,0 +1,54 @@
+"""Makes a quantized model once more, from what its metadata says, and compares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxq.api import quantize
+from onnxq.errors import ModelError
+from onnxq.graph.model import ModelSource, get_metadata, load_graph, model_digest
+from onnxq.recorded_options import recall_options
+from onnxq.verification.check import Check
+from onnxq.version import VERSION
+
+
+def reproduce(float_model: ModelSource, quantized_model: ModelSource, data: Any = None) -> Check:
+    """Whether quantizing `float_model` again gives `quantized_model`, to the last bit.
+
+    Args:
+        float_model: The float model.
+        quantized_model: What `onnxq.quantize` made of it.
+        data: The calibration data it was made with, in the form it was given in; None where it was made without.
+
+    Returns:
+        A check; where it failed, its detail names what is different.
+
+    Raises:
+        ModelError: a model cannot be read, or the second was not made by onnxq.
+        ArtifactError: the model does not say how it was made, or it was made from a calibration cache.
+        DataError: the data does not fit the model.
+    """
+    made = load_graph(quantized_model)
+    said = get_metadata(made.frame)
+    if "onnxq.target" not in said:
+        raise ModelError(
+            "the model was not made by onnxq, so that it does not say how to make it again",
+            hint="leave out --reproduce",
+        )
+    options = recall_options(said)
+    again = quantize(float_model, data, target=said["onnxq.target"], **options).model
+    name = "made again from the float model"
+    if (digest := model_digest(made)) == model_digest(again):
+        return Check(name=name, passed=True, detail=f"every byte is the same, digest {digest[:12]}")
+    return Check(name=name, passed=False, detail=_difference(said, get_metadata(again)))
+
+
+def _difference(said: dict[str, str], again: dict[str, str]) -> str:
+    reasons = {
+        "onnxq.version": f"it was made by onnxq {said.get('onnxq.version')}, this is {VERSION}",
+        "onnxq.float_digest": "it was made from another float model",
+        "onnxq.data": "it was made with other data",
+        "onnxq.samples": f"it was made with {said.get('onnxq.samples')} samples, not {again.get('onnxq.samples')}",
+    }
+    found = [reason for key, reason in reasons.items() if said.get(key) != again.get(key)]
+    return "; ".join(found) or "model, data and options are the same, the result is not: another onnxruntime or CPU?"

@@ -1,0 +1,189 @@
+"""Files that appear whole or not at all, whatever happens to the process that writes them.
+
+    draft -> write -> fsync -> name -> rename over the old file, or link where there must be none -> fsync the folder
+
+On Linux a draft has no name until it is complete (open(2), O_TMPFILE; linkat(2)), so that a killed process leaves
+nothing behind. Elsewhere, and on file systems without it, a draft is a hidden file `.<name>.<random>.tmp` in the same
+folder, removed on every way out but a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+# What open(2) and linkat(2) answer where the file system lacks O_TMPFILE or hard links.
+_LACKING = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EISDIR, errno.EINVAL, errno.EPERM, errno.ENOSYS})
+_OPEN_FILES = Path("/proc/self/fd")
+
+
+class Draft:
+    """A file that is being written and nobody sees.
+
+    Attributes:
+        target: Where it will be.
+        stream: Takes its content.
+    """
+
+    def __init__(self, target: Path, stream: BinaryIO, hidden: Path | None) -> None:
+        self.target = target
+        self.stream = stream
+        self._hidden = hidden
+        self._synced = False
+
+    def sync(self) -> None:
+        """Bring everything written so far to the disk."""
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self._synced = True
+
+    def publish(self, *, replace: bool) -> None:
+        """Let the file appear at `target`, complete.
+
+        Args:
+            replace: Whether a file that is there by now may be replaced.
+
+        Raises:
+            FileExistsError: there is one, and it may not.
+            OSError: the file cannot be written or named.
+        """
+        if not self._synced:
+            self.sync()
+        if self._hidden is not None:
+            self.stream.close()  # Windows renames no open file
+        if replace:
+            self._hidden_path().replace(self.target)
+        else:
+            self._link(self.target)
+        _sync_folder(self.target.parent)
+
+    def discard(self) -> None:
+        """Remove what `publish` did not put into place."""
+        self.stream.close()
+        if self._hidden is not None:
+            with contextlib.suppress(OSError):
+                self._hidden.unlink(missing_ok=True)
+
+    def _link(self, path: Path) -> None:
+        """Give the file the name `path`, which must be free."""
+        if self._hidden is None:
+            with _folder(path.parent) as folder:
+                source = str(_OPEN_FILES / str(self.stream.fileno()))
+                os.link(source, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=True)
+            return
+        try:
+            os.link(self._hidden, path)
+        except OSError as error:
+            if error.errno not in _LACKING:
+                raise
+            if path.exists():  # without hard links there is a moment between this look and the rename
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+            self._hidden.replace(path)
+
+    def _hidden_path(self) -> Path:
+        """The file under a hidden name."""
+        if self._hidden is None:
+            path = hidden_beside(self.target, "tmp")
+            try:
+                self._link(path)
+            except OSError as error:
+                if error.errno not in _LACKING:
+                    raise
+                self._hidden = path
+                _copy(self.stream, path)
+            self._hidden = path
+        return self._hidden
+
+
+@contextlib.contextmanager
+def draft(target: Path) -> Iterator[Draft]:
+    """A draft of `target`; without `publish` nothing of it remains.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    stream, hidden = _nameless(target.parent), None
+    if stream is None:
+        hidden = hidden_beside(target, "tmp")
+        stream = hidden.open("xb")
+    made = Draft(target, stream, hidden)
+    try:
+        yield made
+    finally:
+        made.discard()
+
+
+def write_whole(target: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write a file that appears whole or not at all.
+
+    Args:
+        target: Where to.
+        content: All of it.
+        replace: Whether an existing file may be replaced.
+
+    Raises:
+        FileExistsError: there is a file, and it may not be replaced.
+        OSError: it cannot be written; an old file is as it was.
+    """
+    with draft(target) as made:
+        made.stream.write(content)
+        made.publish(replace=replace)
+
+
+def try_folder(folder: Path) -> None:
+    """See that files can be made in `folder`, by making one that never shows.
+
+    Raises:
+        OSError: they cannot.
+    """
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def hidden_beside(target: Path, kind: str) -> Path:
+    """A free hidden name in the folder of `target`: `.<name>.<random>.<kind>`."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(6)}.{kind}")
+
+
+def _nameless(folder: Path) -> BinaryIO | None:
+    """A file without a name in `folder`; None where there is no such thing."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None or not _OPEN_FILES.is_dir():
+        return None
+    try:
+        descriptor = os.open(folder, flag | os.O_RDWR, 0o666)
+    except OSError as error:
+        if error.errno in _LACKING:
+            return None
+        raise
+    return os.fdopen(descriptor, "w+b")
+
+
+def _copy(source: BinaryIO, path: Path) -> None:
+    source.seek(0)
+    with path.open("xb") as copy:
+        shutil.copyfileobj(source, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to the disk. Where that is impossible (Windows), files are whole all the same."""
+    with contextlib.suppress(OSError), _folder(folder) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

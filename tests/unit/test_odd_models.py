@@ -1,0 +1,97 @@
+"""Models that random changes brought to light, each of which once led to another end than a plan or a typed error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper
+
+import onnxq
+from onnxq import stages
+from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration.synthetic import synthetic_batches
+from onnxq.errors import DataError, InternalError, ModelError
+from onnxq.graph.model import load_graph
+from onnxq.graph.view import Graph
+from onnxq.planning.bounds import clip_limits
+from tests.graphs import graph_of, model_of, normal
+
+SMALL = "(float[N,16] x) => (float[N,8] y) { y = MatMul(x, w) }"
+
+
+def small() -> ModelProto:
+    return model_of(SMALL, w=normal(16, 8))
+
+
+def test_names_that_are_not_text() -> None:
+    content = model_of("(float[N] x) => (float[N] y) { y = Abs<note=1>(x) }").SerializeToString()
+    with pytest.raises(ModelError, match="this is not a valid ONNX model"):
+        load_graph(content.replace(b"note", b"n\x80te"))
+
+
+def test_normalizations_with_parameters_of_different_lengths() -> None:
+    """onnx's checker does not see it; onnxruntime does."""
+    model = model_of(
+        "(float[N,3,4,4] x) => (float[N,4,2,2] y) { c = Conv(x, w) y = BatchNormalization(c, s, o, m, v) }",
+        w=normal(4, 3, 3, 3), s=np.ones(4, np.float32), o=np.ones(2, np.float32), m=np.ones(4, np.float32),
+        v=np.ones(4, np.float32),
+    )  # fmt: skip
+    plan = onnxq.plan(model)
+    assert [d.op for d in plan.nodes] == ["Conv", "BatchNormalization"]
+
+
+def test_vectors_that_have_no_end() -> None:
+    """onnx's data propagation would keep a symbol for each of their elements."""
+    model = model_of("(float[N,16] x, int64[M] i) => (float[N,8] y, float[M] z) { y = MatMul(x, w) }", w=normal(16, 8))
+    model.graph.input.append(helper.make_tensor_value_info("long", TensorProto.FLOAT, [2**40]))
+    model.graph.node.append(helper.make_node("Gather", ["long", "i"], ["z"]))
+    assert onnxq.plan(model).nodes
+
+
+@pytest.mark.parametrize("limit", [np.zeros(0, np.float32), np.zeros((2, 0), np.float32)])
+def test_limits_that_are_empty(limit: np.ndarray) -> None:
+    graph = graph_of("(float[N] x) => (float[N] y) { y = Clip(x, low, high) }", low=limit, high=np.float32(6))
+    assert clip_limits(graph, graph.nodes[0]) == (None, 6.0)
+
+
+def test_inputs_that_are_too_large_to_be_made_up() -> None:
+    graph = graph_of("(float[4611686018427387904,3,8,8] x) => (float[a,b,c,d] y) { y = Relu(x) }")
+    with pytest.raises(DataError, match=r"input 'x' has shape \(4611686018427387904, 3, 8, 8\), too large to be made"):
+        synthetic_batches(graph)
+
+
+def test_weights_of_another_size_than_their_shape() -> None:
+    model = small()
+    model.graph.initializer[0].dims[0] = 17
+    with pytest.raises(ModelError, match=r"tensor 'w': it holds 512 bytes, its shape \(17, 8\) needs 544"):
+        load_graph(model)
+
+
+# ---- whose fault it is -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ValueError("shapes"), InternalError("broken")])
+def test_a_failure_on_a_model_that_runs_is_a_bug(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stages, "make_plan", fail)
+    with pytest.raises(type(error), match=str(error)):
+        onnxq.plan(small())
+
+
+def test_a_failure_on_a_model_that_onnxruntime_refuses_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(stages, "make_plan", fail)
+    model = model_of("(float[N,15] x) => (float[N,8] y) { y = MatMul(x, w) }", w=normal(16, 8))
+    with pytest.raises(ModelError, match=r"the model contradicts itself: onnxruntime cannot load the model: .*MatMul"):
+        onnxq.plan(model)
+
+
+def test_types_that_this_onnx_does_not_know() -> None:
+    model = small()
+    model.graph.input[0].type.tensor_type.elem_type = 99
+    with pytest.raises(ModelError, match="input 'x': it is of type number 99, which cannot be fed from numpy arrays"):
+        InputSpecs.from_graph(Graph(model))
