@@ -26,11 +26,13 @@ from onnxq.errors import (
 from onnxq.version import VERSION
 
 if TYPE_CHECKING:
-    from onnxq.api import QuantizeResult, calibrate, plan, quantize, verify
+    from onnxq.api import QuantizeResult, calibrate, quantize, verify
     from onnxq.calibration.images import ImageOptions
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
     from onnxq.channels import channel_ranges
+    from onnxq.explaining import plan
+    from onnxq.planning.overrides import Override
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.report import Report
 
@@ -38,6 +40,7 @@ __version__ = VERSION
 
 _LAZY = {
     "ImageOptions": "onnxq.calibration.images",
+    "Override": "onnxq.planning.overrides",
     "QuantPlan": "onnxq.planning.plan",
     "QuantizeResult": "onnxq.api",
     "Report": "onnxq.report.report",
@@ -45,7 +48,7 @@ _LAZY = {
     "calibrate": "onnxq.api",
     "channel_ranges": "onnxq.channels",
     "load_stats": "onnxq.calibration.stats_file",
-    "plan": "onnxq.api",
+    "plan": "onnxq.explaining",
     "quantize": "onnxq.api",
     "verify": "onnxq.api",
 }
@@ -60,6 +63,7 @@ __all__ = [
     "InterruptedRunError",
     "ModelError",
     "OnnxqError",
+    "Override",
     "PlanError",
     "QuantPlan",
     "QuantizeResult",

@@ -86,7 +86,7 @@ def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> Fou
     for name, found in _group_stats(plan, stats).items():
         tensor = plan.tensors[name]
         bounds = tensor.source if isinstance(tensor.source, Observed) else Observed()
-        ranges[name], kept = _sound_range(found, tensor.spec, method, bounds)
+        ranges[name], kept = _sound_range(found, tensor.spec, tensor.method or method, bounds)
         if not kept:
             replaced.append(name)
     return FoundRanges(ranges=ranges, replaced=tuple(replaced))
@@ -135,7 +135,8 @@ def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target:
         if isinstance(tensor.source, Observed):
             table[key] = _observed(ranges[key], tensor, tensor.source)
         elif isinstance(tensor.source, Fixed):
-            table[key] = qparams_from_range(Range.of(tensor.source.rmin, tensor.source.rmax), tensor.spec)
+            found, bounds = Range.of(tensor.source.rmin, tensor.source.rmax), tensor.source
+            table[key] = _observed(found, tensor, Observed(bounds.lower, bounds.upper))
         elif isinstance(tensor.source, FromValues):
             table[key] = _from_values(graph, tensor, target)
     for key, tensor in plan.tensors.items():
@@ -202,7 +203,8 @@ def _within(params: QuantParams, upper: float) -> QuantParams:
 def _from_values(graph: Graph, tensor: TensorPlan, target: Target) -> QuantParams:
     values = constant_values(graph, tensor.name)
     params = qparams_from_range(range_of_values(values, tensor.spec), tensor.spec)
-    if tensor.role is Role.WEIGHT and target.guard is WeightGuard.PAIR_SUM:
+    # Products of two unsigned types are added in 32 bits.
+    if tensor.role is Role.WEIGHT and target.guard is WeightGuard.PAIR_SUM and tensor.spec.qtype.signed:
         for use in tensor.uses:
             params = _guarded(graph.node(use.node), values, params)
     return params

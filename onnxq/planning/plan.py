@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from onnxq.calibration.methods import Method
 from onnxq.graph.view import Use
 from onnxq.numerics.specs import QuantSpec
 
@@ -30,10 +31,15 @@ class Observed:
 
 @dataclass(frozen=True)
 class Fixed:
-    """Range known without data (a constant's own values are not Fixed but solved from the constant)."""
+    """Range known without data, cut to [lower, upper] where the graph bounds the values.
+
+    A constant's own values are not Fixed but solved from the constant.
+    """
 
     rmin: float
     rmax: float
+    lower: float | None = None
+    upper: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class TensorPlan:
         group: Tensors with the same group id are solved from their merged statistics; None stands alone.
         uses: The reads that get the dequantized tensor; all other reads keep the float one.
         covers_output: The tensor is a graph output, and the output too is the dequantized one.
+        method: How its range is chosen, where not as that of the rest.
     """
 
     name: str
@@ -80,6 +87,7 @@ class TensorPlan:
     uses: tuple[Use, ...]
     group: str | None = None
     covers_output: bool = False
+    method: Method | None = None
 
 
 class Action(enum.Enum):

@@ -187,12 +187,16 @@ def _tensor_row(name: str, params: QuantParams, planned: TensorPlan | None) -> T
     )
 
 
+def _cut(source: Observed | Fixed) -> str:
+    bounds = [f"{b:g}" for b in (source.lower, source.upper) if b is not None]
+    return f", cut at {' and '.join(bounds)}" if bounds else ""
+
+
 def _source(source: Source) -> str:
     if isinstance(source, Observed):
-        bounds = [f"{b:g}" for b in (source.lower, source.upper) if b is not None]
-        return "observed" + (f", cut at {' and '.join(bounds)}" if bounds else "")
+        return "observed" + _cut(source)
     if isinstance(source, Fixed):
-        return f"fixed to [{source.rmin:g}, {source.rmax:g}]"
+        return f"fixed to [{source.rmin:g}, {source.rmax:g}]" + _cut(source)
     if isinstance(source, SharedWith):
         return f"shared with {source.tensor!r}"
     if isinstance(source, Derived):

@@ -12,7 +12,7 @@ import onnxq
 
 PUBLIC = {
     "ArtifactError", "ConfigError", "DataError", "GateError", "ImageOptions", "InternalError", "InterruptedRunError",
-    "ModelError", "OnnxqError", "PlanError", "QuantPlan", "QuantizeResult", "Report", "StatsTable",
+    "ModelError", "OnnxqError", "Override", "PlanError", "QuantPlan", "QuantizeResult", "Report", "StatsTable",
     "UnsupportedModelError", "__version__", "calibrate", "channel_ranges", "load_stats", "plan", "quantize", "verify",
 }  # fmt: skip
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "rich", "click")

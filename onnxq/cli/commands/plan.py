@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxq.cli import options
+from onnxq.cli.configuration import config_option
 from onnxq.cli.documents import plan_document
 from onnxq.cli.render import print_json, show
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     "--filter", "words", multiple=True, metavar="WORD", help="Show only nodes whose row holds WORD; repeatable."
 )
 @options.json_option("the plan")
+@config_option()
 @options.debug_option()
 def plan(model: Path, placement: options.PlanOptions, words: tuple[str, ...], as_json: bool) -> None:
     """Show how each node of MODEL would run on the target, and why. Needs no data.
@@ -34,7 +36,7 @@ def plan(model: Path, placement: options.PlanOptions, words: tuple[str, ...], as
       onnxq plan model.onnx --target tensorrt
       onnxq plan model.onnx --target ort-cpu --filter float --filter MatMul
     """
-    from onnxq.api import plan as run  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.explaining import plan as run  # noqa: PLC0415 - numpy and onnx only now
     from onnxq.report.text import plan_table  # noqa: PLC0415
 
     made = run(model, **placement.keywords())
