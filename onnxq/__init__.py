@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from onnxq.planning.overrides import Override
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.report import Report
+    from onnxq.stripping import StripResult, strip
 
 __version__ = VERSION
 
@@ -45,11 +46,13 @@ _LAZY = {
     "QuantizeResult": "onnxq.api",
     "Report": "onnxq.report.report",
     "StatsTable": "onnxq.calibration.statistics",
+    "StripResult": "onnxq.stripping",
     "calibrate": "onnxq.api",
     "channel_ranges": "onnxq.channels",
     "load_stats": "onnxq.calibration.stats_file",
     "plan": "onnxq.explaining",
     "quantize": "onnxq.api",
+    "strip": "onnxq.stripping",
     "verify": "onnxq.api",
 }
 
@@ -69,6 +72,7 @@ __all__ = [
     "QuantizeResult",
     "Report",
     "StatsTable",
+    "StripResult",
     "UnsupportedModelError",
     "__version__",
     "calibrate",
@@ -76,6 +80,7 @@ __all__ = [
     "load_stats",
     "plan",
     "quantize",
+    "strip",
     "verify",
 ]
 

@@ -4,6 +4,7 @@ onnxq.plan/1    {schema, target, opset, digest, notes, counts: {int8, fused, flo
                  nodes: [{node, op, action, reason, rule, macs}]}
 onnxq.stats/1   {schema, path, digest, samples, data_fingerprint, tensors,
                  shards: null or {count, total_samples, indices}}
+onnxq.strip/1   {schema, path, pairs, holds, exact, dequantized: [initializer]}
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxq.calibration.statistics import StatsTable
     from onnxq.planning.plan import NodeDecision, QuantPlan
+    from onnxq.stripping import StripResult
 
 
 def plan_document(plan: QuantPlan, nodes: Iterable[NodeDecision]) -> dict[str, Any]:
@@ -52,4 +54,16 @@ def stats_document(stats: StatsTable, path: Path) -> dict[str, Any]:
         "data_fingerprint": stats.data_fingerprint,
         "tensors": len(stats),
         "shards": None if stats.shards is None else stats.shards.to_json(),
+    }
+
+
+def strip_document(result: StripResult, path: Path) -> dict[str, Any]:
+    """What stripping took out of a model."""
+    return {
+        "schema": "onnxq.strip/1",
+        "path": str(path),
+        "pairs": result.pairs,
+        "holds": result.holds,
+        "exact": result.exact,
+        "dequantized": list(result.dequantized),
     }

@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "onnxq.stages": 9,
     "onnxq.channels": 9,
     "onnxq.explaining": 9,
+    "onnxq.stripping": 9,
     "onnxq.api": 9,
     "onnxq": 10,
     "onnxq.cli": 11,
