@@ -152,6 +152,23 @@ def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target:
     return {key: table[key] for key in plan.tensors}
 
 
+def solve_without_data(graph: Graph, plan: QuantPlan, target: Target) -> QParamsTable:
+    """Parameters of the tensors of `plan` that need no data: constants, and ranges that a user fixed.
+
+    Weights are shown as they are before their node's bias is looked at, which can widen them in rare cases.
+
+    Raises:
+        ModelError: a weight holds NaN or Inf.
+    """
+    known = {key: t for key, t in plan.tensors.items() if isinstance(t.source, (Fixed, FromValues))}
+    shared = {
+        key: t
+        for key, t in plan.tensors.items()
+        if isinstance(t.source, SharedWith) and isinstance(plan.tensors[_root(plan, key)].source, Fixed)
+    }
+    return solve_from_ranges(graph, replace(plan, tensors={**known, **shared}), {}, target)
+
+
 def _group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:
     """Statistics of each observed tensor; those of a group are merged, so that all its members get one range."""
     missing = [name for name in plan.observed() if name not in stats.tensors]

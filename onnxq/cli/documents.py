@@ -1,7 +1,9 @@
 """JSON documents of commands whose results have no JSON form of their own. Keys are added, never renamed or removed.
 
 onnxq.plan/1    {schema, target, opset, digest, notes, counts: {int8, fused, float},
-                 nodes: [{node, op, action, reason, rule, macs}]}
+                 int8_mac_share, nodes: [{node, op, action, reason, rule, macs, mac_share}],
+                 tensors (with --tensors): [{tensor, role, dtype, axis, scale: [..], zero_point: [..], source,
+                 group, rule, writer, readers}]}
 onnxq.stats/1   {schema, path, digest, samples, data_fingerprint, tensors,
                  shards: null or {count, total_samples, indices}}
 onnxq.strip/1   {schema, path, pairs, holds, exact, dequantized: [initializer]}
@@ -10,38 +12,31 @@ onnxq.strip/1   {schema, path, pairs, holds, exact, dequantized: [initializer]}
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxq.calibration.statistics import StatsTable
-    from onnxq.planning.plan import NodeDecision, QuantPlan
+    from onnxq.planning.plan import QuantPlan
+    from onnxq.report.explanation import Explanation
     from onnxq.stripping import StripResult
 
 
-def plan_document(plan: QuantPlan, nodes: Iterable[NodeDecision]) -> dict[str, Any]:
-    """A plan, with the given rows; the counts are those of the whole plan."""
+def plan_document(plan: QuantPlan, rows: Explanation, int8_mac_share: float | None, *, tensors: bool) -> dict[str, Any]:
+    """A plan, with the given rows; counts and share are those of the whole plan."""
     counts = Counter(d.action.value for d in plan.nodes)
-    return {
+    document = {
         "schema": "onnxq.plan/1",
         "target": plan.target,
         "opset": plan.opset,
         "digest": plan.digest,
         "notes": list(plan.notes),
         "counts": {action: counts[action] for action in ("int8", "fused", "float")},
-        "nodes": [
-            {
-                "node": d.node,
-                "op": d.op,
-                "action": d.action.value,
-                "reason": d.reason,
-                "rule": d.rule,
-                "macs": d.macs,
-            }
-            for d in nodes
-        ],
+        "int8_mac_share": int8_mac_share,
+        "nodes": [asdict(row) for row in rows.nodes],
     }
+    return {**document, "tensors": [asdict(row) for row in rows.tensors]} if tensors else document
 
 
 def stats_document(stats: StatsTable, path: Path) -> dict[str, Any]:

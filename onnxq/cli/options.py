@@ -196,7 +196,7 @@ def plan_options() -> Decorator:
             "--include",
             multiple=True,
             metavar="PATTERN",
-            help="Quantize only nodes of this name, and what fuses into them; what is excluded stays float; repeatable.",
+            help="Quantize only nodes of this name and what fuses into them; what is excluded stays float; repeatable.",
         ),
         click.option(
             "--include-op", multiple=True, metavar="OP", help="Quantize nodes of this type alone; repeatable."

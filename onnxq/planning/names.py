@@ -65,6 +65,7 @@ def unmatched(kind: str, given: str, known: Collection[str], where: str, *, gone
             where=where,
             hint="`onnxq plan MODEL` lists what is left; name the node that took it in",
         )
+    listing = "`onnxq plan MODEL --tensors` lists them" if "tensor" in kind else "`onnxq plan MODEL` lists all names"
     close = difflib.get_close_matches(given, list(known), n=3)
-    hint = f"did you mean {', '.join(map(repr, close))}?" if close else "`onnxq plan MODEL` lists all names"
+    hint = f"did you mean {', '.join(map(repr, close))}?" if close else listing
     return ConfigError(f"no {kind} of the model matches {given!r}", where=where, hint=hint)

@@ -24,7 +24,7 @@ from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.numerics.qtypes import qtype_from_name
 from onnxq.planning.names import selected, several, unmatched
-from onnxq.planning.plan import Fixed, Observed, Role, SharedWith, TensorPlan
+from onnxq.planning.plan import Fixed, Observed, Role, TensorPlan, family_of
 from onnxq.plural import counted
 from onnxq.targets.schema import Target
 
@@ -209,8 +209,8 @@ def _apply(
     one: Override, own: Sequence[str], planned: dict[str, TensorPlan], before: Mapping[str, TensorPlan]
 ) -> list[str]:
     """Change the tensors `own`, and those that must share parameters with them; return what is to be noted."""
-    families = {_family(planned, key) for key in own}
-    family = [key for key in planned if _family(planned, key) in families]
+    families = {family_of(planned, key) for key in own}
+    family = [key for key in planned if family_of(planned, key) in families]
     for key in family:
         planned[key] = _changed(planned[key], one, before[key])
     others = [key for key in family if key not in own]
@@ -260,15 +260,6 @@ def _not_quantized(graph: Graph, pattern: str, known: Collection[str], where: st
         where=where,
         hint="`onnxq plan MODEL --tensors` lists what is; a tensor gets a pair where an int8 node wants one",
     )
-
-
-def _family(planned: Mapping[str, TensorPlan], key: str) -> str:
-    """What the tensors that have to share parameters with `key` have in common."""
-    tensor = planned[key]
-    while isinstance(tensor.source, SharedWith):
-        key = tensor.source.tensor
-        tensor = planned[key]
-    return tensor.group or key
 
 
 def _changed(tensor: TensorPlan, one: Override, before: TensorPlan) -> TensorPlan:

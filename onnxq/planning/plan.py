@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -146,3 +147,16 @@ class QuantPlan:
     def observed(self) -> tuple[str, ...]:
         """Names of the tensors whose statistics have to be collected."""
         return tuple(name for name, t in self.tensors.items() if isinstance(t.source, Observed))
+
+    def families(self) -> dict[str, str]:
+        """For each tensor that shares its parameters with others, what they have in common; the rest is left out."""
+        found = {key: family_of(self.tensors, key) for key in self.tensors}
+        sizes = Counter(found.values())
+        return {key: family for key, family in found.items() if sizes[family] > 1}
+
+
+def family_of(tensors: Mapping[str, TensorPlan], key: str) -> str:
+    """The group of a tensor, or the tensor whose codes it only moves, or itself."""
+    while isinstance(source := tensors[key].source, SharedWith):
+        key = source.tensor
+    return tensors[key].group or key

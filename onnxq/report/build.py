@@ -182,7 +182,7 @@ def _tensor_row(name: str, params: QuantParams, planned: TensorPlan | None) -> T
         zero_point=tuple(zero_point.tolist()),
         rmin=float(((spec.qmin - zero_point) * scale).min()),
         rmax=float(((spec.qmax - zero_point) * scale).max()),
-        source=_source(planned.source) if planned is not None else "",
+        source=source_text(planned.source) if planned is not None else "",
         group=planned.group if planned is not None else None,
     )
 
@@ -192,7 +192,8 @@ def _cut(source: Observed | Fixed) -> str:
     return f", cut at {' and '.join(bounds)}" if bounds else ""
 
 
-def _source(source: Source) -> str:
+def source_text(source: Source) -> str:
+    """Where parameters come from, in words."""
     if isinstance(source, Observed):
         return "observed" + _cut(source)
     if isinstance(source, Fixed):

@@ -16,6 +16,7 @@ OPENVINO = Target(
     activation=QuantSpec(qtype=UINT8, symmetric=False),
     weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
     engine=Engine.OPENVINO,
+    activation_types=frozenset({"int8"}),
     compute={
         "Conv": ComputeRule(op="Conv", axis=ChannelAxis.FIRST, output_quantized=False, bias=BiasForm.FLOAT, rules="V1"),
         "ConvTranspose": ComputeRule(

@@ -91,6 +91,7 @@ ORT_X64_VNNI = Target(
     activation=QuantSpec(qtype=UINT8, symmetric=False),
     weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
     engine=Engine.ONNXRUNTIME,
+    weight_types=frozenset({"uint8"}),
     compute={rule.op: rule for rule in _COMPUTE},
     elementwise={rule.op: rule for rule in _ELEMENTWISE},
     pass_through={rule.op: rule for rule in _PASS_THROUGH},

@@ -12,8 +12,9 @@ import onnxq
 
 PUBLIC = {
     "ArtifactError", "ConfigError", "DataError", "GateError", "ImageOptions", "InternalError", "InterruptedRunError",
-    "ModelError", "OnnxqError", "Override", "PlanError", "QuantPlan", "QuantizeResult", "Report", "StatsTable", 
-    "UnsupportedModelError", "__version__", "calibrate", "channel_ranges", "load_stats", "plan", "quantize", "strip", "verify",
+    "ModelError", "OnnxqError", "Override", "PlanError", "QuantPlan", "QuantizeResult", "Report", "StatsTable",
+    "StripResult", "UnsupportedModelError", "__version__", "calibrate", "channel_ranges", "load_stats", "plan",
+    "quantize", "strip", "verify",
 }  # fmt: skip
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "rich", "click")
 
