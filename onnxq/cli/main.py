@@ -15,6 +15,7 @@ from onnxq.cli.commands.merge import merge
 from onnxq.cli.commands.plan import plan
 from onnxq.cli.commands.quantize import quantize
 from onnxq.cli.commands.strip import strip
+from onnxq.cli.commands.targets import targets
 from onnxq.cli.commands.verify import verify
 from onnxq.cli.group import EXIT_USAGE, CommandLine
 from onnxq.version import VERSION
@@ -46,7 +47,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(EXIT_USAGE)
 
 
-for command in (quantize, plan, calibrate, merge, cache, verify, inspect, strip):
+for command in (quantize, plan, calibrate, merge, cache, verify, inspect, strip, targets):
     cli.add_command(command)
 
 

@@ -35,20 +35,26 @@ def node_table(rows: Iterable[NodeRow], *, title: str) -> Table:
 def tensor_table(rows: Iterable[TensorRow], *, title: str) -> Table:
     """One line for each quantized tensor."""
     headings = ("tensor", "role", "type", "axis", "zero-point", "scale", "from", "shared", "rule", "read by")
-    table = _table(title, headings)
-    for row in rows:
-        table.add_row(
-            escape(row.tensor),
+    cells = [
+        (
+            row.tensor,
             row.role,
             row.dtype,
             "" if row.axis is None else str(row.axis),
             several([str(z) for z in dict.fromkeys(row.zero_point)]),
             several([f"{s:.6g}" for s in row.scale]),
-            escape(row.source),
-            escape(row.group),
-            escape(row.rule),
-            escape(", ".join(row.readers)),
+            row.source,
+            row.group,
+            row.rule,
+            ", ".join(row.readers),
         )
+        for row in rows
+    ]
+    # A column that says nothing (a model does not tell where its scales come from) is left out.
+    used = [i for i in range(len(headings)) if i == 0 or any(line[i] for line in cells)]
+    table = _table(title, [headings[i] for i in used])
+    for line in cells:
+        table.add_row(*(escape(line[i]) for i in used))
     return table
 
 

@@ -66,6 +66,13 @@ def _decide(graph: Graph, node: NodeProto, decided: Mapping[str, _Decision], tar
     if (before := _fuses_behind(graph, node, decided, target)) is not None:
         return Action.FUSED, f"follows {before!r} with nothing between"
     if node.op_type in MATRIX_OPS and {0, 1} <= set(stands.dequantized) and set(stands.plain) <= {_BIAS}:
+        rule = None if target is None else target.compute.get(node.op_type)
+        if target is not None and rule is None:
+            return Action.FLOAT, f"{target.title} has no int8 kernel for {node.op_type}"
+        if rule is not None and rule.output_quantized:
+            problem = output_problem(graph, _behind_activations(graph, node, target))
+            if problem:
+                return Action.FLOAT, f"its data and weight are dequantized, but {problem}"
         return Action.INT8, "its data and weight are dequantized" + ("; its bias is float" if stands.plain else "")
     if stands.dequantized and not stands.plain and node.op_type not in MATRIX_OPS:
         if not any(output and is_float_tensor(graph, output) for output in node.output):
