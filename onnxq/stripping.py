@@ -30,6 +30,8 @@ class StripResult:
         dequantized: Names of the initializers whose float values were computed from codes. Rounding took up to half a
             step of each value, and no tool can give that back.
         holds: How many operators that compute nothing, and kept an engine from seeing through a float node, were too.
+        restored: Names of Relu and Clip nodes that were put back: onnxruntime's tool leaves them out where codes from 0
+            upwards do their work. A Clip's upper limit is known only where the codes reach it.
         output: Where the model was written, if it was.
     """
 
@@ -37,12 +39,13 @@ class StripResult:
     pairs: int
     dequantized: tuple[str, ...]
     holds: int
+    restored: tuple[str, ...] = ()
     output: Path | None = None
 
     @property
     def exact(self) -> bool:
-        """Whether the model computes what the float model computed, to the last bit: no value was rounded."""
-        return not self.dequantized
+        """Whether nothing but pairs was touched: then this is the float model, to the last bit."""
+        return not self.dequantized and not self.restored
 
     def __str__(self) -> str:
         done = f"{counted(self.pairs, 'Q/DQ pair')} removed"
@@ -50,11 +53,13 @@ class StripResult:
             done += f", {counted(self.holds, 'hold')} too"
         if self.exact:
             return f"{done}; all weights were still float: this is the float model to the last bit"
-        codes = counted(len(self.dequantized), "tensor")
-        return (
-            f"{done}, {codes} dequantized: their float values are no longer in the file, so each value is off by up to "
-            "half a step"
-        )
+        if self.restored:
+            activations = counted(len(self.restored), "activation")
+            done += f"; {activations} put back whose work the codes did (a Clip's upper limit may be missing)"
+        if self.dequantized:
+            codes = counted(len(self.dequantized), "tensor")
+            done += f"; {codes} dequantized: the float values are no longer in the file, each off by up to half a step"
+        return done
 
 
 def strip(model: ModelSource, *, output: str | os.PathLike[str] | None = None, force: bool = False) -> StripResult:
@@ -81,7 +86,8 @@ def strip(model: ModelSource, *, output: str | os.PathLike[str] | None = None, f
     graph = load_graph(model)
     if not quantized_nodes(graph):
         raise ModelError("the model has no QuantizeLinear or DequantizeLinear", hint="it is a float model already")
-    stripping = StripQDQ()
+    own = any(entry.key == "onnxq.version" for entry in graph.frame.metadata_props)
+    stripping = StripQDQ(restores=not own)
     PassManager([stripping], name="strip").run(graph)
     kept = [entry for entry in graph.frame.metadata_props if not entry.key.startswith(_METADATA)]
     del graph.frame.metadata_props[:]
@@ -95,5 +101,6 @@ def strip(model: ModelSource, *, output: str | os.PathLike[str] | None = None, f
         pairs=stripping.pairs,
         dequantized=stripping.dequantized,
         holds=stripping.holds,
+        restored=stripping.restored,
         output=path,
     )

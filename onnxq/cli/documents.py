@@ -6,7 +6,7 @@ onnxq.plan/1    {schema, target, opset, digest, notes, counts: {int8, fused, flo
                  group, rule, writer, readers}]}
 onnxq.stats/1   {schema, path, digest, samples, data_fingerprint, tensors,
                  shards: null or {count, total_samples, indices}}
-onnxq.strip/1   {schema, path, pairs, holds, exact, dequantized: [initializer]}
+onnxq.strip/1   {schema, path, pairs, holds, exact, dequantized: [initializer], restored: [node]}
 """
 
 from __future__ import annotations
@@ -61,4 +61,5 @@ def strip_document(result: StripResult, path: Path) -> dict[str, Any]:
         "holds": result.holds,
         "exact": result.exact,
         "dequantized": list(result.dequantized),
+        "restored": list(result.restored),
     }

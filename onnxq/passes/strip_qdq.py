@@ -15,7 +15,10 @@ Cases:
   6. A Sum of one operand by which onnxq held a tensor in float (`hold_float`) goes.
   7. Refused: codes that anything else computes on (QLinearConv, ConvInteger, DynamicQuantizeLinear), scales that are
      computed, and pairs inside the bodies of control flow. The graph may then be changed in part.
-  8. A graph without any: nothing happens.
+  8. onnxruntime's tool takes out a Relu or Clip whose work the codes do: their lowest stands for 0. Where values could
+     be negative before such a Q, a Relu is put back, or Clip(0, 6) where the codes end at 6. Not in graphs of onnxq,
+     which keeps them.
+  9. A graph without any: nothing happens.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from onnxq.errors import UnsupportedModelError
 from onnxq.graph.model import quantized_nodes
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute, bodies
 from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.planning.bounds import known_bounds
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
@@ -40,6 +44,11 @@ _MOVERS = frozenset(
         "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
+_OF_ALL_INPUTS = frozenset({"Add", "Concat", "Max", "Mean", "Mul", "Sum"})
+_SIGN_KEEPERS = (
+    _MOVERS | _OF_ALL_INPUTS | {"AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"}
+)
+_RELU6 = 6.0
 _HELD = re.compile(r"_held(_\d+)?")
 _HINT = "onnxq strips Q/DQ models; ask the tool that made this one for its QDQ format"
 
@@ -51,9 +60,15 @@ class StripQDQ(Pass):
         dequantized: After a run, the initializers whose float values were computed from codes.
         pairs: After a run, how many DequantizeLinear nodes behind activations or float weights went.
         holds: After a run, how many holds went.
+        restored: After a run, the Relu and Clip nodes that were put back.
+
+    Args:
+        restores: Whether to put back what the codes did the work of (8).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, restores: bool = True) -> None:
+        self._restores = restores
+        self.restored: tuple[str, ...] = ()
         self.dequantized: tuple[str, ...] = ()
         self.pairs = 0
         self.holds = 0
@@ -62,10 +77,13 @@ class StripQDQ(Pass):
         log = PassLog()
         work = _Stripping(graph, log)
         work.refuse_kernels()
+        if self._restores:
+            work.restore_activations()
         work.dequantize_constants()
         work.bypass_pairs()
         work.remove_holds()
         self.dequantized, self.pairs, self.holds = tuple(work.floats.values()), work.pairs, work.holds
+        self.restored = tuple(work.restored)
         if log.edits:
             graph.prune()
         return log.result(graph)
@@ -78,6 +96,7 @@ class _Stripping:
         self.graph = graph
         self.log = log
         self.floats: dict[tuple[str, bytes, bytes, int, int], str] = {}
+        self.restored: list[str] = []
         self.pairs = 0
         self.holds = 0
 
@@ -92,6 +111,64 @@ class _Stripping:
             if node.op_type not in (QUANTIZE, DEQUANTIZE):
                 inside = " inside its body" if any(bodies(node)) else ""
                 raise _refused(node, f"it computes on codes{inside}, which is more than a Q/DQ pair")
+
+    # ---- activations that the codes do the work of (8) -----------------------------------------------------------
+
+    def restore_activations(self) -> None:
+        """Put a Relu or Clip before each Q that cuts off negative values."""
+        for node in [n for n in self.graph.nodes if n.op_type == QUANTIZE]:
+            tensor, largest = node.input[0], self._largest(node)
+            if largest is None or self.graph.producer(tensor) is None or self._never_negative(tensor):
+                continue
+            op = "Clip" if abs(largest - _RELU6) < _RELU6 * 1e-5 else "Relu"
+            limits = [self._limit(0.0), self._limit(_RELU6)] if op == "Clip" else []
+            output = self.graph.unique_name(f"{tensor}_{op}")
+            added = self.graph.add_node(op, [tensor, *limits], [output], name=output)
+            self.graph.set_input(node, 0, output)
+            self.restored.append(added.name)
+            self.log.edit(f"{op} before the codes of {tensor!r}", node.name)
+
+    def _largest(self, node: NodeProto) -> float | None:
+        """The largest value that a code of `node` stands for, if its smallest code stands for 0."""
+        scale = self._constant(node.input[1])
+        zero_name = node.input[2] if len(node.input) > 2 else ""
+        zero_point = self._constant(zero_name) if zero_name else np.zeros((), np.uint8)
+        if scale is None or zero_point is None or zero_point.dtype.kind not in "iu" or scale.size != 1:
+            return None
+        ends = np.iinfo(zero_point.dtype)
+        if int(zero_point.reshape(-1)[0]) != ends.min:
+            return None
+        return float(scale.reshape(-1)[0]) * (ends.max - ends.min)
+
+    def _never_negative(self, tensor: str) -> bool:
+        """Whether the graph before `tensor` lets no negative value through."""
+        seen: set[str] = set()
+        front = [tensor]
+        while front:
+            name = front.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            node = self.graph.producer(name)
+            if node is None:
+                value = self.graph.constant(name)
+                if value is None or value.min(initial=0) < 0:
+                    return False
+                continue
+            if node.op_type in (QUANTIZE, DEQUANTIZE):
+                if self._largest(node) is None:
+                    return False
+                continue
+            lower = known_bounds(self.graph, name).lower
+            if lower is not None and lower >= 0:
+                continue
+            if node.op_type not in _SIGN_KEEPERS or node.domain not in STANDARD_DOMAINS:
+                return False
+            front += list(node.input) if node.op_type in _OF_ALL_INPUTS else [node.input[0]]
+        return True
+
+    def _limit(self, value: float) -> str:
+        return self.graph.add_initializer(self.graph.unique_name("clip_limit"), np.float32(value))
 
     # ---- codes in the file (2) -----------------------------------------------------------------------------------
 
