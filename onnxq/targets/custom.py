@@ -301,6 +301,13 @@ def _check_operators(target: Target, reader: _Reader) -> None:
 
 
 def _check_types(target: Target, reader: _Reader) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    if not 13 <= target.min_opset <= newest:
+        raise ConfigError(
+            f"min_opset is {target.min_opset}, expected 13 to {newest}",
+            where=reader.where,
+            hint="13 is the first with per-channel scales",
+        )
     if not target.weight.symmetric:
         raise ConfigError(
             "weight.symmetric is False; onnxq writes symmetric weights alone, since the scale of a bias rests on them",
@@ -321,13 +328,6 @@ def _check_types(target: Target, reader: _Reader) -> None:
                     where=reader.where,
                     hint=f"set min_opset = {needed}",
                 )
-    newest = onnx.defs.onnx_opset_version()
-    if not 13 <= target.min_opset <= newest:
-        raise ConfigError(
-            f"min_opset is {target.min_opset}, expected 13 to {newest}",
-            where=reader.where,
-            hint="13 is the first with per-channel scales",
-        )
     if target.guard is WeightGuard.PAIR_SUM and target.weight.qtype.name != "int8":
         raise reader.wrong("guard", "pair-sum", "'none': only int8 weights can overflow in pairs")
 
