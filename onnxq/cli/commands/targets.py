@@ -18,14 +18,14 @@ from onnxq.errors import ConfigError
 def targets(name: str | None, as_toml: bool, as_json: bool) -> None:
     """List the targets; with NAME, or the path of a .toml file, show its table and where each rule comes from.
 
-    A table printed with --toml is the way to a target of your own: change it, and pass the file as --target. See
-    docs/adding-a-target.md.
+    A table printed with --toml is the way to a target of your own: save it under a name that ends in
+    .toml, change it, and pass the file as --target. See docs/adding-a-target.md.
 
     \b
     Examples:
       onnxq targets
       onnxq targets tensorrt
-      onnxq targets ort-x64-vnni --toml > my-target.toml
+      onnxq targets ort-x64-vnni --toml
     """
     if name is None and as_toml:
         raise ConfigError("a file holds one table", where="--toml", hint="name a target: onnxq targets tensorrt --toml")
