@@ -220,7 +220,7 @@ def test_a_bug_asks_for_a_report(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     def broken(*_: object, **__: object) -> None:
         raise KeyError("tensor")
 
-    monkeypatch.setattr("onnxq.explaining.plan", broken)
+    monkeypatch.setattr("onnxq.explaining.explain", broken)
     result = run("plan", "model.onnx")
     assert result.exit_code == 1
     assert f"{BUG}: KeyError: 'tensor'" in result.stderr
