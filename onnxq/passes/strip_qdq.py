@@ -24,6 +24,7 @@ Cases:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,10 +45,21 @@ _MOVERS = frozenset(
         "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
-_OF_ALL_INPUTS = frozenset({"Add", "Concat", "Max", "Mean", "Mul", "Sum"})
-_SIGN_KEEPERS = (
-    _MOVERS | _OF_ALL_INPUTS | {"AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"}
-)
+# What the lower bounds of all inputs say of the output's; a product is looked at by itself.
+_OF_ALL_INPUTS: dict[str, Callable[[list[float]], float]] = {
+    "Add": sum, "Concat": min, "Max": max, "Mean": min, "Min": min, "Mul": min, "Sum": sum,
+}  # fmt: skip
+_SIGN_KEEPERS = _MOVERS | {
+    "AveragePool",
+    "Dropout",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Pad",
+    "ReduceMean",
+    "Resize",
+}
+_DEEPEST = 64
+"""Pairs stand much closer; this only keeps a graph without any from exhausting the stack."""
 _RELU6 = 6.0
 _HELD = re.compile(r"_held(_\d+)?")
 _HINT = "onnxq strips Q/DQ models; ask the tool that made this one for its QDQ format"
@@ -118,7 +130,7 @@ class _Stripping:
         """Put a Relu or Clip before each Q that cuts off negative values."""
         for node in [n for n in self.graph.nodes if n.op_type == QUANTIZE]:
             tensor, largest = node.input[0], self._largest(node)
-            if largest is None or self.graph.producer(tensor) is None or self._never_negative(tensor):
+            if largest is None or self.graph.producer(tensor) is None or self._lower(tensor) >= 0:
                 continue
             op = "Clip" if abs(largest - _RELU6) < _RELU6 * 1e-5 else "Relu"
             limits = [self._limit(0.0), self._limit(_RELU6)] if op == "Clip" else []
@@ -140,32 +152,34 @@ class _Stripping:
             return None
         return float(scale.reshape(-1)[0]) * (ends.max - ends.min)
 
-    def _never_negative(self, tensor: str) -> bool:
-        """Whether the graph before `tensor` lets no negative value through."""
-        seen: set[str] = set()
-        front = [tensor]
-        while front:
-            name = front.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            node = self.graph.producer(name)
-            if node is None:
-                value = self.graph.constant(name)
-                if value is None or value.min(initial=0) < 0:
-                    return False
-                continue
-            if node.op_type in (QUANTIZE, DEQUANTIZE):
-                if self._largest(node) is None:
-                    return False
-                continue
-            lower = known_bounds(self.graph, name).lower
-            if lower is not None and lower >= 0:
-                continue
-            if node.op_type not in _SIGN_KEEPERS or node.domain not in STANDARD_DOMAINS:
-                return False
-            front += list(node.input) if node.op_type in _OF_ALL_INPUTS else [node.input[0]]
-        return True
+    def _lower(self, tensor: str, depth: int = 0) -> float:
+        """A number that no value of `tensor` is below, as far as the graph before it tells."""
+        value = self._constant(tensor)
+        if value is not None:
+            return float(value.min()) if value.size else 0.0
+        node = self.graph.producer(tensor)
+        if node is None or depth > _DEEPEST or node.domain not in STANDARD_DOMAINS:
+            return -np.inf
+        if node.op_type in (QUANTIZE, DEQUANTIZE):
+            own = -np.inf if self._largest(node) is None else 0.0
+            in_file = node.op_type == DEQUANTIZE and self._constant(node.input[0]) is not None
+            return own if in_file else max(own, self._lower(node.input[0], depth + 1))
+        known = known_bounds(self.graph, tensor).lower
+        if known is not None:
+            return known
+        if node.op_type == "Mul" and node.input[0] == node.input[1]:
+            return 0.0
+        if node.op_type in _OF_ALL_INPUTS:
+            lowers = [self._lower(one, depth + 1) for one in node.input]
+            if node.op_type == "Mul":
+                return 0.0 if min(lowers) >= 0 else -np.inf
+            return float(_OF_ALL_INPUTS[node.op_type](lowers))
+        if node.op_type in _SIGN_KEEPERS:
+            padding = (
+                self._lower(node.input[2], depth + 1) if node.op_type == "Pad" and "".join(node.input[2:3]) else 0.0
+            )
+            return min(self._lower(node.input[0], depth + 1), padding, 0.0)
+        return -np.inf
 
     def _limit(self, value: float) -> str:
         return self.graph.add_initializer(self.graph.unique_name("clip_limit"), np.float32(value))

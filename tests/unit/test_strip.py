@@ -316,6 +316,32 @@ def test_case_8_only_what_can_be_negative_gets_a_relu() -> None:
     assert got.tolist() == [2.0, 0.0, 0.0, 6.0]
 
 
+@pytest.mark.parametrize(
+    ("body", "restored"),
+    [
+        ("a = Conv(x, w)", True),
+        ("a = Mul(x, x)", False),
+        ("t = Tanh(x) a = Add(t, one)", False),
+        ("t = Tanh(x) a = Add(t, half)", True),
+        ("r = Relu(x) a = Pad(r, pads)", False),
+        ("r = Relu(x) a = Pad(r, pads, minus)", True),
+        ("r = Relu(x) k = Constant<value = float {-1.0}>() a = Mul(r, k)", True),
+        ("r = Relu(x) s0 = Sigmoid(x) m = Mul(r, s0) a = GlobalAveragePool(m)", False),
+    ],
+)
+def test_case_8_what_can_be_negative(body: str, restored: bool) -> None:
+    constants = {
+        "w": normal(4, 4, 1, 1), "one": np.float32(1), "half": np.float32(0.5), "minus": np.float32(-1),
+        "pads": np.int64([0, 0, 0, 0, 0, 0, 1, 1]),
+    }  # fmt: skip
+    used = {k: v for k, v in constants.items() if f" {k}" in body or f", {k})" in body}
+    text = f"(float[1,4,3,3] x) => (float[1,4,n,n] y) {{ {body} q = QuantizeLinear(a, s) y = DequantizeLinear(q, s) }}"
+    graph = graph_of(text, s=S, **used)
+    stripping = StripQDQ()
+    stripping.run(graph)
+    assert bool(stripping.restored) is restored
+
+
 @pytest.mark.parametrize("weights", [QuantType.QInt8, QuantType.QUInt8])
 def test_onnxruntime_with_codes(tmp_path: Path, weights: QuantType) -> None:
     # Symmetric activations: no Relu is left out.
