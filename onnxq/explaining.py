@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.solve import ranges_from_stats, solve_from_ranges, solve_without_data
 from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.synthetic import synthetic_batches
+from onnxq.errors import OnnxqError
 from onnxq.graph.model import ModelSource
+from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import Ends, PlanOptions
 from onnxq.planning.overrides import Override
 from onnxq.planning.plan import QuantPlan
 from onnxq.report.explanation import Explanation, explain_plan
-from onnxq.stages import check_stats, prepare
+from onnxq.stages import Prepared, check_stats, prepare
 from onnxq.targets import ORT_CPU, TargetSource
 
 
@@ -66,10 +70,24 @@ def explain(  # noqa: PLR0913 - one keyword for each choice of the user
     """
     chosen = method_from_name(method, percentile=percentile)
     prepared = prepare(model, target, PlanOptions.of(**placement))
-    graph, made = prepared.graph, prepared.plan
+    graph, made = prepared.graph, _counted(prepared)
     if stats is not None:
         check_stats(prepared, stats)
         ranges = ranges_from_stats(made, stats, chosen).ranges
         return made, explain_plan(graph, made, solve_from_ranges(graph, made, ranges, prepared.target))
     known = solve_without_data(graph, made, prepared.target) if parameters else {}
     return made, explain_plan(graph, made, known)
+
+
+def _counted(prepared: Prepared) -> QuantPlan:
+    """The plan, its arithmetic counted for likely sizes where the model leaves them open."""
+    if all(decision.macs is not None for decision in prepared.plan.nodes):
+        return prepared.plan
+    try:
+        batch = next(synthetic_batches(prepared.source, count=1).stream())
+    except OnnxqError:  # no likely sizes run: the arithmetic stays unknown
+        return prepared.plan
+    shapes = {name: array.shape for name, array in batch.arrays.items()}
+    counted = plan_with_macs(prepared.plan, prepared.graph, shapes)
+    sizes = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    return replace(counted, notes=(*counted.notes, f"the model leaves sizes open; arithmetic is counted for {sizes}"))

@@ -56,7 +56,6 @@ _SIGN_KEEPERS = _MOVERS | {
     "GlobalMaxPool",
     "Pad",
     "ReduceMean",
-    "Resize",
 }
 _DEEPEST = 64
 """Pairs stand much closer; this only keeps a graph without any from exhausting the stack."""

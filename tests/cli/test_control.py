@@ -254,6 +254,16 @@ def test_inspect_explains_a_quantized_model(run: Run, folder: Path) -> None:
     assert "R20 R8" in other
 
 
+def test_filters_that_have_nothing_to_pick_from_are_refused(run: Run, folder: Path) -> None:
+    result = run("inspect", "model.onnx", "--node", "conv")
+    assert result.exit_code == 2
+    assert "the model is not quantized, so there are no rows to pick" in result.stderr
+    assert run("calibrate", "model.onnx", "--data", "data.npz", *ORT, "-o", "m.stats").exit_code == 0
+    result = run("inspect", "m.stats", "--op", "Conv")
+    assert result.exit_code == 2
+    assert "statistics know tensors alone, no nodes" in result.stderr
+
+
 def test_inspect_shows_statistics(run: Run, folder: Path) -> None:
     assert run("calibrate", "model.onnx", "--data", "data.npz", *ORT, "-o", "m.stats").exit_code == 0
     result = run("inspect", "m.stats")

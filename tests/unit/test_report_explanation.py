@@ -87,6 +87,15 @@ def test_scales_from_statistics_are_those_of_quantize() -> None:
         explain(MODEL, target=ORT, stats=replace(stats, digest="other"))
 
 
+def test_arithmetic_of_open_sizes_is_counted_for_likely_ones() -> None:
+    text = "(float[n,3,h,w] x) => (float[n,16,h,w] y) { [conv] y = Conv<pads=[1,1,1,1]>(x, k) }"
+    model = model_of(text, k=normal(16, 3, 3, 3))
+    made, found = explain(model, target=ORT, parameters=False)
+    assert found.nodes[0].macs == 224 * 224 * 16 * 3 * 9
+    assert made.notes[-1] == "the model leaves sizes open; arithmetic is counted for x (1, 3, 224, 224)"
+    assert onnxq.plan(model, target=ORT).nodes[0].macs is None
+
+
 # ---- quantized models ----------------------------------------------------------------------------------------------
 
 

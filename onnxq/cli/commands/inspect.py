@@ -10,6 +10,7 @@ from onnxq.cli import options
 from onnxq.cli.filters import Filters, filter_options
 from onnxq.cli.parameters import TARGETS, TargetName
 from onnxq.cli.render import print_json, show
+from onnxq.errors import ConfigError
 
 
 @click.command(short_help="Show what is in a model or statistics file.")
@@ -42,6 +43,12 @@ def inspect(model: Path, filters: Filters, target: str | None, as_json: bool) ->
     if is_stats_file(model):
         from onnxq import load_stats  # noqa: PLC0415
 
+        if filters.node or filters.op or filters.decision:
+            raise ConfigError(
+                "statistics know tensors alone, no nodes",
+                where=str(model),
+                hint="pick tensors with --tensor or --filter",
+            )
         stats = load_stats(model)
         found = stats_rows(stats, filters.tensor, filters.words)
         if as_json:
@@ -52,6 +59,12 @@ def inspect(model: Path, filters: Filters, target: str | None, as_json: bool) ->
     from onnxq.cli.inspection import facts_table, inspect_model  # noqa: PLC0415 - numpy and onnx only now
 
     seen = inspect_model(model, filters.rows(), target)
+    if filters.any and not seen.whole.nodes:
+        raise ConfigError(
+            "the model is not quantized, so there are no rows to pick",
+            where=str(model),
+            hint="`onnxq plan MODEL` shows what would become of its nodes",
+        )
     if as_json:
         print_json(seen.facts.to_dict())
     else:
