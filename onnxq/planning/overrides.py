@@ -187,7 +187,8 @@ def apply_overrides(
     planned, notes = dict(tensors), list[str]()
     for one in overrides:
         _check_types(one, target)
-        named = _named(graph, planned, one)
+        nodes = _named_nodes(graph, one)
+        named = _named(graph, planned, one, nodes)
         for role, keys in _KEYS.items():
             given = [key for key in keys if getattr(one, key) is not None]
             own = [key for key in named if planned[key].role is role]
@@ -199,6 +200,8 @@ def apply_overrides(
                 )
             if given:
                 notes += _apply(one, own, planned, tensors)
+            if given and role is Role.WEIGHT:
+                notes += _shared_weights(one, [planned[key] for key in own], nodes)
     return Overridden(tensors=_biases_like_weights(planned), notes=tuple(notes))
 
 
@@ -234,15 +237,31 @@ def _check_types(one: Override, target: Target) -> None:
             )
 
 
-def _named(graph: Graph, planned: Mapping[str, TensorPlan], one: Override) -> list[str]:
-    """Keys of the planned tensors that an override names, in the plan's order."""
+def _shared_weights(one: Override, weights: Iterable[TensorPlan], nodes: Collection[str]) -> list[str]:
+    """Notes on weights that nodes read which the override does not name."""
+    notes = []
+    for weight in weights:
+        others = [use.node for use in weight.uses if use.node not in nodes]
+        if one.nodes and others and len(others) < len(weight.uses):
+            notes.append(f"the {one.title} also holds for node {others[0]!r}, which reads weight {weight.name!r} too")
+    return notes
+
+
+def _named_nodes(graph: Graph, one: Override) -> set[str]:
+    """Names of the nodes that an override names."""
     names = [n.name for n in graph.nodes]
     found: set[str] = set()
     for pattern in one.nodes:
         nodes = selected(pattern, names, where=one.title)
         if not nodes:
             raise unmatched("node", pattern, names, one.title)
-        found |= {key for key, t in planned.items() if any(use.node in nodes for use in t.uses)}
+        found.update(nodes)
+    return found
+
+
+def _named(graph: Graph, planned: Mapping[str, TensorPlan], one: Override, nodes: Collection[str]) -> list[str]:
+    """Keys of the planned tensors that an override names, itself or by their readers, in the plan's order."""
+    found = {key for key, t in planned.items() if any(use.node in nodes for use in t.uses)}
     known = [key for key, t in planned.items() if t.role in (Role.ACTIVATION, Role.WEIGHT)]
     for pattern in one.tensors:
         tensors = selected(pattern, known, where=one.title)

@@ -182,9 +182,14 @@ def _tensor_row(name: str, params: QuantParams, planned: TensorPlan | None) -> T
         zero_point=tuple(zero_point.tolist()),
         rmin=float(((spec.qmin - zero_point) * scale).min()),
         rmax=float(((spec.qmax - zero_point) * scale).max()),
-        source=source_text(planned.source) if planned is not None else "",
+        source=origin_text(planned) if planned is not None else "",
         group=planned.group if planned is not None else None,
     )
+
+
+def origin_text(tensor: TensorPlan) -> str:
+    """Where the parameters of a tensor come from, with a method of its own."""
+    return source_text(tensor.source) + ("" if tensor.method is None else f", method {tensor.method.label}")
 
 
 def _cut(source: Observed | Fixed) -> str:

@@ -14,7 +14,7 @@ from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.names import selected, unmatched
 from onnxq.planning.plan import Action, QuantPlan, TensorPlan
-from onnxq.report.build import int8_mac_share, source_text
+from onnxq.report.build import int8_mac_share, origin_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +131,12 @@ def _planned_row(graph: Graph, key: str, tensor: TensorPlan, rules: Mapping[str,
     writer = graph.producer(tensor.name)
     readers = tuple(dict.fromkeys(use.node for use in tensor.uses))
     wanting = [*readers, *([writer.name] if writer is not None else [])]
-    method = "" if tensor.method is None else f", method {tensor.method.label}"
     return TensorRow(
         tensor=key,
         role=tensor.role.value,
         dtype=tensor.spec.qtype.name,
         axis=tensor.spec.axis,
-        source=source_text(tensor.source) + method,
+        source=origin_text(tensor),
         rule=" ".join(dict.fromkeys(word for name in wanting for word in rules.get(name, "").split())),
         writer="" if writer is None else writer.name,
         readers=readers,

@@ -116,6 +116,13 @@ def test_a_group_shares_an_override() -> None:
     assert plan.families() == {"a": "c", "c": "c"} or plan.families() == {"a": "a", "c": "a"}
 
 
+def test_a_weight_of_two_nodes_shares_an_override() -> None:
+    options = PlanOptions(overrides=(Override(nodes="left", per_channel=False),))
+    plan = planned(FORK, target="tensorrt", options=options, **FORK_CONSTANTS)
+    assert plan.tensors["w"].spec.axis is None
+    assert plan.notes == ("the override of nodes 'left' also holds for node 'right', which reads weight 'w' too",)
+
+
 def test_two_overrides_of_one_group_leave_one_range() -> None:
     options = PlanOptions(
         overrides=(Override(tensors="a", range=[-1.0, 1.0]), Override(tensors="c", range=[-2.0, 2.0]))
@@ -282,6 +289,8 @@ def test_quantize_with_overrides_passes_its_checks(target: str) -> None:
         ],
     )
     assert result.report, result.report.to_text()
+    sources = {row.name: row.source for row in result.report.tensors}
+    assert sources["x"] == "fixed to [-2, 2]"
     assert "x" not in result.stats.tensors
     # int8 symmetric: 2 / 127 or 2 / 127 (255 codes over [-2, 2] less one); uint8: 4 / 255.
     assert float(result.qparams["x"].scale) == pytest.approx(4.0 / 255, rel=0.01)
