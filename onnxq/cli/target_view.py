@@ -73,7 +73,7 @@ def _facts(target: Target) -> Iterable[tuple[str, str]]:
     shown = {"name", "title", "compute", "elementwise", "pass_through", "float_reasons", "sources"}
     for one in fields(target):
         value = getattr(target, one.name)
-        if one.name in shown or value in (frozenset(), "", False):
+        if one.name in shown or value in (frozenset(), "", False, None):
             continue
         yield one.name, _form(value) if isinstance(value, QuantSpec) else _text(value)
 
@@ -97,6 +97,8 @@ def _form(spec: QuantSpec) -> str:
 
 
 def _text(value: Any) -> str:
+    if is_dataclass(value):
+        return f"{getattr(value, 'source', '')} (--toml prints it)".strip()
     if isinstance(value, enum.Enum):
         return str(value.value)
     if isinstance(value, bool):

@@ -221,7 +221,9 @@ def _place_inputs(
     for name, output in ends.items():
         uses = graph.uses(output)
         follower = graph.node(uses[0].node) if len(uses) == 1 else None
-        if follower is not None and follower.op_type in target.fused_activations and follower.name not in decided:
+        if follower is None or selection.forbids(follower):
+            continue
+        if follower.op_type in target.fused_activations and follower.name not in decided:
             decided[follower.name] = Action.FUSED, f"fuses behind {name!r}", target.fusion_rule
     return tensors, decided, ()
 

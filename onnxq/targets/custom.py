@@ -88,17 +88,7 @@ def target_from_table(table: Mapping[str, Any], known: Mapping[str, Target], whe
 
 def target_to_toml(target: Target) -> str:
     """A complete file that `load_target` turns into an equal target."""
-    lines: list[str] = []
-    tables: list[str] = []
-    for one in fields(Target):
-        value = getattr(target, one.name)
-        if isinstance(value, QuantSpec):
-            tables += ["", f"[{one.name}]", *_spec_lines(value)]
-        elif isinstance(value, Mapping):
-            tables += _mapping_lines(one.name, value)
-        elif one.default is MISSING or value != one.default:
-            lines.append(f"{one.name} = {_toml(value)}")
-    return "\n".join([*lines, *tables]) + "\n"
+    return "\n".join(_record_lines("", target)) + "\n"
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -152,9 +142,13 @@ class _Reader:
                 raise self.wrong(path, given, self.expected(hint))
             return origin(given)
         if origin in (typing.Union, types.UnionType):
+            if given is False and bool not in inner:
+                return None
             hint = next(one for one in inner if one is not type(None))
         if hint is QuantSpec:
             return self.spec(path, given, base)
+        if is_dataclass(hint):
+            return self.record(path, typing.cast("type[Any]", hint), given, base)
         if isinstance(hint, type) and issubclass(hint, enum.Enum):
             names = [member.value for member in hint]
             if given not in names:
@@ -162,7 +156,7 @@ class _Reader:
             return hint(given)
         if not _is(hint, given):
             raise self.wrong(path, given, self.expected(hint))
-        return given
+        return float(given) if hint is float else given
 
     def mapping(self, path: str, hint: Any, given: Any, base: Mapping[str, Any]) -> dict[str, Any]:
         """A table by name, on top of that of `base`; `false` takes an entry out."""
@@ -173,9 +167,9 @@ class _Reader:
             if value is False and key in base:
                 del merged[key]
             elif is_dataclass(hint):
-                merged[key] = self.record(
-                    _join(path, key), typing.cast("type[Any]", hint), value, base.get(key), op=key
-                )
+                cls = typing.cast("type[Any]", hint)
+                named = {"op": key} if any(f.name == "op" for f in fields(cls)) else {}
+                merged[key] = self.record(_join(path, key), cls, value, base.get(key), **named)
             else:
                 merged[key] = self.value(_join(path, key), hint, value, None)
         return merged
@@ -209,7 +203,7 @@ class _Reader:
             return self.expected(inner[0])
         if isinstance(hint, type) and issubclass(hint, enum.Enum):
             return " or ".join(repr(member.value) for member in hint)
-        return {str: "a string", bool: "true or false", int: "an integer"}.get(hint, "a table")
+        return {str: "a string", bool: "true or false", int: "an integer", float: "a number"}.get(hint, "a table")
 
     def wrong(self, path: str, given: Any, expected: str, known: Collection[str] = ()) -> ConfigError:
         """The error for a value that the key cannot have."""
@@ -231,7 +225,7 @@ def _is_below(one: Any, other: type[Any]) -> bool:
 
 def _is(hint: Any, given: Any) -> bool:
     """Whether a value of TOML is of the type; true and false are no integers."""
-    return isinstance(given, hint) and (hint is bool or not isinstance(given, bool))
+    return isinstance(given, (int, float) if hint is float else hint) and (hint is bool or not isinstance(given, bool))
 
 
 def _join(path: str, key: str) -> str:
@@ -335,21 +329,34 @@ def _check_types(target: Target, reader: _Reader) -> None:
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
-def _mapping_lines(name: str, table: Mapping[str, Any]) -> Iterator[str]:
+def _record_lines(path: str, record: Any) -> Iterator[str]:
+    """The keys of a dataclass, then the tables of those that hold tables; what is as by default is left out."""
+    tables: list[str] = []
+    for one in fields(record):
+        value = getattr(record, one.name)
+        default = one.default_factory() if one.default_factory is not MISSING else one.default
+        if (one.name == "op" and path) or value is None or value == default:
+            continue
+        name = _join(path, one.name)
+        if isinstance(value, QuantSpec):
+            tables += ["", f"[{name}]", *_spec_lines(value)]
+        elif is_dataclass(value):
+            tables += ["", f"[{name}]", *_record_lines(name, value)]
+        elif isinstance(value, Mapping) and (not path or any(map(is_dataclass, value.values()))):
+            tables += _mapping_lines(name, value)
+        else:
+            yield f"{one.name} = {_toml(value)}"
+    yield from tables
+
+
+def _mapping_lines(path: str, table: Mapping[str, Any]) -> Iterator[str]:
     plain = {key: value for key, value in table.items() if not is_dataclass(value)}
     if plain:
-        yield from ("", f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in plain.items()))
-    elif not table and name == "compute":
-        yield from ("", f"[{name}]")
-    for key, rule in table.items():
-        if key in plain:
-            continue
-        yield from ("", f"[{name}.{_key(key)}]")
-        for one in fields(rule):
-            value = getattr(rule, one.name)
-            empty = one.default_factory() if one.default_factory is not MISSING else one.default
-            if one.name != "op" and value != empty:
-                yield f"{one.name} = {_toml(value)}"
+        yield from ("", f"[{path}]", *(f"{_key(key)} = {_toml(value)}" for key, value in plain.items()))
+    for key, record in table.items():
+        if key not in plain:
+            name = f"{path}.{_key(key)}"
+            yield from ("", f"[{name}]", *_record_lines(name, record))
 
 
 def _spec_lines(spec: QuantSpec) -> list[str]:

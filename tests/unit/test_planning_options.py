@@ -97,6 +97,12 @@ def test_activations_come_along_unless_they_are_excluded() -> None:
     assert actions(planned(DIAMOND, options=options, w=W))["relu"] == "float"
 
 
+def test_an_excluded_activation_is_float_where_pairs_are_on_inputs_too() -> None:
+    assert actions(planned(DIAMOND, target="tensorrt", w=W))["relu"] == "fused"
+    plan = planned(DIAMOND, options=PlanOptions(exclude=("relu",)), target="tensorrt", w=W)
+    assert reason(plan, "relu") == "excluded by the user [user]"
+
+
 def test_a_node_that_is_not_included_says_so() -> None:
     plan = planned(DIAMOND, options=PlanOptions(include=("left",)), w=W)
     assert reason(plan, "tail") == "not among the nodes that the user includes [user]"
