@@ -59,7 +59,7 @@ def unmatched(kind: str, given: str, known: Collection[str], where: str, *, gone
         where: The argument and the option.
         gone: Names that were in the model before its constants, BatchNormalizations and so on were folded.
     """
-    if given in gone:
+    if selected(given, gone):
         return ConfigError(
             f"{kind} {given!r} is not there any more: it was folded into others before planning",
             where=where,

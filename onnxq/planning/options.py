@@ -131,7 +131,8 @@ class _Finder:
         types = {n.op_type for n in nodes}
         for op in ops:
             if op not in types:
-                raise unmatched("operator", op, types, f"{argument}_ops=(...) (--{argument}-op)")
+                gone = [] if self.source is None else [n.op_type for n in self.source.nodes]
+                raise unmatched("operator", op, types, f"{argument}_ops=(...) (--{argument}-op)", gone=gone)
             found.update(n.name for n in nodes if n.op_type == op)
         for ends in between:
             found |= self._between(ends, f"{argument}_between=[(FROM, TO)] (--{argument}-between FROM:TO)")

@@ -198,9 +198,15 @@ def test_a_name_that_was_folded_says_so() -> None:
         "(float[N,16,8,8] x) => (float[N,16,8,8] y) { [gone] a = Identity(x) [conv] y = Conv(a, w) }", w=W
     )
     left = graph_of("(float[N,16,8,8] x) => (float[N,16,8,8] y) { [conv] y = Conv(x, w) }", w=W)
-    with pytest.raises(ConfigError) as error:
-        make_plan(left, TARGETS["tensorrt"], options=PlanOptions.of("gone"), digest="", source=source)
-    assert error.value.message == "node 'gone' is not there any more: it was folded into others before planning"
+    for options, what in (
+        (PlanOptions.of("gone"), "node 'gone'"),
+        (PlanOptions.of("go*"), "node 'go*'"),
+        (PlanOptions.of(exclude_ops="Identity"), "operator 'Identity'"),
+        (PlanOptions.of(include_between="x:a"), "tensor 'a'"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            make_plan(left, TARGETS["tensorrt"], options=options, digest="", source=source)
+        assert error.value.message == f"{what} is not there any more: it was folded into others before planning"
 
 
 @pytest.mark.parametrize("argument", ["include", "include_ops"])
