@@ -62,7 +62,7 @@ def target_table(target: Target) -> RenderableType:
             table.add_row(op, escape(why))
         parts += [Text(""), table]
     if target.sources:
-        table = _table("Where the rules come from", ("rule", "source"))
+        table = _table("Sources", ("rule", "source"))
         for rule, source in target.sources.items():
             table.add_row(escape(rule), escape(source))
         parts += [Text(""), table, Text(_SOURCES)]
