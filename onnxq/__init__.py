@@ -26,27 +26,33 @@ from onnxq.errors import (
 from onnxq.version import VERSION
 
 if TYPE_CHECKING:
-    from onnxq.api import QuantizeResult, calibrate, plan, quantize, verify
+    from onnxq.api import QuantizeResult, calibrate, quantize, verify
     from onnxq.calibration.images import ImageOptions
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
     from onnxq.channels import channel_ranges
+    from onnxq.explaining import plan
+    from onnxq.planning.overrides import Override
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.report import Report
+    from onnxq.stripping import StripResult, strip
 
 __version__ = VERSION
 
 _LAZY = {
     "ImageOptions": "onnxq.calibration.images",
+    "Override": "onnxq.planning.overrides",
     "QuantPlan": "onnxq.planning.plan",
     "QuantizeResult": "onnxq.api",
     "Report": "onnxq.report.report",
     "StatsTable": "onnxq.calibration.statistics",
+    "StripResult": "onnxq.stripping",
     "calibrate": "onnxq.api",
     "channel_ranges": "onnxq.channels",
     "load_stats": "onnxq.calibration.stats_file",
-    "plan": "onnxq.api",
+    "plan": "onnxq.explaining",
     "quantize": "onnxq.api",
+    "strip": "onnxq.stripping",
     "verify": "onnxq.api",
 }
 
@@ -60,11 +66,13 @@ __all__ = [
     "InterruptedRunError",
     "ModelError",
     "OnnxqError",
+    "Override",
     "PlanError",
     "QuantPlan",
     "QuantizeResult",
     "Report",
     "StatsTable",
+    "StripResult",
     "UnsupportedModelError",
     "__version__",
     "calibrate",
@@ -72,6 +80,7 @@ __all__ = [
     "load_stats",
     "plan",
     "quantize",
+    "strip",
     "verify",
 ]
 

@@ -9,7 +9,7 @@ an output file appears whole or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +37,8 @@ from onnxq.graph.model import (
 )
 from onnxq.graph.saving import check_output, data_file, needs_data_file
 from onnxq.planning.macs import plan_with_macs
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import Ends, PlanOptions
+from onnxq.planning.overrides import Override
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.recorded_options import OPTIONS_KEY, record_options
 from onnxq.recovery.bias_correction import correct_biases
@@ -48,6 +49,7 @@ from onnxq.stages import (
     Counted,
     Known,
     check_output_is_no_input,
+    check_overrides,
     check_recovery,
     check_sources,
     check_stats,
@@ -69,7 +71,7 @@ from onnxq.stages import (
     source_name,
     uncorrected,
 )
-from onnxq.targets import ORT_CPU, resolve_target
+from onnxq.targets import ORT_CPU, TargetSource, resolve_target
 from onnxq.verification.verify import verify_model
 
 DEFAULT_METHOD = "auto"
@@ -107,7 +109,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     data: Any = None,
     *,
-    target: str = ORT_CPU,
+    target: TargetSource = ORT_CPU,
     method: str = DEFAULT_METHOD,
     percentile: float | None = None,
     momentum: float | None = None,
@@ -122,6 +124,11 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     images: ImageOptions | str | None = None,
     exclude: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
+    exclude_between: Sequence[Ends] = (),
+    include: Sequence[str] = (),
+    include_ops: Sequence[str] = (),
+    include_between: Sequence[Ends] = (),
+    overrides: Sequence[Override | Mapping[str, Any]] = (),
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     nonfinite: NonFinite = "error",
@@ -137,7 +144,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             defines `load_data()`), an iterable of `{input name: array}`, or an onnxruntime CalibrationDataReader. The
             last batches are set aside to compare float and int8 on. None takes synthetic inputs, which leave the
             accuracy unknown; the report and the model's metadata say so.
-        target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt or openvino.
+        target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt or openvino; or the path
+            of a .toml file with a table of your own.
         method: How ranges are chosen from statistics: max, percentile, entropy, mse or auto; or moving-average, which
             follows the batches in their order as PyTorch's observer does.
         percentile: For method "percentile", the share of values inside the range, in percent (more than 50).
@@ -154,8 +162,14 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         limit: Most samples to use.
         layout: Where rank-4 data keeps its channels ("nchw" or "nhwc"), if not where the model does.
         images: How image files become arrays: "imagenet", "yolo", "paddleocr", or ImageOptions.
-        exclude: Names or shell-style patterns of nodes to keep in float; a single one may be a plain string.
+        exclude: Names, shell-style patterns or regular expressions (behind "re:") of nodes to keep in float; a single
+            one may be a plain string.
         exclude_ops: Operator types to keep in float, likewise.
+        exclude_between: Pairs of tensors: every node on a path from the first to the second stays float.
+        include: Patterns of the only nodes to quantize; what fuses into them comes along, what is excluded does not.
+        include_ops: Operator types to quantize, besides `include`.
+        include_between: Pairs of tensors, between which nodes are quantized, besides `include`.
+        overrides: Types, methods and ranges of single nodes and tensors: onnxq.Override, or a dict with its fields.
         threads: Threads for calibration inference; None leaves it to onnxruntime.
         providers: onnxruntime's execution providers for calibration in fall-back order, such as ("cuda", "cpu"); None
             means the CPU.
@@ -187,7 +201,9 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     check_output_is_no_input(output, data=data, tensorrt_cache=tensorrt_cache)
     if output is not None:
         check_output(Path(output), force=force)
-    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops))
+    placement = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
+    prepared = prepare(model, target, PlanOptions.of(*placement))
+    check_overrides(prepared.plan, chosen, cache)
     if not any(d.action is Action.INT8 for d in prepared.plan.nodes):
         raise nothing_to_quantize(prepared.plan)
     clock.lap("plan")
@@ -216,8 +232,9 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     clock.lap("rewrite")
     path = None if output is None else Path(output)
     feeds = Counted(held_out)
+    expected, engine = expected_int8(prepared), prepared.target.engine
     verification = verify_model(
-        prepared.source, result, feeds, prepared.plan.target, expected_int8=expected_int8(prepared)
+        prepared.source, result, feeds, prepared.plan.target, expected_int8=expected, engine=engine
     )
     facts = RunFacts(
         method=known.label,
@@ -256,13 +273,18 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     data: Any = None,
     *,
-    target: str = ORT_CPU,
+    target: TargetSource = ORT_CPU,
     batch_size: int | None = None,
     limit: int | None = None,
     layout: Layout | None = None,
     images: ImageOptions | str | None = None,
     exclude: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
+    exclude_between: Sequence[Ends] = (),
+    include: Sequence[str] = (),
+    include_ops: Sequence[str] = (),
+    include_between: Sequence[Ends] = (),
+    overrides: Sequence[Override | Mapping[str, Any]] = (),
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     nonfinite: NonFinite = "error",
@@ -304,7 +326,8 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         range_only=range_only,
         memory_limit=memory_limit,
     )
-    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops))
+    placement = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
+    prepared = prepare(model, target, PlanOptions.of(*placement))
     part = None if shard is None else shard_from(shard)
     batches = open_batches(
         prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=part
@@ -325,19 +348,12 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     return stats
 
 
-def plan(
-    model: ModelSource, *, target: str = ORT_CPU, exclude: Sequence[str] = (), exclude_ops: Sequence[str] = ()
-) -> QuantPlan:
-    """What would be quantized for `target`, and why not, without any data. Arguments as for `quantize`."""
-    return prepare(model, target, PlanOptions.of(exclude, exclude_ops)).plan
-
-
 def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     float_model: ModelSource,
     quantized_model: ModelSource,
     data: Any = None,
     *,
-    target: str = ORT_CPU,
+    target: TargetSource = ORT_CPU,
     batch_size: int | None = None,
     limit: int | None = None,
     layout: Layout | None = None,
@@ -366,7 +382,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     feeds = Counted(batches)
     # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
     candidate = quantized.to_model() if quantized.base_dir is None else quantized
-    verification = verify_model(source, candidate, feeds, table.name)
+    verification = verify_model(source, candidate, feeds, table.name, engine=table.engine)
     facts = RunFacts(
         size_before_bytes=size_bytes(float_model, source),
         size_after_bytes=size_bytes(quantized_model, quantized),

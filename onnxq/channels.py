@@ -19,14 +19,14 @@ from onnxq.stages import (
     open_batches,
     prepare,
 )
-from onnxq.targets import ORT_CPU
+from onnxq.targets import ORT_CPU, TargetSource
 
 
 def channel_ranges(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     data: Any = None,
     *,
-    target: str = ORT_CPU,
+    target: TargetSource = ORT_CPU,
     axis: int = 1,
     tensors: Sequence[str] | None = None,
     batch_size: int | None = None,

@@ -15,6 +15,7 @@ from typing import Any
 
 from onnxq.calibration.images import ImageOptions
 from onnxq.errors import ArtifactError
+from onnxq.planning.overrides import Override
 
 OPTIONS_KEY = "onnxq.options"
 
@@ -84,4 +85,4 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    return _plain(asdict(value)) if isinstance(value, ImageOptions) else _FROM_A_FILE
+    return _plain(asdict(value)) if isinstance(value, (ImageOptions, Override)) else _FROM_A_FILE

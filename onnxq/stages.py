@@ -49,7 +49,7 @@ from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
 from onnxq.plural import counted
 from onnxq.report.build import POOR_SQNR_DB
-from onnxq.targets import resolve_target
+from onnxq.targets import TargetSource, resolve_target
 from onnxq.targets.schema import Target
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError
@@ -79,12 +79,12 @@ class Prepared:
     passes: PassResult
 
 
-def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
+def prepare(model: ModelSource, target: TargetSource, options: PlanOptions) -> Prepared:
     """Load, normalise and plan.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
-        ConfigError: there is no such target, or an option names a node that is not there.
+        ConfigError: there is no such target, its file is wrong, or an option names what is not there.
     """
     table, note = resolve_target(target)
     source = load_graph(model)
@@ -96,7 +96,8 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
     with blamed_on(source):
         graph = upgrade_opset(source.copy(), table.min_opset)
         passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
-        made = make_plan(graph, table, options=options, digest=model_digest(source), notes=(note,) if note else ())
+        notes = (note,) if note else ()
+        made = make_plan(graph, table, options=options, digest=model_digest(source), notes=notes, source=source)
     return Prepared(source=source, graph=graph, target=table, plan=made, passes=passes)
 
 
@@ -198,6 +199,21 @@ def incomplete(stats: StatsTable) -> tuple[str, ...]:
 def is_made_up(data: Any, stats: StatsTable | None, cache: TensorRTCache | None) -> bool:
     """Whether the ranges come from synthetic inputs."""
     return data is None and stats is None and cache is None
+
+
+def check_overrides(plan: QuantPlan, method: Method, cache: TensorRTCache | None) -> None:
+    """See that overrides of the method are about ranges that a method finds.
+
+    Raises:
+        ConfigError: the ranges come from a cache or from a moving average.
+    """
+    named = [name for name, tensor in plan.tensors.items() if tensor.method is not None]
+    if named and (cache is not None or method.name == MOVING_AVERAGE):
+        source = "a TensorRT calibration cache" if cache is not None else "a moving average"
+        raise ConfigError(
+            f"tensor {named[0]!r} has a method of its own, but the ranges come from {source}",
+            hint="drop method from overrides= (--override, [[override]]), or give a range there",
+        )
 
 
 def check_sources(method: Method, stats: StatsTable | None, cache: TensorRTCache | None) -> None:

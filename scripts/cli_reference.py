@@ -33,7 +33,14 @@ target = "tensorrt"
 method = "entropy"
 data = "calibration.npz"
 exclude = ["/head/*"]
+
+[[override]]
+tensors = "images"
+range = [0.0, 1.0]
 ```
+
+One file serves `quantize`, `calibrate` and `plan`: each takes the keys that are its own. `[[override]]` and the ways to
+name nodes and tensors are explained in [control.md](control.md).
 """
 
 
@@ -84,7 +91,7 @@ def _row(option: click.Option) -> Iterator[str]:
 
 
 def _value(option: click.Option) -> str:
-    if isinstance(option.type, click.Choice):
+    if isinstance(option.type, click.Choice) and option.metavar is None:
         return " or ".join(map(str, option.type.choices))
     return option.metavar or {"path": "FILE"}.get(option.type.name, option.type.name.upper())
 

@@ -23,7 +23,7 @@ from onnx import TensorProto, ValueInfoProto, helper
 from onnxq.calibration.blocked_layout import Blocked
 from onnxq.calibration.session import Session, make_session
 from onnxq.errors import OnnxqError
-from onnxq.graph.messages import is_external
+from onnxq.graph.external_data import is_external
 from onnxq.graph.view import Graph
 
 _DOMAIN = "com.microsoft.nchwc"

@@ -87,7 +87,7 @@ def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> Fou
     for name, found in _group_stats(plan, stats).items():
         tensor = plan.tensors[name]
         bounds = tensor.source if isinstance(tensor.source, Observed) else Observed()
-        ranges[name], kept = sound_range(found, tensor.spec, method, bounds)
+        ranges[name], kept = sound_range(found, tensor.spec, tensor.method or method, bounds)
         if not kept:
             replaced.append(name)
     return FoundRanges(ranges=ranges, replaced=tuple(replaced))
@@ -148,7 +148,8 @@ def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target:
         if isinstance(tensor.source, Observed):
             table[key] = _observed(ranges[key], tensor, tensor.source)
         elif isinstance(tensor.source, Fixed):
-            table[key] = qparams_from_range(Range.of(tensor.source.rmin, tensor.source.rmax), tensor.spec)
+            found, bounds = Range.of(tensor.source.rmin, tensor.source.rmax), tensor.source
+            table[key] = _observed(found, tensor, Observed(bounds.lower, bounds.upper))
         elif isinstance(tensor.source, FromValues):
             table[key] = _from_values(graph, tensor, target)
     for key, tensor in plan.tensors.items():
@@ -162,6 +163,23 @@ def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target:
         spec = replace(tensor.spec, axis=0 if scale.ndim else None)
         table[key] = QuantParams(scale=scale.astype(np.float32), zero_point=np.zeros(scale.shape, np.int32), spec=spec)
     return {key: table[key] for key in plan.tensors}
+
+
+def solve_without_data(graph: Graph, plan: QuantPlan, target: Target) -> QParamsTable:
+    """Parameters of the tensors of `plan` that need no data: constants, and ranges that a user fixed.
+
+    Weights are shown as they are before their node's bias is looked at, which can widen them in rare cases.
+
+    Raises:
+        ModelError: a weight holds NaN or Inf.
+    """
+    known = {key: t for key, t in plan.tensors.items() if isinstance(t.source, (Fixed, FromValues))}
+    shared = {
+        key: t
+        for key, t in plan.tensors.items()
+        if isinstance(t.source, SharedWith) and isinstance(plan.tensors[_root(plan, key)].source, Fixed)
+    }
+    return solve_from_ranges(graph, replace(plan, tensors={**known, **shared}), {}, target)
 
 
 def _group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:
@@ -215,7 +233,8 @@ def _within(params: QuantParams, upper: float) -> QuantParams:
 def _from_values(graph: Graph, tensor: TensorPlan, target: Target) -> QuantParams:
     values = constant_values(graph, tensor.name)
     params = qparams_from_range(range_of_values(values, tensor.spec), tensor.spec)
-    if tensor.role is Role.WEIGHT and target.guard is WeightGuard.PAIR_SUM:
+    # Products of two unsigned types are added in 32 bits.
+    if tensor.role is Role.WEIGHT and target.guard is WeightGuard.PAIR_SUM and tensor.spec.qtype.signed:
         for use in tensor.uses:
             params = _guarded(graph.node(use.node), values, params)
     return params

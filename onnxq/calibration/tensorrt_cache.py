@@ -27,7 +27,7 @@ from onnxq.calibration.solve import share_ranges, sound_range
 from onnxq.calibration.statistics import StatsTable
 from onnxq.errors import ArtifactError, ConfigError, InternalError
 from onnxq.numerics.qparams import Range, qparams_from_range
-from onnxq.planning.plan import QuantPlan
+from onnxq.planning.plan import QuantPlan, Role
 from onnxq.plural import counted
 from onnxq.targets.tensorrt import TENSORRT
 from onnxq.whole_files import write_whole
@@ -69,10 +69,11 @@ class TensorRTCache:
         Tensors that have to share a scale get the largest of theirs.
 
         Raises:
-            ConfigError: the plan is not for TensorRT.
+            ConfigError: the plan is not for TensorRT, nor for another target with its form of activations.
             ArtifactError: the cache lacks a tensor.
         """
-        if plan.target != TENSORRT.name:
+        activations = [t.spec for t in plan.tensors.values() if t.role is Role.ACTIVATION]
+        if plan.target != TENSORRT.name and any(spec != TENSORRT.activation for spec in activations):
             raise ConfigError(
                 f"a TensorRT calibration cache holds symmetric int8 scales; {plan.target} needs other ranges",
                 hint="pass target='tensorrt' (--target tensorrt), or data= (--data) instead of the cache",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxq.cli.options import FILE, Decorator
-from onnxq.cli.parameters import Numbers
+from onnxq.cli.parameters import Numbers, Table, TargetName
 from onnxq.config import Kind, load_config
 
 _NOT_IN_A_FILE = frozenset({"config", "debug", "help"})
@@ -22,7 +22,8 @@ def config_option() -> Decorator:
         is_eager=True,
         expose_value=False,
         callback=_read,
-        help="TOML file whose keys are these long option names; options given here win.",
+        help="TOML file whose keys are these long option names; options given here win, and keys of other commands are "
+        "passed over.",
     )
 
 
@@ -40,9 +41,17 @@ def _read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Pat
         # Kept for error messages: a bad value is found only when its own option is looked at.
         ctx.meta["onnxq.config"] = str(value)
         names = {_long_name(p): p.name for p in ctx.command.params if isinstance(p, click.Option)}
-        loaded: dict[str, Any] = load_config(value, config_kinds(ctx.command))
-        ctx.default_map = {str(names[key]): item for key, item in loaded.items()}
+        loaded: dict[str, Any] = load_config(value, {**_kinds_elsewhere(ctx), **config_kinds(ctx.command)})
+        ctx.default_map = {str(names[key]): item for key, item in loaded.items() if key in names}
     return value
+
+
+def _kinds_elsewhere(ctx: click.Context) -> dict[str, Kind]:
+    """The keys of all commands that read such files: one file serves them all, and each takes what concerns it."""
+    group = ctx.parent.command if ctx.parent is not None else None
+    commands = group.commands.values() if isinstance(group, click.Group) else ()
+    readers = [c for c in commands if any(p.name == "config" for p in c.params)]
+    return {key: kind for command in readers for key, kind in config_kinds(command).items()}
 
 
 def _long_name(option: click.Option) -> str:
@@ -52,10 +61,13 @@ def _long_name(option: click.Option) -> str:
 def _kind(option: click.Option) -> Kind:
     if option.is_flag:
         return Kind.SWITCH
+    if isinstance(option.type, Table):
+        return Kind.TABLES
     if option.multiple:
         return Kind.TEXTS
     by_type: tuple[tuple[type[Any], Kind], ...] = (
         (click.Path, Kind.PATH),
+        (TargetName, Kind.NAME_OR_PATH),
         (Numbers, Kind.NUMBERS),
         (click.IntRange, Kind.INTEGER),
         (click.FloatRange, Kind.NUMBER),

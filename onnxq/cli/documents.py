@@ -1,45 +1,42 @@
 """JSON documents of commands whose results have no JSON form of their own. Keys are added, never renamed or removed.
 
 onnxq.plan/1    {schema, target, opset, digest, notes, counts: {int8, fused, float},
-                 nodes: [{node, op, action, reason, rule, macs}]}
+                 int8_mac_share, nodes: [{node, op, action, reason, rule, macs, mac_share}],
+                 tensors (with --tensors): [{tensor, role, dtype, axis, scale: [..], zero_point: [..], source,
+                 group, rule, writer, readers}]}
 onnxq.stats/1   {schema, path, digest, samples, data_fingerprint, tensors,
                  shards: null or {count, total_samples, indices}}
+onnxq.strip/1   {schema, path, pairs, holds, exact, dequantized: [initializer], restored: [node]}
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxq.calibration.statistics import StatsTable
-    from onnxq.planning.plan import NodeDecision, QuantPlan
+    from onnxq.planning.plan import QuantPlan
+    from onnxq.report.explanation import Explanation
+    from onnxq.stripping import StripResult
 
 
-def plan_document(plan: QuantPlan, nodes: Iterable[NodeDecision]) -> dict[str, Any]:
-    """A plan, with the given rows; the counts are those of the whole plan."""
+def plan_document(plan: QuantPlan, rows: Explanation, int8_mac_share: float | None, *, tensors: bool) -> dict[str, Any]:
+    """A plan, with the given rows; counts and share are those of the whole plan."""
     counts = Counter(d.action.value for d in plan.nodes)
-    return {
+    document = {
         "schema": "onnxq.plan/1",
         "target": plan.target,
         "opset": plan.opset,
         "digest": plan.digest,
         "notes": list(plan.notes),
         "counts": {action: counts[action] for action in ("int8", "fused", "float")},
-        "nodes": [
-            {
-                "node": d.node,
-                "op": d.op,
-                "action": d.action.value,
-                "reason": d.reason,
-                "rule": d.rule,
-                "macs": d.macs,
-            }
-            for d in nodes
-        ],
+        "int8_mac_share": int8_mac_share,
+        "nodes": [asdict(row) for row in rows.nodes],
     }
+    return {**document, "tensors": [asdict(row) for row in rows.tensors]} if tensors else document
 
 
 def stats_document(stats: StatsTable, path: Path) -> dict[str, Any]:
@@ -52,4 +49,17 @@ def stats_document(stats: StatsTable, path: Path) -> dict[str, Any]:
         "data_fingerprint": stats.data_fingerprint,
         "tensors": len(stats),
         "shards": None if stats.shards is None else stats.shards.to_json(),
+    }
+
+
+def strip_document(result: StripResult, path: Path) -> dict[str, Any]:
+    """What stripping took out of a model."""
+    return {
+        "schema": "onnxq.strip/1",
+        "path": str(path),
+        "pairs": result.pairs,
+        "holds": result.holds,
+        "exact": result.exact,
+        "dequantized": list(result.dequantized),
+        "restored": list(result.restored),
     }

@@ -2,32 +2,35 @@
 
 JSON (onnxq.model/1): {schema, path, size_bytes, ir_version, opsets: {domain: version}, producer, parameters,
 inputs and outputs: [{name, dtype, shape}], operators: {type: count}, metadata: {key: value},
-pairs: [{tensor, kind, dtype, axis, scale: [..], zero_point: [..]}]}. An unknown size in a shape is null.
+pairs: [{tensor, kind, dtype, axis, scale: [..], zero_point: [..], group, rule, writer, readers}],
+nodes (of a quantized model): [{node, op, action, reason, rule, macs, mac_share}], int8_mac_share}.
+An unknown size in a shape is null. Filters pick among pairs and nodes.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from onnx import NodeProto
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from onnxq.cli.tables import counts, node_table, tensor_table
 from onnxq.graph.messages import type_name
-from onnxq.graph.model import get_metadata, load_graph, size_bytes
-from onnxq.graph.view import Dim, Graph, attribute
-from onnxq.plural import counted
+from onnxq.graph.model import get_metadata, load_graph, quantized_nodes, size_bytes
+from onnxq.graph.view import Dim, Graph
+from onnxq.report.explanation import Explanation, NodeRow, RowFilter, TensorRow
+from onnxq.report.quantized_model import explain_model
 from onnxq.sizes import size_text
-
-_SHOWN_CHANNELS = 3
+from onnxq.targets import TARGET_NAMES, resolve_target
+from onnxq.targets.schema import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,10 @@ class PairFacts:
         axis: Channel axis; None for per-tensor.
         scale: One value, or one for each channel; empty if it is computed in the graph.
         zero_point: Likewise; empty if the model leaves it out.
+        group: Activations with equal parameters have the name of the first of them; "" for one that stands alone.
+        rule: Rules of the target for the nodes that write and read it, where the target is known.
+        writer: Name of the node that computes it.
+        readers: Names of the nodes that read it dequantized.
     """
 
     tensor: str
@@ -58,6 +65,10 @@ class PairFacts:
     axis: int | None
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
+    group: str = ""
+    rule: str = ""
+    writer: str = ""
+    readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,34 +86,79 @@ class ModelFacts:
     operators: dict[str, int]
     metadata: dict[str, str]
     pairs: tuple[PairFacts, ...]
+    nodes: tuple[NodeRow, ...]
+    int8_mac_share: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain values."""
         return {"schema": "onnxq.model/1", **asdict(self)}
 
 
-def inspect_model(path: Path) -> ModelFacts:
+@dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """A model file, looked at.
+
+    Attributes:
+        facts: All facts, with the rows that were picked.
+        shown: The picked rows.
+        whole: All rows.
+        target: Name of the target whose rules are named; None where it is not known.
+    """
+
+    facts: ModelFacts
+    shown: Explanation
+    whole: Explanation
+    target: str | None
+
+
+def inspect_model(path: Path, rows: RowFilter, target: str | None = None) -> Inspected:
     """Read the facts of a model file.
+
+    Args:
+        path: The file.
+        rows: Which nodes and quantized tensors to show.
+        target: Whose rules to name; None takes the target that the file names.
 
     Raises:
         ModelError: the model cannot be read or is not valid.
+        ConfigError: there is no such target, or a pattern fits nothing.
     """
     graph = load_graph(path)
     operators = Counter(_operator(node) for node in graph.nodes)
     frame = graph.frame
-    return ModelFacts(
+    metadata = get_metadata(frame)
+    table = _table_of(target, metadata)
+    size = size_bytes(path, graph)
+    inputs = tuple(_value(graph, name) for name in graph.inputs)
+    outputs = tuple(_value(graph, name) for name in graph.outputs)
+    whole = Explanation(nodes=(), tensors=(), int8_mac_share=None)
+    if quantized_nodes(graph):
+        whole = explain_model(graph, table)
+    shown = rows.pick(whole) if whole.nodes else whole
+    facts = ModelFacts(
         path=str(path),
-        size_bytes=size_bytes(path, graph),
+        size_bytes=size,
         ir_version=frame.ir_version,
         opsets={entry.domain or "ai.onnx": entry.version for entry in frame.opset_import},
         producer=f"{frame.producer_name} {frame.producer_version}".strip(),
         parameters=sum(math.prod(tensor.dims) for tensor in graph.initializers.values()),
-        inputs=tuple(_value(graph, name) for name in graph.inputs),
-        outputs=tuple(_value(graph, name) for name in graph.outputs),
+        inputs=inputs,
+        outputs=outputs,
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
-        metadata=get_metadata(frame),
-        pairs=tuple(_pairs(graph)),
+        metadata=metadata,
+        pairs=tuple(_pair(row) for row in shown.tensors),
+        nodes=shown.nodes,
+        int8_mac_share=whole.int8_mac_share,
     )
+    return Inspected(facts=facts, shown=shown, whole=whole, target=None if table is None else table.name)
+
+
+def _table_of(target: str | None, metadata: Mapping[str, str]) -> Target | None:
+    """The table to name rules by: the one asked for, or that of the file's metadata if it is built in."""
+    if target is not None:
+        return resolve_target(target)[0]
+    named = metadata.get("onnxq.target", "")
+    return resolve_target(named)[0] if named in TARGET_NAMES else None
 
 
 def _operator(node: NodeProto) -> str:
@@ -117,51 +173,43 @@ def _type_name(dtype: int | None) -> str:
     return "unknown" if dtype is None else type_name(dtype)
 
 
-def _pairs(graph: Graph) -> Iterable[PairFacts]:
-    """Each Q, and each DQ that no Q feeds, in graph order; a tensor that several DQs read comes once."""
-    seen: set[str] = set()
-    for node in graph.nodes:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in seen:
-            continue
-        kind = _kind(graph, node)
-        if kind is not None:
-            seen.add(node.input[0])
-            yield _pair(graph, node, kind)
-
-
-def _kind(graph: Graph, node: NodeProto) -> str | None:
-    if node.op_type == "QuantizeLinear":
-        return "activation"
-    if graph.is_constant(node.input[0]):
-        return "constant"
-    producer = graph.producer(node.input[0])
-    return None if producer is not None and producer.op_type == "QuantizeLinear" else "codes"
-
-
-def _pair(graph: Graph, node: NodeProto, kind: str) -> PairFacts:
-    scale = graph.constant(node.input[1])
-    zero_name = node.input[2] if len(node.input) > 2 else ""
-    zero_point = graph.constant(zero_name) if zero_name else None
-    # Without a zero-point the codes of a Q are uint8 (ONNX, QuantizeLinear).
-    carrier = zero_name or (node.input[0] if kind == "constant" else "")
+def _pair(row: TensorRow) -> PairFacts:
     return PairFacts(
-        tensor=node.input[0],
-        kind=kind,
-        dtype=_type_name(graph.dtype(carrier)) if carrier else "uint8",
-        axis=None if scale is None or scale.size == 1 else int(attribute(node, "axis", 1)),
-        scale=() if scale is None else tuple(np.asarray(scale, np.float64).reshape(-1).tolist()),
-        zero_point=() if zero_point is None else tuple(np.asarray(zero_point, np.int64).reshape(-1).tolist()),
+        tensor=row.tensor,
+        kind=row.role,
+        dtype=row.dtype,
+        axis=row.axis,
+        scale=row.scale,
+        zero_point=row.zero_point,
+        group=row.group,
+        rule=row.rule,
+        writer=row.writer,
+        readers=row.readers,
     )
 
 
-def facts_table(facts: ModelFacts) -> RenderableType:
-    """The facts as a person reads them."""
+def facts_table(seen: Inspected, *, tensors: bool, nodes: bool) -> RenderableType:
+    """The facts as a person reads them.
+
+    Args:
+        seen: The facts.
+        tensors: Whether to list the quantized tensors.
+        nodes: Whether to list the nodes.
+    """
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column(overflow="fold")
-    for name, value in _rows(facts):
+    for name, value in _rows(seen.facts):
         rows.add_row(name, escape(value))
-    return Group(rows, Text(""), _pairs_table(facts.pairs)) if facts.pairs else rows
+    parts: list[RenderableType] = [rows]
+    if seen.whole.nodes:
+        by = "as Q/DQ stand" + (f", rules of {seen.target}" if seen.target else "")
+        if nodes:
+            parts += [Text(""), node_table(seen.shown.nodes, title=f"Nodes, {by}; `onnxq verify` asks the engine")]
+        if tensors:
+            parts += [Text(""), tensor_table(seen.shown.tensors, title=f"{len(seen.shown.tensors)} quantized tensors")]
+        parts += [Text(""), counts(seen.whole.nodes, seen.whole.int8_mac_share)]
+    return Group(*parts)
 
 
 def _rows(facts: ModelFacts) -> Iterable[tuple[str, str]]:
@@ -186,25 +234,3 @@ def _value_text(value: ValueFacts) -> str:
         return f"{value.name}: {value.dtype} of unknown shape"
     sizes = ", ".join("?" if size is None else str(size) for size in value.shape)
     return f"{value.name}: {value.dtype} ({sizes})"
-
-
-def _pairs_table(pairs: tuple[PairFacts, ...]) -> Table:
-    table = Table(title=counted(len(pairs), "quantized tensor"), title_justify="left", box=None, pad_edge=False)
-    for heading in ("tensor", "kind", "type", "axis", "zero-point", "scale"):
-        table.add_column(heading, overflow="fold")
-    for pair in pairs:
-        table.add_row(
-            escape(pair.tensor),
-            pair.kind,
-            pair.dtype,
-            "" if pair.axis is None else str(pair.axis),
-            _several([str(z) for z in dict.fromkeys(pair.zero_point)]),
-            _several([f"{s:.6g}" for s in pair.scale]),
-        )
-    return table
-
-
-def _several(values: list[str]) -> str:
-    if len(values) <= _SHOWN_CHANNELS:
-        return ", ".join(values)
-    return ", ".join(values[:_SHOWN_CHANNELS]) + f", ... ({len(values)} channels)"

@@ -14,6 +14,8 @@ from onnxq.cli.commands.inspect import inspect
 from onnxq.cli.commands.merge import merge
 from onnxq.cli.commands.plan import plan
 from onnxq.cli.commands.quantize import quantize
+from onnxq.cli.commands.strip import strip
+from onnxq.cli.commands.targets import targets
 from onnxq.cli.commands.verify import verify
 from onnxq.cli.group import EXIT_USAGE, CommandLine
 from onnxq.cli.signals import end_at_once_from_now_on
@@ -48,7 +50,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(EXIT_USAGE)
 
 
-for command in (quantize, plan, calibrate, merge, cache, verify, inspect):
+for command in (quantize, plan, calibrate, merge, cache, verify, inspect, strip, targets):
     cli.add_command(command)
 
 

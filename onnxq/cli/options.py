@@ -25,6 +25,8 @@ from onnxq.cli.parameters import (
     ImageSize,
     Name,
     Numbers,
+    Table,
+    TargetName,
 )
 
 Command = Callable[..., Any]
@@ -92,10 +94,24 @@ class PlanOptions:
     target: str
     exclude: tuple[str, ...]
     exclude_op: tuple[str, ...]
+    exclude_between: tuple[str, ...]
+    include: tuple[str, ...]
+    include_op: tuple[str, ...]
+    include_between: tuple[str, ...]
+    override: tuple[dict[str, Any], ...]
 
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments of the Python API."""
-        return {"target": self.target, "exclude": self.exclude, "exclude_ops": self.exclude_op}
+        return {
+            "target": self.target,
+            "exclude": self.exclude,
+            "exclude_ops": self.exclude_op,
+            "exclude_between": self.exclude_between,
+            "include": self.include,
+            "include_ops": self.include_op,
+            "include_between": self.include_between,
+            "overrides": self.override,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +179,42 @@ def plan_options() -> Decorator:
         "placement",
         target_option(),
         click.option(
-            "--exclude", multiple=True, metavar="PATTERN", help="Keep nodes of this name in float; repeatable."
+            "--exclude",
+            multiple=True,
+            metavar="PATTERN",
+            help="Keep nodes of this name in float: a name, a pattern such as '/head/*', or 're:' and a regular "
+            "expression; repeatable.",
         ),
         click.option("--exclude-op", multiple=True, metavar="OP", help="Keep nodes of this type in float; repeatable."),
+        click.option(
+            "--exclude-between",
+            multiple=True,
+            metavar="FROM:TO",
+            help="Keep every node on a path from tensor FROM to tensor TO in float; repeatable.",
+        ),
+        click.option(
+            "--include",
+            multiple=True,
+            metavar="PATTERN",
+            help="Quantize only nodes of this name and what fuses into them; what is excluded stays float; repeatable.",
+        ),
+        click.option(
+            "--include-op", multiple=True, metavar="OP", help="Quantize nodes of this type alone; repeatable."
+        ),
+        click.option(
+            "--include-between",
+            multiple=True,
+            metavar="FROM:TO",
+            help="Quantize only nodes on a path from tensor FROM to tensor TO; repeatable.",
+        ),
+        click.option(
+            "--override",
+            multiple=True,
+            type=Table(),
+            metavar=Table.name,
+            help="Quantize single nodes or tensors differently, such as 'tensors = \"images\", range = [0, 1]'; "
+            "repeatable. See docs/control.md.",
+        ),
     )
 
 
@@ -174,10 +223,12 @@ def target_option() -> Decorator:
     return click.option(
         "--target",
         "-t",
-        type=Name(TARGETS),
+        type=TargetName(TARGETS),
+        metavar="NAME",
         default="ort-cpu",
         show_default=True,
-        help="Engine that will run the model; ort-cpu means this machine's CPU.",
+        help="Engine that will run the model: ort-cpu (this machine's CPU), ort-x64-avx2, ort-x64-vnni, ort-arm64, "
+        "tensorrt, openvino, or a .toml file with a table of your own.",
     )
 
 

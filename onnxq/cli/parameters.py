@@ -35,6 +35,30 @@ class Name(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 o
         return self.fail(f"{value!r} is none of {', '.join(known)}.{guess}", param, ctx)
 
 
+class TargetName(Name):
+    """A target's name, or the path of a .toml file with one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return str(value) if str(value).lower().endswith(".toml") else super().convert(value, param, ctx)
+
+
+class Table(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
+    """A table of TOML without its braces: nodes = "/head/*", method = "max"."""
+
+    name = "TABLE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        from onnxq.config import parse_toml  # noqa: PLC0415 - only where one is given
+
+        try:
+            table: dict[str, Any] = parse_toml(f"table = {{ {value} }}")["table"]
+        except ValueError:
+            return self.fail(f"""{value!r} is not a table such as 'nodes = "/head/*", method = "max"'.""", param, ctx)
+        return table
+
+
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
     """Numbers separated by commas: 0.485,0.456,0.406."""
 

@@ -19,7 +19,7 @@ from onnx import NodeProto
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.planning.compute import DATA, ComputeSite
 from onnxq.planning.groups import Groups
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import Selection
 from onnxq.targets.schema import Target
 
 _MOVES_ONLY = frozenset(
@@ -36,7 +36,7 @@ class InputPairs:
         groups: Tensors that share parameters.
     """
 
-    def __init__(self, graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions) -> None:
+    def __init__(self, graph: Graph, target: Target, sites: dict[str, ComputeSite], selection: Selection) -> None:
         self._graph = graph
         self._sites = sites
         self.uses: dict[str, list[Use]] = {}
@@ -46,7 +46,7 @@ class InputPairs:
             self.uses.setdefault(site.data, []).append(Use(site.node, DATA))
         if target.residual_add:
             for node in graph.nodes:
-                if node.op_type == "Add" and node.domain in STANDARD_DOMAINS and not options.excludes(node):
+                if node.op_type == "Add" and node.domain in STANDARD_DOMAINS and not selection.forbids(node):
                     self._quantize_skip(node)
         if target.concat_shares:
             self._share()

@@ -1,63 +1,215 @@
-"""What a user may say about placement."""
+"""What a user may say about placement, and what it means for one graph.
+
+A node is quantized unless the user keeps it in float. With `include`, `include_ops` or `include_between` only the nodes
+that one of them names are; what is excluded stays float whether it is included or not. Activations, biases and residual
+adds that disappear into a quantized node come along unless they are excluded themselves.
+"""
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from onnx import NodeProto
 
 from onnxq.errors import ConfigError
+from onnxq.graph.messages import reads_of
 from onnxq.graph.view import Graph
+from onnxq.planning.names import selected, several, unmatched
+from onnxq.planning.overrides import Override, override_of
+
+Ends = tuple[str, str] | str
+"""Two tensors, or both in one string: "FROM:TO"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """Nodes to keep in float.
+    """Which nodes may be quantized, and how single ones differ from the rest. Patterns as in `names`.
 
     Attributes:
-        exclude: Node names or shell-style patterns (`*`, `?`, `[...]`).
-        exclude_ops: Operator types.
+        exclude: Names or patterns of nodes to keep in float.
+        exclude_ops: Operator types to keep in float.
+        exclude_between: Pairs of tensors: every node on a path from the first to the second stays float.
+        include: Names or patterns of the only nodes to quantize, together with the next two.
+        include_ops: Operator types to quantize.
+        include_between: Pairs of tensors: every node on a path from the first to the second may be quantized.
+        overrides: Types, methods and ranges of single nodes and tensors; later ones win.
     """
 
     exclude: tuple[str, ...] = ()
     exclude_ops: tuple[str, ...] = ()
+    exclude_between: tuple[Ends, ...] = ()
+    include: tuple[str, ...] = ()
+    include_ops: tuple[str, ...] = ()
+    include_between: tuple[Ends, ...] = ()
+    overrides: tuple[Override, ...] = ()
 
     @classmethod
-    def of(cls, exclude: str | Iterable[str], exclude_ops: str | Iterable[str]) -> PlanOptions:
-        """The options from what a user gives, where one string is one pattern and not its letters."""
-        return cls(exclude=_several(exclude), exclude_ops=_several(exclude_ops))
-
-    def excludes(self, node: NodeProto) -> bool:
-        """Whether the user wants `node` kept in float."""
-        if node.op_type in self.exclude_ops or node.name in self.exclude:
-            return True
-        return any(fnmatch.fnmatchcase(node.name, pattern) for pattern in self.exclude)
-
-    def check(self, graph: Graph) -> None:
-        """See that every pattern names something in `graph`.
+    def of(  # noqa: PLR0913, PLR0917 - one keyword for each choice of the user
+        cls,
+        exclude: str | Iterable[str] = (),
+        exclude_ops: str | Iterable[str] = (),
+        exclude_between: Iterable[Ends] = (),
+        include: str | Iterable[str] = (),
+        include_ops: str | Iterable[str] = (),
+        include_between: Iterable[Ends] = (),
+        overrides: Iterable[Override | Mapping[str, Any]] = (),
+    ) -> PlanOptions:
+        """The options from what a user gives, where one string is one pattern and not its letters.
 
         Raises:
-            ConfigError: a pattern matches no node; the message suggests names that are close.
+            ConfigError: an override has an unknown key or an impossible value.
         """
-        nodes = graph.nodes
+        return cls(
+            exclude=several(exclude),
+            exclude_ops=several(exclude_ops),
+            exclude_between=_pairs(exclude_between),
+            include=several(include),
+            include_ops=several(include_ops),
+            include_between=_pairs(include_between),
+            overrides=tuple(override_of(one, number) for number, one in enumerate(overrides, start=1)),
+        )
+
+    def select(self, graph: Graph, source: Graph | None = None) -> Selection:
+        """What the options mean for the nodes of `graph`.
+
+        Args:
+            graph: The normalised graph.
+            source: The model as it was given, for names that are gone.
+
+        Raises:
+            ConfigError: a pattern matches nothing, or there is no path between two tensors; the message suggests names.
+        """
+        finder = _Finder(graph, source)
+        excluded = finder.nodes(self.exclude, self.exclude_ops, self.exclude_between, "exclude")
+        included = finder.nodes(self.include, self.include_ops, self.include_between, "include")
+        asked = self.include or self.include_ops or self.include_between
+        return Selection(excluded=excluded, included=included if asked else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Nodes of one graph that the user wants in float.
+
+    Attributes:
+        excluded: Names of those to keep in float whatever happens.
+        included: Names of the only ones to quantize; None for no such limit.
+    """
+
+    excluded: frozenset[str] = frozenset()
+    included: frozenset[str] | None = None
+
+    def excludes(self, node: NodeProto) -> bool:
+        """Whether the user wants `node` not to be quantized for its own sake."""
+        return self.forbids(node) or (self.included is not None and node.name not in self.included)
+
+    def forbids(self, node: NodeProto) -> bool:
+        """Whether the user excluded `node`: it may not become part of a quantized one either."""
+        return node.name in self.excluded
+
+
+@dataclass(frozen=True)
+class _Finder:
+    graph: Graph
+    source: Graph | None
+
+    def nodes(
+        self, patterns: Iterable[str], ops: Iterable[str], between: Iterable[Ends], argument: str
+    ) -> frozenset[str]:
+        """Names of the nodes that one of the given means."""
+        nodes = self.graph.nodes
         names = [n.name for n in nodes]
-        for pattern in self.exclude:
-            if not fnmatch.filter(names, pattern) and pattern not in names:
-                raise _unmatched("node", pattern, names, "exclude=(...) (--exclude)")
-        ops = {n.op_type for n in nodes}
-        for op in self.exclude_ops:
-            if op not in ops:
-                raise _unmatched("operator", op, ops, "exclude_ops=(...) (--exclude-op)")
+        found: set[str] = set()
+        for pattern in patterns:
+            where = f"{argument}=(...) (--{argument})"
+            matching = selected(pattern, names, where=where)
+            if not matching:
+                gone = [] if self.source is None else [n.name for n in self.source.nodes]
+                raise unmatched("node", pattern, names, where, gone=gone)
+            found.update(matching)
+        types = {n.op_type for n in nodes}
+        for op in ops:
+            if op not in types:
+                gone = [] if self.source is None else [n.op_type for n in self.source.nodes]
+                raise unmatched("operator", op, types, f"{argument}_ops=(...) (--{argument}-op)", gone=gone)
+            found.update(n.name for n in nodes if n.op_type == op)
+        for ends in between:
+            found |= self._between(ends, f"{argument}_between=[(FROM, TO)] (--{argument}-between FROM:TO)")
+        return frozenset(found)
+
+    def _between(self, ends: Ends, where: str) -> set[str]:
+        """Names of the nodes on any path from one tensor to another."""
+        start, end = self._ends(ends, where)
+        found = _downstream(self.graph, start) & _upstream(self.graph, end)
+        if found:
+            return found
+        back = _downstream(self.graph, end) & _upstream(self.graph, start)
+        raise ConfigError(
+            f"no path leads from tensor {start!r} to tensor {end!r}",
+            where=where,
+            hint=f"there is one from {end!r} to {start!r}: swap them" if back else "name tensors on one path of data",
+        )
+
+    def _ends(self, ends: Ends, where: str) -> tuple[str, str]:
+        if not isinstance(ends, str):
+            start, end = ends
+        else:
+            # A tensor's name may hold ":" itself (TensorFlow's do): every place to split is tried.
+            splits = [(ends[:i], ends[i + 1 :]) for i, letter in enumerate(ends) if letter == ":"]
+            if not splits:
+                raise ConfigError(f"{ends!r} does not name two tensors", where=where, hint="write them as FROM:TO")
+            there = [pair for pair in splits if self.graph.exists(pair[0]) and self.graph.exists(pair[1])]
+            start, end = there[0] if there else splits[0] if len(splits) == 1 else self._half_known(splits)
+        for name in (start, end):
+            if not isinstance(name, str) or not self.graph.exists(name):
+                raise unmatched("tensor", str(name), _tensors(self.graph), where, gone=self._gone_tensors())
+        return start, end
+
+    def _half_known(self, splits: list[tuple[str, str]]) -> tuple[str, str]:
+        known = [s for s in splits if self.graph.exists(s[0]) or self.graph.exists(s[1])]
+        return (known or splits)[0]
+
+    def _gone_tensors(self) -> Collection[str]:
+        return [] if self.source is None else _tensors(self.source)
 
 
-def _several(given: str | Iterable[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _pairs(given: Iterable[Ends]) -> tuple[Ends, ...]:
+    """Pairs of tensors; a single one may stand without a list around it."""
+    listed = (given,) if isinstance(given, str) else tuple(given)
+    for one in listed:
+        if not isinstance(one, str) and len(one) != 2:
+            raise ConfigError(
+                f"{one!r} are not two tensors",
+                where="exclude_between=, include_between=",
+                hint="pass pairs: exclude_between=[(FROM, TO)] (--exclude-between FROM:TO)",
+            )
+    return listed
 
 
-def _unmatched(kind: str, given: str, known: Iterable[str], where: str) -> ConfigError:
-    close = difflib.get_close_matches(given, list(known), n=3)
-    hint = f"did you mean {', '.join(map(repr, close))}?" if close else "`onnxq plan MODEL` lists all names"
-    return ConfigError(f"no {kind} of the model matches {given!r}", where=where, hint=hint)
+def _tensors(graph: Graph) -> list[str]:
+    return [*graph.inputs, *(t for n in graph.nodes for t in n.output if t)]
+
+
+def _downstream(graph: Graph, tensor: str) -> set[str]:
+    """Names of the nodes that `tensor` reaches."""
+    found: set[str] = set()
+    front = [use.node for use in graph.uses(tensor)]
+    while front:
+        name = front.pop()
+        if name not in found:
+            found.add(name)
+            front += [use.node for output in graph.node(name).output for use in graph.uses(output)]
+    return found
+
+
+def _upstream(graph: Graph, tensor: str) -> set[str]:
+    """Names of the nodes that `tensor` depends on, those that a body of control flow reads from included."""
+    found: set[str] = set()
+    front = [tensor]
+    while front:
+        node = graph.producer(front.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            front += [tensor for tensor, _ in reads_of(node)]
+    return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from onnxq.calibration.methods import Method
 from onnxq.graph.view import Use
 from onnxq.numerics.specs import QuantSpec
 
@@ -30,10 +32,15 @@ class Observed:
 
 @dataclass(frozen=True)
 class Fixed:
-    """Range known without data (a constant's own values are not Fixed but solved from the constant)."""
+    """Range known without data, cut to [lower, upper] where the graph bounds the values.
+
+    A constant's own values are not Fixed but solved from the constant.
+    """
 
     rmin: float
     rmax: float
+    lower: float | None = None
+    upper: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class TensorPlan:
         group: Tensors with the same group id are solved from their merged statistics; None stands alone.
         uses: The reads that get the dequantized tensor; all other reads keep the float one.
         covers_output: The tensor is a graph output, and the output too is the dequantized one.
+        method: How its range is chosen, where not as that of the rest.
     """
 
     name: str
@@ -80,6 +88,7 @@ class TensorPlan:
     uses: tuple[Use, ...]
     group: str | None = None
     covers_output: bool = False
+    method: Method | None = None
 
 
 class Action(enum.Enum):
@@ -138,3 +147,16 @@ class QuantPlan:
     def observed(self) -> tuple[str, ...]:
         """Names of the tensors whose statistics have to be collected."""
         return tuple(name for name, t in self.tensors.items() if isinstance(t.source, Observed))
+
+    def families(self) -> dict[str, str]:
+        """For each tensor that shares its parameters with others, what they have in common; the rest is left out."""
+        found = {key: family_of(self.tensors, key) for key in self.tensors}
+        sizes = Counter(found.values())
+        return {key: family for key, family in found.items() if sizes[family] > 1}
+
+
+def family_of(tensors: Mapping[str, TensorPlan], key: str) -> str:
+    """The group of a tensor, or the tensor whose codes it only moves, or itself."""
+    while isinstance(source := tensors[key].source, SharedWith):
+        key = source.tensor
+    return tensors[key].group or key

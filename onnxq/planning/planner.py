@@ -14,7 +14,8 @@ from onnxq.planning.bounds import known_bounds
 from onnxq.planning.compute import WEIGHT, ComputeSite, Refusal, compute_site
 from onnxq.planning.inputs import InputPairs
 from onnxq.planning.macs import macs
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import PlanOptions, Selection
+from onnxq.planning.overrides import apply_overrides
 from onnxq.planning.plan import (
     Action,
     Derived,
@@ -31,27 +32,36 @@ from onnxq.planning.regions import Regions, in_graph_order
 from onnxq.targets.schema import BiasForm, Placement, Target
 
 
-def make_plan(
-    graph: Graph, target: Target, *, options: PlanOptions, digest: str, notes: Iterable[str] = ()
+def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
+    graph: Graph,
+    target: Target,
+    *,
+    options: PlanOptions,
+    digest: str,
+    notes: Iterable[str] = (),
+    source: Graph | None = None,
 ) -> QuantPlan:
     """Decide where Q/DQ pairs go.
 
     Args:
         graph: The float graph, normalised, with shapes inferred.
         target: The table of the engine.
-        options: What the user keeps in float.
+        options: What the user wants different from the target's defaults.
         digest: Digest of the float model as the user gave it.
         notes: Facts to hand on to the user.
+        source: The model as it was given, for better messages about names.
 
     Raises:
-        ConfigError: an option names a node or operator that the graph does not have.
+        ConfigError: an option names what the graph does not have, or asks for what the target does not take.
     """
-    options.check(graph)
-    verdicts = {n.name: _verdict(graph, n, target, options) for n in graph.nodes}
+    selection = options.select(graph, source)
+    verdicts = {n.name: _verdict(graph, n, target, selection) for n in graph.nodes}
     sites = {name: v for name, v in verdicts.items() if isinstance(v, ComputeSite)}
     place = _place_regions if target.placement is Placement.REGIONS else _place_inputs
-    activations, decided, holds = place(graph, target, sites, options)
-    tensors = {**activations, **_weights(graph, target, sites), **_biases(graph, sites)}
+    activations, decided, holds = place(graph, target, sites, selection)
+    placed = {**activations, **_weights(graph, target, sites), **_biases(graph, sites)}
+    overridden = apply_overrides(graph, placed, options.overrides, target)
+    tensors = overridden.tensors
     decisions = tuple(_decision(graph, n, target, decided.get(n.name) or verdicts[n.name]) for n in graph.nodes)
     return QuantPlan(
         target=target.name,
@@ -60,7 +70,7 @@ def make_plan(
         nodes=decisions,
         digest=digest,
         holds=holds,
-        notes=tuple(notes),
+        notes=(*notes, *overridden.notes),
     )
 
 
@@ -71,10 +81,14 @@ Decided = tuple[Action, str, str]
 """Action, reason, rule."""
 
 
-def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions) -> Verdict:
-    if options.excludes(node):
+def _verdict(graph: Graph, node: NodeProto, target: Target, selection: Selection) -> Verdict:
+    if selection.forbids(node):
         return Refusal("excluded by the user", "user")
-    return compute_site(graph, node, target)
+    found = compute_site(graph, node, target)
+    candidate = isinstance(found, ComputeSite) or node.op_type in (*target.elementwise, *target.pass_through)
+    if candidate and selection.excludes(node):
+        return Refusal("not among the nodes that the user includes", "user")
+    return found
 
 
 def _decision(graph: Graph, node: NodeProto, target: Target, verdict: Verdict | Decided) -> NodeDecision:
@@ -111,9 +125,9 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
 
 
 def _place_regions(
-    graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions
+    graph: Graph, target: Target, sites: dict[str, ComputeSite], selection: Selection
 ) -> tuple[dict[str, TensorPlan], dict[str, Decided], tuple[str, ...]]:
-    regions = Regions(graph, target, sites, options)
+    regions = Regions(graph, target, sites, selection)
     tensors: dict[str, TensorPlan] = {}
     for name in regions.quantized:
         writer = regions.code_writer(name)
@@ -182,9 +196,9 @@ def _constants(graph: Graph, target: Target, regions: Regions) -> dict[str, Tens
 
 
 def _place_inputs(
-    graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions
+    graph: Graph, target: Target, sites: dict[str, ComputeSite], selection: Selection
 ) -> tuple[dict[str, TensorPlan], dict[str, Decided], tuple[str, ...]]:
-    pairs = InputPairs(graph, target, sites, options)
+    pairs = InputPairs(graph, target, sites, selection)
     bounds = _bounds_by_group(graph, pairs)
     tensors = {
         name: TensorPlan(
@@ -207,7 +221,9 @@ def _place_inputs(
     for name, output in ends.items():
         uses = graph.uses(output)
         follower = graph.node(uses[0].node) if len(uses) == 1 else None
-        if follower is not None and follower.op_type in target.fused_activations and follower.name not in decided:
+        if follower is None or selection.forbids(follower):
+            continue
+        if follower.op_type in target.fused_activations and follower.name not in decided:
             decided[follower.name] = Action.FUSED, f"fuses behind {name!r}", target.fusion_rule
     return tensors, decided, ()
 

@@ -21,7 +21,7 @@ from onnx import NodeProto
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.planning.bounds import clip_limits
 from onnxq.planning.compute import ComputeSite
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import Selection
 from onnxq.targets.schema import Target
 
 # An operand this many times smaller than the output (a squeeze-and-excite gate) is quantized for its neighbour's sake.
@@ -40,17 +40,17 @@ class Regions:
         holds: Tensors behind which the engine must not look, in graph order.
     """
 
-    def __init__(self, graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions) -> None:
+    def __init__(self, graph: Graph, target: Target, sites: dict[str, ComputeSite], selection: Selection) -> None:
         self._graph = graph
         self._target = target
         self._sites = sites
         bias_adds = {s.bias_use.node for s in sites.values() if s.bias_use is not None} - set(sites)
         self.members = set(sites) | {
-            n.name for n in graph.nodes if self._has_kernel(n) and n.name not in bias_adds and not options.excludes(n)
+            n.name for n in graph.nodes if self._has_kernel(n) and n.name not in bias_adds and not selection.excludes(n)
         }
         self._tail: dict[str, tuple[str, list[str]]] = {}
         for name in self.members:
-            self._tail[name] = self._follow_tail(graph.node(name), options)
+            self._tail[name] = self._follow_tail(graph.node(name), selection)
         self._settle()
         self.quantized = self._quantized_tensors()
         # A MatMul may write float; but where a Q reads its output, nothing else may (C1).
@@ -109,7 +109,7 @@ class Regions:
     def _all_constant(self, node: NodeProto) -> bool:
         return all(self._graph.is_constant(t) for t in node.input if t)
 
-    def _follow_tail(self, node: NodeProto, options: PlanOptions) -> tuple[str, list[str]]:
+    def _follow_tail(self, node: NodeProto, selection: Selection) -> tuple[str, list[str]]:
         """The tensor behind the activations that become part of `node`'s rounding, and those nodes (C5)."""
         site = self._sites.get(node.name)
         tensor, fused = site.output if site is not None else node.output[0], list[str]()
@@ -120,7 +120,7 @@ class Regions:
             if len(uses) != 1 or uses[0].slot != 0:
                 break
             follower = self._graph.node(uses[0].node)
-            if options.excludes(follower) or not self._rounds_away(follower):
+            if selection.forbids(follower) or not self._rounds_away(follower):
                 break
             fused.append(follower.name)
             tensor = follower.output[0]

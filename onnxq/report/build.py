@@ -182,17 +182,27 @@ def _tensor_row(name: str, params: QuantParams, planned: TensorPlan | None) -> T
         zero_point=tuple(zero_point.tolist()),
         rmin=float(((spec.qmin - zero_point) * scale).min()),
         rmax=float(((spec.qmax - zero_point) * scale).max()),
-        source=_source(planned.source) if planned is not None else "",
+        source=origin_text(planned) if planned is not None else "",
         group=planned.group if planned is not None else None,
     )
 
 
-def _source(source: Source) -> str:
+def origin_text(tensor: TensorPlan) -> str:
+    """Where the parameters of a tensor come from, with a method of its own."""
+    return source_text(tensor.source) + ("" if tensor.method is None else f", method {tensor.method.label}")
+
+
+def _cut(source: Observed | Fixed) -> str:
+    bounds = [f"{b:g}" for b in (source.lower, source.upper) if b is not None]
+    return f", cut at {' and '.join(bounds)}" if bounds else ""
+
+
+def source_text(source: Source) -> str:
+    """Where parameters come from, in words."""
     if isinstance(source, Observed):
-        bounds = [f"{b:g}" for b in (source.lower, source.upper) if b is not None]
-        return "observed" + (f", cut at {' and '.join(bounds)}" if bounds else "")
+        return "observed" + _cut(source)
     if isinstance(source, Fixed):
-        return f"fixed to [{source.rmin:g}, {source.rmax:g}]"
+        return f"fixed to [{source.rmin:g}, {source.rmax:g}]" + _cut(source)
     if isinstance(source, SharedWith):
         return f"shared with {source.tensor!r}"
     if isinstance(source, Derived):

@@ -1,4 +1,4 @@
-"""The terminal's view of a report and of a plan, as rich renderables."""
+"""The terminal's view of a report, as rich renderables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from onnxq.planning.plan import Action, NodeDecision, QuantPlan
 from onnxq.plural import counted
 from onnxq.report.report import NodeCounts, Report
 from onnxq.report.wording import data_text, files_text, output_text
@@ -19,7 +18,6 @@ from onnxq.sizes import size_text
 
 _SHOWN_OUTPUTS = 5
 _SHOWN_REASONS = 5
-_ACTION_STYLE = {"int8": "green", "fused": "cyan", "float": "yellow", "other": "dim", "": "dim"}
 
 
 def plain(renderable: RenderableType, *, width: int = 100) -> str:
@@ -93,27 +91,3 @@ def _left_in_float(report: Report) -> Iterable[tuple[str, str]]:
 
 def _counts(counts: NodeCounts) -> str:
     return f"{counts.int8} int8, {counts.fused} fused into them, {counts.float} float"
-
-
-def plan_table(plan: QuantPlan, nodes: Iterable[NodeDecision] | None = None) -> RenderableType:
-    """One row for each node of a plan, and the counts.
-
-    Args:
-        plan: The plan.
-        nodes: The decisions to show; None shows all.
-    """
-    table = Table(title=f"Plan for {plan.target}", title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for heading in ("node", "op", "runs as", "rule", "reason"):
-        table.add_column(heading, overflow="fold")
-    for one in plan.nodes if nodes is None else nodes:
-        style = _ACTION_STYLE[one.action.value]
-        table.add_row(
-            escape(one.node), one.op, Text(one.action.value, style=style), escape(one.rule), escape(one.reason)
-        )
-    counts = Counter(d.action for d in plan.nodes)
-    line = ", ".join(f"{counts[action]} {action.value}" for action in Action)
-    return Group(
-        table,
-        Text(f"{counted(len(plan.nodes), 'node')}: {line}"),
-        *(Text(f"note: {n}", style="cyan") for n in plan.notes),
-    )

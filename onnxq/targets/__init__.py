@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import platform
 from pathlib import Path
 
 from onnxq.errors import ConfigError
+from onnxq.targets.custom import load_target
 from onnxq.targets.openvino import OPENVINO
 from onnxq.targets.ort_cpu import ORT_ARM64, ORT_X64_AVX2, ORT_X64_VNNI
 from onnxq.targets.schema import Target
@@ -18,17 +20,26 @@ ORT_CPU = "ort-cpu"
 
 TARGET_NAMES = (ORT_CPU, *TARGETS)
 
+TARGET_FILE_SUFFIX = ".toml"
 
-def resolve_target(name: str) -> tuple[Target, str | None]:
-    """The table called `name`, and a note where a choice was made.
+TargetSource = str | os.PathLike[str] | Target
+"""What a target may be given as: a name, the path of a .toml file, or a table."""
+
+
+def resolve_target(name: TargetSource) -> tuple[Target, str | None]:
+    """The table that `name` stands for, and a note where a choice was made.
 
     Raises:
-        ConfigError: there is no such target.
+        ConfigError: there is no such target, or the file of one is wrong.
     """
+    if isinstance(name, Target):
+        return name, None
+    if isinstance(name, os.PathLike) or str(name).lower().endswith(TARGET_FILE_SUFFIX):
+        return load_target(Path(name), TARGETS), f"the target's table comes from {os.fspath(name)}"
     if name in TARGETS:
         return TARGETS[name], None
     if name != ORT_CPU:
-        close = difflib.get_close_matches(name, TARGET_NAMES, n=1)
+        close = difflib.get_close_matches(str(name), TARGET_NAMES, n=1)
         raise ConfigError(
             f"unknown target {name!r}; known: {', '.join(TARGET_NAMES)}",
             hint=f"did you mean target={close[0]!r} (--target {close[0]})?" if close else None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, Placement, Target
+from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, Engine, Placement, Target
 
 OPENVINO = Target(
     name="openvino",
@@ -15,6 +15,8 @@ OPENVINO = Target(
     placement=Placement.INPUTS,
     activation=QuantSpec(qtype=UINT8, symmetric=False),
     weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
+    engine=Engine.OPENVINO,
+    activation_types=frozenset({"int8"}),
     compute={
         "Conv": ComputeRule(op="Conv", axis=ChannelAxis.FIRST, output_quantized=False, bias=BiasForm.FLOAT, rules="V1"),
         "ConvTranspose": ComputeRule(
@@ -32,4 +34,5 @@ OPENVINO = Target(
     },
     fused_activations=frozenset({"Relu", "Clip"}),
     fusion_rule="V1",
+    sources={"V1": "run", "R28": "doc, not measured"},
 )

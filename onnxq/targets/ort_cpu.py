@@ -14,6 +14,7 @@ from onnxq.targets.schema import (
     ChannelAxis,
     ComputeRule,
     ElementwiseRule,
+    Engine,
     PassThroughRule,
     Placement,
     Target,
@@ -89,12 +90,18 @@ ORT_X64_VNNI = Target(
     placement=Placement.REGIONS,
     activation=QuantSpec(qtype=UINT8, symmetric=False),
     weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
+    engine=Engine.ONNXRUNTIME,
+    weight_types=frozenset({"uint8"}),
     compute={rule.op: rule for rule in _COMPUTE},
     elementwise={rule.op: rule for rule in _ELEMENTWISE},
     pass_through={rule.op: rule for rule in _PASS_THROUGH},
     taken=frozenset({"AveragePool", "Softmax"}),
     fused_activations=frozenset({"Relu", "Clip"}),
     float_reasons=_FLOAT_REASONS,
+    sources={
+        **dict.fromkeys(("C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12"), "run"),
+        "R28": "doc, not measured",
+    },
 )
 
 ORT_X64_AVX2 = replace(

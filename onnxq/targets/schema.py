@@ -18,6 +18,16 @@ class Placement(enum.Enum):
     """Inputs only: the engine fuses what follows in higher precision (TensorRT, OpenVINO)."""
 
 
+class Engine(enum.Enum):
+    """Who is asked what a quantized model really does."""
+
+    ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+    OPENVINO = "openvino"
+    NONE = "none"
+    """Nobody: outputs are compared, and no node is proven to run in int8."""
+
+
 class BiasForm(enum.Enum):
     """How the bias of an int8 node is stored."""
 
@@ -112,6 +122,9 @@ class Target:
         placement: Which edges carry Q/DQ pairs.
         activation: Form of quantized activations.
         weight: Form of quantized weights (its axis is filled in for each tensor).
+        engine: Which engine's verification answers for it.
+        activation_types: Types of codes that activations may have besides that of `activation`, where a user asks.
+        weight_types: Likewise for weights.
         guard: Protection of weights.
         compute: Operators with weights, by type.
         elementwise: Operators on codes, by type (REGIONS only).
@@ -124,6 +137,7 @@ class Target:
         concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).
         min_opset: Lowest opset of the quantized model.
         float_reasons: Why operators that are often asked about stay float, by type.
+        sources: Where a rule comes from, by its identifier.
     """
 
     name: str
@@ -131,6 +145,9 @@ class Target:
     placement: Placement
     activation: QuantSpec
     weight: QuantSpec
+    engine: Engine = Engine.NONE
+    activation_types: frozenset[str] = frozenset()
+    weight_types: frozenset[str] = frozenset()
     guard: WeightGuard = WeightGuard.NONE
     compute: Mapping[str, ComputeRule]
     elementwise: Mapping[str, ElementwiseRule] = field(default_factory=dict)
@@ -142,3 +159,4 @@ class Target:
     concat_shares: bool = False
     min_opset: int = 13
     float_reasons: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onnxq.numerics.qtypes import INT8
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, PassThroughRule, Placement, Target
+from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, Engine, PassThroughRule, Placement, Target
 
 TENSORRT = Target(
     name="tensorrt",
@@ -16,6 +16,7 @@ TENSORRT = Target(
     placement=Placement.INPUTS,
     activation=QuantSpec(qtype=INT8, symmetric=True),
     weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
+    engine=Engine.TENSORRT,
     compute={
         "Conv": ComputeRule(
             op="Conv",
@@ -64,5 +65,9 @@ TENSORRT = Target(
         "Softmax": "LayerNorm, Softmax and GELU stay in higher precision (R27)",
         "Erf": "LayerNorm, Softmax and GELU stay in higher precision (R27)",
         "Gelu": "LayerNorm, Softmax and GELU stay in higher precision (R27)",
+    },
+    sources={
+        "R8": "run",
+        **dict.fromkeys(("R20", "R21", "R22", "R24", "R27", "R28", "R29", "R30"), "doc, not measured"),
     },
 )

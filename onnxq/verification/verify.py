@@ -4,6 +4,7 @@ ort-*     The optimised graph is read back. Float outputs against those of the f
           computation, stretch by stretch.
 tensorrt  Linter for R1 to R12; parsed and built where TensorRT is installed. Float outputs against Q/DQ semantics
           (onnxruntime without optimisations).
+none      (a target of a user's own) Float outputs against Q/DQ semantics, and nothing else.
 openvino  The executed precision is read back where OpenVINO is installed. Float outputs against Q/DQ semantics.
 
 Every question becomes a `Check`, and a check that found nothing to look at fails.
@@ -24,6 +25,7 @@ from onnx import ModelProto
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
 from onnxq.plural import counted
+from onnxq.targets.schema import Engine
 from onnxq.verification.agreement import Stretch, fused_agreement
 from onnxq.verification.check import Check, check_all
 from onnxq.verification.compare import OutputComparison, OutputError
@@ -39,6 +41,7 @@ Feed = Mapping[str, NDArray[Any]]
 
 _UNFUSED_BATCHES = 8
 """Batches that also run without optimisations: Q and DQ one by one are several times slower than fused."""
+_NO_ENGINE = "No engine was asked: the table of target {target!r} says engine = 'none'. Outputs alone were compared."
 _SLACK_DB = 3.0
 """Twice the noise power."""
 _CLEAN_DB = 60.0
@@ -80,13 +83,14 @@ class VerifyResult:
         return tuple(c for c in self.checks if not c.passed)
 
 
-def verify_model(
+def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked for what
     float_graph: Graph,
     quantized_model: ModelProto | Graph,
     feeds: Iterable[Feed],
     target_name: str,
     *,
     expected_int8: Sequence[str] = (),
+    engine: Engine | None = None,
 ) -> VerifyResult:
     """Verify a quantized model on the engine it was made for.
 
@@ -95,8 +99,9 @@ def verify_model(
         quantized_model: The quantized model; any Q/DQ model, not only onnxq's own. As a message it may refer only to
             external data in the float model's folder; a graph knows its own folder.
         feeds: Held-out batches: an array for each input. Read once.
-        target_name: "ort-...", "tensorrt" or "openvino".
+        target_name: "ort-...", "tensorrt" or "openvino"; with `engine`, any name.
         expected_int8: Names of nodes that must run in int8 (of the plan); empty asks only for what the graph shows.
+        engine: Who is asked; None leaves that to the target's name.
 
     Returns:
         The checks, the engine's account and the measured errors.
@@ -106,23 +111,21 @@ def verify_model(
         DataError: there is no batch, or the models do not have the same outputs.
         ModelError: a model cannot be loaded or run by onnxruntime.
     """
-    if not target_name.startswith("ort-") and target_name not in ("tensorrt", "openvino"):
-        raise ConfigError(
-            f"unknown target {target_name!r}",
-            hint="targets are ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt and openvino (target=, --target)",
-        )
+    asked = _engine_of(target_name) if engine is None else engine
     if isinstance(quantized_model, ModelProto):
         quantized = _typed(Graph(quantized_model, float_graph.base_dir))
     else:
         quantized = _typed(quantized_model.copy())
-    measured = _measure(float_graph, quantized, feeds, optimised=target_name.startswith("ort-"))
+    measured = _measure(float_graph, quantized, feeds, optimised=asked is Engine.ONNXRUNTIME)
     started = time.perf_counter()
-    if target_name == "tensorrt":
+    if asked is Engine.TENSORRT:
         answer = _ask_tensorrt(quantized, measured.shapes)
-    elif target_name == "openvino":
+    elif asked is Engine.OPENVINO:
         answer = _ask_openvino(quantized)
-    else:
+    elif asked is Engine.ONNXRUNTIME:
         answer = _ask_onnxruntime(quantized, measured.first)
+    else:
+        answer = _Answer(warnings=[_NO_ENGINE.format(target=target_name)])
     if answer.engine is not None and answer.engine.nodes:
         answer.checks.append(_int8_check(answer.engine, quantized, expected_int8))
     return VerifyResult(
@@ -136,6 +139,22 @@ def verify_model(
         batches=measured.batches,
         seconds={"compare": measured.seconds, "engine": time.perf_counter() - started},
     )
+
+
+def _engine_of(target_name: str) -> Engine:
+    """Who answers for a built-in target.
+
+    Raises:
+        ConfigError: there is no such target.
+    """
+    if target_name.startswith("ort-"):
+        return Engine.ONNXRUNTIME
+    if target_name not in ("tensorrt", "openvino"):
+        raise ConfigError(
+            f"unknown target {target_name!r}",
+            hint="targets are ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt and openvino (target=, --target)",
+        )
+    return Engine(target_name)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ LAYERS: dict[str, int] = {
     "onnxq.recorded_options": 9,
     "onnxq.stages": 9,
     "onnxq.channels": 9,
+    "onnxq.explaining": 9,
+    "onnxq.stripping": 9,
     "onnxq.api": 9,
     "onnxq.reproduction": 10,
     "onnxq": 10,

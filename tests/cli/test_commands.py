@@ -159,7 +159,7 @@ def test_plan_shows_every_node_with_its_reason(run: Run) -> None:
     assert lines[0] == "Plan for tensorrt"
     assert [line.split()[0] for line in lines[2:5]] == ["conv", "relu", "pool"]
     assert "fewer than 16" in lines[2]
-    assert lines[5] == "3 nodes: 0 int8, 0 fused, 3 float"
+    assert lines[5] == "3 nodes: 0 int8, 0 fused, 3 float; 0.0% of the arithmetic in int8"
 
 
 def test_plan_filter_keeps_rows_that_hold_every_word(run: Run) -> None:

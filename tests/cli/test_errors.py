@@ -224,7 +224,7 @@ def test_a_bug_asks_for_a_report(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     def broken(*_: object, **__: object) -> None:
         raise KeyError("tensor")
 
-    monkeypatch.setattr("onnxq.api.plan", broken)
+    monkeypatch.setattr("onnxq.explaining.explain", broken)
     result = run("plan", "model.onnx")
     assert result.exit_code == 1
     assert f"{BUG}: KeyError: 'tensor'" in result.stderr
@@ -272,7 +272,7 @@ def test_an_interruption_while_the_first_is_handled(run: Run, monkeypatch: pytes
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxq.api.plan", interrupted)
+    monkeypatch.setattr("onnxq.explaining.explain", interrupted)
     monkeypatch.setattr("click.core.echo", interrupted)
     result = run("plan", "model.onnx")
     assert result.exit_code == 130

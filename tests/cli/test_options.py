@@ -50,6 +50,8 @@ def test_defaults_are_those_of_the_library() -> None:
 def test_every_argument_of_quantize_has_an_option() -> None:
     named = {
         "exclude_ops": "exclude_op",
+        "include_ops": "include_op",
+        "overrides": "override",
         "providers": "ep",
         "tensorrt_cache": "calibration_cache",
         "progress": None,

@@ -28,7 +28,6 @@ from onnxq.planning.plan import (
 from onnxq.report import report as report_module
 from onnxq.report.build import RunFacts, build_report, int8_mac_share
 from onnxq.report.report import SCHEMA, DataFacts, NodeCounts, Report
-from onnxq.report.text import plain, plan_table
 from onnxq.report.wording import output_text
 from onnxq.sizes import size_text
 from onnxq.verification.check import Check
@@ -183,19 +182,6 @@ def test_names_with_square_brackets_are_not_taken_for_markup():
 def test_many_outputs_are_cut_off():
     one = OutputError(name="y", sqnr_db=30.0, cosine=1.0, max_abs=0.0, peak=1.0, mismatch_share=0.0, elements=4)
     assert "and 3 more outputs" in Report(target="t", checks=(), outputs=(one,) * 8).to_text()
-
-
-def test_plan_table_lists_each_node_with_its_reason():
-    text = plain(plan_table(_plan()), width=120)
-    assert "Conv_c" in text
-    assert "has an int8 kernel" in text
-    assert "3 nodes: 1 int8, 1 fused, 1 float" in text
-    assert "note: picked for this machine" in text
-
-
-def test_plan_table_of_some_nodes():
-    text = plain(plan_table(_plan(), _plan().nodes[:1]), width=120)
-    assert "Relu_r" not in text
 
 
 class _Page(HTMLParser):

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from onnxq.cli import options
+from onnxq.cli.configuration import config_option
 from onnxq.cli.documents import stats_document
 from onnxq.cli.files import check_places
 from onnxq.cli.progress import calibration_progress
@@ -66,6 +67,7 @@ _LONG_RUN_OPTIONS = (
 @options.force_option()
 @options.json_option("what was collected")
 @options.quiet_option()
+@config_option()
 @options.debug_option()
 def calibrate(  # noqa: PLR0913 - one parameter for each group of options
     *,

@@ -3,50 +3,67 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from onnxq.cli import options
+from onnxq.cli.configuration import config_option
 from onnxq.cli.documents import plan_document
+from onnxq.cli.filters import Filters, filter_options
+from onnxq.cli.parameters import METHODS, Name
 from onnxq.cli.render import print_json, show
-
-if TYPE_CHECKING:
-    from onnxq.planning.plan import NodeDecision, QuantPlan
 
 
 @click.command(short_help="Show what would be int8, and why not.")
 @click.argument("model", type=options.FILE)
 @options.plan_options()
+@filter_options()
+@click.option("--stats", type=options.FILE, help="Statistics of an earlier run: scales of activations are shown too.")
 @click.option(
-    "--filter", "words", multiple=True, metavar="WORD", help="Show only nodes whose row holds WORD; repeatable."
+    "--method", "-m", type=Name(METHODS), default="auto", show_default=True, help="How ranges are chosen from them."
 )
+@click.option("--percentile", type=float, help="For --method percentile.  [default: 99.99]", metavar="P")
 @options.json_option("the plan")
+@config_option()
 @options.debug_option()
-def plan(model: Path, placement: options.PlanOptions, words: tuple[str, ...], as_json: bool) -> None:
+def plan(  # noqa: PLR0913 - one parameter for each group of options
+    *,
+    model: Path,
+    placement: options.PlanOptions,
+    filters: Filters,
+    stats: Path | None,
+    method: str,
+    percentile: float | None,
+    as_json: bool,
+) -> None:
     """Show how each node of MODEL would run on the target, and why. Needs no data.
 
     A node runs in int8, is fused (it disappears into an int8 neighbour) or stays float. Names are those of the model
-    after onnxq has folded what can be folded. The rules are explained in docs/targets.md.
+    after onnxq has folded what can be folded. The rules are explained in docs/targets.md. With --tensors the quantized
+    tensors are shown: type, scale and zero-point as far as they are known without data, and who shares them.
 
     \b
     Examples:
       onnxq plan model.onnx --target tensorrt
-      onnxq plan model.onnx --target ort-cpu --filter float --filter MatMul
+      onnxq plan model.onnx --target ort-cpu --decision float --op MatMul
+      onnxq plan model.onnx --tensors --node '/head/*' --stats model.stats
     """
-    from onnxq.api import plan as run  # noqa: PLC0415 - numpy and onnx only now
-    from onnxq.report.text import plan_table  # noqa: PLC0415
+    from onnxq import load_stats  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.explaining import explain  # noqa: PLC0415
 
-    made = run(model, **placement.keywords())
-    rows = _matching(made, words)
+    made, rows = explain(
+        model,
+        stats=None if stats is None else load_stats(stats),
+        method=method,
+        percentile=percentile,
+        parameters=filters.shows_tensors or stats is not None,
+        **placement.keywords(),
+    )
+    picked = filters.rows().pick(rows)
     if as_json:
-        print_json(plan_document(made, rows))
-    else:
-        show(plan_table(made, rows), table=True)
+        print_json(plan_document(made, picked, rows.int8_mac_share, tensors=filters.shows_tensors or stats is not None))
+        return
+    from onnxq.cli.tables import explanation_table  # noqa: PLC0415
 
-
-def _matching(made: QuantPlan, words: tuple[str, ...]) -> list[NodeDecision]:
-    def text(d: NodeDecision) -> str:
-        return f"{d.node} {d.op} {d.action.value} {d.rule} {d.reason}".lower()
-
-    return [d for d in made.nodes if all(word.lower() in text(d) for word in words)]
+    title = f"Plan for {made.target}"
+    show(explanation_table(picked, rows, title=title, tensors=filters.shows_tensors, notes=made.notes), table=True)

@@ -1,0 +1,96 @@
+"""Rows of plans, models and statistics as tables for a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from onnxq.plural import counted
+from onnxq.report.explanation import Explanation, NodeRow, TensorRow
+
+_SHOWN_CHANNELS = 3
+_STYLES = {"int8": "green", "fused": "cyan", "float": "yellow"}
+
+
+def node_table(rows: Iterable[NodeRow], *, title: str) -> Table:
+    """One line for each node."""
+    table = _table(title, ("node", "op", "runs as", "rule", "MACs", "reason"), right=("MACs",))
+    for row in rows:
+        table.add_row(
+            escape(row.node),
+            row.op,
+            Text(row.action, style=_STYLES.get(row.action, "dim")),
+            escape(row.rule),
+            _share(row),
+            escape(row.reason),
+        )
+    return table
+
+
+def tensor_table(rows: Iterable[TensorRow], *, title: str) -> Table:
+    """One line for each quantized tensor."""
+    headings = ("tensor", "role", "type", "axis", "zero-point", "scale", "from", "shared", "rule", "read by")
+    cells = [
+        (
+            row.tensor,
+            row.role,
+            row.dtype,
+            "" if row.axis is None else str(row.axis),
+            several([str(z) for z in dict.fromkeys(row.zero_point)]),
+            several([f"{s:.6g}" for s in row.scale]),
+            row.source,
+            row.group,
+            row.rule,
+            ", ".join(row.readers),
+        )
+        for row in rows
+    ]
+    # A column that says nothing (a model does not tell where its scales come from) is left out.
+    used = [i for i in range(len(headings)) if i == 0 or any(line[i] for line in cells)]
+    table = _table(title, [headings[i] for i in used])
+    for line in cells:
+        table.add_row(*(escape(line[i]) for i in used))
+    return table
+
+
+def counts(rows: Sequence[NodeRow], int8_mac_share: float | None) -> Text:
+    """How many nodes run as what, and how much of the arithmetic is in int8."""
+    found = Counter(row.action for row in rows)
+    line = ", ".join(f"{found[action]} {action}" for action in ("int8", "fused", "float"))
+    share = "" if int8_mac_share is None else f"; {int8_mac_share:.1%} of the arithmetic in int8"
+    return Text(f"{counted(len(rows), 'node')}: {line}{share}")
+
+
+def explanation_table(
+    shown: Explanation, whole: Explanation, *, title: str, tensors: bool, notes: Iterable[str] = ()
+) -> RenderableType:
+    """The picked rows, nodes or tensors, and the counts of the whole."""
+    table = tensor_table(shown.tensors, title=title) if tensors else node_table(shown.nodes, title=title)
+    return Group(table, counts(whole.nodes, whole.int8_mac_share), *(Text(f"note: {n}", style="cyan") for n in notes))
+
+
+def several(values: list[str]) -> str:
+    """A few of many values, and how many there are."""
+    if len(values) <= _SHOWN_CHANNELS:
+        return ", ".join(values)
+    return ", ".join(values[:_SHOWN_CHANNELS]) + f", ... ({len(values)} channels)"
+
+
+def _share(row: NodeRow) -> str:
+    if row.macs is None:
+        return "?"
+    if not row.macs:
+        return ""
+    return f"{row.macs:,}" if row.mac_share is None else f"{row.mac_share:.1%}"
+
+
+def _table(title: str, headings: Iterable[str], *, right: Iterable[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold", justify="right" if heading in right else "left")
+    return table

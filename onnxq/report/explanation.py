@@ -1,0 +1,244 @@
+"""Rows that explain a plan or a quantized model: one for each node, one for each quantized tensor; and picking rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.errors import ConfigError
+from onnxq.graph.view import Graph
+from onnxq.numerics.qparams import QuantParams
+from onnxq.planning.names import selected, unmatched
+from onnxq.planning.plan import Action, QuantPlan, TensorPlan
+from onnxq.report.build import int8_mac_share, origin_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRow:
+    """One node.
+
+    Attributes:
+        node: Name of the node.
+        op: Its operator type.
+        action: "int8", "fused" or "float".
+        reason: Why, in the user's words.
+        rule: The target's rule that decided; "" where none did.
+        macs: Multiply-accumulates for one sample; None where open dimensions leave it open.
+        mac_share: Its share of the whole model's, 0 to 1; None where a part of them is unknown.
+    """
+
+    node: str
+    op: str
+    action: str
+    reason: str
+    rule: str
+    macs: int | None
+    mac_share: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRow:
+    """One quantized tensor.
+
+    Attributes:
+        tensor: Name of the tensor.
+        role: "activation", "weight", "bias", "constant", or "codes" where a model does not tell.
+        dtype: Type of the codes.
+        axis: Channel axis; None for per-tensor.
+        scale: One value, or one for each channel; empty where it is not known yet.
+        zero_point: As many.
+        source: Where the parameters come from ("observed", "its own values"); "" where a model does not tell.
+        group: Tensors of one group share their parameters; "" for one that stands alone.
+        rule: Rules of the nodes that want it quantized.
+        writer: Name of the node that computes it; "" for an input or a constant.
+        readers: Names of the nodes that read the dequantized tensor.
+    """
+
+    tensor: str
+    role: str
+    dtype: str
+    axis: int | None = None
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    source: str = ""
+    group: str = ""
+    rule: str = ""
+    writer: str = ""
+    readers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Nodes and tensors, in graph order.
+
+    Attributes:
+        nodes: All nodes but Q and DQ.
+        tensors: All quantized tensors.
+        int8_mac_share: Share of the multiply-accumulates that run in int8, 0 to 1; None where some are unknown.
+    """
+
+    nodes: tuple[NodeRow, ...]
+    tensors: tuple[TensorRow, ...]
+    int8_mac_share: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def explain_plan(graph: Graph, plan: QuantPlan, qparams: Mapping[str, QuantParams] | None = None) -> Explanation:
+    """The rows of a plan.
+
+    Args:
+        graph: The normalised graph it was made for.
+        plan: The plan.
+        qparams: Parameters by key of the plan's tensors, as far as they are known.
+    """
+    known = qparams or {}
+    rules = {d.node: d.rule for d in plan.nodes if d.action is not Action.FLOAT}
+    macs = [d.macs for d in plan.nodes]
+    total = None if any(m is None for m in macs) else sum(m or 0 for m in macs)
+    nodes = tuple(
+        NodeRow(
+            node=d.node,
+            op=d.op,
+            action=d.action.value,
+            reason=d.reason,
+            rule=d.rule,
+            macs=d.macs,
+            mac_share=None if not total or d.macs is None else d.macs / total,
+        )
+        for d in plan.nodes
+    )
+    families = plan.families()
+    tensors = tuple(
+        replace(
+            _planned_row(graph, key, tensor, rules),
+            group=families.get(key, ""),
+            scale=scales(known[key].scale) if key in known else (),
+            zero_point=zero_points(known[key].zero_point) if key in known else (),
+        )
+        for key, tensor in plan.tensors.items()
+    )
+    return Explanation(nodes=nodes, tensors=tensors, int8_mac_share=int8_mac_share(plan))
+
+
+def _planned_row(graph: Graph, key: str, tensor: TensorPlan, rules: Mapping[str, str]) -> TensorRow:
+    writer = graph.producer(tensor.name)
+    readers = tuple(dict.fromkeys(use.node for use in tensor.uses))
+    wanting = [*readers, *([writer.name] if writer is not None else [])]
+    return TensorRow(
+        tensor=key,
+        role=tensor.role.value,
+        dtype=tensor.spec.qtype.name,
+        axis=tensor.spec.axis,
+        source=origin_text(tensor),
+        rule=" ".join(dict.fromkeys(word for name in wanting for word in rules.get(name, "").split())),
+        writer="" if writer is None else writer.name,
+        readers=readers,
+    )
+
+
+def scales(values: NDArray[Any]) -> tuple[float, ...]:
+    """Scales as plain numbers."""
+    return tuple(np.asarray(values, np.float64).reshape(-1).tolist())
+
+
+def zero_points(values: NDArray[Any]) -> tuple[int, ...]:
+    """Zero-points as plain numbers."""
+    return tuple(np.asarray(values, np.int64).reshape(-1).tolist())
+
+
+# ---- picking rows ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFilter:
+    """Which rows to show. What is not given does not restrict.
+
+    Attributes:
+        nodes: Names or patterns of nodes.
+        tensors: Names or patterns of tensors.
+        ops: Operator types.
+        decisions: "int8", "fused" or "float".
+        words: Each must occur in the row, upper or lower case.
+    """
+
+    nodes: Sequence[str] = ()
+    tensors: Sequence[str] = ()
+    ops: Sequence[str] = ()
+    decisions: Sequence[str] = ()
+    words: Sequence[str] = ()
+
+    def pick(self, rows: Explanation) -> Explanation:
+        """The rows that fit. A tensor fits where one of its readers or its writer does.
+
+        Raises:
+            ConfigError: a pattern or operator fits nothing at all.
+        """
+        named = self._named([r.node for r in rows.nodes])
+        self._check_ops({r.op for r in rows.nodes})
+        fitting = [
+            r
+            for r in rows.nodes
+            if (not self.nodes or r.node in named)
+            and (not self.ops or r.op in self.ops)
+            and (not self.decisions or r.action in self.decisions)
+        ]
+        around = {r.node for r in fitting}
+        restricted = bool(self.nodes or self.ops or self.decisions)
+        wanted = self._wanted_tensors([r.tensor for r in rows.tensors])
+        tensors = [
+            r
+            for r in rows.tensors
+            if (not self.tensors or r.tensor in wanted)
+            and (not restricted or around.intersection((r.writer, *r.readers)))
+        ]
+        nodes = fitting if not self.tensors else [r for r in fitting if r.node in _touching(tensors)]
+        return Explanation(
+            nodes=tuple(r for r in nodes if self._has_words(f"{r.node} {r.op} {r.action} {r.rule} {r.reason}")),
+            tensors=tuple(
+                r
+                for r in tensors
+                if self._has_words(f"{r.tensor} {r.role} {r.dtype} {r.source} {r.group} {r.rule} {' '.join(r.readers)}")
+            ),
+            int8_mac_share=rows.int8_mac_share,
+        )
+
+    def _named(self, names: list[str]) -> set[str]:
+        found: set[str] = set()
+        for pattern in self.nodes:
+            matching = selected(pattern, names, where="--node")
+            if not matching:
+                raise unmatched("node", pattern, names, "--node")
+            found.update(matching)
+        return found
+
+    def _wanted_tensors(self, names: list[str]) -> set[str]:
+        found: set[str] = set()
+        for pattern in self.tensors:
+            matching = selected(pattern, names, where="--tensor")
+            if not matching:
+                raise unmatched("quantized tensor", pattern, names, "--tensor")
+            found.update(matching)
+        return found
+
+    def _check_ops(self, known: set[str]) -> None:
+        for op in self.ops:
+            if op not in known:
+                raise unmatched("operator", op, known, "--op")
+        for decision in self.decisions:
+            if decision not in {a.value for a in Action}:
+                raise ConfigError(f"unknown decision {decision!r}", where="--decision", hint="int8, fused or float")
+
+    def _has_words(self, text: str) -> bool:
+        return all(word.lower() in text.lower() for word in self.words)
+
+
+def _touching(tensors: Iterable[TensorRow]) -> set[str]:
+    """Nodes that write or read one of `tensors`."""
+    return {name for row in tensors for name in (row.writer, *row.readers)}

@@ -1,0 +1,199 @@
+"""Explains a quantized model by where its Q/DQ stand: which nodes they put into int8, and with which parameters.
+
+This is what the graph asks for, whichever tool made it. What an engine makes of it, `onnxq verify` asks the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+
+from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
+from onnxq.passes.infer_shapes import InferShapes
+from onnxq.planning.macs import macs
+from onnxq.planning.plan import Action
+from onnxq.report.explanation import Explanation, NodeRow, TensorRow, scales, zero_points
+from onnxq.targets.schema import Target
+from onnxq.verification.structure import MATRIX_OPS, is_float_tensor, is_qdq, output_problem, placement
+
+_FUSED = frozenset({"Relu", "Clip"})
+"""Activations that every engine takes into the node before them."""
+
+_BIAS = 2
+
+_Decision = tuple[Action, str]
+
+
+def explain_model(graph: Graph, target: Target | None = None) -> Explanation:
+    """The rows of a quantized model. Its shapes are inferred in place.
+
+    Args:
+        graph: A model with Q/DQ; of a float model every node is float.
+        target: The table that names rules; None leaves them out.
+    """
+    InferShapes().run(graph)
+    decided: dict[str, _Decision] = {}
+    for node in graph.nodes:
+        if not is_qdq(node):
+            decided[node.name] = _decide(graph, node, decided, target)
+    counted = {name: macs(graph, graph.node(name)) for name in decided}
+    total = None if any(m is None for m in counted.values()) else sum(m or 0 for m in counted.values())
+    rows = []
+    for name, (action, reason) in decided.items():
+        op, own = graph.node(name).op_type, counted[name]
+        share = None if not total or own is None else own / total
+        rule = _rule(op, action, target)
+        rows.append(NodeRow(node=name, op=op, action=action.value, reason=reason, rule=rule, macs=own, mac_share=share))
+    in_int8 = sum(row.macs or 0 for row in rows if row.action == Action.INT8.value)
+    rules = {row.node: row.rule for row in rows if row.action != Action.FLOAT.value}
+    return Explanation(
+        nodes=tuple(rows),
+        tensors=tuple(_with_groups(_tensors(graph, rules))),
+        int8_mac_share=in_int8 / total if total else None,
+    )
+
+
+# ---- nodes -------------------------------------------------------------------------------------------------------
+
+
+def _decide(graph: Graph, node: NodeProto, decided: Mapping[str, _Decision], target: Target | None) -> _Decision:
+    if node.op_type.startswith("QLinear") or node.op_type in ("ConvInteger", "MatMulInteger"):
+        return Action.INT8, "computes on codes"
+    stands = placement(graph, node)
+    if (before := _fuses_behind(graph, node, decided, target)) is not None:
+        return Action.FUSED, f"follows {before!r} with nothing between"
+    if node.op_type in MATRIX_OPS and {0, 1} <= set(stands.dequantized) and set(stands.plain) <= {_BIAS}:
+        rule = None if target is None else target.compute.get(node.op_type)
+        if target is not None and rule is None:
+            return Action.FLOAT, f"{target.title} has no int8 kernel for {node.op_type}"
+        if rule is not None and rule.output_quantized:
+            problem = output_problem(graph, _behind_activations(graph, node, target))
+            if problem:
+                return Action.FLOAT, f"its data and weight are dequantized, but {problem}"
+        return Action.INT8, "its data and weight are dequantized" + ("; its bias is float" if stands.plain else "")
+    if stands.dequantized and not stands.plain and node.op_type not in MATRIX_OPS:
+        if not any(output and is_float_tensor(graph, output) for output in node.output):
+            return Action.FLOAT, "does not compute float values"
+        problem = "" if len(node.output) > 1 else output_problem(graph, _behind_activations(graph, node, target))
+        if not problem:
+            return Action.INT8, "its inputs are dequantized and its output is quantized"
+        return Action.FLOAT, f"its inputs are dequantized, but {problem}"
+    if stands.plain:
+        return Action.FLOAT, f"its input {node.input[stands.plain[0]]!r} is not dequantized"
+    return Action.FLOAT, "reads no float values"
+
+
+def _fuses_behind(graph: Graph, node: NodeProto, decided: Mapping[str, _Decision], target: Target | None) -> str | None:
+    """The int8 node that `node` becomes part of: its activation, its bias, or the residual add behind it."""
+    activations = _FUSED if target is None else target.fused_activations
+    if node.domain not in STANDARD_DOMAINS or (node.op_type not in activations and node.op_type != "Add"):
+        return None
+    for slot, tensor in enumerate(node.input):
+        before = graph.producer(tensor) if tensor else None
+        if before is None or decided.get(before.name, (Action.FLOAT, ""))[0] is Action.FLOAT:
+            continue
+        if len(graph.uses(tensor)) != 1 or graph.is_output(tensor) or is_qdq(before):
+            continue
+        others = [i for i, other in enumerate(node.input) if i != slot and other]
+        if node.op_type != "Add" or all(
+            graph.is_constant(node.input[i]) or i in placement(graph, node).dequantized for i in others
+        ):
+            return before.name
+    return None
+
+
+def _behind_activations(graph: Graph, node: NodeProto, target: Target | None) -> str:
+    """The tensor behind the activations that follow `node`."""
+    tensor = str(node.output[0])
+    activations = _FUSED if target is None else target.fused_activations
+    while len(uses := graph.uses(tensor)) == 1 and not graph.is_output(tensor):
+        follower = graph.node(uses[0].node)
+        if follower.op_type not in activations or uses[0].slot != 0:
+            break
+        tensor = str(follower.output[0])
+    return tensor
+
+
+def _rule(op: str, action: Action, target: Target | None) -> str:
+    if target is None or action is Action.FLOAT:
+        return ""
+    if action is Action.FUSED:
+        return target.fusion_rule
+    for table in (target.compute, target.elementwise, target.pass_through):
+        if op in table:
+            return str(table[op].rules)
+    return ""
+
+
+# ---- tensors -----------------------------------------------------------------------------------------------------
+
+
+def _tensors(graph: Graph, rules: Mapping[str, str]) -> Iterator[TensorRow]:
+    """Each Q, and each DQ that no Q feeds, in graph order; a tensor that several DQs read comes once."""
+    seen: set[str] = set()
+    for node in graph.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in seen:
+            continue
+        role = _role(graph, node)
+        if role is not None:
+            seen.add(node.input[0])
+            yield _tensor(graph, node, role, rules)
+
+
+def _role(graph: Graph, node: NodeProto) -> str | None:
+    if node.op_type == "QuantizeLinear":
+        return "activation"
+    if graph.is_constant(node.input[0]):
+        return "constant"
+    producer = graph.producer(node.input[0])
+    return None if producer is not None and producer.op_type == "QuantizeLinear" else "codes"
+
+
+def _tensor(graph: Graph, node: NodeProto, role: str, rules: Mapping[str, str]) -> TensorRow:
+    scale = graph.constant(node.input[1])
+    zero_name = node.input[2] if len(node.input) > 2 else ""
+    zero_point = graph.constant(zero_name) if zero_name else None
+    # Without a zero-point the codes of a Q are uint8 (ONNX, QuantizeLinear).
+    carrier = zero_name or (node.input[0] if role == "constant" else "")
+    dtype = graph.dtype(carrier) if carrier else TensorProto.UINT8
+    writer = graph.producer(node.input[0])
+    readers = tuple(dict.fromkeys(_readers(graph, node)))
+    wanting = [*readers, *([writer.name] if writer is not None else [])]
+    return TensorRow(
+        tensor=node.input[0],
+        role=role,
+        dtype="unknown" if dtype is None else TensorProto.DataType.Name(dtype).lower(),
+        axis=None if scale is None or scale.size == 1 else int(attribute(node, "axis", 1)),
+        scale=() if scale is None else scales(np.asarray(scale)),
+        zero_point=() if zero_point is None else zero_points(np.asarray(zero_point)),
+        rule=" ".join(dict.fromkeys(word for name in wanting for word in rules.get(name, "").split())),
+        writer="" if writer is None else writer.name,
+        readers=readers,
+    )
+
+
+def _readers(graph: Graph, node: NodeProto) -> Iterator[str]:
+    """Names of the nodes behind a DQ, or behind the DQs of a Q."""
+    for reader in graph.consumers(node.output[0]):
+        if node.op_type == "QuantizeLinear" and reader.op_type == "DequantizeLinear":
+            yield from (behind.name for behind in graph.consumers(reader.output[0]))
+        else:
+            yield reader.name
+
+
+def _with_groups(rows: Iterator[TensorRow]) -> Iterator[TensorRow]:
+    """Rows of activations whose parameters are equal to the last bit get the name of the first such tensor."""
+    listed = list(rows)
+    first: dict[tuple[object, ...], str] = {}
+    shared: set[str] = set()
+    for row in listed:
+        if row.role == "activation" and row.scale:
+            known = first.setdefault((row.dtype, row.axis, row.scale, row.zero_point), row.tensor)
+            if known != row.tensor:
+                shared.add(known)
+    for row in listed:
+        group = first.get((row.dtype, row.axis, row.scale, row.zero_point), "") if row.role == "activation" else ""
+        yield replace(row, group=group if group in shared else "")

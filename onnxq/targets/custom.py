@@ -1,0 +1,386 @@
+"""Targets of a user's own, from TOML files, and tables written as such.
+
+    name = "my-npu"
+    base = "tensorrt"             # start from a built-in table and say what differs
+
+    [activation]
+    dtype = "uint8"
+    symmetric = false
+
+    [compute.Conv]
+    min_channels = 8
+
+    [compute]
+    Gemm = false                  # the engine has no int8 Gemm
+
+Keys are the fields of `schema.Target`, and of the rules in its tables by operator type. Everything is checked: an
+unknown key, a wrong type, an operator that ONNX does not have, and combinations that no plan could follow.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import json
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxq.config import read_toml
+from onnxq.errors import ConfigError
+from onnxq.numerics.qtypes import QTYPES, qtype_from_name
+from onnxq.numerics.specs import QuantSpec
+from onnxq.targets.schema import Placement, Target, WeightGuard
+
+BASE = "base"
+
+COMPUTE_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose weight and bias inputs planning knows."""
+
+_SPEC_KEYS = ("dtype", "symmetric", "narrow_range")
+_ACTIVATION_TYPES = ("int8", "uint8", "int16", "uint16")
+_WEIGHT_TYPES = ("int8", "uint8")
+
+
+def load_target(path: Path, known: Mapping[str, Target]) -> Target:
+    """The target in a TOML file.
+
+    Args:
+        path: The file.
+        known: The built-in targets, which `base` may name and whose names are taken.
+
+    Raises:
+        ConfigError: the file cannot be read, or says what it cannot say; the message names the key.
+    """
+    where = f"target {str(path)!r}"
+    return target_from_table(read_toml(path, where=where, hint='lines look like: base = "tensorrt"'), known, where)
+
+
+def target_from_table(table: Mapping[str, Any], known: Mapping[str, Target], where: str) -> Target:
+    """The target that a parsed TOML file describes. Arguments and errors as for `load_target`."""
+    reader = _Reader(where)
+    given = dict(table)
+    base = given.pop(BASE, None)
+    if base is not None and base not in known:
+        raise reader.wrong(BASE, base, "the name of a built-in target", known)
+    start = None if base is None else known[base]
+    if "name" not in given:
+        raise ConfigError("the key 'name' is missing", where=where, hint='give the target a name: name = "my-npu"')
+    given.setdefault("title", given["name"] if start is None else start.title)
+    # A rule whose identifiers are not given is the file's own.
+    reader = replace(reader, rules=str(given["name"]))
+    made: Target = reader.record("", Target, given, start)
+    made = replace(made, float_reasons={op: why for op, why in made.float_reasons.items() if op not in _ruled(made)})
+    _check(made, reader)
+    if made.name in known and made != known[made.name]:
+        raise ConfigError(
+            f"name {made.name!r} is that of a built-in target, whose table is another",
+            where=where,
+            hint="choose a name of your own",
+        )
+    return made
+
+
+def target_to_toml(target: Target) -> str:
+    """A complete file that `load_target` turns into an equal target."""
+    return "\n".join(_record_lines("", target)) + "\n"
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns values of a TOML file into those of the schema.
+
+    Attributes:
+        where: The file, for messages.
+        rules: Identifier of rules that have none.
+    """
+
+    where: str
+    rules: str = ""
+
+    def record(self, path: str, cls: type[Any], given: Any, base: Any, **fixed: Any) -> Any:
+        """A dataclass of the schema, from a table; fields that are not given come from `base`, or their defaults."""
+        if not isinstance(given, Mapping):
+            raise self.wrong(path, given, "a table")
+        hints = typing.get_type_hints(cls)
+        known = [f.name for f in fields(cls) if f.name not in fixed]
+        for key in given:
+            if key not in known:
+                raise self.wrong_key(_join(path, key), key, [*known, BASE] if cls is Target else known)
+        values = {
+            key: self.value(_join(path, key), hints[key], value, getattr(base, key, None))
+            for key, value in given.items()
+        }
+        if base is not None:
+            return replace(base, **values)
+        values = {**fixed, **({"rules": self.rules} if "rules" in known else {}), **values}
+        for one in fields(cls):
+            if one.name not in values and one.default is MISSING and one.default_factory is MISSING:
+                raise ConfigError(
+                    f"the key {_join(path, one.name)!r} is missing",
+                    where=self.where,
+                    hint=f"it is {self.expected(hints[one.name])}"
+                    + ("; or start from a built-in table: base = ..." if cls is Target else ""),
+                )
+        return cls(**values)
+
+    def value(self, path: str, hint: Any, given: Any, base: Any) -> Any:
+        """A value of the type that the schema wants."""
+        origin, inner = typing.get_origin(hint), typing.get_args(hint)
+        if origin is not None and _is_below(origin, Mapping):
+            return self.mapping(path, inner[1], given, base or {})
+        if origin in (tuple, frozenset):
+            if not isinstance(given, list) or not all(_is(inner[0], item) for item in given):
+                raise self.wrong(path, given, self.expected(hint))
+            return origin(given)
+        if origin in (typing.Union, types.UnionType):
+            if given is False and bool not in inner:
+                return None
+            hint = next(one for one in inner if one is not type(None))
+        if hint is QuantSpec:
+            return self.spec(path, given, base)
+        if is_dataclass(hint):
+            return self.record(path, typing.cast("type[Any]", hint), given, base)
+        if isinstance(hint, type) and issubclass(hint, enum.Enum):
+            names = [member.value for member in hint]
+            if given not in names:
+                raise self.wrong(path, given, self.expected(hint), names)
+            return hint(given)
+        if not _is(hint, given):
+            raise self.wrong(path, given, self.expected(hint))
+        return float(given) if hint is float else given
+
+    def mapping(self, path: str, hint: Any, given: Any, base: Mapping[str, Any]) -> dict[str, Any]:
+        """A table by name, on top of that of `base`; `false` takes an entry out."""
+        if not isinstance(given, Mapping):
+            raise self.wrong(path, given, "a table")
+        merged = dict(base)
+        for key, value in given.items():
+            if value is False and key in base:
+                del merged[key]
+            elif is_dataclass(hint):
+                cls = typing.cast("type[Any]", hint)
+                named = {"op": key} if any(f.name == "op" for f in fields(cls)) else {}
+                merged[key] = self.record(_join(path, key), cls, value, base.get(key), **named)
+            else:
+                merged[key] = self.value(_join(path, key), hint, value, None)
+        return merged
+
+    def spec(self, path: str, given: Any, base: QuantSpec | None) -> QuantSpec:
+        """A form of quantization: {dtype, symmetric, narrow_range}."""
+        if not isinstance(given, Mapping):
+            raise self.wrong(path, given, "a table with dtype, symmetric and narrow_range")
+        for key in given:
+            if key not in _SPEC_KEYS:
+                raise self.wrong_key(_join(path, key), key, _SPEC_KEYS)
+        for key in ("dtype", "symmetric"):
+            if key not in given and base is None:
+                raise ConfigError(f"the key {_join(path, key)!r} is missing", where=self.where)
+        values: dict[str, Any] = {key: given[key] for key in ("symmetric", "narrow_range") if key in given}
+        for key, value in values.items():
+            if not isinstance(value, bool):
+                raise self.wrong(_join(path, key), value, "true or false")
+        if "dtype" in given:
+            if given["dtype"] not in QTYPES:
+                raise self.wrong(_join(path, "dtype"), given["dtype"], "a type of codes", _ACTIVATION_TYPES)
+            values["qtype"] = qtype_from_name(given["dtype"])
+        return replace(base, **values) if base is not None else QuantSpec(**values)
+
+    def expected(self, hint: Any) -> str:
+        """What a field of this type holds, in words."""
+        origin, inner = typing.get_origin(hint), typing.get_args(hint)
+        if origin in (tuple, frozenset):
+            return "a list of integers" if inner[0] is int else "a list of strings"
+        if origin in (typing.Union, types.UnionType):
+            return self.expected(inner[0])
+        if isinstance(hint, type) and issubclass(hint, enum.Enum):
+            return " or ".join(repr(member.value) for member in hint)
+        return {str: "a string", bool: "true or false", int: "an integer", float: "a number"}.get(hint, "a table")
+
+    def wrong(self, path: str, given: Any, expected: str, known: Collection[str] = ()) -> ConfigError:
+        """The error for a value that the key cannot have."""
+        close = difflib.get_close_matches(str(given), list(known), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}" if known else None
+        return ConfigError(f"{path} is {given!r}, expected {expected}", where=self.where, hint=hint)
+
+    def wrong_key(self, path: str, key: str, known: Collection[str]) -> ConfigError:
+        """The error for a key that there is not."""
+        close = difflib.get_close_matches(str(key), list(known), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return ConfigError(f"unknown key {path!r}", where=self.where, hint=hint)
+
+
+def _is_below(one: Any, other: type[Any]) -> bool:
+    """Whether `one` is a class, and below `other`."""
+    return isinstance(one, type) and issubclass(one, other)
+
+
+def _is(hint: Any, given: Any) -> bool:
+    """Whether a value of TOML is of the type; true and false are no integers."""
+    return isinstance(given, (int, float) if hint is float else hint) and (hint is bool or not isinstance(given, bool))
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+# ---- checking ----------------------------------------------------------------------------------------------------
+
+
+def _ruled(target: Target) -> set[str]:
+    """Operators that have a rule."""
+    return {*target.compute, *target.elementwise, *target.pass_through}
+
+
+def _check(target: Target, reader: _Reader) -> None:
+    """See that a plan can follow the table.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    _check_operators(target, reader)
+    _check_types(target, reader)
+    regions = target.placement is Placement.REGIONS
+
+    def refuse(key: str, why: str, hint: str) -> None:
+        raise ConfigError(f"{key}: {why}", where=reader.where, hint=hint)
+
+    if not target.compute:
+        refuse("compute", "the table is empty, so nothing could run in int8", "add [compute.Conv]")
+    if regions:
+        for key in ("residual_add", "concat_shares"):
+            if getattr(target, key):
+                refuse(key, "has a meaning only for placement = 'inputs'", f"drop {key}, or change placement")
+    else:
+        for op, rule in target.compute.items():
+            if rule.output_quantized:
+                key = f"compute.{op}.output_quantized"
+                refuse(key, "has a meaning only for placement = 'regions'", "set it to false, or change placement")
+        for key in ("elementwise", "taken"):
+            if getattr(target, key):
+                refuse(key, "has a meaning only for placement = 'regions'", f"drop {key}, or change placement")
+
+
+def _check_operators(target: Target, reader: _Reader) -> None:
+    standard = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    for key in ("compute", "elementwise", "pass_through", "taken", "fused_activations", "float_reasons"):
+        for op in sorted(getattr(target, key)):
+            if op not in standard:
+                close = difflib.get_close_matches(op, standard, n=1)
+                hint = (
+                    f"did you mean {close[0]!r}?" if close else "operators are those of https://onnx.ai/onnx/operators"
+                )
+                raise ConfigError(f"{key}: ONNX has no operator {op!r}", where=reader.where, hint=hint)
+    for op in target.compute:
+        if op not in COMPUTE_OPS:
+            raise ConfigError(
+                f"compute: {op} is no operator whose weights onnxq can quantize",
+                where=reader.where,
+                hint=f"compute takes {', '.join(COMPUTE_OPS)}; operators without weights belong to elementwise",
+            )
+    for op in sorted(_ruled(target)):
+        tables = [key for key in ("compute", "elementwise", "pass_through") if op in getattr(target, key)]
+        if len(tables) > 1:
+            raise ConfigError(
+                f"{op} stands in {' and in '.join(tables)}", where=reader.where, hint="leave it in one of them"
+            )
+
+
+def _check_types(target: Target, reader: _Reader) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    if not 13 <= target.min_opset <= newest:
+        raise ConfigError(
+            f"min_opset is {target.min_opset}, expected 13 to {newest}",
+            where=reader.where,
+            hint="13 is the first with per-channel scales",
+        )
+    if not target.weight.symmetric:
+        raise ConfigError(
+            "weight.symmetric is False; onnxq writes symmetric weights alone, since the scale of a bias rests on them",
+            where=reader.where,
+            hint="set it to true",
+        )
+    for key, spec, others, known in (
+        ("activation", target.activation, target.activation_types, _ACTIVATION_TYPES),
+        ("weight", target.weight, target.weight_types, _WEIGHT_TYPES),
+    ):
+        for field, name in ((f"{key}.dtype", spec.qtype.name), *((f"{key}_types", one) for one in sorted(others))):
+            if name not in known:
+                raise reader.wrong(field, name, f"a type of {key}s", known)
+            needed = qtype_from_name(name).min_opset
+            if target.min_opset < needed:
+                raise ConfigError(
+                    f"min_opset is {target.min_opset}, but {name} ({field}) needs opset {needed}",
+                    where=reader.where,
+                    hint=f"set min_opset = {needed}",
+                )
+    if target.guard is WeightGuard.PAIR_SUM and target.weight.qtype.name != "int8":
+        raise reader.wrong("guard", "pair-sum", "'none': only int8 weights can overflow in pairs")
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+
+def _record_lines(path: str, record: Any) -> Iterator[str]:
+    """The keys of a dataclass, then the tables of those that hold tables; what is as by default is left out."""
+    tables: list[str] = []
+    for one in fields(record):
+        value = getattr(record, one.name)
+        default = one.default_factory() if one.default_factory is not MISSING else one.default
+        if (one.name == "op" and path) or value is None or value == default:
+            continue
+        name = _join(path, one.name)
+        if isinstance(value, QuantSpec):
+            tables += ["", f"[{name}]", *_spec_lines(value)]
+        elif is_dataclass(value):
+            tables += ["", f"[{name}]", *_record_lines(name, value)]
+        elif isinstance(value, Mapping) and (not path or any(map(is_dataclass, value.values()))):
+            tables += _mapping_lines(name, value)
+        else:
+            yield f"{one.name} = {_toml(value)}"
+    yield from tables
+
+
+def _mapping_lines(path: str, table: Mapping[str, Any]) -> Iterator[str]:
+    plain = {key: value for key, value in table.items() if not is_dataclass(value)}
+    if plain:
+        yield from ("", f"[{path}]", *(f"{_key(key)} = {_toml(value)}" for key, value in plain.items()))
+    for key, record in table.items():
+        if key not in plain:
+            name = f"{path}.{_key(key)}"
+            yield from ("", f"[{name}]", *_record_lines(name, record))
+
+
+def _spec_lines(spec: QuantSpec) -> list[str]:
+    return [
+        f"dtype = {_toml(spec.qtype.name)}",
+        f"symmetric = {_toml(spec.symmetric)}",
+        f"narrow_range = {_toml(spec.narrow_range)}",
+    ]
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it; strings of JSON are strings of TOML."""
+    if isinstance(value, enum.Enum):
+        return json.dumps(value.value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (frozenset, set)):
+        return _toml(sorted(value))
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
