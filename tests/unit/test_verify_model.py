@@ -7,10 +7,10 @@ import pytest
 
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
-from onnxq.verification.compare import OutputError
+from onnxq.verification.compare import OutputError, worse_than
 from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
-from onnxq.verification.verify import VerifyResult, _unsound, _worse_than_unfused, verify_model
+from onnxq.verification.verify import VerifyResult, _unsound, verify_model
 from tests.verify_models import conv_feeds, float_conv, int8_conv, tensorrt_conv
 
 FLOAT_GRAPH = Graph(float_conv())
@@ -125,11 +125,13 @@ def _error(sqnr_db: float | None = None, mismatch: float = 0.0, **counts: int) -
 
 
 def test_optimisations_may_redraw_noise_but_not_double_it():
-    assert _worse_than_unfused([_error(38.0)], [_error(40.0)]) == []
-    assert _worse_than_unfused([_error(36.0)], [_error(40.0)]) == ["'y' has 36.0 dB, unoptimised 40.0 dB"]
-    assert _worse_than_unfused([_error(70.0)], [_error(np.inf)]) == []
-    assert _worse_than_unfused([_error(mismatch=0.01)], [_error()]) == []
-    assert _worse_than_unfused([_error(mismatch=0.1)], [_error()]) == ["'y' differs in 10.0%, unoptimised in 0.0%"]
+    assert worse_than([_error(38.0)], [_error(40.0)], "unoptimised") == []
+    assert worse_than([_error(36.0)], [_error(40.0)], "unoptimised") == ["'y' has 36.0 dB, unoptimised 40.0 dB"]
+    assert worse_than([_error(70.0)], [_error(np.inf)], "unoptimised") == []
+    assert worse_than([_error(mismatch=0.01)], [_error()], "unoptimised") == []
+    assert worse_than([_error(mismatch=0.1)], [_error()], "unoptimised") == [
+        "'y' differs in 10.0%, unoptimised in 0.0%"
+    ]
 
 
 def test_unsound_outputs_are_described():
