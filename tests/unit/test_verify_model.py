@@ -51,7 +51,7 @@ def test_a_model_placed_for_tensorrt_does_not_run_in_int8_on_onnxruntime():
     failed = {c.name: c.detail for c in result.failed}
     assert failed["int8 nodes run in int8"] == (
         "1 of 1 nodes meant to run in int8: Conv 'Conv_c' runs in float: "
-        "its output 'c' goes to Relu 'Relu_y' without QuantizeLinear"
+        "its output 'c' goes to Relu 'Relu_y' without QuantizeLinear (C1)"
     )
 
 
