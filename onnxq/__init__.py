@@ -31,17 +31,20 @@ if TYPE_CHECKING:
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
     from onnxq.channels import channel_ranges
+    from onnxq.engine import EngineResult, build_engine
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.report import Report
 
 __version__ = VERSION
 
 _LAZY = {
+    "EngineResult": "onnxq.engine",
     "ImageOptions": "onnxq.calibration.images",
     "QuantPlan": "onnxq.planning.plan",
     "QuantizeResult": "onnxq.api",
     "Report": "onnxq.report.report",
     "StatsTable": "onnxq.calibration.statistics",
+    "build_engine": "onnxq.engine",
     "calibrate": "onnxq.api",
     "channel_ranges": "onnxq.channels",
     "load_stats": "onnxq.calibration.stats_file",
@@ -54,6 +57,7 @@ __all__ = [
     "ArtifactError",
     "ConfigError",
     "DataError",
+    "EngineResult",
     "GateError",
     "ImageOptions",
     "InternalError",
@@ -67,6 +71,7 @@ __all__ = [
     "StatsTable",
     "UnsupportedModelError",
     "__version__",
+    "build_engine",
     "calibrate",
     "channel_ranges",
     "load_stats",

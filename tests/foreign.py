@@ -62,7 +62,7 @@ def by_quantize_static(folder: Path, activation: QuantType, *, per_channel: bool
 
 
 def inputs_only() -> ModelProto:
-    """As tools for TensorRT do it: symmetric int8 on the inputs of Conv and Gemm and on the skip branch, float biases."""
+    """As tools for TensorRT do it: symmetric int8 on the inputs of Conv and Gemm and on the skip branch."""
     return _by_hand(fold=True)
 
 

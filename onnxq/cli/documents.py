@@ -2,6 +2,8 @@
 
 onnxq.plan/1    {schema, target, opset, digest, notes, counts: {int8, fused, float},
                  nodes: [{node, op, action, reason, rule, macs}]}
+onnxq.engine/1  {schema, path, engine, version, size_bytes, seconds, notes,
+                 profile: {input: {min: [..], opt: [..], max: [..]}}}
 onnxq.stats/1   {schema, path, digest, samples, data_fingerprint, tensors,
                  shards: null or {count, total_samples, indices}}
 """
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxq.calibration.statistics import StatsTable
+    from onnxq.engine import EngineResult
     from onnxq.planning.plan import NodeDecision, QuantPlan
 
 
@@ -52,4 +55,21 @@ def stats_document(stats: StatsTable, path: Path) -> dict[str, Any]:
         "data_fingerprint": stats.data_fingerprint,
         "tensors": len(stats),
         "shards": None if stats.shards is None else stats.shards.to_json(),
+    }
+
+
+def engine_document(built: EngineResult) -> dict[str, Any]:
+    """An engine that was built."""
+    return {
+        "schema": "onnxq.engine/1",
+        "path": str(built.path),
+        "engine": built.engine,
+        "version": built.version,
+        "size_bytes": built.size_bytes,
+        "seconds": built.seconds,
+        "notes": list(built.notes),
+        "profile": {
+            name: {bound: list(shape) for bound, shape in zip(("min", "opt", "max"), three, strict=True)}
+            for name, three in built.profile.items()
+        },
     }

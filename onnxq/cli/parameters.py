@@ -72,3 +72,20 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]
         if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
             return self.fail(f"{value!r} is not a size such as 224x224.", param, ctx)
         return int(height), int(width)
+
+
+class NamedShape(click.ParamType):  # type: ignore[type-arg]
+    """The shape of an input: images:1x3x224x224, or 1x3x224x224 where there is one input only."""
+
+    name = "[NAME:]1x3x224x224"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        if isinstance(value, tuple):
+            return value
+        name, _, sizes = str(value).rpartition(":")
+        parts = sizes.lower().split("x")
+        if not all(part.isdigit() for part in parts):
+            return self.fail(f"{value!r} is not a shape such as images:1x3x224x224.", param, ctx)
+        return name, tuple(int(part) for part in parts)

@@ -23,15 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxq.errors import ConfigError
 from onnxq.verification.engines.result import EngineMissingError, EngineReport
 from onnxq.verification.engines.source import model_file
 from onnxq.verification.engines.tensorrt_profiles import ShapeRange, shape_ranges
+from onnxq.verification.engines.tensorrt_run import no_device
 
 __all__ = ["PACKAGES", "BuildOptions", "ShapeRange", "build_engine", "installed_package", "shape_ranges"]
 
 ENGINE = "tensorrt"
 PACKAGES = ("tensorrt", "tensorrt_rtx")
-"""In order of preference."""
+"""In order of preference, where there is a GPU."""
 _TIMEOUT_SECONDS = 1800.0
 
 
@@ -52,8 +54,14 @@ class BuildOptions:
 
 
 def installed_package() -> str | None:
-    """The TensorRT package that `build_engine` would use; None if there is none."""
-    return next((name for name in PACKAGES if importlib.util.find_spec(name) is not None), None)
+    """The TensorRT package that `build_engine` would use; None if there is none.
+
+    TensorRT proper builds only where there is a GPU: without one TensorRT-RTX comes first.
+    """
+    found = [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
+    if len(found) > 1 and no_device():
+        found.reverse()
+    return next(iter(found), None)
 
 
 def build_engine(  # noqa: PLR0913 - a model, where it lies, and what to do with the engine
@@ -83,6 +91,7 @@ def build_engine(  # noqa: PLR0913 - a model, where it lies, and what to do with
 
     Raises:
         EngineMissingError: TensorRT is not installed.
+        ConfigError: this TensorRT does not take one of the options.
     """
     package = installed_package()
     if package is None:
@@ -106,6 +115,8 @@ def build_engine(  # noqa: PLR0913 - a model, where it lies, and what to do with
         }
         answer = _ask(request, folder, timeout_seconds)
         outputs = tuple(_read(path) for path in answer.get("outputs", ()))
+    if answer.get("unsupported"):
+        raise _unsupported(f"{package} {answer.get('version')}")
     return EngineReport(
         engine=package,
         version=str(answer.get("version", "unknown")),
@@ -116,6 +127,14 @@ def build_engine(  # noqa: PLR0913 - a model, where it lies, and what to do with
         build_seconds=float(answer.get("seconds", 0.0)),
         outputs=outputs,
         run_problem=str(answer.get("run_problem", "")),
+    )
+
+
+def _unsupported(engine: str) -> ConfigError:
+    return ConfigError(
+        f"{engine} takes no fp16 flag: its networks are strongly typed, every operator runs in the types of the model",
+        where="fp16=True (--fp16)",
+        hint="leave fp16= (--fp16) out, and convert the float model to fp16 before quantizing it (docs/tensorrt.md)",
     )
 
 

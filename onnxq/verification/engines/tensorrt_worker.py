@@ -2,8 +2,8 @@
 
 REQUEST is a JSON object: package, model (path), shapes ({input: [min, usual, max]}), engine (path or null), and
 perhaps fp16 (bool), workspace_bytes, timing_cache (path), feeds ([{input: path of .npy}]), folder (of the outputs).
-ANSWER is one: version, accepted, problems, layers ({type: count}), size_bytes, seconds, outputs ([{output: path}]),
-run_problem.
+ANSWER is one: unsupported (an option that this TensorRT does not take), version, accepted, problems, layers
+({type: count}), size_bytes, seconds, outputs ([{output: path}]), run_problem.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     trt = importlib.import_module(request["package"])
     answer: dict[str, Any] = {"version": trt.__version__, "accepted": False, "layers": {}, "size_bytes": 0}
     if request.get("fp16") and not hasattr(trt.BuilderFlag, "FP16"):
-        return answer | {"problems": ["this TensorRT has no fp16 flag: it follows the types in the model"]}
+        return answer | {"unsupported": "fp16"}
     messages: list[str] = []
     logger = _logger(trt, messages)
     builder = trt.Builder(logger)
