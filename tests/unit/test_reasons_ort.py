@@ -170,7 +170,7 @@ CASES: dict[Callable[[], ModelProto], tuple[str, str, str]] = {
         "C12",
     ),
     linear_resize: ("Resize", "onnxruntime resizes codes by nearest neighbour only (C12)", "C12"),
-    conv_of_16_bit: ("Conv", "its input 'x_dq' has codes of uint16; onnxruntime fuses 8-bit ones only (C4)", "C4"),
+    conv_of_16_bit: ("Conv", "its input 'x' has codes of uint16; onnxruntime fuses 8-bit ones only (C4)", "C4"),
 }
 
 

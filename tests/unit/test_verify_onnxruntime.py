@@ -124,7 +124,7 @@ def test_int16_activations():
     x = b.pair(b.input("x", [1, 8, 6, 6]), 1e-4, np.uint16(32768))
     b.pair(b.node("Conv", [x, b.weight("w", weights(8, 8, 3, 3), 0)], "c"), 1e-4, np.uint16(32768), "y")
     b.output("y")
-    assert _why(b.model(), "Conv_c") == ("its input 'x_dq' has codes of uint16; onnxruntime fuses 8-bit ones only (C4)")
+    assert _why(b.model(), "Conv_c") == ("its input 'x' has codes of uint16; onnxruntime fuses 8-bit ones only (C4)")
 
 
 def test_gemm_with_alpha():

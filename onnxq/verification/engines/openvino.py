@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from onnx import ModelProto, NodeProto
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.result import EngineMissingError, EngineReport, NodeExecution, Precision
 from onnxq.verification.engines.source import model_file
-from onnxq.verification.reasons.openvino import why_float
+from onnxq.verification.reasons.openvino import INT8_OPS, why_float
 from onnxq.verification.reasons.reason import Reason, past_pairs
 from onnxq.verification.structure import MATRIX_OPS, is_float_type, is_qdq
 
@@ -31,6 +31,7 @@ ENGINE = "openvino"
 _MARKER = re.compile(r"@onnxq(\d+)@")
 _INT8_PRECISIONS = frozenset({"i8", "u8"})
 _FLOAT_PRECISIONS = frozenset({"f32", "f16", "bf16", "f64"})
+_ELEMENTWISE = frozenset({"Eltwise", "Subgraph"})
 _PLUMBING = frozenset({"Reorder", "Convert", "Subgraph", "FakeQuantize", "Reshape", "Transpose", "Parameter", "Result"})
 
 
@@ -122,8 +123,16 @@ class _Reader:
         self._kernels: dict[str, Mapping[str, str]] = {}
         # A kernel that computes (Convolution) speaks for a node before one that only moves data for it (Reorder).
         for info in sorted(executed, key=lambda i: i["layerType"] in _PLUMBING):
-            for mark in _MARKER.findall(info["originalLayersNames"]):
-                self._kernels.setdefault(names[int(mark)], info)
+            for name in self._named(info["originalLayersNames"], names):
+                self._kernels.setdefault(name, info)
+
+    def _named(self, listed: str, names: Sequence[str]) -> Iterator[str]:
+        yield from (names[int(mark)] for mark in _MARKER.findall(listed))
+        # What computes an output of the model is called after the output.
+        for name in listed.split(","):
+            producer = self._graph.producer(name.removesuffix("_original"))
+            if producer is not None and self._graph.is_output(name.removesuffix("_original")):
+                yield producer.name
 
     def executions(self) -> tuple[NodeExecution, ...]:
         return tuple(self._execution(node) for node in self._graph.nodes if not is_qdq(node))
@@ -136,6 +145,9 @@ class _Reader:
         if info is None:
             return _told(node, Precision.OTHER, "", Reason(text="removed: it changes nothing"))
         kernel, precision = info["layerType"], info["runtimePrecision"].lower()
+        if precision in _INT8_PRECISIONS and kernel in _ELEMENTWISE and node.op_type not in INT8_OPS:
+            # Such a kernel is said to have the precision of what it reads; it converts the codes and computes in float.
+            return _told(node, Precision.FLOAT, kernel, why_float(self._graph, node, kernel, precision))
         if precision in _INT8_PRECISIONS:
             if own is not None:
                 return _told(node, Precision.INT8, kernel, Reason(text=""))

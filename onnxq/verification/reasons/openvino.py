@@ -10,7 +10,7 @@ from onnxq.verification.reasons.reason import Reason, because, has_pair, is_weig
 from onnxq.verification.structure import MATRIX_OPS, code_type, dequantizer, placement
 
 INT8_OPS = frozenset({
-    *MATRIX_OPS, "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool", "ReduceMean", "Gather",
+    *MATRIX_OPS, "Add", "Mul", "Relu", "Clip", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool", "ReduceMean", "Gather",
     "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Resize", "DepthToSpace",
     "SpaceToDepth", "Pad", "Tile",
 })  # fmt: skip
@@ -55,7 +55,9 @@ def _codes(graph: Graph, node: NodeProto) -> Reason | None:
         dq = dequantizer(graph, tensor) if tensor else None
         if dq is not None and code_type(graph, dq) not in (*_CODE_TYPES, TensorProto.INT32):
             kind = TensorProto.DataType.Name(code_type(graph, dq)).lower()
-            return because("V1", f"its input {tensor!r} has codes of {kind}; OpenVINO runs 8-bit ones only")
+            return because(
+                "V1", f"its input {past_pairs(graph, tensor)!r} has codes of {kind}; OpenVINO runs 8-bit ones only"
+            )
     return None
 
 

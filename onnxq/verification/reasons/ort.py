@@ -113,7 +113,10 @@ def _wide_codes(graph: Graph, node: NodeProto) -> Reason | None:
     wide = [kind for kind in found if kind not in _CODE_TYPES and kind != TensorProto.INT32]
     if wide:
         name = TensorProto.DataType.Name(wide[0]).lower()
-        return because("C4", f"its input {found[wide[0]]!r} has codes of {name}; onnxruntime fuses 8-bit ones only")
+        return because(
+            "C4",
+            f"its input {past_pairs(graph, found[wide[0]])!r} has codes of {name}; onnxruntime fuses 8-bit ones only",
+        )
     if len(found) > 1:
         return because("C3", "its inputs have codes of different types, int8 and uint8; onnxruntime wants one")
     after = _quantizer_behind(graph, node)

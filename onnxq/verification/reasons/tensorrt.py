@@ -98,31 +98,52 @@ def _matrix(graph: Graph, node: NodeProto) -> Found:
 
 def _fused(graph: Graph, node: NodeProto, done: Mapping[str, NodeExecution]) -> Found | None:
     """What follows an int8 Conv or MatMul and becomes part of its kernel: R21, R22."""
-    if node.op_type not in _EPILOGUE and node.op_type not in ("Add", "Mul"):
+    if node.op_type == "Mul":
+        return _gated(graph, node, done)
+    if node.op_type not in _EPILOGUE and node.op_type != "Add":
         return None
     tensors = [t for t in node.input if t and not is_weight(graph, t)]
     for tensor in tensors:
         before = graph.producer(past_pairs(graph, tensor))
-        ran = done.get(before.name) if before is not None else None
-        if before is None or ran is None or ran.precision not in (Precision.INT8, Precision.FUSED):
+        others = [t for t in tensors if t != tensor]
+        if before is None or before.op_type not in _behind(node, residual=bool(others)) or not _is_int8(before, done):
             continue
         if has_pair(graph, tensor):
-            if len(tensors) == 1:
-                text = f"a Q/DQ pair stands between it and {named(before)}, so that TensorRT cannot fuse them"
-                return Precision.FLOAT, because("R21", text)
-            continue
-        others = [t for t in tensors if t != tensor]
-        if _gates_itself(graph, tensor):
-            return Precision.FUSED, Reason(text=f"part of {named(before)}", rule="R21")
-        if len(graph.consumers(tensor)) > 1:
-            continue
-        if node.op_type == "Mul" and others:
+            if others:
+                continue
+            text = f"a Q/DQ pair stands between it and {named(before)}, so that TensorRT cannot fuse them"
+            return Precision.FLOAT, because("R21", text)
+        if len(graph.consumers(tensor)) > 1 and not _gates_itself(graph, tensor):
             continue
         if all(has_pair(graph, t) for t in others):
-            rule = "R22" if others else "R21"
-            return Precision.FUSED, Reason(text=f"part of {named(before)}", rule=rule)
+            return _part_of(before, "R22" if others else "R21")
         text = f"its other input {origin(graph, others[0])} has no Q/DQ pair, so that it is not part of {named(before)}"
         return Precision.FLOAT, because("R22", text)
+    return None
+
+
+def _is_int8(node: NodeProto, done: Mapping[str, NodeExecution]) -> bool:
+    return node.name in done and done[node.name].precision in (Precision.INT8, Precision.FUSED)
+
+
+def _part_of(node: NodeProto, rule: str) -> Found:
+    return Precision.FUSED, Reason(text=f"part of {named(node)}", rule=rule)
+
+
+def _behind(node: NodeProto, *, residual: bool) -> frozenset[str]:
+    """What stands right before an operator that becomes part of a Conv or MatMul: bias and BatchNormalization first."""
+    if residual or node.op_type in TENSORRT.fused_activations:
+        return MATRIX_OPS | {"BatchNormalization", "Add"}
+    return MATRIX_OPS
+
+
+def _gated(graph: Graph, node: NodeProto, done: Mapping[str, NodeExecution]) -> Found | None:
+    for tensor in node.input:
+        gate = graph.producer(tensor)
+        if gate is None or gate.op_type not in TENSORRT.fused_activations or gate.input[0] not in node.input:
+            continue
+        if _is_int8(gate, done) and _gates_itself(graph, gate.input[0]):
+            return _part_of(gate, "R21")
     return None
 
 
