@@ -10,8 +10,8 @@ from onnxq.verification.reasons.reason import Reason, because, has_pair, is_weig
 from onnxq.verification.structure import MATRIX_OPS, code_type, dequantizer, placement
 
 INT8_OPS = frozenset({
-    *MATRIX_OPS, "Add", "Mul", "Relu", "Clip", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool", "ReduceMean", "Gather",
-    "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Resize", "DepthToSpace",
+    *MATRIX_OPS, "Add", "Mul", "Relu", "Clip", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool", "ReduceMean",
+    "Gather", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Resize", "DepthToSpace",
     "SpaceToDepth", "Pad", "Tile",
 })  # fmt: skip
 """Operators seen to run on codes, or to hand them on."""
