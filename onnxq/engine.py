@@ -26,7 +26,14 @@ from onnxq.graph.view import Graph
 from onnxq.stages import check_output_is_no_input, open_batches
 from onnxq.verification.engines import tensorrt
 from onnxq.verification.engines.result import EngineReport
-from onnxq.verification.engines.tensorrt_profiles import Shape, ShapeRange, dynamic_inputs, given_ranges, shape_ranges
+from onnxq.verification.engines.tensorrt_profiles import (
+    Shape,
+    ShapeRange,
+    completed,
+    dynamic_inputs,
+    given_ranges,
+    shape_ranges,
+)
 from onnxq.verification.lint_tensorrt import lint_tensorrt
 
 Shapes = Mapping[str, Sequence[int]]
@@ -112,7 +119,9 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
     notes: tuple[str, ...] = ()
     if missing:
         batches = open_batches(graph, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
-        profile = _completed(graph, asked, batches if data is not None else itertools.islice(batches, 1))
+        feeds = batches if data is not None else itertools.islice(batches, 1)
+        seen = [{name: tuple(np.shape(value)) for name, value in feed.items()} for feed in feeds]
+        profile = completed(graph, asked, shape_ranges(graph, seen))
         notes = batches.notes if data is not None else (_one_size_note(profile, missing),)
     options = tensorrt.BuildOptions(
         fp16=fp16,
@@ -163,15 +172,6 @@ def _named(graph: Graph, shapes: Shapes) -> dict[str, Shape]:
             )
         named[next(iter(graph.inputs))] = named.pop("")
     return named
-
-
-def _completed(
-    graph: Graph, asked: Mapping[str, ShapeRange], feeds: Iterable[Mapping[str, Any]]
-) -> dict[str, ShapeRange]:
-    """The shapes asked for, and those of `feeds` for the other dynamic inputs."""
-    seen = [{name: tuple(np.shape(value)) for name, value in feed.items()} for feed in feeds]
-    found = shape_ranges(graph, seen)
-    return {name: asked.get(name, found[name]) for name in found}
 
 
 def _one_size_note(profile: Mapping[str, ShapeRange], inputs: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
-from onnxq.verification.engines.tensorrt_profiles import dynamic_inputs, given_ranges
+from onnxq.verification.engines.tensorrt_profiles import completed, dynamic_inputs, given_ranges, shape_ranges
 from tests.verify_models import ModelBuilder
 
 
@@ -61,3 +61,25 @@ def test_shapes_that_do_not_fit(given, message, hint) -> None:
         given_ranges(two_inputs(), *given)
     assert str(caught.value).startswith(message)
     assert hint in (caught.value.hint or "")
+
+
+def sharing() -> Graph:
+    """Two inputs whose first sizes have one name."""
+    b = ModelBuilder()
+    b.node("MatMul", [b.input("x", ["N", 4, "K"]), b.input("z", ["N", "K", 5])], "y")
+    b.output("y")
+    return Graph(b.model())
+
+
+def test_usual_sizes_of_several_inputs_come_from_one_batch() -> None:
+    seen = [{"x": (n, 4, k), "z": (n, k, 5)} for n, k in ((1, 6), (2, 6), (1, 7), (2, 6))]
+    assert shape_ranges(sharing(), seen) == {
+        "x": ((1, 4, 6), (2, 4, 6), (2, 4, 7)),
+        "z": ((1, 6, 5), (2, 6, 5), (2, 7, 5)),
+    }
+
+
+def test_sizes_with_the_name_of_one_given_follow_it() -> None:
+    asked = {"x": ((1, 4, 6), (8, 4, 6), (16, 4, 6))}
+    found = {"x": ((1, 4, 9),) * 3, "z": ((1, 9, 5),) * 3}
+    assert completed(sharing(), asked, found) == {**asked, "z": ((1, 6, 5), (8, 6, 5), (16, 6, 5))}

@@ -37,19 +37,48 @@ def shape_ranges(graph: Graph, seen: Sequence[Mapping[str, Shape]]) -> dict[str,
     Raises:
         DataError: an input with dynamic dimensions is in none of the batches.
     """
-    ranges: dict[str, ShapeRange] = {}
-    for name, dims in dynamic_inputs(graph).items():
-        shapes = [batch[name] for batch in seen if name in batch]
-        if not shapes:
+    dynamic = dynamic_inputs(graph)
+    for name, dims in dynamic.items():
+        if not any(name in batch for batch in seen):
             raise DataError(
                 f"it has dynamic dimensions {tuple(dims)}, and no batch tells which sizes to build for",
                 where=f"input {name!r}",
                 hint="pass data whose shapes are those the engine will see (data=, --data)",
             )
+    # The usual sizes of all inputs come from one batch: sizes of the same name have to agree among them.
+    together = [tuple(batch.get(name) for name in dynamic) for batch in seen]
+    usual = dict(zip(dynamic, max(dict.fromkeys(together), key=together.count), strict=True)) if together else {}
+    ranges: dict[str, ShapeRange] = {}
+    for name in dynamic:
+        shapes = [batch[name] for batch in seen if name in batch]
         low = tuple(min(sizes) for sizes in zip(*shapes, strict=True))
         high = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-        usual = max(dict.fromkeys(shapes), key=shapes.count)
-        ranges[name] = (low, usual, high)
+        ranges[name] = (low, usual[name] or high, high)
+    return ranges
+
+
+def completed(graph: Graph, asked: Mapping[str, ShapeRange], found: Mapping[str, ShapeRange]) -> dict[str, ShapeRange]:
+    """The profile of all dynamic inputs: as asked where something was, else as found.
+
+    TensorRT takes sizes that share a name for equal, so a size with the name of one asked for follows that.
+    """
+    dynamic = dynamic_inputs(graph)
+    named: dict[str, tuple[int, ...]] = {}
+    for name, three in asked.items():
+        for dim, sizes in zip(dynamic[name], zip(*three, strict=True), strict=True):
+            if isinstance(dim, str):
+                named.setdefault(dim, sizes)
+    ranges: dict[str, ShapeRange] = {}
+    for name, dims in dynamic.items():
+        three = asked.get(name)
+        if three is None:
+            columns = [
+                named.get(dim, sizes) if isinstance(dim, str) else sizes
+                for dim, sizes in zip(dims, zip(*found[name], strict=True), strict=True)
+            ]
+            low, middle, high = (tuple(column[bound] for column in columns) for bound in range(3))
+            three = (low, middle, high)
+        ranges[name] = three
     return ranges
 
 
