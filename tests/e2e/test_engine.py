@@ -18,7 +18,10 @@ from tests.foreign import feeds, float_model, inputs_only
 from tests.graphs import model_of, normal
 from tests.verify_models import ModelBuilder, int8_conv
 
-pytestmark = pytest.mark.skipif(tensorrt.installed_package() is None, reason="TensorRT is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(tensorrt.installed_package() is None, reason="TensorRT is not installed"),
+]
 
 SMALL, LARGE = (1, 16, 8, 8), (4, 16, 8, 8)
 

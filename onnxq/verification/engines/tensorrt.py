@@ -134,7 +134,7 @@ def _unsupported(engine: str) -> ConfigError:
     return ConfigError(
         f"{engine} takes no fp16 flag: its networks are strongly typed, every operator runs in the types of the model",
         where="fp16=True (--fp16)",
-        hint="leave fp16= (--fp16) out, and convert the float model to fp16 before quantizing it (docs/tensorrt.md)",
+        hint="leave fp16= (--fp16) out; half precision has to be in the model itself (docs/tensorrt.md)",
     )
 
 

@@ -6,6 +6,7 @@ TensorRT builds an engine for a range of sizes and tunes it for one within
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from onnxq.errors import ConfigError, DataError
@@ -46,14 +47,14 @@ def shape_ranges(graph: Graph, seen: Sequence[Mapping[str, Shape]]) -> dict[str,
                 hint="pass data whose shapes are those the engine will see (data=, --data)",
             )
     # The usual sizes of all inputs come from one batch: sizes of the same name have to agree among them.
-    together = [tuple(batch.get(name) for name in dynamic) for batch in seen]
-    usual = dict(zip(dynamic, max(dict.fromkeys(together), key=together.count), strict=True)) if together else {}
+    together = Counter(tuple((name, batch[name]) for name in dynamic if name in batch) for batch in seen)
+    usual = dict(together.most_common(1)[0][0]) if together else {}
     ranges: dict[str, ShapeRange] = {}
     for name in dynamic:
         shapes = [batch[name] for batch in seen if name in batch]
         low = tuple(min(sizes) for sizes in zip(*shapes, strict=True))
         high = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-        ranges[name] = (low, usual[name] or high, high)
+        ranges[name] = (low, usual.get(name, high), high)
     return ranges
 
 
@@ -70,15 +71,15 @@ def completed(graph: Graph, asked: Mapping[str, ShapeRange], found: Mapping[str,
                 named.setdefault(dim, sizes)
     ranges: dict[str, ShapeRange] = {}
     for name, dims in dynamic.items():
-        three = asked.get(name)
-        if three is None:
-            columns = [
-                named.get(dim, sizes) if isinstance(dim, str) else sizes
-                for dim, sizes in zip(dims, zip(*found[name], strict=True), strict=True)
-            ]
-            low, middle, high = (tuple(column[bound] for column in columns) for bound in range(3))
-            three = (low, middle, high)
-        ranges[name] = three
+        if name in asked:
+            ranges[name] = asked[name]
+            continue
+        columns = [
+            named.get(dim, sizes) if isinstance(dim, str) else sizes
+            for dim, sizes in zip(dims, zip(*found[name], strict=True), strict=True)
+        ]
+        low, middle, high = (tuple(column[bound] for column in columns) for bound in range(3))
+        ranges[name] = (low, middle, high)
     return ranges
 
 
