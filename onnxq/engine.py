@@ -186,6 +186,8 @@ def _one_size_note(profile: Mapping[str, ShapeRange], inputs: Sequence[str]) -> 
 def _refusal(graph: Graph, report: EngineReport) -> ModelError:
     broken = lint_tensorrt(graph)
     hint = "see whether the float model builds: onnxq.verify(float, model, target='tensorrt') (onnxq verify)"
+    if dynamic_inputs(graph):
+        hint += ", and whether the model takes these sizes: opt_shapes= and others (--opt-shape) give it other ones"
     if broken:
         hint = f"{len(broken)} places break TensorRT's rules, first {broken[0]}"
     return ModelError(f"{report.engine} {report.version} refuses it: {'; '.join(report.problems[:3])}", hint=hint)

@@ -18,6 +18,7 @@ from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
 from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.engines.result import EngineMissingError, EngineReport, NodeExecution
+from onnxq.verification.engines.tensorrt_run import no_device
 from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
 from onnxq.verification.reasons.tensorrt import account
 from onnxq.verification.structure import is_qdq
@@ -83,7 +84,10 @@ def ask_tensorrt(float_graph: Graph, quantized: Graph, shapes: Shapes, feeds: Se
     try:
         ranges = tensorrt_engine.shape_ranges(quantized, shapes)
         answer.engine = tensorrt_engine.build_engine(
-            quantized.to_model(), ranges, base_dir=quantized.base_dir, feeds=feeds
+            quantized.to_model(),
+            ranges,
+            base_dir=quantized.base_dir,
+            feeds=() if no_device() else feeds,
         )
     except EngineMissingError as error:
         answer.warnings.append(f"No engine was built: {error.message}. {error.hint}.")

@@ -14,6 +14,7 @@ import onnxq
 from onnxq.cli.main import cli
 from onnxq.verification.engines import tensorrt
 from tests.cli.conftest import RUNNER
+from tests.e2e.conftest import quantized
 from tests.foreign import feeds, float_model, inputs_only
 from tests.graphs import model_of, normal
 from tests.verify_models import ModelBuilder, int8_conv
@@ -172,3 +173,27 @@ def test_a_float_model_that_is_refused_in_the_same_way_is_told(folder: Path) -> 
 def test_a_conv_text_model_builds_float_too(folder: Path) -> None:
     model = model_of("(float[1,4,8,8] x) => (float[1,4,6,6] y) { [c] y = Conv(x, w) }", w=normal(4, 4, 3, 3))
     assert onnxq.build_engine(model, "float.engine").profile == {}
+
+
+# ---- open sizes of real models ---------------------------------------------------------------------------------------
+
+
+def test_open_resolutions_of_a_text_detector(folder: Path) -> None:
+    made = quantized("ppocrv4_det", "tensorrt").model
+    data = [{"x": normal(1, 3, height, width)} for height, width in ((320, 480), (480, 320), (320, 480))]
+    built = onnxq.build_engine(made, "det.engine", data=data)
+    assert built.profile == {"x": ((1, 3, 320, 320), (1, 3, 320, 480), (1, 3, 480, 480))}
+
+
+def test_open_batch_and_length_of_two_inputs(folder: Path) -> None:
+    made = quantized("wordlang_transformer", "tensorrt").model
+    sizes = ((1, 8), (4, 16), (4, 16))
+    data = [{name: np.ones(size, np.int64) for name in ("input_ids", "attention_mask")} for size in sizes]
+    built = onnxq.build_engine(made, "words.engine", data=data)
+    assert built.profile == dict.fromkeys(("input_ids", "attention_mask"), ((1, 8), (4, 16), (4, 16)))
+    given = {"opt_shapes": {"input_ids": (2, 12)}, "max_shapes": {"input_ids": (2, 17)}}
+    built = onnxq.build_engine(made, "given.engine", **given)
+    with pytest.raises(onnxq.ModelError, match="refuses it: ") as caught:  # it knows 17 positions
+        onnxq.build_engine(made, "long.engine", opt_shapes={"input_ids": (2, 24)})
+    assert "whether the model takes these sizes: opt_shapes=" in (caught.value.hint or "")
+    assert built.profile["attention_mask"] == built.profile["input_ids"] == ((2, 12), (2, 12), (2, 17))

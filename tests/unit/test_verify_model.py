@@ -10,6 +10,8 @@ from onnxq.graph.view import Graph
 from onnxq.verification.compare import OutputError, worse_than
 from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
+from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.engines.result import EngineReport
 from onnxq.verification.verify import VerifyResult, _unsound, verify_model
 from tests.verify_models import conv_feeds, float_conv, int8_conv, tensorrt_conv
 
@@ -138,3 +140,32 @@ def test_unsound_outputs_are_described():
     assert _unsound(_error(nonfinite=3)) == "output 'y' has 3 values that are NaN or Inf in one model only"
     assert _unsound(_error(shape_mismatches=2)) == "output 'y' has another shape in 2 batches"
     assert _unsound(_error(elements=0)) == "output 'y' has no values"
+
+
+def test_an_engine_that_ran_is_compared(monkeypatch: pytest.MonkeyPatch):
+    """What a GPU would have answered: once as Q/DQ says, once far from it."""
+    feeds = conv_feeds(2)
+    right = [OrtModel(tensorrt_conv(), optimised=False)(feed) for feed in feeds]
+
+    def checks(outputs: list[dict[str, np.ndarray]], problem: str = "") -> VerifyResult:
+        report = EngineReport(
+            engine="tensorrt", version="10", accepted=True, outputs=tuple(outputs), run_problem=problem
+        )
+        monkeypatch.setattr(tensorrt_engine, "build_engine", lambda *_args, **_more: report)
+        return verify_model(FLOAT_GRAPH, tensorrt_conv(), feeds, "tensorrt")
+
+    assert _checks(checks(right)) == {
+        "outputs are sound": True,
+        "rules of TensorRT": True,
+        "engine builds": True,
+        "engine's outputs are sound": True,
+        "engine as accurate as Q/DQ": True,
+    }
+    found = checks([{"y": values["y"] * np.float32(1.5)} for values in right])
+    assert [c.name for c in found.failed] == ["engine as accurate as Q/DQ"]
+    assert "computed as ONNX defines it" in found.failed[0].detail
+    found = checks([{"y": np.full_like(values["y"], np.nan)} for values in right])
+    assert "engine's outputs are sound" in [c.name for c in found.failed]
+    assert checks([], "the engine fails while running").warnings == (
+        "The engine was built but not run: the engine fails while running.",
+    )
