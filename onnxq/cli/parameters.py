@@ -48,6 +48,19 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click
             return self.fail(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406.", param, ctx)
 
 
+class Percent(click.FloatRange):
+    """A share in percent: 95 or 95%."""
+
+    name = "PERCENT"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=100)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        given: Any = value.removesuffix("%") if isinstance(value, str) else value
+        return float(super().convert(given, param, ctx))
+
+
 class Bytes(click.ParamType):  # type: ignore[type-arg]
     """An amount of memory: 500MB, 4GB (decimal, as in reports), or a plain number of bytes."""
 

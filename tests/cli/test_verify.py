@@ -94,7 +94,7 @@ def test_int8_gate_on_onnxruntime(folder: Path, percent: str, passed: bool) -> N
 
 
 @pytest.mark.skipif(not openvino.is_installed(), reason="OpenVINO is not installed")
-@pytest.mark.parametrize(("percent", "exit_code"), [("70", 0), ("90", 4)])
+@pytest.mark.parametrize(("percent", "exit_code"), [("70", 0), ("70%", 0), ("90%", 4)])
 def test_int8_gate_on_openvino(folder: Path, percent: str, exit_code: int) -> None:
     """6 of 8 nodes run in int8; the pooling and the Flatten have no pair."""
     found = document(result := verify("--target", "openvino", "--json", "--min-int8", percent))
@@ -143,3 +143,10 @@ def test_tensorrt_names_each_broken_rule_once(folder: Path) -> None:
     found = document(verify("--target", "tensorrt", "--json"))
     assert {v["rule"] for v in found["violations"]} == {"R1", "R2", "R8"}
     assert set(found["violations"][0]) == {"rule", "node", "message", "hint"}
+
+
+@pytest.mark.parametrize("percent", ["101%", "-1", "most", "95%%"])
+def test_a_share_that_is_none(folder: Path, percent: str) -> None:
+    result = verify("--min-int8", percent)
+    assert result.exit_code == 2
+    assert "--min-int8" in result.stderr
