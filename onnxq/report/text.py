@@ -94,7 +94,8 @@ def _left_in_float(report: Report) -> Iterable[tuple[str, str]]:
     first: dict[str, tuple[LayerRow, str]] = {}
     counts: Counter[str] = Counter()
     for row in report.layers:
-        reason = row.reason or row.why
+        # The plan's reason for int8 does not explain why the engine disagrees.
+        reason = row.reason if row.reason and row.decision == "float" else row.why or row.reason
         if (row.executed or row.decision) == "float" and reason:
             kind = _NAMED.sub("", reason)  # the same reason, whatever the neighbours are called
             first.setdefault(kind, (row, reason))

@@ -18,7 +18,12 @@ OPENVINO = Target(
     compute={
         "Conv": ComputeRule(op="Conv", axis=ChannelAxis.FIRST, output_quantized=False, bias=BiasForm.FLOAT, rules="V1"),
         "ConvTranspose": ComputeRule(
-            op="ConvTranspose", axis=ChannelAxis.SECOND, output_quantized=False, bias=BiasForm.FLOAT, rules="V1"
+            op="ConvTranspose",
+            axis=ChannelAxis.SECOND,
+            output_quantized=False,
+            bias=BiasForm.FLOAT,
+            signed=QuantSpec(qtype=INT8, symmetric=True),
+            rules="V1 V2",
         ),
         "MatMul": ComputeRule(
             op="MatMul",
