@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
     from onnxq.channels import channel_ranges
+    from onnxq.engine import EngineResult, build_engine
     from onnxq.explaining import plan
     from onnxq.planning.overrides import Override
     from onnxq.planning.plan import QuantPlan
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _LAZY = {
+    "EngineResult": "onnxq.engine",
     "ImageOptions": "onnxq.calibration.images",
     "Override": "onnxq.planning.overrides",
     "QuantPlan": "onnxq.planning.plan",
@@ -47,6 +49,7 @@ _LAZY = {
     "Report": "onnxq.report.report",
     "StatsTable": "onnxq.calibration.statistics",
     "StripResult": "onnxq.stripping",
+    "build_engine": "onnxq.engine",
     "calibrate": "onnxq.api",
     "channel_ranges": "onnxq.channels",
     "load_stats": "onnxq.calibration.stats_file",
@@ -60,6 +63,7 @@ __all__ = [
     "ArtifactError",
     "ConfigError",
     "DataError",
+    "EngineResult",
     "GateError",
     "ImageOptions",
     "InternalError",
@@ -75,6 +79,7 @@ __all__ = [
     "StripResult",
     "UnsupportedModelError",
     "__version__",
+    "build_engine",
     "calibrate",
     "channel_ranges",
     "load_stats",

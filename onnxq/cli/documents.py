@@ -4,6 +4,8 @@ onnxq.plan/1    {schema, target, opset, digest, notes, counts: {int8, fused, flo
                  int8_mac_share, nodes: [{node, op, action, reason, rule, macs, mac_share}],
                  tensors (with --tensors): [{tensor, role, dtype, axis, scale: [..], zero_point: [..], source,
                  group, rule, writer, readers}]}
+onnxq.engine/1  {schema, path, engine, version, size_bytes, seconds, notes,
+                 profile: {input: {min: [..], opt: [..], max: [..]}}}
 onnxq.stats/1   {schema, path, digest, samples, data_fingerprint, tensors,
                  shards: null or {count, total_samples, indices}}
 onnxq.strip/1   {schema, path, pairs, holds, exact, dequantized: [initializer], restored: [node]}
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxq.calibration.statistics import StatsTable
+    from onnxq.engine import EngineResult
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.explanation import Explanation
     from onnxq.stripping import StripResult
@@ -62,4 +65,21 @@ def strip_document(result: StripResult, path: Path) -> dict[str, Any]:
         "exact": result.exact,
         "dequantized": list(result.dequantized),
         "restored": list(result.restored),
+    }
+
+
+def engine_document(built: EngineResult) -> dict[str, Any]:
+    """An engine that was built."""
+    return {
+        "schema": "onnxq.engine/1",
+        "path": str(built.path),
+        "engine": built.engine,
+        "version": built.version,
+        "size_bytes": built.size_bytes,
+        "seconds": built.seconds,
+        "notes": list(built.notes),
+        "profile": {
+            name: {bound: list(shape) for bound, shape in zip(("min", "opt", "max"), three, strict=True)}
+            for name, three in built.profile.items()
+        },
     }

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxq.cli.parameters import Percent
+
 if TYPE_CHECKING:
     from onnxq.report.report import Report
 
@@ -24,8 +26,8 @@ GATE_OPTIONS = (
     click.option("--min-sqnr", type=float, metavar="DB", help="Fail unless every float output has this SQNR, in dB."),
     click.option(
         "--min-int8",
-        type=click.FloatRange(min=0, max=100),
-        metavar="PERCENT",
+        type=Percent(),
+        metavar=Percent.name,
         help="Fail unless the engine runs this share of the nodes in int8 or fused into int8 nodes. TensorRT does not "
         "tell.",
     ),

@@ -72,6 +72,19 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click
             return self.fail(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406.", param, ctx)
 
 
+class Percent(click.FloatRange):
+    """A share in percent: 95 or 95%."""
+
+    name = "PERCENT"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=100)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        given: Any = value.removesuffix("%") if isinstance(value, str) else value
+        return float(super().convert(given, param, ctx))
+
+
 class Bytes(click.ParamType):  # type: ignore[type-arg]
     """An amount of memory: 500MB, 4GB (decimal, as in reports), or a plain number of bytes."""
 
@@ -96,3 +109,20 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]
         if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
             return self.fail(f"{value!r} is not a size such as 224x224.", param, ctx)
         return int(height), int(width)
+
+
+class NamedShape(click.ParamType):  # type: ignore[type-arg]
+    """The shape of an input: images:1x3x224x224, or 1x3x224x224 where there is one input only."""
+
+    name = "[NAME:]1x3x224x224"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        if isinstance(value, tuple):
+            return value
+        name, _, sizes = str(value).rpartition(":")
+        parts = sizes.lower().split("x")
+        if not all(part.isdigit() for part in parts):
+            return self.fail(f"{value!r} is not a shape such as images:1x3x224x224.", param, ctx)
+        return name, tuple(int(part) for part in parts)

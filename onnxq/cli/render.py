@@ -101,11 +101,18 @@ def write_report(report: Report, path: Path | None) -> None:
         write_text(path, text, option="--report")
 
 
-def leave_on_failed_checks(report: Report, *, remark: str = "") -> None:
-    """End the command with exit code 4 where a check of the report failed, naming the checks on stderr."""
+def leave_on_failed_checks(report: Report, *, remark: str = "", shown: bool = False) -> None:
+    """End the command with exit code 4 where a check of the report failed, naming the checks on stderr.
+
+    Args:
+        report: The report.
+        remark: The way out, if there is one to name.
+        shown: Whether stdout has shown the checks' details to a person already.
+    """
     if report.passed:
         return
-    failed = "; ".join(f"{check.name}: {check.detail}" for check in report.failed_checks) or "nothing was checked"
+    said = [check.name if shown else f"{check.name}: {check.detail}" for check in report.failed_checks]
+    failed = "; ".join(said) or "nothing was checked"
     failure = Failure(kind="GateError", message=f"not passed: {failed}", hint=remark or None, exit_code=EXIT_GATE)
     click.echo(failure.to_text(), err=True)
     click.get_current_context().exit(EXIT_GATE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from onnx import NodeProto
@@ -204,7 +204,7 @@ def _place_inputs(
         name: TensorPlan(
             name=name,
             role=Role.ACTIVATION,
-            spec=target.activation,
+            spec=_input_spec(graph, target, pairs.uses[name], bounds[pairs.groups.group_of(name) or name]),
             source=bounds[pairs.groups.group_of(name) or name],
             uses=tuple(pairs.uses[name]),
             group=pairs.groups.group_of(name),
@@ -226,6 +226,14 @@ def _place_inputs(
         if follower.op_type in target.fused_activations and follower.name not in decided:
             decided[follower.name] = Action.FUSED, f"fuses behind {name!r}", target.fusion_rule
     return tensors, decided, ()
+
+
+def _input_spec(graph: Graph, target: Target, uses: Sequence[Use], source: Source) -> QuantSpec:
+    """The target's form, unless a reader wants another one for negative values (V2)."""
+    if isinstance(source, Observed) and source.lower is not None and source.lower >= 0:
+        return target.activation
+    rules = (target.compute.get(graph.node(use.node).op_type) for use in uses)
+    return next((rule.signed for rule in rules if rule is not None and rule.signed is not None), target.activation)
 
 
 def _bounds_by_group(graph: Graph, pairs: InputPairs) -> dict[str, Observed]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,6 +80,8 @@ def build_report(
         checks=(*verification.checks, *extra_checks),
         planned=planned_counts(plan) if plan is not None else None,
         proven=proven_counts(engine),
+        asked=_counted(verification.account) if plan is None and verification.account else None,
+        violations=verification.violations,
         engine=engine,
         int8_mac_share=int8_mac_share(plan) if plan is not None else None,
         size_before_bytes=facts.size_before_bytes,
@@ -90,7 +93,7 @@ def build_report(
         seconds={**facts.seconds, **verification.seconds},
         output_path=facts.output_path,
         output_data_path=facts.output_data_path,
-        layers=_layers(plan, engine),
+        layers=_layers(plan, engine, verification.account),
         tensors=_tensors(plan, qparams or {}),
     )
 
@@ -105,9 +108,12 @@ def proven_counts(engine: EngineReport | None) -> NodeCounts | None:
     """Nodes as the engine runs them, without shape arithmetic and constants; None where it tells nothing of nodes."""
     if engine is None or not engine.nodes:
         return None
-    return NodeCounts(
-        int8=engine.count(Precision.INT8), fused=engine.count(Precision.FUSED), float=engine.count(Precision.FLOAT)
-    )
+    return _counted(engine.nodes)
+
+
+def _counted(nodes: Sequence[NodeExecution]) -> NodeCounts:
+    count = Counter(n.precision for n in nodes)
+    return NodeCounts(int8=count[Precision.INT8], fused=count[Precision.FUSED], float=count[Precision.FLOAT])
 
 
 def int8_mac_share(plan: QuantPlan) -> float | None:
@@ -142,8 +148,14 @@ def _accuracy_warnings(outputs: tuple[OutputError, ...]) -> tuple[str, ...]:
     )
 
 
-def _layers(plan: QuantPlan | None, engine: EngineReport | None) -> tuple[LayerRow, ...]:
+def _layers(
+    plan: QuantPlan | None, engine: EngineReport | None, account: Sequence[NodeExecution]
+) -> tuple[LayerRow, ...]:
     ran: dict[str, NodeExecution] = {n.node: n for n in engine.nodes} if engine is not None else {}
+    if plan is None and not ran:
+        return tuple(
+            LayerRow(node=n.node, op=n.op, decision=n.precision.value, reason=n.why, rule=n.rule) for n in account
+        )
     if plan is None:
         return tuple(
             _with_execution(LayerRow(node=n.node, op=n.op, decision="", reason="", rule=""), n) for n in ran.values()
@@ -159,7 +171,7 @@ def _with_execution(row: LayerRow, ran: NodeExecution | None) -> LayerRow:
     if ran is None:
         return row
     return LayerRow(
-        node=row.node, op=row.op, decision=row.decision, reason=row.reason, rule=row.rule, macs=row.macs,
+        node=row.node, op=row.op, decision=row.decision, reason=row.reason, rule=row.rule or ran.rule, macs=row.macs,
         executed=ran.precision.value, engine_op=ran.engine_op, why=ran.why,
     )  # fmt: skip
 

@@ -111,6 +111,8 @@ def _facts(report: Report) -> str:
         pairs.append(("planned", _counts(report.planned)))
     if report.proven is not None:
         pairs.append(("executed", _counts(report.proven)))
+    if report.asked is not None:
+        pairs.append(("by its pairs", f"{_counts(report.asked)} (by the target's rules)"))
     if report.engine is not None:
         size = f", engine of {size_text(report.engine.size_bytes)}" if report.engine.size_bytes else ""
         pairs.append(("engine", f"{report.engine.engine} {report.engine.version}{size}"))

@@ -8,6 +8,9 @@ JSON schema, version 1 (`to_json`). Keys are added within a version, never renam
     output_path          string or null
     output_data_path     string; null where the weights are in output_path itself
     planned, proven      {int8, fused, float}: nodes by the plan, and as the engine runs them; null where unknown
+    asked                {int8, fused, float}: nodes as their Q/DQ pairs ask for, by the target's rules, where neither
+                         plan nor engine tells of nodes (TensorRT); else null
+    violations           [{rule, node, message, hint}]: broken rules of TensorRT
     engine               {name, version, accepted, size_bytes, build_seconds, ops: {type: count}, problems: [string]}
                          or null
     int8_mac_share       share of multiply-accumulates in int8 nodes, 0 to 1; null where shapes are unknown
@@ -35,6 +38,7 @@ from onnxq.report import page
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError
 from onnxq.verification.engines.result import EngineReport
+from onnxq.verification.lint_tensorrt import Violation
 
 SCHEMA = "onnxq.report/1"
 
@@ -145,6 +149,8 @@ class Report:
         method: Calibration method; None where onnxq did not choose the ranges.
         planned: Nodes by the plan; None without a plan.
         proven: Nodes as the engine runs them; None where it was not asked or tells nothing about nodes.
+        asked: Nodes as their Q/DQ pairs ask for, where neither plan nor engine tells (TensorRT).
+        violations: Broken rules of TensorRT.
         engine: The engine's account.
         int8_mac_share: Share of multiply-accumulates in int8 nodes, 0 to 1; None where shapes are unknown.
         size_before_bytes: Size of the float model, external data included.
@@ -165,6 +171,8 @@ class Report:
     method: str | None = None
     planned: NodeCounts | None = None
     proven: NodeCounts | None = None
+    asked: NodeCounts | None = None
+    violations: tuple[Violation, ...] = ()
     engine: EngineReport | None = None
     int8_mac_share: float | None = None
     size_before_bytes: int = 0
@@ -206,6 +214,8 @@ class Report:
             "output_data_path": self.output_data_path,
             "planned": _plain(self.planned),
             "proven": _plain(self.proven),
+            "asked": _plain(self.asked),
+            "violations": [_plain(v) for v in self.violations],
             "engine": _engine(self.engine),
             "int8_mac_share": self.int8_mac_share,
             "size_before_bytes": self.size_before_bytes,

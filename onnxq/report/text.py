@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -12,12 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxq.plural import counted
-from onnxq.report.report import NodeCounts, Report
+from onnxq.report.report import LayerRow, NodeCounts, Report
 from onnxq.report.wording import data_text, files_text, output_text
 from onnxq.sizes import size_text
+from onnxq.verification.structure import MATRIX_OPS
 
 _SHOWN_OUTPUTS = 5
 _SHOWN_REASONS = 5
+_SHOWN_NODES = 10
+_NAMED = re.compile(r"(?:\b[A-Z]\w* )?'[^']*'|(?<= is )-?\d+")
+"""What differs between reasons of one kind: nodes, tensors and the values found."""
+_ACTION_STYLE = {"int8": "green", "fused": "cyan", "float": "yellow", "other": "dim", "": "dim"}
 
 
 def plain(renderable: RenderableType, *, width: int = 100) -> str:
@@ -63,6 +69,8 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     elif report.engine is not None and report.engine.size_bytes:
         size = size_text(report.engine.size_bytes)
         yield "engine", f"{size}, built by {report.engine.engine} {report.engine.version}"
+    if report.asked is not None:
+        yield "by its pairs", f"{_counts(report.asked)} (by the target's rules; its engine tells nothing of nodes)"
     yield from _left_in_float(report)
     if report.size_before_bytes and report.size_after_bytes:
         ratio = report.size_before_bytes / report.size_after_bytes
@@ -83,11 +91,53 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
 
 def _left_in_float(report: Report) -> Iterable[tuple[str, str]]:
     """The most frequent reasons for float, which is the next question after the counts."""
-    reasons = Counter(row.reason or row.why for row in report.layers if (row.executed or row.decision) == "float")
-    shown = [f"{count} x {reason}" for reason, count in reasons.most_common(_SHOWN_REASONS) if reason]
-    if shown:
-        yield "left in float", "; ".join(shown)
+    first: dict[str, tuple[LayerRow, str]] = {}
+    counts: Counter[str] = Counter()
+    for row in report.layers:
+        # The plan's reason for int8 does not explain why the engine disagrees.
+        reason = row.reason if row.reason and row.decision == "float" else row.why or row.reason
+        if (row.executed or row.decision) == "float" and reason:
+            kind = _NAMED.sub("", reason)  # the same reason, whatever the neighbours are called
+            first.setdefault(kind, (row, reason))
+            counts[kind] += 1
+    shown = []
+    for kind, count in counts.most_common(_SHOWN_REASONS):
+        row, reason = first[kind]
+        like = f"like {row.op} {row.node!r}: " if kind != reason else ""
+        shown.append(f"{count} x {like}{reason}")
+    if len(counts) > _SHOWN_REASONS:
+        shown.append(f"and {sum(counts.values()) - sum(n for _, n in counts.most_common(_SHOWN_REASONS))} more")
+    for number, line in enumerate(shown):
+        yield "" if number else "left in float", line
 
 
 def _counts(counts: NodeCounts) -> str:
     return f"{counts.int8} int8, {counts.fused} fused into them, {counts.float} float"
+
+
+def float_table(report: Report) -> RenderableType | None:
+    """The first nodes with weights that run in float, which hold the arithmetic, and how many more run in float."""
+    left = [row for row in report.layers if (row.executed or row.decision) == "float"]
+    shown = [row for row in left if row.op in MATRIX_OPS][:_SHOWN_NODES]
+    more = len(left) - len(shown)
+    if not left:
+        return None
+    line = f"{counted(more, 'more node' if shown else 'node')} in float; --nodes shows every node"
+    parts = ([nodes_table(report, shown)] if shown else []) + ([Text(line)] if more else [])
+    return Group(*parts)
+
+
+def nodes_table(report: Report, rows: Sequence[LayerRow]) -> RenderableType:
+    """How each of `rows` runs, and why not in int8."""
+    table = Table(
+        title=f"Nodes on {report.target}", title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
+    for heading in ("node", "op", "runs as", "kernel", "rule", "why"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        runs = row.executed or row.decision
+        table.add_row(
+            escape(row.node), row.op, Text(runs, style=_ACTION_STYLE[runs]), row.engine_op, row.rule,
+            escape(row.why or row.reason),
+        )  # fmt: skip
+    return table

@@ -20,7 +20,12 @@ OPENVINO = Target(
     compute={
         "Conv": ComputeRule(op="Conv", axis=ChannelAxis.FIRST, output_quantized=False, bias=BiasForm.FLOAT, rules="V1"),
         "ConvTranspose": ComputeRule(
-            op="ConvTranspose", axis=ChannelAxis.SECOND, output_quantized=False, bias=BiasForm.FLOAT, rules="V1"
+            op="ConvTranspose",
+            axis=ChannelAxis.SECOND,
+            output_quantized=False,
+            bias=BiasForm.FLOAT,
+            signed=QuantSpec(qtype=INT8, symmetric=True),
+            rules="V1 V2",
         ),
         "MatMul": ComputeRule(
             op="MatMul",
@@ -34,5 +39,5 @@ OPENVINO = Target(
     },
     fused_activations=frozenset({"Relu", "Clip"}),
     fusion_rule="V1",
-    sources={"V1": "run", "R28": "doc, not measured"},
+    sources={"V1": "run", "V2": "run", "R28": "doc, not measured"},
 )

@@ -68,6 +68,7 @@ class ComputeRule:
         per_channel_rank: Weight rank from which on only per-tensor weights run; None for no limit.
         min_channels: Fewer input or output channels than this stay float.
         min_features: A reduced or produced dimension smaller than this stays float.
+        signed: Form of its data input where that has negative values, if it is not the target's (INPUTS only).
         rules: Identifiers of the rules behind it, as listed in the target's documentation.
     """
 
@@ -79,6 +80,7 @@ class ComputeRule:
     per_channel_rank: int | None = None
     min_channels: int = 0
     min_features: int = 0
+    signed: QuantSpec | None = None
     rules: str
 
 

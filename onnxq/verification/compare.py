@@ -9,7 +9,7 @@ compared by the share of values that differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,12 @@ from onnxq.verification.engines.onnxruntime import OrtModel, as_array
 
 Run = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 """A model, ready to run: feed in, outputs by name out."""
+
+_SLACK_DB = 3.0
+"""Twice the noise power."""
+_CLEAN_DB = 60.0
+"""Above this, single flipped ties decide the SQNR."""
+_MISMATCH_SLACK = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,3 +198,28 @@ def compare_outputs(
     for feed in feeds:
         comparison.add(run_reference(feed), run_candidate(feed))
     return comparison.result()
+
+
+def worse_than(found: Sequence[OutputError], reference: Sequence[OutputError], called: str) -> list[str]:
+    """Outputs that one way of computing a quantized model pushes away from the float model, and another does not.
+
+    Flipped ties only re-draw the quantization noise; doubled noise power means that the function was changed.
+
+    Args:
+        found: Errors of the way in question.
+        reference: Errors of Q and DQ computed as ONNX defines them, for the same outputs.
+        called: What the reference is called in sentences ("unoptimised").
+
+    Returns:
+        A sentence for each output that is worse.
+    """
+    worse = []
+    for one, other in zip(found, reference, strict=True):
+        if one.sqnr_db is None or other.sqnr_db is None:
+            if one.mismatch_share > other.mismatch_share + _MISMATCH_SLACK:
+                worse.append(
+                    f"{one.name!r} differs in {one.mismatch_share:.1%}, {called} in {other.mismatch_share:.1%}"
+                )
+        elif one.sqnr_db < min(other.sqnr_db, _CLEAN_DB) - _SLACK_DB:
+            worse.append(f"{one.name!r} has {one.sqnr_db:.1f} dB, {called} {other.sqnr_db:.1f} dB")
+    return worse

@@ -73,10 +73,15 @@ def code_type(graph: Graph, qdq: NodeProto) -> int:
     return TensorProto.UINT8
 
 
+def is_float_type(dtype: int) -> bool:
+    """Whether a TensorProto.DataType is float of any width."""
+    return dtype in _FLOAT_TYPES
+
+
 def is_float_tensor(graph: Graph, tensor: str) -> bool:
     """Whether `tensor` is float of any width; a tensor of unknown type counts as float."""
     dtype = graph.dtype(tensor)
-    return dtype is None or dtype in _FLOAT_TYPES
+    return dtype is None or is_float_type(dtype)
 
 
 def output_problem(graph: Graph, tensor: str) -> str:

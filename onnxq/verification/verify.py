@@ -2,8 +2,8 @@
 
 ort-*     The optimised graph is read back. Float outputs against those of the fused graph; fused against unfused
           computation, stretch by stretch.
-tensorrt  Linter for R1 to R12; parsed and built where TensorRT is installed. Float outputs against Q/DQ semantics
-          (onnxruntime without optimisations).
+tensorrt  Linter for R1 to R12; parsed and built where TensorRT is installed, and run where there is a GPU too. Float
+          outputs against Q/DQ semantics (onnxruntime without optimisations).
 none      (a target of a user's own) Float outputs against Q/DQ semantics, and nothing else.
 openvino  The executed precision is read back where OpenVINO is installed. Float outputs against Q/DQ semantics.
 
@@ -26,27 +26,22 @@ from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
 from onnxq.plural import counted
 from onnxq.targets.schema import Engine
-from onnxq.verification.agreement import Stretch, fused_agreement
+from onnxq.verification.agreement import Stretch
+from onnxq.verification.answers import Answer, ask_onnxruntime, ask_openvino, ask_tensorrt
 from onnxq.verification.check import Check, check_all
-from onnxq.verification.compare import OutputComparison, OutputError
-from onnxq.verification.engines import onnxruntime as ort_engine
-from onnxq.verification.engines import openvino as openvino_engine
-from onnxq.verification.engines import tensorrt as tensorrt_engine
+from onnxq.verification.compare import OutputComparison, OutputError, worse_than
 from onnxq.verification.engines.onnxruntime import OrtModel
-from onnxq.verification.engines.result import EngineMissingError, EngineReport, Precision
-from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
-from onnxq.verification.structure import MATRIX_OPS, is_qdq, placements
+from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
+from onnxq.verification.lint_tensorrt import Violation
+from onnxq.verification.structure import MATRIX_OPS, placements
 
 Feed = Mapping[str, NDArray[Any]]
 
 _UNFUSED_BATCHES = 8
 """Batches that also run without optimisations: Q and DQ one by one are several times slower than fused."""
 _NO_ENGINE = "No engine was asked: the table of target {target!r} says engine = 'none'. Outputs alone were compared."
-_SLACK_DB = 3.0
-"""Twice the noise power."""
-_CLEAN_DB = 60.0
-"""Above this, single flipped ties decide the SQNR."""
-_MISMATCH_SLACK = 0.02
+_KEPT_BATCHES = 4
+"""Batches that the engine itself is asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +52,7 @@ class VerifyResult:
         target: Name of the target.
         checks: Every question asked; never empty.
         engine: The engine's account; None where it is not installed or not asked.
+        account: How each node runs by the target's rules, where its engine tells nothing of nodes (TensorRT).
         violations: Broken rules of TensorRT.
         outputs: Distance of each output from the float model's.
         stretches: Fused against unfused computation (onnxruntime targets only).
@@ -68,6 +64,7 @@ class VerifyResult:
     target: str
     checks: tuple[Check, ...]
     engine: EngineReport | None = None
+    account: tuple[NodeExecution, ...] = ()
     violations: tuple[Violation, ...] = ()
     outputs: tuple[OutputError, ...] = ()
     stretches: tuple[Stretch, ...] = ()
@@ -119,19 +116,20 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
     measured = _measure(float_graph, quantized, feeds, optimised=asked is Engine.ONNXRUNTIME)
     started = time.perf_counter()
     if asked is Engine.TENSORRT:
-        answer = _ask_tensorrt(quantized, measured.shapes)
+        answer = ask_tensorrt(float_graph, quantized, measured.shapes, measured.kept)
     elif asked is Engine.OPENVINO:
-        answer = _ask_openvino(quantized)
+        answer = ask_openvino(quantized)
     elif asked is Engine.ONNXRUNTIME:
-        answer = _ask_onnxruntime(quantized, measured.first)
+        answer = ask_onnxruntime(quantized, measured.kept[0])
     else:
-        answer = _Answer(warnings=[_NO_ENGINE.format(target=target_name)])
+        answer = Answer(warnings=[_NO_ENGINE.format(target=target_name)])
     if answer.engine is not None and answer.engine.nodes:
         answer.checks.append(_int8_check(answer.engine, quantized, expected_int8))
     return VerifyResult(
         target=target_name,
         checks=(*measured.checks, *answer.checks),
         engine=answer.engine,
+        account=answer.account,
         violations=answer.violations,
         outputs=measured.outputs,
         stretches=answer.stretches,
@@ -161,19 +159,10 @@ def _engine_of(target_name: str) -> Engine:
 class _Measured:
     outputs: tuple[OutputError, ...]
     checks: tuple[Check, ...]
-    first: Feed
+    kept: tuple[Feed, ...]
     shapes: tuple[Mapping[str, tuple[int, ...]], ...]
     batches: int
     seconds: float
-
-
-@dataclass
-class _Answer:
-    engine: EngineReport | None = None
-    checks: list[Check] = field(default_factory=list)
-    violations: tuple[Violation, ...] = ()
-    stretches: tuple[Stretch, ...] = ()
-    warnings: list[str] = field(default_factory=list)
 
 
 def _typed(graph: Graph) -> Graph:
@@ -189,49 +178,33 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
     candidate = OrtModel(quantized.to_model(), optimised=optimised, base_dir=quantized.base_dir)
     unfused = OrtModel(quantized.to_model(), optimised=False, base_dir=quantized.base_dir) if optimised else None
     comparison, twin, plain = OutputComparison(), OutputComparison(), OutputComparison()
-    first: Feed | None = None
+    kept: list[Feed] = []
     shapes: list[Mapping[str, tuple[int, ...]]] = []
     for feed in feeds:
-        first = feed if first is None else first
+        if len(kept) < _KEPT_BATCHES:
+            kept.append(feed)
         shapes.append({name: tuple(np.shape(value)) for name, value in feed.items()})
         want, got = reference(feed), candidate(feed)
         comparison.add(want, got)
         if unfused is not None and plain.batches < _UNFUSED_BATCHES:
             twin.add(want, got)
             plain.add(want, unfused(feed))
-    if first is None:
+    if not kept:
         raise DataError("there is no batch to verify with", hint="pass data with at least one sample (data=, --data)")
     outputs = comparison.result()
     unsound = [_unsound(e) for e in outputs if not e.is_sound]
     checks = [check_all("outputs are sound", unsound, len(outputs), "outputs")]
     if unfused is not None:
-        worse = _worse_than_unfused(twin.result(), plain.result())
+        worse = worse_than(twin.result(), plain.result(), "unoptimised")
         checks.append(check_all("optimised as accurate as unoptimised", worse, len(outputs), "outputs"))
     return _Measured(
         outputs=outputs,
         checks=tuple(checks),
-        first=first,
+        kept=tuple(kept),
         shapes=tuple(shapes),
         batches=comparison.batches,
         seconds=time.perf_counter() - started,
     )
-
-
-def _worse_than_unfused(fused: Sequence[OutputError], unfused: Sequence[OutputError]) -> list[str]:
-    """Outputs that onnxruntime's optimisations push away from the float model.
-
-    Flipped ties only re-draw the quantization noise; doubled noise power means that a rewrite changed the function.
-    """
-    found = []
-    for one, other in zip(fused, unfused, strict=True):
-        if one.sqnr_db is None or other.sqnr_db is None:
-            if one.mismatch_share > other.mismatch_share + _MISMATCH_SLACK:
-                found.append(
-                    f"{one.name!r} differs in {one.mismatch_share:.1%}, unoptimised in {other.mismatch_share:.1%}"
-                )
-        elif one.sqnr_db < min(other.sqnr_db, _CLEAN_DB) - _SLACK_DB:
-            found.append(f"{one.name!r} has {one.sqnr_db:.1f} dB, unoptimised {other.sqnr_db:.1f} dB")
-    return found
 
 
 def _unsound(error: OutputError) -> str:
@@ -240,47 +213,6 @@ def _unsound(error: OutputError) -> str:
     if error.shape_mismatches:
         return f"output {error.name!r} has another shape in {counted(error.shape_mismatches, 'batch', 'batches')}"
     return f"output {error.name!r} has no values"
-
-
-def _ask_onnxruntime(quantized: Graph, feed: Feed) -> _Answer:
-    answer = _Answer(engine=ort_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir))
-    answer.stretches = fused_agreement(quantized, feed)
-    wrong = [str(s) for s in answer.stretches if not s.agrees]
-    answer.checks.append(check_all("fused and unfused agree", wrong, len(answer.stretches), "quantized tensors"))
-    return answer
-
-
-def _ask_tensorrt(quantized: Graph, shapes: tuple[Mapping[str, tuple[int, ...]], ...]) -> _Answer:
-    violations = tuple(lint_tensorrt(quantized))
-    pairs = sum(is_qdq(n) for n in quantized.nodes)
-    answer = _Answer(violations=violations)
-    answer.checks.append(check_all("rules of TensorRT", [str(v) for v in violations], pairs, "Q and DQ nodes"))
-    try:
-        ranges = tensorrt_engine.shape_ranges(quantized, shapes)
-        answer.engine = tensorrt_engine.build_engine(quantized.to_model(), ranges, base_dir=quantized.base_dir)
-    except EngineMissingError as error:
-        answer.warnings.append(f"No engine was built: {error.message}. {error.hint}.")
-    else:
-        answer.checks.append(_accepted(answer.engine, "engine builds"))
-    return answer
-
-
-def _ask_openvino(quantized: Graph) -> _Answer:
-    answer = _Answer()
-    try:
-        answer.engine = openvino_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir)
-    except EngineMissingError as error:
-        answer.warnings.append(f"The executed precision is unknown: {error.message}. {error.hint}.")
-    else:
-        answer.checks.append(_accepted(answer.engine, "model compiles"))
-    return answer
-
-
-def _accepted(engine: EngineReport, name: str) -> Check:
-    if engine.accepted:
-        size = f", {engine.size_bytes / 1e6:.1f} MB" if engine.size_bytes else ""
-        return Check(name=name, passed=True, detail=f"{engine.engine} {engine.version}{size}")
-    return Check(name=name, passed=False, detail=f"{engine.engine} {engine.version}: " + "; ".join(engine.problems[:3]))
 
 
 def _int8_check(engine: EngineReport, quantized: Graph, expected: Sequence[str]) -> Check:

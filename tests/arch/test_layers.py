@@ -42,6 +42,7 @@ LAYERS: dict[str, int] = {
     "onnxq.channels": 9,
     "onnxq.explaining": 9,
     "onnxq.stripping": 9,
+    "onnxq.engine": 9,
     "onnxq.api": 9,
     "onnxq.reproduction": 10,
     "onnxq": 10,

@@ -39,6 +39,9 @@ ALLOWED_ATTRIBUTES = {
     "onnxq": {("importlib", "import_module")},  # names of the package itself, loaded when they are used
     # one of the two names of TensorRT's package
     "onnxq.verification.engines.tensorrt_worker": {("importlib", "import_module")},
+    # what the process that runs an engine was handed, and handed back
+    "onnxq.verification.engines.tensorrt": {("np", "load")},
+    "onnxq.verification.engines.tensorrt_run": {("np", "load")},
 }
 
 

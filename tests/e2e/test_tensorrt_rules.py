@@ -1,7 +1,8 @@
 """The rules of TensorRT that the `tensorrt` target rests on, run on TensorRT-RTX's parser and builder.
 
-onnxq's graph is accepted; each broken variant of it is refused. Rules that a build without a GPU does not enforce (R6,
-R7, R12) are in the linter alone.
+onnxq's graph is accepted; each broken variant of it is refused. What a build without a GPU accepts all the same,
+although it then computes something else than ONNX says or may fail later, is listed too: there the linter is the only
+guard.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxq
 from onnxq.graph.view import Graph
@@ -87,11 +88,18 @@ def _uint8(model: ModelProto) -> None:
     _set(model, "x_zero_point", np.uint8(128))
 
 
-REFUSED: dict[str, tuple[Callable[[ModelProto], None], str, str]] = {
+REFUSED: dict[str, tuple[Callable[[ModelProto], Any], str, str]] = {
     "r1_zero_point": (lambda m: _set(m, "x_zero_point", np.int8(3)), "Non-zero zero point", "R1"),
     "r2_uint8": (_uint8, "Non-zero zero point", "R2"),
     "r4_scale_zero": (lambda m: _set(m, "x_scale", np.float32(0)), "must all be positive", "R4"),
     "r4_scale_nan": (lambda m: _set(m, "x_scale", np.float32(np.nan)), "must all be positive", "R4"),
+    "r4_scale_negative": (lambda m: _set(m, "x_scale", np.float32(-0.1)), "must all be positive", "R4"),
+    "r5_volumes": (lambda m: _set(m, "w_zero_point", np.zeros(15, np.int8)), "must have the same volume", "R5"),
+    "r6_number_of_scales": (
+        lambda m: (_set(m, "w_scale", np.full(8, 0.1, np.float32)), _set(m, "w_zero_point", np.zeros(8, np.int8))),
+        "number of scales is not equal to the number of output channels",
+        "R6",
+    ),
     "r8_int32_bias": (_int32_bias, "has type Int32", "R8"),
 }
 
@@ -174,3 +182,87 @@ ACCEPTED: dict[str, Callable[[], ModelProto]] = {
 def test_accepted(case: str) -> None:
     engine = build_engine(ACCEPTED[case](), {})
     assert engine.accepted, engine.problems
+
+
+# ---- accepted by the builder, and wrong ------------------------------------------------------------------------------
+
+S8 = (1 / 32, np.int8(0))
+
+
+def _conv(weight: Callable[[Probe], str], x: Any = S8) -> ModelProto:
+    p = Probe(1, 16, 8, 8)
+    return p.finished(p.op("Conv", p.pair(p.x, *x), weight(p)))
+
+
+def _codes(p: Probe, scales: int, *, zero_point: bool = True, **attributes: Any) -> str:
+    inputs = [p.constant("codes", np.ones((16, 16, 3, 3), np.int8)), p.constant("s", np.full(scales, 0.1, np.float32))]
+    if zero_point:
+        inputs.append(p.constant("z", np.zeros(scales, np.int8)))
+    return p.node("DequantizeLinear", inputs, "w", **attributes)
+
+
+def _scalar() -> ModelProto:
+    p = Probe(1, 16, 8, 8)
+    return p.finished(p.op("Mul", p.x, p.dq(p.constant("codes", np.int8(50)), 0.01, np.int8(0), "half")))
+
+
+def _int4(last: int) -> ModelProto:
+    p = Probe(4, 16, opset=21)
+    p.initializers += [
+        helper.make_tensor("codes", TensorProto.INT4, [16, last], [1] * (16 * last)),
+        helper.make_tensor("z", TensorProto.INT4, [], [0]),
+    ]
+    w = p.node("DequantizeLinear", ["codes", p.constant("s", np.float32(0.1)), "z"], "w")
+    return p.finished(p.op("MatMul", p.x, w))
+
+
+def _dynamic_scale() -> ModelProto:
+    p = Probe(1, 16, 8, 8)
+    p.inputs.append(helper.make_tensor_value_info("s", TensorProto.FLOAT, []))
+    z = p.constant("z", np.int8(0))
+    return p.finished(p.node("DequantizeLinear", [p.node("QuantizeLinear", [p.x, "s", z], "q"), "s", z], "out"))
+
+
+def _old_opset() -> ModelProto:
+    p = Probe(4, 16, opset=11)
+    return p.finished(p.weighted("MatMul", p.pair(p.x, *S8), 16, 16, axis=1))
+
+
+def _scaled_weight(p: Probe) -> str:
+    return p.op("Mul", p.weight("w", values(16, 16, 3, 3), 0), p.constant("half", np.float32(0.5)))
+
+
+def _conv_of_pairs_per_channel() -> ModelProto:
+    p = Probe(1, 16, 8, 8)
+    x = p.pair(p.x, np.full(16, 0.1, np.float32), np.zeros(16, np.int8), axis=1)
+    return p.finished(p.weighted("Conv", x, 16, 16, 3, 3))
+
+
+UNGUARDED: dict[str, tuple[Callable[[], ModelProto], str]] = {
+    "r2_uint8_with_zero_point_0": (lambda: _conv(lambda p: _codes(p, 16, axis=0), (1 / 32, np.uint8(0))), "R2"),
+    "r3_no_zero_point": (lambda: _conv(lambda p: _codes(p, 16, zero_point=False, axis=0)), "R3"),
+    "r4_infinite_scale": (lambda: _conv(lambda p: _codes(p, 16, axis=0), (np.inf, np.int8(0))), "R4"),
+    "r5_scale_computed_while_running": (_dynamic_scale, "R5"),
+    "r6_per_channel_activation": (_conv_of_pairs_per_channel, "R6"),
+    "r7_axis_of_the_input_channels": (lambda: _conv(lambda p: _codes(p, 16, axis=1)), "R7"),
+    "r7_no_axis": (lambda: _conv(lambda p: _codes(p, 16)), "R7"),
+    "r10_int4_odd": (lambda: _int4(7), "R10"),
+    "r11_per_channel_before_opset_13": (_old_opset, "R11"),
+    "r12_something_in_between": (lambda: _conv(_scaled_weight), "R12"),
+}
+
+
+@pytest.mark.parametrize("case", UNGUARDED)
+def test_the_linter_guards_what_the_builder_takes(case: str) -> None:
+    """If a newer TensorRT refuses one of these, it belongs to REFUSED and the page can say so."""
+    make, rule = UNGUARDED[case]
+    model = make()
+    assert {v.rule for v in lint_tensorrt(Graph(model))} == {rule}
+    assert build_engine(model, {}).accepted
+
+
+def test_r10_a_scalar_of_codes_is_refused_and_even_int4_is_not() -> None:
+    assert {v.rule for v in lint_tensorrt(Graph(_scalar()))} == {"R10"}
+    assert "only allowed before DQ" in build_engine(_scalar(), {}).problems[0]
+    assert lint_tensorrt(Graph(_int4(6))) == []
+    assert build_engine(_int4(6), {}).accepted

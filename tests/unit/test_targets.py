@@ -10,7 +10,7 @@ import pytest
 from onnxq.errors import ConfigError
 from onnxq.targets import ORT_CPU, TARGET_NAMES, TARGETS, cpu_has_vnni, resolve_target
 from onnxq.targets.schema import BiasForm, Placement, Target, WeightGuard
-from onnxq.verification.engines.onnxruntime import INT8_KERNEL_OPS
+from onnxq.verification.reasons.ort import INT8_KERNEL_OPS
 
 ALL = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 

@@ -7,10 +7,12 @@ import pytest
 
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
-from onnxq.verification.compare import OutputError
+from onnxq.verification.compare import OutputError, worse_than
 from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
-from onnxq.verification.verify import VerifyResult, _unsound, _worse_than_unfused, verify_model
+from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.engines.result import EngineReport
+from onnxq.verification.verify import VerifyResult, _unsound, verify_model
 from tests.verify_models import conv_feeds, float_conv, int8_conv, tensorrt_conv
 
 FLOAT_GRAPH = Graph(float_conv())
@@ -51,7 +53,7 @@ def test_a_model_placed_for_tensorrt_does_not_run_in_int8_on_onnxruntime():
     failed = {c.name: c.detail for c in result.failed}
     assert failed["int8 nodes run in int8"] == (
         "1 of 1 nodes meant to run in int8: Conv 'Conv_c' runs in float: "
-        "its output 'c' goes to Relu 'Relu_y' without QuantizeLinear"
+        "its output 'c' goes to Relu 'Relu_y' without QuantizeLinear (C1)"
     )
 
 
@@ -125,14 +127,45 @@ def _error(sqnr_db: float | None = None, mismatch: float = 0.0, **counts: int) -
 
 
 def test_optimisations_may_redraw_noise_but_not_double_it():
-    assert _worse_than_unfused([_error(38.0)], [_error(40.0)]) == []
-    assert _worse_than_unfused([_error(36.0)], [_error(40.0)]) == ["'y' has 36.0 dB, unoptimised 40.0 dB"]
-    assert _worse_than_unfused([_error(70.0)], [_error(np.inf)]) == []
-    assert _worse_than_unfused([_error(mismatch=0.01)], [_error()]) == []
-    assert _worse_than_unfused([_error(mismatch=0.1)], [_error()]) == ["'y' differs in 10.0%, unoptimised in 0.0%"]
+    assert worse_than([_error(38.0)], [_error(40.0)], "unoptimised") == []
+    assert worse_than([_error(36.0)], [_error(40.0)], "unoptimised") == ["'y' has 36.0 dB, unoptimised 40.0 dB"]
+    assert worse_than([_error(70.0)], [_error(np.inf)], "unoptimised") == []
+    assert worse_than([_error(mismatch=0.01)], [_error()], "unoptimised") == []
+    assert worse_than([_error(mismatch=0.1)], [_error()], "unoptimised") == [
+        "'y' differs in 10.0%, unoptimised in 0.0%"
+    ]
 
 
 def test_unsound_outputs_are_described():
     assert _unsound(_error(nonfinite=3)) == "output 'y' has 3 values of NaN or Inf in one model only"
     assert _unsound(_error(shape_mismatches=2)) == "output 'y' has another shape in 2 batches"
     assert _unsound(_error(elements=0)) == "output 'y' has no values"
+
+
+def test_an_engine_that_ran_is_compared(monkeypatch: pytest.MonkeyPatch):
+    """What a GPU would have answered: once as Q/DQ says, once far from it."""
+    feeds = conv_feeds(2)
+    right = [OrtModel(tensorrt_conv(), optimised=False)(feed) for feed in feeds]
+
+    def checks(outputs: list[dict[str, np.ndarray]], problem: str = "") -> VerifyResult:
+        report = EngineReport(
+            engine="tensorrt", version="10", accepted=True, outputs=tuple(outputs), run_problem=problem
+        )
+        monkeypatch.setattr(tensorrt_engine, "build_engine", lambda *_args, **_more: report)
+        return verify_model(FLOAT_GRAPH, tensorrt_conv(), feeds, "tensorrt")
+
+    assert _checks(checks(right)) == {
+        "outputs are sound": True,
+        "rules of TensorRT": True,
+        "engine builds": True,
+        "engine's outputs are sound": True,
+        "engine as accurate as Q/DQ": True,
+    }
+    found = checks([{"y": values["y"] * np.float32(1.5)} for values in right])
+    assert [c.name for c in found.failed] == ["engine as accurate as Q/DQ"]
+    assert "computed as ONNX defines it" in found.failed[0].detail
+    found = checks([{"y": np.full_like(values["y"], np.nan)} for values in right])
+    assert "engine's outputs are sound" in [c.name for c in found.failed]
+    assert checks([], "the engine fails while running").warnings == (
+        "The engine was built but not run: the engine fails while running.",
+    )

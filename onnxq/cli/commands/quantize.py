@@ -146,7 +146,9 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     write_report(report, results.report)
     show_report(report, as_json=results.as_json, quiet=results.quiet)
     leave_on_failed_checks(
-        report, remark=f"the model was written to {output} all the same; see it with --report FILE.html"
+        report,
+        remark=f"the model was written to {output} all the same; see it with --report FILE.html",
+        shown=not results.as_json and not results.quiet,
     )
 
 

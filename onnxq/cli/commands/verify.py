@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from onnxq.cli import options
 from onnxq.cli.files import check_places
 from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
-from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_report
+from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show, show_report, write_report
+
+if TYPE_CHECKING:
+    from onnxq.report.report import LayerRow, Report
 
 
 @click.command(short_help="Ask the target's engine about a quantized model.")
@@ -23,6 +27,10 @@ from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, s
     "--reproduce",
     is_flag=True,
     help="Quantize FLOAT again as QUANTIZED says it was made, with the data of --data, and fail unless it is the same.",
+)
+@click.option("--nodes", is_flag=True, help="Show every node: how it runs, and why not in int8.")
+@click.option(
+    "--filter", "words", multiple=True, metavar="WORD", help="Show only nodes whose row holds WORD; repeatable."
 )
 @click.option("--report", type=options.FILE, help="Write the report to a .html or .json file.")
 @options.force_option()
@@ -37,6 +45,8 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     data_from: options.DataOptions,
     gates: Gates,
     reproduce: bool,
+    nodes: bool,
+    words: tuple[str, ...],
     report: Path | None,
     force: bool,
     as_json: bool,
@@ -44,13 +54,16 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
 ) -> None:
     """Ask the target's engine what it runs in int8, and compare QUANTIZED with the FLOAT model.
 
-    QUANTIZED may be any Q/DQ model, not only one that onnxq made. The exit code is 4 if a check or gate fails.
+    QUANTIZED may be any Q/DQ model, not only one that onnxq made. For each node in float it says why: the rule of the
+    target, and the neighbour in the way. The rules are explained in docs/targets.md. The exit code is 4 if a
+    check or gate fails.
 
     \b
     Examples:
       onnxq verify model.onnx model.int8.onnx --data test.npz
       onnxq verify model.onnx model.int8.onnx --data test.npz --min-sqnr 25 --min-int8 90
       onnxq verify model.onnx model.int8.onnx --data samples.npz --reproduce
+      onnxq verify model.onnx other.qdq.onnx --target tensorrt --filter Conv
     """
     check_places(
         {"--report": report},
@@ -72,4 +85,22 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
         found = replace(found, checks=(*found.checks, again))
     write_report(found, report)
     show_report(found, as_json=as_json, quiet=quiet)
-    leave_on_failed_checks(found)
+    readable = not as_json and not quiet
+    if readable:
+        _show_nodes(found, words, every=nodes)
+    leave_on_failed_checks(found, shown=readable)
+
+
+def _show_nodes(found: Report, words: tuple[str, ...], *, every: bool) -> None:
+    """The rows asked for; unasked, what matters most of the nodes in float."""
+    from onnxq.report.text import float_table, nodes_table  # noqa: PLC0415 - rich only now
+
+    def text(row: LayerRow) -> str:
+        parts = (row.node, row.op, row.executed or row.decision, row.engine_op, row.rule, row.why or row.reason)
+        return " ".join(parts).lower()
+
+    if every or words:
+        rows = [row for row in found.layers if all(word.lower() in text(row) for word in words)]
+        show(nodes_table(found, rows), table=True)
+    elif (table := float_table(found)) is not None:
+        show(table, table=True)

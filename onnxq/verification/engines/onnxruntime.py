@@ -27,16 +27,11 @@ from onnxq.calibration.session import loadable
 from onnxq.errors import ModelError
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
-from onnxq.verification.structure import MATRIX_OPS, is_qdq, output_problem, placement, quantizer
+from onnxq.verification.reasons.ort import why_float
+from onnxq.verification.reasons.reason import Reason, because, past_pairs
+from onnxq.verification.structure import MATRIX_OPS, is_qdq
 
 ENGINE = "onnxruntime"
-
-INT8_KERNEL_OPS = frozenset({
-    "Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid",
-    "Softmax", "Where", "ArgMax", "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "ReduceMax", "ReduceMin",
-    "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
-"""Operators that onnxruntime's CPU provider can run on codes."""
 
 _MARKER = re.compile(r"@onnxq(\d+)@")
 _INTEGER_KERNELS = re.compile(
@@ -201,15 +196,18 @@ class _Reader:
     def _execution(self, node: NodeProto, done: Mapping[str, NodeExecution]) -> NodeExecution:
         found = self._found.get(node.name)
         if found is None:
-            precision, why = self._absorbed(node, done)
+            precision, text = self._absorbed(node, done)
+            reason, kernel = Reason(text=text), ""
             if precision is Precision.FLOAT and node.op_type in MATRIX_OPS:
-                why = why_float(self._graph, node)
-            return NodeExecution(node=node.name, op=node.op_type, precision=precision, engine_op="", why=why)
-        precision = self._precision(found)
-        if precision is Precision.FLOAT and self._is_integer(node):
-            precision = Precision.OTHER
-        why = self._why(node, found) if precision is Precision.FLOAT else ""
-        return NodeExecution(node=node.name, op=node.op_type, precision=precision, engine_op=found.op_type, why=why)
+                reason = why_float(self._graph, node)
+        else:
+            precision, kernel = self._precision(found), found.op_type
+            if precision is Precision.FLOAT and self._is_integer(node):
+                precision = Precision.OTHER
+            reason = self._why(node, found) if precision is Precision.FLOAT else Reason(text="")
+        return NodeExecution(
+            node=node.name, op=node.op_type, precision=precision, engine_op=kernel, why=reason.text, rule=reason.rule
+        )
 
     def _precision(self, found: NodeProto) -> Precision:
         if _INTEGER_KERNELS.match(found.op_type):
@@ -222,9 +220,9 @@ class _Reader:
             return Precision.OTHER
         return Precision.FLOAT
 
-    def _why(self, node: NodeProto, found: NodeProto) -> str:
+    def _why(self, node: NodeProto, found: NodeProto) -> Reason:
         if found.op_type == "MatMulNBits":
-            return "weight-only: the kernel dequantizes the weight and multiplies in float"
+            return because("C15", "weight-only: the kernel dequantizes the weight and multiplies in float")
         return why_float(self._graph, node)
 
     def _is_integer(self, node: NodeProto) -> bool:
@@ -234,7 +232,7 @@ class _Reader:
 
     def _absorbed(self, node: NodeProto, done: Mapping[str, NodeExecution]) -> tuple[Precision, str]:
         """What became of a node that has no trace: part of a neighbour, or a constant."""
-        sources = [t for t in node.input if t and not self._graph.is_constant(_past_qdq(self._graph, t))]
+        sources = [t for t in node.input if t and not self._graph.is_constant(past_pairs(self._graph, t))]
         if not sources:
             return Precision.OTHER, "computed while loading"
         if self._is_integer(node):
@@ -243,7 +241,7 @@ class _Reader:
         if reader is not None:
             return Precision.FLOAT, f"part of the float kernel {reader.op_type}"
         for tensor in sources:
-            before = self._graph.producer(_past_qdq(self._graph, tensor))
+            before = self._graph.producer(past_pairs(self._graph, tensor))
             ran = done.get(before.name) if before is not None else None
             if ran is not None and ran.precision in (Precision.INT8, Precision.FUSED):
                 return Precision.FUSED, f"part of {ran.op} {ran.node!r}"
@@ -266,15 +264,6 @@ class _Reader:
             elif found.op_type != reader.op_type and self._precision(found) is Precision.FLOAT:
                 return found
         return None
-
-
-def _past_qdq(graph: Graph, tensor: str) -> str:
-    """`tensor` followed upwards through Q and DQ."""
-    node = graph.producer(tensor)
-    while node is not None and is_qdq(node):
-        tensor = node.input[0]
-        node = graph.producer(tensor)
-    return tensor
 
 
 def _tensor_types(model: ModelProto) -> dict[str, int]:
@@ -301,70 +290,6 @@ def _output_type(node: NodeProto, types: Mapping[str, int]) -> int | None:
         codes = [types.get(t) for t in node.input if types.get(t) in _CODE_TYPES]
         return codes[0] if codes else None
     return types.get(node.input[0]) if node.input and node.input[0] else None
-
-
-def why_float(graph: Graph, node: NodeProto) -> str:
-    """What kept onnxruntime from running `node` in int8, as far as the graph shows it.
-
-    Args:
-        graph: The quantized graph.
-        node: A node of it that runs in float.
-
-    Returns:
-        A reason without full stop.
-    """
-    if node.op_type == "ConvTranspose":
-        return "onnxruntime has no int8 kernel for ConvTranspose"
-    if node.op_type not in INT8_KERNEL_OPS:
-        return f"onnxruntime has no int8 kernel for {node.op_type}"
-    around = placement(graph, node)
-    if not around.touched and around.quantized_output:
-        return "its inputs are not dequantized: there is no Q/DQ pair before it"
-    if not around.touched:
-        return "no Q/DQ pair around it"
-    plain = [node.input[s] for s in around.plain if not (node.op_type in ("Conv", "Gemm") and s == 2)]
-    if plain:
-        return f"its input {plain[0]!r} does not come out of a DequantizeLinear"
-    if not around.quantized_output:
-        return _why_kept_activation(graph, node) or around.output_problem
-    return _why_types(graph, node)
-
-
-def _why_kept_activation(graph: Graph, node: NodeProto) -> str:
-    """A Relu or Clip behind `node` that onnxruntime would drop if the quantization after it did the same clipping."""
-    readers = graph.consumers(node.output[0])
-    if len(readers) != 1 or readers[0].op_type not in ("Relu", "Clip") or output_problem(graph, readers[0].output[0]):
-        return ""
-    activation = readers[0]
-    quantize = graph.consumers(activation.output[0])[0]
-    zero_point = graph.constant(quantize.input[2]) if len(quantize.input) > 2 else np.zeros((), np.uint8)
-    if zero_point is None or zero_point.size != 1:
-        return ""
-    lowest = 0 if zero_point.dtype.kind == "u" else int(np.iinfo(zero_point.dtype).min)
-    if int(zero_point.reshape(-1)[0]) != lowest:
-        return (
-            f"{activation.op_type} {activation.name!r} behind it stays, because the zero-point after that is "
-            f"{int(zero_point.reshape(-1)[0])} and not {lowest}"
-        )
-    return (
-        f"{activation.op_type} {activation.name!r} behind it stays: the quantized range after it is wider than its own"
-    )
-
-
-def _why_types(graph: Graph, node: NodeProto) -> str:
-    found = set()
-    for tensor in node.input:
-        dq = graph.producer(tensor)
-        if dq is not None and dq.op_type == "DequantizeLinear" and quantizer(graph, dq.input[0]) is not None:
-            found.add(graph.dtype(dq.input[2]) if len(dq.input) > 2 else TensorProto.UINT8)
-    if found - set(_CODE_TYPES):
-        names = ", ".join(sorted(TensorProto.DataType.Name(t).lower() for t in found if t))
-        return f"its activations are {names}; onnxruntime fuses 8-bit ones only"
-    if TensorProto.INT8 in found:
-        return "its activations are int8; on x64 onnxruntime fuses int8 only in straight chains, uint8 everywhere"
-    if node.op_type == "Gemm":
-        return "onnxruntime fuses Gemm only with alpha = beta = 1 and a bias it can add in int32"
-    return "Q/DQ surrounds it as required, yet onnxruntime did not fuse it"
 
 
 def as_array(value: Any) -> NDArray[Any]:

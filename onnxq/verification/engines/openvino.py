@@ -1,17 +1,19 @@
 """OpenVINO's account of a quantized model: the precision that each executed operator has in the compiled model.
 
 `CompiledModel.get_runtime_model()` is the graph as executed. Each of its nodes carries `runtimePrecision`, and in
-`originalLayersNames` the names of the nodes it was made from.
+`originalLayersNames` the names of the nodes it was made from, with endings that OpenVINO added (`/WithoutBiases`).
+Every node is given a marker for a name before, so that the marker leads back to it.
 Source: https://docs.openvino.ai/2024/openvino-workflow/running-inference/optimize-inference/
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,15 @@ from onnx import ModelProto, NodeProto
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.result import EngineMissingError, EngineReport, NodeExecution, Precision
 from onnxq.verification.engines.source import model_file
-from onnxq.verification.structure import is_qdq, placement
+from onnxq.verification.reasons.openvino import INT8_OPS, why_float
+from onnxq.verification.reasons.reason import Reason, past_pairs
+from onnxq.verification.structure import MATRIX_OPS, is_float_type, is_qdq
 
 ENGINE = "openvino"
+_MARKER = re.compile(r"@onnxq(\d+)@")
 _INT8_PRECISIONS = frozenset({"i8", "u8"})
 _FLOAT_PRECISIONS = frozenset({"f32", "f16", "bf16", "f64"})
+_ELEMENTWISE = frozenset({"Eltwise", "Subgraph"})
 _PLUMBING = frozenset({"Reorder", "Convert", "Subgraph", "FakeQuantize", "Reshape", "Transpose", "Parameter", "Result"})
 
 
@@ -57,10 +63,10 @@ def executed_precision(model: ModelProto | str | Path, *, base_dir: Path | None 
     if not isinstance(model, ModelProto):
         model = onnx.load(str(model))
     graph = Graph(model)
+    graph.set_value_info(onnx.shape_inference.infer_shapes(graph.skeleton(), data_prop=True).graph.value_info)
     marked = graph.to_model()
-    marks: dict[str, str] = {}
+    names = [node.name for node in marked.graph.node]
     for index, node in enumerate(marked.graph.node):
-        marks[f"@onnxq{index}@"] = node.name
         node.name = f"@onnxq{index}@"
     started = time.perf_counter()
     try:
@@ -70,13 +76,13 @@ def executed_precision(model: ModelProto | str | Path, *, base_dir: Path | None 
             engine=ENGINE, version=str(openvino.__version__), accepted=False, problems=(_first_line(error),)
         )
     seconds = time.perf_counter() - started
-    executed = [(op.get_friendly_name(), _runtime_info(op)) for op in compiled.get_runtime_model().get_ordered_ops()]
+    executed = [_runtime_info(op) for op in compiled.get_runtime_model().get_ordered_ops()]
     return EngineReport(
         engine=ENGINE,
         version=str(openvino.__version__),
         accepted=True,
-        nodes=_executions(graph, marks, [info for _, info in executed]),
-        engine_ops=dict(Counter(f"{i['layerType']}:{i['runtimePrecision']}" for _, i in executed)),
+        nodes=_Reader(graph, names, executed).executions(),
+        engine_ops=dict(Counter(f"{i['layerType']}:{i['runtimePrecision']}" for i in executed)),
         build_seconds=seconds,
     )
 
@@ -104,66 +110,82 @@ def _text(value: Any) -> str:
     return str(value.astype(str)) if hasattr(value, "astype") and not isinstance(value, str) else str(value)
 
 
-def _executions(graph: Graph, marks: Mapping[str, str], executed: list[dict[str, str]]) -> tuple[NodeExecution, ...]:
-    by_node: dict[str, dict[str, str]] = {}
-    found: dict[str, str] | None
-    # A kernel that computes (Convolution) speaks for a node before one that only moves data for it (Reorder).
-    for info in sorted(executed, key=lambda i: i["layerType"] in _PLUMBING):
-        for name in info["originalLayersNames"].split(","):
-            # A Conv with a bias is read as two operators; the first may be all that is left of it.
-            mark = name.removesuffix("/WithoutBiases")
-            if mark in marks:
-                by_node.setdefault(marks[mark], info)
-    done = {}
-    for node in graph.nodes:
-        if not is_qdq(node):
-            own = by_node.get(node.name)
-            found = own or _neighbour(graph, node, by_node)
-            done[node.name] = _execution(graph, node, found, own=own is not None)
-    return tuple(done.values())
+class _Reader:
+    """Matches the kernels of the compiled model to the nodes they came from.
 
-
-def _neighbour(graph: Graph, node: NodeProto, by_node: Mapping[str, dict[str, str]]) -> dict[str, str] | None:
-    """The kernel that `node` disappeared into: that of the first reader which has one, else of what it reads.
-
-    OpenVINO gives folded nodes new names (a Conv multiplied by its BatchNorm becomes `Multiply_10375`), but keeps the
-    names of the readers it merged into the same kernel.
+    A kernel lists the operators it was made from, but not all: what was folded into constants or into the scales of
+    a quantization is in no list. Such a node belongs to the kernel of its first reader that is in one, else to the
+    kernel of what it reads.
     """
-    if all(graph.is_constant(t) for t in node.input if t):
-        return None
-    queue = list(graph.consumers(node.output[0]))
-    seen: set[str] = set()
-    while queue:
-        reader = queue.pop(0)
-        if reader.name in seen or is_qdq(reader):
-            continue
-        seen.add(reader.name)
-        info = by_node.get(reader.name)
+
+    def __init__(self, graph: Graph, names: Sequence[str], executed: Sequence[Mapping[str, str]]) -> None:
+        self._graph = graph
+        self._kernels: dict[str, Mapping[str, str]] = {}
+        # A kernel that computes (Convolution) speaks for a node before one that only moves data for it (Reorder).
+        for info in sorted(executed, key=lambda i: i["layerType"] in _PLUMBING):
+            for name in self._named(info["originalLayersNames"], names):
+                self._kernels.setdefault(name, info)
+
+    def _named(self, listed: str, names: Sequence[str]) -> Iterator[str]:
+        yield from (names[int(mark)] for mark in _MARKER.findall(listed))
+        # What computes an output of the model is called after the output.
+        for name in listed.split(","):
+            producer = self._graph.producer(name.removesuffix("_original"))
+            if producer is not None and self._graph.is_output(name.removesuffix("_original")):
+                yield producer.name
+
+    def executions(self) -> tuple[NodeExecution, ...]:
+        return tuple(self._execution(node) for node in self._graph.nodes if not is_qdq(node))
+
+    def _execution(self, node: NodeProto) -> NodeExecution:
+        own = self._kernels.get(node.name)
+        if own is None and (gone := self._gone(node)):
+            return _told(node, Precision.OTHER, "", Reason(text=gone))
+        info = own or self._neighbour(node)
         if info is None:
-            queue.extend(graph.consumers(reader.output[0]))
-        elif info["layerType"] not in _PLUMBING:
-            return info
-    before = [graph.producer(t) for t in node.input if t]
-    return next((by_node[b.name] for b in before if b is not None and b.name in by_node), None)
+            return _told(node, Precision.OTHER, "", Reason(text="removed: it changes nothing"))
+        kernel, precision = info["layerType"], info["runtimePrecision"].lower()
+        if precision in _INT8_PRECISIONS and kernel in _ELEMENTWISE and node.op_type not in INT8_OPS:
+            # Such a kernel is said to have the precision of what it reads; it converts the codes and computes in float.
+            return _told(node, Precision.FLOAT, kernel, why_float(self._graph, node, kernel, precision))
+        if precision in _INT8_PRECISIONS:
+            if own is not None:
+                return _told(node, Precision.INT8, kernel, Reason(text=""))
+            return _told(node, Precision.FUSED, kernel, Reason(text=f"part of {kernel}"))
+        if precision not in _FLOAT_PRECISIONS:
+            return _told(node, Precision.OTHER, kernel, Reason(text=""))
+        if own is None and kernel == "FakeQuantize":
+            return _told(node, Precision.FUSED, kernel, Reason(text="part of the quantization of its result"))
+        if own is None and node.op_type not in MATRIX_OPS:
+            return _told(node, Precision.FLOAT, kernel, Reason(text=f"part of {kernel}, which runs in {precision}"))
+        return _told(node, Precision.FLOAT, kernel, why_float(self._graph, node, kernel, precision))
+
+    def _gone(self, node: NodeProto) -> str:
+        """Why a node that no kernel lists was never going to run; "" where it became part of a neighbour."""
+        if all(self._graph.is_constant(past_pairs(self._graph, t)) for t in node.input if t):
+            return "computed while loading"
+        types = [self._graph.dtype(t) for t in node.output if t]
+        if types and all(t is not None and not is_float_type(t) for t in types):
+            return "shape arithmetic, computed while loading or merged"
+        return ""
+
+    def _neighbour(self, node: NodeProto) -> Mapping[str, str] | None:
+        queue, seen = list(self._graph.consumers(node.output[0])), set[str]()
+        while queue:
+            reader = queue.pop(0)
+            if reader.name in seen or reader.op_type == "DequantizeLinear":
+                continue
+            seen.add(reader.name)
+            info = self._kernels.get(reader.name)
+            if info is None:
+                queue.extend(self._graph.consumers(reader.output[0]))
+            elif info["layerType"] == "FakeQuantize" or info["layerType"] not in _PLUMBING:
+                return info
+        before = (self._graph.producer(past_pairs(self._graph, t)) for t in node.input if t)
+        return next((self._kernels[b.name] for b in before if b is not None and b.name in self._kernels), None)
 
 
-def _execution(graph: Graph, node: NodeProto, info: Mapping[str, str] | None, *, own: bool) -> NodeExecution:
-    kind, why = Precision.OTHER, ""
-    precision = info["runtimePrecision"].lower() if info is not None else ""
-    if info is None:
-        why = "removed or computed while loading"
-    elif precision in _INT8_PRECISIONS:
-        kind, why = (Precision.INT8, "") if own else (Precision.FUSED, f"part of {info['layerType']}")
-    elif precision in _FLOAT_PRECISIONS:
-        kind, why = Precision.FLOAT, _why_float(graph, node)
-    kernel = info["layerType"] if info is not None else ""
-    return NodeExecution(node=node.name, op=node.op_type, precision=kind, engine_op=kernel, why=why)
-
-
-def _why_float(graph: Graph, node: NodeProto) -> str:
-    around = placement(graph, node)
-    if around.plain:
-        return f"its input {node.input[around.plain[0]]!r} does not come out of a DequantizeLinear"
-    if around.touched:
-        return "Q/DQ surrounds it, yet OpenVINO runs it in float"
-    return "no Q/DQ pair around it"
+def _told(node: NodeProto, precision: Precision, kernel: str, reason: Reason) -> NodeExecution:
+    return NodeExecution(
+        node=node.name, op=node.op_type, precision=precision, engine_op=kernel, why=reason.text, rule=reason.rule
+    )

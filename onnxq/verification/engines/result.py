@@ -5,6 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
 
 from onnxq.errors import OnnxqError
 
@@ -36,6 +39,7 @@ class NodeExecution:
         precision: What the engine does with it.
         engine_op: The engine's own operator or kernel, "" where the node has none of its own.
         why: For a float node, what kept it from int8; for a fused one, where it went; else "".
+        rule: The rule behind that, as listed in docs/targets.md; "" where none speaks.
     """
 
     node: str
@@ -43,6 +47,7 @@ class NodeExecution:
     precision: Precision
     engine_op: str
     why: str = ""
+    rule: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,8 @@ class EngineReport:
         problems: What the engine refused or warned about, in its words made readable.
         size_bytes: Size of the built engine; 0 where there is no such thing.
         build_seconds: Time that loading or building took.
+        outputs: Outputs of the engine by name, for each batch that it was run on; empty where it was not run.
+        run_problem: Why it was not run, where it was to be.
     """
 
     engine: str
@@ -69,6 +76,8 @@ class EngineReport:
     problems: tuple[str, ...] = ()
     size_bytes: int = 0
     build_seconds: float = 0.0
+    outputs: tuple[Mapping[str, NDArray[Any]], ...] = ()
+    run_problem: str = ""
 
     def count(self, precision: Precision, ops: Collection[str] | None = None) -> int:
         """How many nodes (of the operator types `ops`, if given) run in `precision`."""

@@ -1,8 +1,8 @@
-"""TensorRT's account of a quantized model: parsed and built for real.
+"""TensorRT's account of a quantized model: parsed and built for real, and run where there is a GPU.
 
 TensorRT-RTX (`pip install onnxq[tensorrt]`) parses and builds ahead of time on a machine without a GPU; where TensorRT
-proper is installed that is used instead (it needs a GPU). The build runs in a process of its own: the library may abort
-on a malformed network, and must not take the caller down.
+proper is installed that is used instead (it needs a GPU). All of it happens in a process of its own: the library may
+abort on a malformed network, and must not take the caller down.
 Source: https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/ (explicit quantization, optimization profiles).
 """
 
@@ -15,68 +15,63 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxq.errors import DataError
-from onnxq.graph.view import Graph
+from onnxq.errors import ConfigError
 from onnxq.verification.engines.result import EngineMissingError, EngineReport
 from onnxq.verification.engines.source import model_file
+from onnxq.verification.engines.tensorrt_profiles import ShapeRange, shape_ranges
+from onnxq.verification.engines.tensorrt_run import no_device
+
+__all__ = ["PACKAGES", "BuildOptions", "ShapeRange", "build_engine", "installed_package", "shape_ranges"]
 
 ENGINE = "tensorrt"
 PACKAGES = ("tensorrt", "tensorrt_rtx")
-"""In order of preference."""
+"""In order of preference, where there is a GPU."""
 _TIMEOUT_SECONDS = 1800.0
 
-ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Smallest, usual and largest shape of an input."""
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How an engine is built.
+
+    Attributes:
+        fp16: Let TensorRT compute what is not quantized in half precision. Only versions with weakly typed networks
+            (TensorRT up to 10) take it; others follow the types in the model.
+        workspace_bytes: Most scratch memory that a layer may use on the GPU; None leaves it to TensorRT.
+        timing_cache: File of measured kernel times, read if it is there and written after the build; TensorRT only.
+    """
+
+    fp16: bool = False
+    workspace_bytes: int | None = None
+    timing_cache: Path | None = None
 
 
 def installed_package() -> str | None:
-    """The TensorRT package that `build_engine` would use; None if there is none."""
-    return next((name for name in PACKAGES if importlib.util.find_spec(name) is not None), None)
+    """The TensorRT package that `build_engine` would use; None if there is none.
 
-
-def shape_ranges(graph: Graph, seen: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str, ShapeRange]:
-    """The optimization profile that covers `seen`: smallest, most frequent and largest size of every dynamic input.
-
-    Args:
-        graph: The model.
-        seen: The shapes of each batch, by input name.
-
-    Returns:
-        An entry for each input with a dimension that is not fixed.
-
-    Raises:
-        DataError: an input with dynamic dimensions is in none of the batches.
+    TensorRT proper builds only where there is a GPU: without one TensorRT-RTX comes first.
     """
-    ranges: dict[str, ShapeRange] = {}
-    for name in graph.inputs:
-        dims = graph.shape(name) or ()
-        if all(isinstance(d, int) for d in dims):
-            continue
-        shapes = [batch[name] for batch in seen if name in batch]
-        if not shapes:
-            raise DataError(
-                f"it has dynamic dimensions {tuple(dims)}, and no batch tells which sizes to build for",
-                where=f"input {name!r}",
-                hint="pass data whose shapes are those the engine will see (data=, --data)",
-            )
-        low = tuple(min(sizes) for sizes in zip(*shapes, strict=True))
-        high = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-        usual = max(dict.fromkeys(shapes), key=shapes.count)
-        ranges[name] = (low, usual, high)
-    return ranges
+    found = [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
+    if len(found) > 1 and no_device():
+        found.reverse()
+    return next(iter(found), None)
 
 
-def build_engine(
+def build_engine(  # noqa: PLR0913 - a model, where it lies, and what to do with the engine
     model: ModelProto | str | Path,
     shapes: Mapping[str, ShapeRange],
     *,
+    options: BuildOptions | None = None,
     base_dir: Path | None = None,
     engine_path: Path | None = None,
+    feeds: Sequence[Mapping[str, NDArray[Any]]] = (),
     timeout_seconds: float = _TIMEOUT_SECONDS,
 ) -> EngineReport:
     """Parse a model and build an engine from it, in a process of its own.
@@ -84,16 +79,19 @@ def build_engine(
     Args:
         model: The model, or the path of its file.
         shapes: Optimization profile for the dynamic inputs, as `shape_ranges` gives it.
+        options: How to build.
         base_dir: Folder of the external data that a model given as a message refers to.
         engine_path: Where to keep the engine; None throws it away.
-        timeout_seconds: How long parsing and building may take.
+        feeds: Batches to run the engine on, where there is a GPU.
+        timeout_seconds: How long parsing, building and running may take.
 
     Returns:
         `accepted` tells whether the engine was built, `problems` what the parser or builder said, `size_bytes` the
-        engine's size. TensorRT tells nothing about single nodes without a GPU.
+        engine's size, `outputs` what it computed. TensorRT tells nothing about single nodes without a GPU.
 
     Raises:
         EngineMissingError: TensorRT is not installed.
+        ConfigError: this TensorRT does not take one of the options.
     """
     package = installed_package()
     if package is None:
@@ -101,14 +99,24 @@ def build_engine(
             f"TensorRT is not installed (looked for the packages {' and '.join(PACKAGES)})",
             hint="pip install onnxq[tensorrt] (builds without a GPU), or leave the engine out of the verification",
         )
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
+    options = options or BuildOptions()
+    with tempfile.TemporaryDirectory(prefix="onnxq-") as name:
+        folder = Path(name)
         request = {
             "package": package,
-            "model": str(model_file(model, Path(folder), base_dir)),
-            "shapes": {name: [list(s) for s in three] for name, three in shapes.items()},
+            "model": str(model_file(model, folder, base_dir)),
+            "shapes": {k: [list(s) for s in three] for k, three in shapes.items()},
             "engine": str(engine_path) if engine_path is not None else None,
+            "fp16": options.fp16,
+            "workspace_bytes": options.workspace_bytes,
+            "timing_cache": str(options.timing_cache) if options.timing_cache is not None else None,
+            "feeds": _written(feeds, folder),
+            "folder": name,
         }
-        answer = _ask(request, Path(folder), timeout_seconds)
+        answer = _ask(request, folder, timeout_seconds)
+        outputs = tuple(_read(path) for path in answer.get("outputs", ()))
+    if answer.get("unsupported"):
+        raise _unsupported(f"{package} {answer.get('version')}")
     return EngineReport(
         engine=package,
         version=str(answer.get("version", "unknown")),
@@ -117,7 +125,32 @@ def build_engine(
         problems=tuple(str(p) for p in answer.get("problems", ())),
         size_bytes=int(answer.get("size_bytes", 0)),
         build_seconds=float(answer.get("seconds", 0.0)),
+        outputs=outputs,
+        run_problem=str(answer.get("run_problem", "")),
     )
+
+
+def _unsupported(engine: str) -> ConfigError:
+    return ConfigError(
+        f"{engine} takes no fp16 flag: its networks are strongly typed, every operator runs in the types of the model",
+        where="fp16=True (--fp16)",
+        hint="leave fp16= (--fp16) out; half precision has to be in the model itself (docs/tensorrt.md)",
+    )
+
+
+def _written(feeds: Sequence[Mapping[str, NDArray[Any]]], folder: Path) -> list[dict[str, str]]:
+    """Each feed as files: an input's name need not be one of a file."""
+    written = []
+    for number, feed in enumerate(feeds):
+        paths = {name: folder / f"feed{number}_{slot}.npy" for slot, name in enumerate(feed)}
+        for name, path in paths.items():
+            np.save(path, feed[name], allow_pickle=False)
+        written.append({name: str(path) for name, path in paths.items()})
+    return written
+
+
+def _read(paths: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    return {name: np.load(path, allow_pickle=False) for name, path in paths.items()}
 
 
 def _ask(request: Mapping[str, Any], folder: Path, timeout_seconds: float) -> dict[str, Any]:

@@ -1,0 +1,193 @@
+"""From a model to a TensorRT engine file: `onnxq.build_engine` and `onnxq engine`.
+
+The engine appears whole or not at all. TensorRT-RTX builds ahead of time on a machine without a GPU; TensorRT proper
+builds for the GPU it runs on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxq.calibration.images import ImageOptions
+from onnxq.calibration.inputs import Layout
+from onnxq.errors import ConfigError, ModelError
+from onnxq.graph.model import ModelSource, load_graph
+from onnxq.graph.saving import check_output
+from onnxq.graph.view import Graph
+from onnxq.stages import check_output_is_no_input, open_batches
+from onnxq.verification.engines import tensorrt
+from onnxq.verification.engines.result import EngineReport
+from onnxq.verification.engines.tensorrt_profiles import (
+    Shape,
+    ShapeRange,
+    completed,
+    dynamic_inputs,
+    given_ranges,
+    shape_ranges,
+)
+from onnxq.verification.lint_tensorrt import lint_tensorrt
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineResult:
+    """An engine that was built.
+
+    Attributes:
+        path: Its file.
+        engine: The package that built it: "tensorrt" or "tensorrt_rtx".
+        version: That package's version.
+        size_bytes: Size of the engine.
+        seconds: Time that parsing and building took.
+        profile: For each dynamic input the smallest, usual and largest shape that the engine takes.
+        notes: What was decided for the user, in plain sentences.
+    """
+
+    path: Path
+    engine: str
+    version: str
+    size_bytes: int
+    seconds: float
+    profile: Mapping[str, ShapeRange]
+    notes: tuple[str, ...] = ()
+
+
+def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
+    model: ModelSource,
+    output: str | os.PathLike[str],
+    *,
+    data: Any = None,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    layout: Layout | None = None,
+    images: ImageOptions | str | None = None,
+    min_shapes: Shapes | None = None,
+    opt_shapes: Shapes | None = None,
+    max_shapes: Shapes | None = None,
+    fp16: bool = False,
+    workspace_bytes: int | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> EngineResult:
+    """Build a TensorRT engine with the TensorRT that is installed.
+
+    Args:
+        model: Path, bytes or ModelProto of a quantized (or float) model.
+        output: Where to write the engine.
+        data: Inputs whose shapes the engine has to take, as for `quantize`; only their shapes matter.
+        batch_size: As for `quantize`, and so are `limit`, `layout` and `images`.
+        limit: See there.
+        layout: See there.
+        images: See there.
+        min_shapes: Smallest shape of an input with open sizes, by name; before `data`.
+        opt_shapes: The shape that the engine is tuned for.
+        max_shapes: Largest shape.
+        fp16: Let TensorRT compute in half precision what is not quantized. Only TensorRT up to version 10 takes this;
+            later versions and TensorRT-RTX follow the types in the model.
+        workspace_bytes: Most scratch memory that one layer may use on the GPU.
+        timing_cache: File of kernel times to read, if it is there, and to write.
+        force: Overwrite an existing output.
+
+    Raises:
+        ModelError: the model cannot be read, or TensorRT refuses it.
+        DataError: the data does not fit.
+        ConfigError: shapes do not fit, TensorRT does not take an option, or the output exists.
+        EngineMissingError: TensorRT is not installed.
+    """
+    path = Path(output)
+    check_output_is_no_input(output, data=data, tensorrt_cache=timing_cache)
+    if isinstance(model, (str, os.PathLike)) and path.resolve() == Path(model).resolve():
+        raise ConfigError(
+            "this is the model", where=f"output {str(path)!r}", hint="choose another place with output= (-o)"
+        )
+    check_output(path, force=force)
+    graph = load_graph(model)
+    given = [_named(graph, shapes or {}) for shapes in (min_shapes, opt_shapes, max_shapes)]
+    asked = given_ranges(graph, *given)
+    missing = [name for name in dynamic_inputs(graph) if name not in asked]
+    profile: Mapping[str, ShapeRange] = asked
+    notes: tuple[str, ...] = ()
+    if missing:
+        batches = open_batches(graph, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+        feeds = batches if data is not None else itertools.islice(batches, 1)
+        seen = [{name: tuple(np.shape(value)) for name, value in feed.items()} for feed in feeds]
+        profile = completed(graph, asked, shape_ranges(graph, seen))
+        notes = batches.notes if data is not None else (_one_size_note(profile, missing),)
+    options = tensorrt.BuildOptions(
+        fp16=fp16,
+        workspace_bytes=workspace_bytes,
+        timing_cache=None if timing_cache is None else Path(timing_cache).absolute(),
+    )
+    draft = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        report = tensorrt.build_engine(
+            graph.to_model(), profile, options=options, base_dir=graph.base_dir, engine_path=draft
+        )
+        if not report.accepted:
+            raise _refusal(graph, report)
+        _into_place(draft, path)
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+    return EngineResult(
+        path=path,
+        engine=report.engine,
+        version=report.version,
+        size_bytes=report.size_bytes,
+        seconds=report.build_seconds,
+        profile=profile,
+        notes=notes,
+    )
+
+
+def _into_place(draft: Path, path: Path) -> None:
+    try:
+        draft.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"the engine cannot be written: {error.strerror or error}",
+            where=f"output {str(path)!r}",
+            hint="choose another place with output= (-o)",
+        ) from error
+
+
+def _named(graph: Graph, shapes: Shapes) -> dict[str, Shape]:
+    """Shapes by input name; the empty name stands for the only input."""
+    named = {name: tuple(int(size) for size in shape) for name, shape in shapes.items()}
+    if "" in named:
+        if len(graph.inputs) != 1:
+            raise ConfigError(
+                f"a shape needs the name of its input: there are {', '.join(map(repr, graph.inputs))}",
+                hint="name the input in min_shapes=, opt_shapes= and max_shapes= (--opt-shape NAME:1x3x224x224)",
+            )
+        named[next(iter(graph.inputs))] = named.pop("")
+    return named
+
+
+def _one_size_note(profile: Mapping[str, ShapeRange], inputs: Sequence[str]) -> str:
+    sizes = ", ".join(f"{name}:{'x'.join(map(str, profile[name][1]))}" for name in inputs)
+    return (
+        f"The engine takes one size only, {sizes}: the model leaves it open, and nothing said what the engine will see."
+        " Pass data=... (--data SRC), or min_shapes=, opt_shapes= and max_shapes= (--min-shape, --opt-shape and "
+        "--max-shape)."
+    )
+
+
+def _refusal(graph: Graph, report: EngineReport) -> ModelError:
+    broken = lint_tensorrt(graph)
+    hint = "see whether the float model builds: onnxq.verify(float, model, target='tensorrt') (onnxq verify)"
+    if dynamic_inputs(graph):
+        hint += ", and whether the model takes these sizes: opt_shapes= and others (--opt-shape) give it other ones"
+    if broken:
+        hint = f"{len(broken)} places break TensorRT's rules, first {broken[0]}"
+    return ModelError(f"{report.engine} {report.version} refuses it: {'; '.join(report.problems[:3])}", hint=hint)

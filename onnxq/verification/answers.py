@@ -1,0 +1,155 @@
+"""What each target's engine says about one quantized model, as checks and as an account of its nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxq.graph.view import Graph
+from onnxq.verification.agreement import Stretch, fused_agreement
+from onnxq.verification.check import Check, check_all
+from onnxq.verification.compare import OutputComparison, OutputError, worse_than
+from onnxq.verification.engines import onnxruntime as ort_engine
+from onnxq.verification.engines import openvino as openvino_engine
+from onnxq.verification.engines import tensorrt as tensorrt_engine
+from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.engines.result import EngineMissingError, EngineReport, NodeExecution
+from onnxq.verification.engines.tensorrt_run import no_device
+from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
+from onnxq.verification.reasons.tensorrt import account
+from onnxq.verification.structure import is_qdq
+
+Feed = Mapping[str, NDArray[Any]]
+Shapes = Sequence[Mapping[str, tuple[int, ...]]]
+
+
+@dataclass
+class Answer:
+    """What one engine said.
+
+    Attributes:
+        engine: Its account; None where it is not installed.
+        checks: The questions put to it.
+        account: How each node runs by the target's rules, where the engine tells nothing of nodes.
+        violations: Broken rules of TensorRT.
+        stretches: Fused against unfused computation (onnxruntime).
+        warnings: Plain sentences about what was not checked.
+    """
+
+    engine: EngineReport | None = None
+    checks: list[Check] = field(default_factory=list)
+    account: tuple[NodeExecution, ...] = ()
+    violations: tuple[Violation, ...] = ()
+    stretches: tuple[Stretch, ...] = ()
+    warnings: list[str] = field(default_factory=list)
+
+
+def ask_onnxruntime(quantized: Graph, feed: Feed) -> Answer:
+    """Executed kernels, and fused against unfused computation on one batch."""
+    answer = Answer(engine=ort_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir))
+    answer.stretches = fused_agreement(quantized, feed)
+    wrong = [str(s) for s in answer.stretches if not s.agrees]
+    answer.checks.append(check_all("fused and unfused agree", wrong, len(answer.stretches), "quantized tensors"))
+    return answer
+
+
+def ask_openvino(quantized: Graph) -> Answer:
+    """Executed precisions."""
+    answer = Answer()
+    try:
+        answer.engine = openvino_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir)
+    except EngineMissingError as error:
+        answer.warnings.append(f"The executed precision is unknown: {error.message}. {error.hint}.")
+    else:
+        answer.checks.append(_accepted(answer.engine, "model compiles"))
+    return answer
+
+
+def ask_tensorrt(float_graph: Graph, quantized: Graph, shapes: Shapes, feeds: Sequence[Feed]) -> Answer:
+    """The linter, a real build where TensorRT is installed, and the engine's outputs where there is a GPU.
+
+    Args:
+        float_graph: The float model, which is built too where the quantized one is refused.
+        quantized: The quantized model.
+        shapes: Input shapes of every batch, for the optimization profile.
+        feeds: The batches to run the engine on.
+    """
+    violations = tuple(lint_tensorrt(quantized))
+    answer = Answer(violations=violations, account=account(quantized, violations))
+    answer.checks.append(_rules_check(violations, sum(is_qdq(n) for n in quantized.nodes)))
+    try:
+        ranges = tensorrt_engine.shape_ranges(quantized, shapes)
+        answer.engine = tensorrt_engine.build_engine(
+            quantized.to_model(),
+            ranges,
+            base_dir=quantized.base_dir,
+            feeds=() if no_device() else feeds,
+        )
+    except EngineMissingError as error:
+        answer.warnings.append(f"No engine was built: {error.message}. {error.hint}.")
+        return answer
+    if answer.engine.accepted:
+        answer.checks.append(_accepted(answer.engine, "engine builds"))
+        answer.checks.extend(_run_checks(float_graph, quantized, answer.engine, feeds))
+        if answer.engine.run_problem:
+            answer.warnings.append(f"The engine was built but not run: {answer.engine.run_problem}.")
+    else:
+        float_ranges = tensorrt_engine.shape_ranges(float_graph, shapes)
+        refused = tensorrt_engine.build_engine(float_graph.to_model(), float_ranges, base_dir=float_graph.base_dir)
+        answer.checks.append(_refused(answer.engine, refused))
+    return answer
+
+
+def _accepted(engine: EngineReport, name: str) -> Check:
+    if engine.accepted:
+        size = f", {engine.size_bytes / 1e6:.1f} MB" if engine.size_bytes else ""
+        return Check(name=name, passed=True, detail=f"{engine.engine} {engine.version}{size}")
+    return Check(name=name, passed=False, detail=f"{engine.engine} {engine.version}: " + "; ".join(engine.problems[:3]))
+
+
+def _refused(engine: EngineReport, float_engine: EngineReport) -> Check:
+    """A failed build, and whether the float model fails too: then quantization is not to blame."""
+    said = f"{engine.engine} {engine.version}: " + "; ".join(engine.problems[:3])
+    if float_engine.accepted:
+        detail = f"{said} (the float model builds)"
+    elif float_engine.problems[:1] == engine.problems[:1]:
+        detail = f"the float model is refused in the same way, so quantization is not to blame; {said}"
+    else:
+        detail = f"{said}; the float model is refused too: {'; '.join(float_engine.problems[:1])}"
+    return Check(name="engine builds", passed=False, detail=detail)
+
+
+def _rules_check(violations: Sequence[Violation], pairs: int) -> Check:
+    """One sentence for each broken rule, however many nodes break it."""
+    nodes = len({v.node for v in violations})
+    counts = Counter(v.rule for v in violations)
+    firsts = {v.rule: v for v in reversed(violations)}
+    said = [f"{rule} in {counts[rule]} places, first {firsts[rule]}" for rule in sorted(counts)]
+    if not violations or not pairs:
+        return check_all("rules of TensorRT", said, pairs, "Q and DQ nodes")
+    what = f"{nodes} {'node breaks' if nodes == 1 else 'nodes break'} {', '.join(sorted(counts))}"
+    return Check(name="rules of TensorRT", passed=False, detail=f"{what}: {'; '.join(said)}")
+
+
+def _run_checks(float_graph: Graph, quantized: Graph, engine: EngineReport, feeds: Sequence[Feed]) -> list[Check]:
+    """Is the engine as close to the float model as the Q/DQ graph is, computed as ONNX defines it?"""
+    if not engine.outputs:
+        return []
+    reference = OrtModel(float_graph.to_model(), base_dir=float_graph.base_dir)
+    plain = OrtModel(quantized.to_model(), optimised=False, base_dir=quantized.base_dir)
+    ran, defined = OutputComparison(), OutputComparison()
+    for feed, outputs in zip(feeds, engine.outputs, strict=False):
+        want = reference(feed)
+        ran.add(want, outputs)
+        defined.add(want, plain(feed))
+    errors: tuple[OutputError, ...] = ran.result()
+    unsound = [f"output {e.name!r} is not sound on the GPU" for e in errors if not e.is_sound]
+    worse = worse_than(errors, defined.result(), "computed as ONNX defines it")
+    return [
+        check_all("engine's outputs are sound", unsound, len(errors), "outputs"),
+        check_all("engine as accurate as Q/DQ", worse, len(errors), "outputs"),
+    ]

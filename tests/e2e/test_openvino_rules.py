@@ -1,0 +1,151 @@
+"""The rules of OpenVINO's CPU plugin that the `openvino` target and its explanations rest on, each run for real.
+
+What a rule says never runs in int8 is tested too: if a newer OpenVINO learns it, the test fails and the page follows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from onnxq.verification.engines.openvino import executed_precision, is_installed
+from onnxq.verification.engines.result import NodeExecution, Precision
+from tests.e2e.probes import U8, U8_POSITIVE, Probe, values
+
+pytestmark = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
+
+S8 = (1 / 32, np.int8(0))
+OUT = (1 / 8, np.uint8(128))
+
+
+def node(model: ModelProto, op: str) -> NodeExecution:
+    return next(n for n in executed_precision(model).nodes if n.op == op)
+
+
+def weighted(op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], axis: int | None, params: Any) -> ModelProto:
+    p = Probe(*x_shape)
+    attributes = {"strides": [2, 2]} if op == "ConvTranspose" else {}
+    return p.finished(p.weighted(op, p.pair_of(p.x, params), *w_shape, axis=axis, **attributes))
+
+
+WEIGHTED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int | None]] = {
+    "Conv": ((1, 16, 8, 8), (16, 16, 3, 3), 0),
+    "MatMul": ((4, 16), (16, 16), 1),
+    "Gemm": ((4, 16), (16, 16), 1),
+}
+
+
+@pytest.mark.parametrize("params", [U8, U8_POSITIVE, S8], ids=["u8 at 128", "u8 at 0", "s8"])
+@pytest.mark.parametrize("op", WEIGHTED)
+def test_v1_pairs_on_the_inputs_are_enough(op: str, params: Any) -> None:
+    x_shape, w_shape, axis = WEIGHTED[op]
+    assert node(weighted(op, x_shape, w_shape, axis, params), op).precision is Precision.INT8
+
+
+def test_v1_never_with_a_float_input() -> None:
+    p = Probe(1, 16, 8, 8)
+    found = node(p.finished(p.weighted("Conv", p.op("Tanh", p.x), 16, 16, 3, 3)), "Conv")
+    assert (found.precision, found.rule) == (Precision.FLOAT, "V1")
+    assert found.why == "only its weight is quantized: its input 't1' of Tanh 'Tanh_t1' has no Q/DQ pair (V1)"
+
+
+def test_v1_never_with_a_float_weight() -> None:
+    p = Probe(1, 16, 8, 8)
+    found = node(p.finished(p.op("Conv", p.pair_of(p.x), p.constant("w", values(16, 16, 3, 3)))), "Conv")
+    assert (found.precision, found.why) == (
+        Precision.FLOAT,
+        "its weight 'w' is float, only its data has a Q/DQ pair (V1)",
+    )
+
+
+def test_v1_never_16_bit() -> None:
+    p = Probe(1, 16, 8, 8, opset=21)
+    found = node(p.finished(p.weighted("Conv", p.pair_of(p.x, (1e-3, np.uint16(100))), 16, 16, 3, 3)), "Conv")
+    assert (found.precision, found.why) == (
+        Precision.FLOAT,
+        "its input 'x' has codes of uint16; OpenVINO runs 8-bit ones only (V1)",
+    )
+
+
+@pytest.mark.parametrize(("params", "int8"), [(U8, False), (U8_POSITIVE, True), (S8, True)])
+def test_v2_conv_transpose_takes_a_zero_point_of_0_only(params: Any, int8: bool) -> None:
+    found = node(weighted("ConvTranspose", (1, 16, 8, 8), (16, 16, 2, 2), 1, params), "ConvTranspose")
+    assert (found.precision is Precision.INT8) is int8
+    if not int8:
+        assert found.why == "its input 'x' has zero-point 128; OpenVINO's int8 ConvTranspose takes 0 only (V2)"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "int8"), [(U8, U8, False), (U8, S8, False), (U8_POSITIVE, S8, True), (S8, S8, True)]
+)
+def test_v2_matmul_of_two_activations_takes_zero_points_of_0_only(first: Any, second: Any, int8: bool) -> None:
+    p = Probe(2, 4, 8)
+    other = p.pair(p.input("z", [2, 8, 4]), *second)
+    found = node(p.finished(p.op("MatMul", p.pair_of(p.x, first), other)), "MatMul")
+    assert (found.precision is Precision.INT8) is int8
+    if not int8:
+        assert found.rule == "V2"
+        assert found.why.endswith("has zero-point 128; OpenVINO's int8 MatMul of two activations takes 0 only (V2)")
+
+
+@pytest.mark.parametrize("op", ["Softmax", "Tanh", "Sigmoid", "Erf"])
+def test_v3_computed_in_float_with_or_without_pairs(op: str) -> None:
+    p = Probe(1, 16, 8, 8)
+    conv = p.pair_of(p.weighted("Conv", p.pair_of(p.x), 16, 16, 3, 3), OUT)
+    after = p.pair_of(p.op(op, conv, out="f"), OUT)
+    found = node(p.finished(p.weighted("Conv", after, 16, 16, 3, 3, name="v")), op)
+    assert found.precision is not Precision.INT8
+    if found.why and not found.why.startswith("part of"):
+        assert found.why == f"OpenVINO computes {op} in float, with or without pairs around it (V3)"
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_v3_pooling_runs_on_codes(op: str) -> None:
+    p = Probe(1, 16, 8, 8)
+    conv = p.pair_of(p.weighted("Conv", p.pair_of(p.x), 16, 16, 3, 3), OUT)
+    assert node(p.finished(p.pair_of(p.op(op, conv, kernel_shape=[2, 2]), OUT)), op).precision is Precision.INT8
+
+
+def test_v4_scales_of_a_conv_lie_on_axis_0() -> None:
+    found = node(weighted("Conv", (1, 16, 8, 8), (16, 16, 3, 3), 1, U8), "Conv")
+    assert (found.precision, found.why) == (
+        Precision.FLOAT,
+        "the scales of its weight lie on axis 1; OpenVINO's int8 Conv takes axis 0 (V4)",
+    )
+
+
+# ---- what became part of another kernel counts as it runs ----------------------------------------------------------
+
+
+def test_a_relu_in_an_int8_conv_is_not_left_out() -> None:
+    p = Probe(1, 16, 8, 8)
+    conv = p.weighted("Conv", p.pair_of(p.x), 16, 16, 3, 3)
+    report = executed_precision(p.finished(p.pair_of(p.op("Relu", conv), (1 / 8, np.uint8(0)))))
+    assert {n.op: n.precision for n in report.nodes}["Relu"] in (Precision.INT8, Precision.FUSED)
+
+
+def test_a_gemm_that_openvino_names_anew_is_found() -> None:
+    """With a bias and a Q behind it the kernel is listed as `NAME/WithoutBiases/DequantizationMultiply`."""
+    p = Probe(4, 16)
+    weight, bias = p.weight("w", values(16, 16), 1), p.constant("b", np.linspace(-2, 2, 16, dtype=np.float32))
+    found = node(p.finished(p.pair_of(p.op("Gemm", p.pair_of(p.x), weight, bias), OUT)), "Gemm")
+    assert (found.precision, found.engine_op) == (Precision.INT8, "FullyConnected")
+
+
+def test_a_batchnorm_folded_into_a_quantization_is_fused() -> None:
+    p = Probe(1, 16, 8, 8)
+    conv = p.pair_of(p.weighted("Conv", p.pair_of(p.x), 16, 16, 3, 3), OUT)
+    parts = [p.constant(n, np.linspace(0.5, 1.5, 16, dtype=np.float32)) for n in ("scale", "shift", "mean", "variance")]
+    after = p.pair_of(p.op("BatchNormalization", conv, *parts), OUT)
+    found = node(p.finished(p.weighted("Conv", after, 16, 16, 3, 3, name="v")), "BatchNormalization")
+    assert found.precision in (Precision.FUSED, Precision.FLOAT)
+    assert found.why  # never "removed": it computes
+
+
+def test_every_node_of_a_float_model_is_float() -> None:
+    p = Probe(1, 16, 8, 8)
+    report = executed_precision(p.finished(p.op("Relu", p.op("Conv", p.x, p.constant("w", values(16, 16, 3, 3))))))
+    assert {n.precision for n in report.nodes} == {Precision.FLOAT}

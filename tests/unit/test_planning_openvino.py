@@ -1,0 +1,33 @@
+"""Placement for OpenVINO: the one operator whose activations have another form (V2)."""
+
+from __future__ import annotations
+
+import pytest
+
+import onnxq
+from onnxq.verification.engines.openvino import is_installed
+from tests.graphs import model_of, normal
+from tests.planned import activations, planned
+
+SIGNED = "(float[1,16,8,8] x) => (float[1,16,16,16] y) { [t] y = ConvTranspose<strides=[2,2]>(x, w) }"
+POSITIVE = "(float[1,16,8,8] x) => (float[1,16,16,16] y) { r = Relu(x) [t] y = ConvTranspose<strides=[2,2]>(r, w) }"
+CONV = "(float[1,16,8,8] x) => (float[1,16,6,6] y) { [c] y = Conv(x, w) }"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(SIGNED, "x s8 observed -> t.0"), (POSITIVE, "r u8 observed[0,] -> t.0"), (CONV, "x u8 observed -> c.0")],
+    ids=["signed", "positive", "conv"],
+)
+def test_conv_transpose_takes_int8_where_values_are_negative(text: str, expected: str) -> None:
+    shape = (16, 16, 3, 3) if text is CONV else (16, 16, 2, 2)
+    assert activations(planned(text, target="openvino", w=normal(*shape))) == [expected]
+
+
+@pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
+@pytest.mark.parametrize("text", [SIGNED, POSITIVE], ids=["signed", "positive"])
+def test_and_runs_in_int8(text: str) -> None:
+    data = [{"x": normal(1, 16, 8, 8, seed=i)} for i in range(4)]
+    report = onnxq.quantize(model_of(text, w=normal(16, 16, 2, 2)), data, target="openvino").report
+    assert report.passed, report.failed_checks
+    assert {r.node: r.executed for r in report.layers}["t"] == "int8"
