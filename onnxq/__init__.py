@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
     from onnxq.channels import channel_ranges
+    from onnxq.evaluation.evaluate import evaluate
+    from onnxq.evaluation.evaluation import Evaluation
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.report import Report
 
 __version__ = VERSION
 
 _LAZY = {
+    "Evaluation": "onnxq.evaluation.evaluation",
     "ImageOptions": "onnxq.calibration.images",
     "QuantPlan": "onnxq.planning.plan",
     "QuantizeResult": "onnxq.api",
@@ -44,6 +47,7 @@ _LAZY = {
     "StatsTable": "onnxq.calibration.statistics",
     "calibrate": "onnxq.api",
     "channel_ranges": "onnxq.channels",
+    "evaluate": "onnxq.evaluation.evaluate",
     "load_stats": "onnxq.calibration.stats_file",
     "plan": "onnxq.api",
     "quantize": "onnxq.api",
@@ -54,6 +58,7 @@ __all__ = [
     "ArtifactError",
     "ConfigError",
     "DataError",
+    "Evaluation",
     "GateError",
     "ImageOptions",
     "InternalError",
@@ -69,6 +74,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "channel_ranges",
+    "evaluate",
     "load_stats",
     "plan",
     "quantize",

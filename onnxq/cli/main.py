@@ -10,6 +10,7 @@ import click
 
 from onnxq.cli.commands.cache import cache
 from onnxq.cli.commands.calibrate import calibrate
+from onnxq.cli.commands.evaluate import evaluate
 from onnxq.cli.commands.inspect import inspect
 from onnxq.cli.commands.merge import merge
 from onnxq.cli.commands.plan import plan
@@ -45,7 +46,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(EXIT_USAGE)
 
 
-for command in (quantize, plan, calibrate, merge, cache, verify, inspect):
+for command in (quantize, plan, calibrate, merge, cache, verify, evaluate, inspect):
     cli.add_command(command)
 
 

@@ -18,6 +18,7 @@ METHOD_NAMES = (*METHODS, "moving-average")
 IMAGE_PRESETS = ("imagenet", "yolo", "paddleocr")
 LAYOUTS = ("nchw", "nhwc")
 COLORS = ("rgb", "bgr")
+METRICS = ("top1", "top5", "cosine", "sqnr")
 RECOVERIES = ("none", "fast")
 NONFINITE = ("error", "ignore")
 RESIZES = ("stretch", "crop", "letterbox", "height")
@@ -72,3 +73,16 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]
         if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
             return self.fail(f"{value!r} is not a size such as 224x224.", param, ctx)
         return int(height), int(width)
+
+
+class MetricName(click.ParamType):  # type: ignore[type-arg]
+    """A metric's name, or python:FILE.py:FUNCTION."""
+
+    name = "METRIC"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in METRICS or str(value).startswith("python:"):
+            return str(value)
+        close = difflib.get_close_matches(str(value), METRICS, n=1)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        return self.fail(f"{value!r} is none of {', '.join(METRICS)}, python:FILE.py:FUNCTION.{guess}", param, ctx)

@@ -35,6 +35,8 @@ LAYERS: dict[str, int] = {
     "onnxq.report": 8,
     "onnxq.stages": 9,
     "onnxq.channels": 9,
+    "onnxq.evaluation": 9,
+    "onnxq.search": 9,
     "onnxq.api": 9,
     "onnxq": 10,
     "onnxq.cli": 11,
