@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from onnxq.evaluation.evaluation import Evaluation
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.report import Report
+    from onnxq.search.ranking import Sensitivity
+    from onnxq.search.sensitivity import sensitivity
 
 __version__ = VERSION
 
@@ -44,6 +46,7 @@ _LAZY = {
     "QuantPlan": "onnxq.planning.plan",
     "QuantizeResult": "onnxq.api",
     "Report": "onnxq.report.report",
+    "Sensitivity": "onnxq.search.ranking",
     "StatsTable": "onnxq.calibration.statistics",
     "calibrate": "onnxq.api",
     "channel_ranges": "onnxq.channels",
@@ -51,6 +54,7 @@ _LAZY = {
     "load_stats": "onnxq.calibration.stats_file",
     "plan": "onnxq.api",
     "quantize": "onnxq.api",
+    "sensitivity": "onnxq.search.sensitivity",
     "verify": "onnxq.api",
 }
 
@@ -69,6 +73,7 @@ __all__ = [
     "QuantPlan",
     "QuantizeResult",
     "Report",
+    "Sensitivity",
     "StatsTable",
     "UnsupportedModelError",
     "__version__",
@@ -78,6 +83,7 @@ __all__ = [
     "load_stats",
     "plan",
     "quantize",
+    "sensitivity",
     "verify",
 ]
 

@@ -15,6 +15,7 @@ from onnxq.cli.commands.inspect import inspect
 from onnxq.cli.commands.merge import merge
 from onnxq.cli.commands.plan import plan
 from onnxq.cli.commands.quantize import quantize
+from onnxq.cli.commands.sensitivity import sensitivity
 from onnxq.cli.commands.verify import verify
 from onnxq.cli.group import EXIT_USAGE, CommandLine
 from onnxq.version import VERSION
@@ -46,7 +47,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(EXIT_USAGE)
 
 
-for command in (quantize, plan, calibrate, merge, cache, verify, evaluate, inspect):
+for command in (quantize, plan, calibrate, merge, cache, verify, evaluate, sensitivity, inspect):
     cli.add_command(command)
 
 

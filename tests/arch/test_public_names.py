@@ -12,8 +12,9 @@ import onnxq
 
 PUBLIC = {
     "ArtifactError", "ConfigError", "DataError", "Evaluation", "GateError", "ImageOptions", "InternalError",
-    "InterruptedRunError", "ModelError", "OnnxqError", "PlanError", "QuantPlan", "QuantizeResult", "Report", "StatsTable",
-    "UnsupportedModelError", "__version__", "calibrate", "channel_ranges", "evaluate", "load_stats", "plan", "quantize", "verify",
+    "InterruptedRunError", "ModelError", "OnnxqError", "PlanError", "QuantPlan", "QuantizeResult", "Report", "Sensitivity", "StatsTable",
+    "UnsupportedModelError", "__version__", "calibrate", "channel_ranges", "evaluate", "load_stats", "plan", "quantize", "sensitivity",
+    "verify",
 }  # fmt: skip
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "rich", "click")
 
@@ -45,7 +46,7 @@ def test_importing_costs_next_to_nothing(module: str) -> None:
     assert loaded == (["click"] if module == "onnxq.cli.main" else [])
 
 
-@pytest.mark.parametrize("name", ["quantize", "calibrate", "plan", "verify", "load_stats", "evaluate"])
+@pytest.mark.parametrize("name", ["quantize", "calibrate", "plan", "verify", "load_stats", "evaluate", "sensitivity"])
 def test_functions_stay_functions_whatever_was_used_before(name: str) -> None:
     """A submodule of the same name would take the function's place as soon as something imports it."""
     used = "; ".join(f"onnxq.{other}" for other in sorted(PUBLIC))
