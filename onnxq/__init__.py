@@ -26,7 +26,7 @@ from onnxq.errors import (
 from onnxq.version import VERSION
 
 if TYPE_CHECKING:
-    from onnxq.api import QuantizeResult, calibrate, plan, quantize, verify
+    from onnxq.api import calibrate, plan, quantize, verify
     from onnxq.calibration.images import ImageOptions
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from onnxq.evaluation.evaluation import Evaluation
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.report import Report
+    from onnxq.result import QuantizeResult
     from onnxq.search.ranking import Sensitivity
     from onnxq.search.sensitivity import sensitivity
 
@@ -44,7 +45,7 @@ _LAZY = {
     "Evaluation": "onnxq.evaluation.evaluation",
     "ImageOptions": "onnxq.calibration.images",
     "QuantPlan": "onnxq.planning.plan",
-    "QuantizeResult": "onnxq.api",
+    "QuantizeResult": "onnxq.result",
     "Report": "onnxq.report.report",
     "Sensitivity": "onnxq.search.ranking",
     "StatsTable": "onnxq.calibration.statistics",

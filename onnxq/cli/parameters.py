@@ -77,6 +77,19 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]
         return int(height), int(width)
 
 
+class Points(click.ParamType):  # type: ignore[type-arg]
+    """Percentage points: 0.5% or 0.5."""
+
+    name = "POINTS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip().removesuffix("%")
+        found = re.fullmatch(r"\d+(\.\d*)?|\.\d+", text)
+        if found is None or float(text) >= 100:
+            return self.fail(f"{value!r} is not a number of percentage points such as 0.5%.", param, ctx)
+        return float(text)
+
+
 class MetricName(click.ParamType):  # type: ignore[type-arg]
     """A metric's name, or python:FILE.py:FUNCTION."""
 

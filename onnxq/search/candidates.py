@@ -21,19 +21,19 @@ from onnxq.planning.plan import QuantPlan, SharedWith
 from onnxq.planning.planner import make_plan
 from onnxq.stages import Prepared, rewrite
 
+REASON = "left in float for the accuracy budget"
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class Candidate:
     """One quantized form.
 
     Attributes:
-        excluded: Names of the layers left in float.
         plan: Its plan.
         qparams: Its parameters.
         graph: The float graph with the constants that it was quantized from.
     """
 
-    excluded: frozenset[str]
     plan: QuantPlan
     qparams: QParamsTable
     graph: Graph
@@ -71,7 +71,8 @@ class Candidates:
         graph = self._restored(excluded)
         ranges = {name: self._range(name) for name in plan.observed()}
         qparams = solve_from_ranges(graph, plan, ranges, prepared.target)
-        return Candidate(excluded=frozenset(excluded), plan=plan, qparams=qparams, graph=graph)
+        nodes = tuple(replace(d, reason=REASON, rule="budget") if d.node in excluded else d for d in plan.nodes)
+        return Candidate(replace(plan, nodes=nodes), qparams, graph)
 
     def _range(self, tensor: str) -> Range:
         whole = self.prepared.plan.tensors

@@ -12,11 +12,10 @@ from onnxq.calibration.inputs import Layout
 from onnxq.calibration.kept import keep_first
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.solve import QParamsTable, solve_from_ranges
+from onnxq.calibration.solve import solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.errors import ConfigError
 from onnxq.graph.model import ModelSource
-from onnxq.graph.view import Graph
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan
@@ -108,11 +107,17 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     if not layers:
         raise nothing_to_quantize(prepared.plan)
     deadline = None if seconds is None else time.perf_counter() + seconds
-    if mode == "only":
-        found = measure_alone(prepared.graph, qparams, layers, kept, options, deadline, progress)
-    else:
-        candidates = Candidates(prepared=prepared, options=user, ranges=known.ranges, recovered=prepared.graph)
-        found = _measure_all_but(candidates, layers, kept, options, deadline, progress)
+    found: dict[str, Effect] = {}
+    try:
+        if mode == "only":
+            bench = Bench(graph=prepared.graph, qparams=qparams, samples=kept, options=options, deadline=deadline)
+            measure_alone(bench, layers, found, progress)
+        else:
+            candidates = Candidates(prepared=prepared, options=user, ranges=known.ranges, recovered=prepared.graph)
+            _measure_all_but(candidates, layers, kept, options, deadline, found, progress)
+    except KeyboardInterrupt:
+        if not found:
+            raise
     clock.lap("measure")
     return Sensitivity(
         target=prepared.plan.target,
@@ -141,27 +146,12 @@ def effects_of(layers: Sequence[Layer], found: Mapping[str, Effect]) -> tuple[La
     )
 
 
-def measure_alone(  # noqa: PLR0913, PLR0917 - the parts of one measurement
-    graph: Graph,
-    qparams: QParamsTable,
-    layers: Sequence[Layer],
-    samples: Sequence[Batch],
-    options: CollectOptions,
-    deadline: float | None,
-    progress: Callback | None,
-) -> dict[str, Effect]:
-    """The effect of each layer alone by node; an interrupt or the deadline leaves layers out."""
-    found: dict[str, Effect] = {}
-    bench = Bench(graph=graph, qparams=qparams, samples=samples, options=options, deadline=deadline)
+def measure_alone(bench: Bench, layers: Sequence[Layer], found: dict[str, Effect], progress: Callback | None) -> None:
+    """Put the effect of each layer alone into `found`, by node: an interrupt leaves there what was measured."""
     report_to(progress, STAGE, 0, len(layers))
-    try:
-        for node, effect in effects_alone(bench, layers):
-            found[node] = effect
-            report_to(progress, STAGE, len(found), len(layers))
-    except KeyboardInterrupt:
-        if not found:
-            raise
-    return found
+    for node, effect in effects_alone(bench, layers):
+        found[node] = effect
+        report_to(progress, STAGE, len(found), len(layers))
 
 
 def _measure_all_but(  # noqa: PLR0913, PLR0917 - the parts of one measurement
@@ -170,30 +160,25 @@ def _measure_all_but(  # noqa: PLR0913, PLR0917 - the parts of one measurement
     samples: Sequence[Batch],
     options: CollectOptions,
     deadline: float | None,
+    found: dict[str, Effect],
     progress: Callback | None,
-) -> dict[str, Effect]:
+) -> None:
     prepared = candidates.prepared
-    found: dict[str, Effect] = {}
     outputs = list(prepared.graph.outputs)
     session = options.session(prepared.graph)
     truth = [dict(zip(outputs, session.run(b.arrays, where=b.label), strict=True)) for b in samples]
     report_to(progress, STAGE, 0, len(layers))
-    try:
-        for layer in layers:
-            if deadline is not None and time.perf_counter() > deadline:
-                break
-            fused = prepared.target.name.startswith("ort-")
-            session = options.session(candidates.make([layer.node]).quantized(), optimise=fused)
-            distance = Distance()
-            for want, batch in zip(truth, samples, strict=True):
-                values = session.run(batch.arrays, where=batch.label)
-                distance.add(want, dict(zip(session.output_names, values, strict=True)))
-            found[layer.node] = distance.effect()
-            report_to(progress, STAGE, len(found), len(layers))
-    except KeyboardInterrupt:
-        if not found:
-            raise
-    return found
+    for layer in layers:
+        if deadline is not None and time.perf_counter() > deadline:
+            break
+        fused = prepared.target.name.startswith("ort-")
+        session = options.session(candidates.make([layer.node]).quantized(), optimise=fused)
+        distance = Distance()
+        for want, batch in zip(truth, samples, strict=True):
+            values = session.run(batch.arrays, where=batch.label)
+            distance.add(want, dict(zip(session.output_names, values, strict=True)))
+        found[layer.node] = distance.effect()
+        report_to(progress, STAGE, len(found), len(layers))
 
 
 def _check(mode: str, by: str, samples: int, seconds: float | None) -> None:

@@ -37,6 +37,7 @@ LAYERS: dict[str, int] = {
     "onnxq.channels": 9,
     "onnxq.evaluation": 9,
     "onnxq.search": 9,
+    "onnxq.result": 9,
     "onnxq.api": 9,
     "onnxq": 10,
     "onnxq.cli": 11,

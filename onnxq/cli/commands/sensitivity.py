@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -54,8 +54,8 @@ def sensitivity(  # noqa: PLR0913 - one parameter for each option
     method: str,
     stats: Path | None,
     samples: int,
-    mode: str,
-    by: str,
+    mode: Literal["only", "all-but"],
+    by: Literal["sqnr", "cosine", "kl"],
     seconds: float | None,
     top: int | None,
     threads: int | None,
