@@ -220,8 +220,16 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         graph = correct_biases(graph, prepared.plan, qparams, samples, options)
     clock.lap("recover")
     candidates = Candidates(prepared=prepared, options=wanted, ranges=known.ranges, recovered=graph)
-    judged = partial(reading.judged, prepared.source, data, batches)
-    chosen, found = search_if_asked(budget, candidates, qparams, samples, judged, options, progress, clock)
+    chosen, found = search_if_asked(
+        budget,
+        candidates,
+        qparams,
+        samples,
+        partial(reading.judged, prepared.source, data, batches),
+        options,
+        progress,
+        clock,
+    )
     prepared = replace(prepared, plan=chosen.plan)
     quantized = chosen.quantized()
     result = quantized.to_model()

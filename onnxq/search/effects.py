@@ -44,6 +44,7 @@ class Bench:
         optimise: Whether onnxruntime may optimise the float parts.
         cache_bytes: What kept tensors may take.
         deadline: Value of `time.perf_counter()` at which to stop; None never stops.
+        outputs: The outputs to look at; None looks at all.
     """
 
     graph: Graph
@@ -53,6 +54,7 @@ class Bench:
     optimise: bool = True
     cache_bytes: int = CACHE_BYTES
     deadline: float | None = None
+    outputs: frozenset[str] | None = None
 
 
 def effects_alone(bench: Bench, layers: Sequence[Layer]) -> Iterator[tuple[str, Effect]]:
@@ -65,7 +67,7 @@ def effects_alone(bench: Bench, layers: Sequence[Layer]) -> Iterator[tuple[str, 
     Raises:
         DataError: the model fails on the samples.
     """
-    for group in _groups(bench, [_Cut(bench.graph, layer) for layer in layers]):
+    for group in _groups(bench, [_Cut(bench.graph, layer, bench.outputs) for layer in layers]):
         kept = _kept(bench, group)
         for cut in group:
             if bench.deadline is not None and time.perf_counter() > bench.deadline:
@@ -84,11 +86,11 @@ class _Cut:
         outputs: Outputs of the model that depend on it.
     """
 
-    def __init__(self, graph: Graph, layer: Layer) -> None:
+    def __init__(self, graph: Graph, layer: Layer, outputs: frozenset[str] | None) -> None:
         self.layer = layer
         self.rest = descendants(graph, [layer.end])
         computed = {t for name in self.rest for t in graph.node(name).output} | {layer.end}
-        self.outputs = [name for name in graph.outputs if name in computed]
+        self.outputs = [name for name in graph.outputs if name in computed and (outputs is None or name in outputs)]
         self.reads = outside_reads(graph, layer.nodes)
         self.rest_reads = [t for t in outside_reads(graph, self.rest) if t != layer.end]
 

@@ -3,7 +3,9 @@
     1. all layers in int8. Met: done.
     2. layers go to float in an order, the most harmful first, 1, 2, 4, 8, ... of them until the budget is met, and the
        smallest number is then found by bisection. Two orders: by noise, and by noise for each multiply-accumulate.
-    3. give back: each layer that is in float returns to int8 where the budget is still met, the dearest first.
+    3. where no such set met it, the closest one grows by single layers, the most harmful first, each kept if it helps:
+       a layer may matter to one output or class alone, and come late in every order.
+    4. give back: each layer that is in float returns to int8 where the budget is still met, the dearest first.
 
 Whether a set meets the budget is asked of the whole model each time, never added up from single layers. A set that
 costs as much as the best one known is not asked about. Sets are asked about once.
@@ -49,6 +51,8 @@ class Search:
         per_cost = sorted(self.cost, key=lambda name: -self.noise[name] / max(1, self.cost[name]))
         for order in (by_noise, per_cost):
             self._shortest_prefix(order)
+        if not self.judged[self.best].met:
+            self._grow(by_noise)
         if self.judged[self.best].met:
             self._give_back()
 
@@ -89,6 +93,12 @@ class Search:
                 high = middle
             else:
                 low = middle
+
+    def _grow(self, order: Sequence[str]) -> None:
+        for name in order:
+            # `best` becomes the larger set where that is closer to the budget.
+            if name not in self.best and len(self.best) < len(order) - 1 and self._met(self.best | {name}):
+                return
 
     def _give_back(self) -> None:
         for name in sorted(self.best, key=lambda layer: (-self.cost[layer], self.noise[layer], layer)):

@@ -26,6 +26,8 @@ from onnxq.verification.check import Check
 
 STAGE = "searching"
 
+_SHOWN_LAYERS = 8
+
 _SENSITIVITY_SHARE = 0.5
 """Share of the time that may go into the order of the layers."""
 
@@ -73,9 +75,11 @@ class SearchResult:
 
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the search."""
-        found = []
+        found = [f"accuracy budget met: {self.check().detail}"] if self.met else []
         if self.float_layers:
-            found.append(f"left in float for the accuracy budget: {', '.join(self.float_layers)}")
+            shown = ", ".join(self.float_layers[:_SHOWN_LAYERS])
+            more = len(self.float_layers) - _SHOWN_LAYERS
+            found.append(f"left in float for the accuracy budget: {shown}" + (f" and {more} more" if more > 0 else ""))
         if self.stopped:
             found.append(f"the search was not through ({self.stopped}); a longer one may leave less in float")
         return tuple(found)
@@ -153,7 +157,12 @@ def search_within(  # noqa: PLR0913 - the parts of one search
         try:
             until = min(deadline, started + _SENSITIVITY_SHARE * budget.seconds)
             bench = Bench(
-                graph=prepared.graph, qparams=everything.qparams, samples=samples, options=options, deadline=until
+                graph=prepared.graph,
+                qparams=everything.qparams,
+                samples=samples,
+                options=options,
+                deadline=until,
+                outputs=referee.outputs,
             )
             measure_alone(bench, layers, alone, progress)
             search.noise = {name: _noise(alone.get(name)) for name in cost}

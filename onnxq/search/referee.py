@@ -75,6 +75,13 @@ class Referee:
         self._baseline: NDArray[np.float64] | None = None
         self.samples = 0
 
+    @property
+    def outputs(self) -> frozenset[str] | None:
+        """The outputs that the demands look at; None for all of them."""
+        only_metric = self._budget.min_sqnr is None and self._budget.min_cosine is None
+        chosen = self._judge.output if self._judge is not None and only_metric else None
+        return None if chosen is None else frozenset({chosen})
+
     def judge(self, quantized: Graph) -> Judgement:
         """Run one quantized model on all samples.
 

@@ -12,9 +12,9 @@ import onnxq
 
 PUBLIC = {
     "ArtifactError", "ConfigError", "DataError", "Evaluation", "GateError", "ImageOptions", "InternalError",
-    "InterruptedRunError", "ModelError", "OnnxqError", "PlanError", "QuantPlan", "QuantizeResult", "Report", "Sensitivity", "StatsTable",
-    "UnsupportedModelError", "__version__", "calibrate", "channel_ranges", "evaluate", "load_stats", "plan", "quantize", "sensitivity",
-    "verify",
+    "InterruptedRunError", "ModelError", "OnnxqError", "PlanError", "QuantPlan", "QuantizeResult", "Report",
+    "Sensitivity", "StatsTable", "UnsupportedModelError", "__version__", "calibrate", "channel_ranges", "evaluate",
+    "load_stats", "plan", "quantize", "sensitivity", "verify",
 }  # fmt: skip
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "rich", "click")
 
