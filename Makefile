@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: check lint test bench docs
+.PHONY: check lint test bench bench-accuracy docs
 
 check: lint  ## style, types and the fast tests: about a minute on two cores
 	$(PYTHON) -m pytest -q -n auto -m "not slow"
@@ -15,6 +15,9 @@ test:  ## everything
 
 bench:  ## every model and peer side by side; writes benches/RESULTS.md
 	$(PYTHON) -m benches.run
+
+bench-accuracy:  ## labelled accuracy of every model with intervals; writes benches/ACCURACY.md, goes on where it was cut
+	$(PYTHON) -m benches.labelled
 
 docs:  ## the command line reference, from the commands themselves
 	$(PYTHON) scripts/cli_reference.py
