@@ -38,7 +38,7 @@ TITLES = {"onnxq": "onnxq", "onnxq-best": "onnxq, recover best"}
 
 Cell = dict[str, Any]
 State = dict[str, Cell]
-"""Results by "model/target/variant/calibration samples/samples"."""
+"""Results by "model/target/variant/calibration samples/samples", for onnxq also by commit."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +68,9 @@ def _variants(target: str, options: argparse.Namespace) -> list[str]:
 
 
 def _key(model: ZooModel, target: str, variant: str, options: argparse.Namespace) -> str:
-    return f"{model.name}/{target}/{variant}/{options.calib}/{options.samples or 'all'}"
+    # Another commit may quantize in another way; the float model and the peer stay what they are.
+    made_by = f"/{machine.facts()['onnxq']}" if variant in SETTINGS else ""
+    return f"{model.name}/{target}/{variant}/{options.calib}/{options.samples or 'all'}{made_by}"
 
 
 def _measure(model: ZooModel, target: str, options: argparse.Namespace, state: State) -> None:
