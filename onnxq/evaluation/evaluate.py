@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batches
+from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import InputSpecs, Layout
-from onnxq.calibration.session import Session, make_session
+from onnxq.calibration.progress import Progress
+from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.sources import open_data
 from onnxq.errors import ConfigError
 from onnxq.evaluation.evaluation import Comparison, Evaluation, ModelScore, compare
@@ -22,6 +23,7 @@ from onnxq.evaluation.labels import label_key, load_labels
 from onnxq.evaluation.metrics import Function, metric_from
 from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.view import Graph
+from onnxq.search.progress import report_to
 from onnxq.targets import resolve_target
 
 _FLOAT = "onnxruntime"
@@ -47,6 +49,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     images: ImageOptions | str | None = None,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Score a float model and its quantized forms on the same samples, and say which differences are more than chance.
 
@@ -67,6 +70,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
         images: As for `quantize`.
         threads: Threads for inference; None leaves it to onnxruntime.
         providers: onnxruntime's execution providers, as for `quantize`.
+        progress: Called after each batch, with a SearchProgress.
 
     Raises:
         ModelError: a model cannot be read or loaded.
@@ -81,12 +85,14 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     chosen = metric_from(metric if metric is not None else "sqnr" if found is None else "top1")
     judge = judge_for(source, chosen, output, found if chosen.needs_labels or not chosen.against_float else None)
     batches = labelled_data(source, data, labels, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    options = CollectOptions(threads=threads, providers=providers)
     sessions, run_as = {}, {}
     for name, graph in graphs.items():
         fused = True if graph is source else _is_fused(graph, target)
-        sessions[name] = _session(graph, fused=fused, threads=threads, providers=providers)
+        sessions[name] = options.session(graph, optimise=fused)
         run_as[name] = _FLOAT if graph is source else _FUSED if fused else _UNFUSED
-    values = judged(judge, sessions, next(iter(graphs)), labelled(batches, judge, limited=limit is not None))
+    source_batches = labelled(batches, judge, limited=limit is not None)
+    values = judged(judge, sessions, next(iter(graphs)), _shown(source_batches, batches.expected_samples, progress))
     return _evaluation(judge, values, run_as, notes=_notes(batches, label_key(labels, data)))
 
 
@@ -114,6 +120,16 @@ def labelled_data(  # noqa: PLR0913 - what is handed through
     )
 
 
+def _shown(
+    batches: Iterator[Batch], expected: int | None, progress: Callable[[Progress], None] | None
+) -> Iterator[Batch]:
+    done = 0
+    for batch in batches:
+        report_to(progress, "evaluating", done, expected)
+        yield batch
+        done += batch.samples
+
+
 def _named(model: ModelSource, quantized: ModelSource | Sequence[ModelSource]) -> dict[str, Graph]:
     """The models by name, the float one first."""
     several = cast("list[ModelSource]", list(quantized) if isinstance(quantized, (list, tuple)) else [quantized])
@@ -131,10 +147,6 @@ def _is_fused(graph: Graph, target: str | None) -> bool:
     if target is not None:
         return resolve_target(target)[0].name.startswith("ort-")
     return get_metadata(graph.frame).get("onnxq.target", "ort-").startswith("ort-")
-
-
-def _session(graph: Graph, *, fused: bool, threads: int | None, providers: Sequence[str] | None) -> Session:
-    return make_session(graph.to_model(), optimise=fused, threads=threads, providers=providers, base_dir=graph.base_dir)
 
 
 def _evaluation(

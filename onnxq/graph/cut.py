@@ -13,10 +13,10 @@ from onnxq.graph.view import Graph
 
 
 def outside_reads(graph: Graph, nodes: Collection[str]) -> list[str]:
-    """Tensors that `nodes` read and neither compute nor find among the constants, in the order of the reads."""
+    """Tensors that `nodes` read and that other nodes compute or the user feeds, in the order of the reads."""
     own = {t for name in nodes for t in graph.node(name).output}
     reads = (t for name in nodes for t, _ in reads_of(graph.node(name)))
-    return [t for t in dict.fromkeys(reads) if t not in own and not graph.is_constant(t)]
+    return [t for t in dict.fromkeys(reads) if t not in own and (graph.producer(t) is not None or graph.is_input(t))]
 
 
 def descendants(graph: Graph, tensors: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ from onnxq.search.fewest import Excluded, Search, TimeIsUpError
 from onnxq.search.layers import layers_of
 from onnxq.search.progress import Callback, report_to
 from onnxq.search.ranking import LayerEffect
-from onnxq.search.reading import Judged
+from onnxq.search.reading import Judged, first_samples
 from onnxq.search.referee import Judgement, Referee
 from onnxq.search.sensitivity import counted_plan, effects_of, measure_alone
 from onnxq.stages import Clock
@@ -131,7 +131,7 @@ def search_within(  # noqa: PLR0913 - the parts of one search
         budget: The demands, and the time.
         candidates: Makes models.
         judged: The samples to judge on, and their labels.
-        samples: Batches to rank layers on.
+        samples: Batches to rank layers on; where there are none, the first ones that are judged on.
         options: How to run models.
         progress: Called for each layer and each model, with a SearchProgress.
 
@@ -141,6 +141,7 @@ def search_within(  # noqa: PLR0913 - the parts of one search
     started = time.perf_counter()
     deadline = started + budget.seconds
     prepared = candidates.prepared
+    samples = samples or first_samples(judged.batches)
     fused = prepared.target.name.startswith("ort-")
     referee = Referee(prepared.source, budget, judged, options=options, fused=fused)
     layers = layers_of(prepared.graph, counted_plan(prepared, samples), prepared.target)

@@ -2,8 +2,8 @@
 
 JSON, schema onnxq.sensitivity/1 (keys are added, never renamed or removed):
     {schema, target, method, mode, samples, seconds, by, missing,
-     layers: [{rank, node, op, macs, weights, sqnr_db, cosine, kl}]}      the most sensitive layer first
-An SQNR that is infinite (no output changes) is null.
+     layers: [{rank, node, op, macs, weights, sqnr_db, equal, cosine, kl}]}      the most sensitive layer first
+An SQNR that is infinite is null: with `equal` no output changes, without it an output became NaN or Inf.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class Sensitivity:
                     "macs": row.macs,
                     "weights": row.weights,
                     "sqnr_db": row.effect.sqnr_db if math.isfinite(row.effect.sqnr_db) else None,
+                    "equal": row.effect.sqnr_db == math.inf,
                     "cosine": row.effect.cosine,
                     "kl": row.effect.kl,
                 }

@@ -7,15 +7,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batches
+from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import Layout
+from onnxq.calibration.kept import keep_first
 from onnxq.errors import ConfigError
 from onnxq.evaluation.evaluate import labelled_data
 from onnxq.evaluation.labels import label_key, load_labels
 from onnxq.graph.view import Graph
 from onnxq.search.budget import Budget
-from onnxq.stages import open_batches
+from onnxq.stages import open_batches, read_through
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +90,10 @@ class Reading:
             batches = batches.cached() if batches.one_shot else batches
         labels = load_labels(budget.labels, source, limit=limit) if budget.max_drop is not None else None
         return Judged(batches=batches, labels=labels, limited=limit is not None)
+
+
+def first_samples(batches: Batches) -> list[Batch]:
+    """The first batches of data that is read once more for them."""
+    reader, kept = keep_first(batches)
+    read_through(reader)
+    return kept

@@ -133,12 +133,12 @@ class Referee:
             and self._baseline is not None
         ):
             found = compare(self._judge.metric, ("float", "quantized"), self._baseline, values)
-            drop = -100.0 * found.difference
+            drop = 0.0 - 100.0 * found.difference
             # Shares of n samples are exact in floats to far less than one sample.
             short.append(max(0.0, drop - budget.max_drop - 1e-9))
             details.append(
-                f"{self._judge.metric.name} falls by {drop:+.2f} points (95 %: {-100 * found.high:+.2f} to "
-                f"{-100 * found.low:+.2f}), at most {budget.max_drop:g}"
+                f"{self._judge.metric.name} changes by {-drop:+.2f} points (95 %: {100 * found.low:+.2f} to "
+                f"{100 * found.high:+.2f}) and may fall by {budget.max_drop:g}"
             )
         if budget.min_sqnr is not None:
             short.append(max(0.0, (budget.min_sqnr - effect.sqnr_db) / _DB_STEP))

@@ -327,3 +327,9 @@ def test_labels_that_cannot_belong_are_suspected() -> None:
     found = onnxq.evaluate(FLOAT, data=X, labels=(LOGITS.argmin(1)))
     assert "the labels may belong to other samples" in found.warnings[0]
     assert onnxq.evaluate(FLOAT, data=X, labels=LABELS).warnings == ()
+
+
+def test_progress_counts_samples() -> None:
+    seen = []
+    onnxq.evaluate(FLOAT, data=X, batch_size=100, progress=lambda now: seen.append((now.samples, now.expected_samples)))
+    assert seen == [(0, 200), (100, 200)]

@@ -142,7 +142,7 @@ def test_quantize_meets_a_drop_with_labels_beside_the_samples() -> None:
     made = onnxq.quantize(DIGITS, data_of_digits(200), target=VNNI, max_drop="0.5%", batch_size=50)
     assert made.search is not None
     assert (made.search.met, made.search.judged, made.search.samples) == (True, 1, 200)
-    assert "top1 falls by" in made.search.details[0]
+    assert "top1 changes by +0.00 points" in made.search.details[0]
 
 
 def test_a_metric_of_the_user_is_searched_for() -> None:
@@ -266,3 +266,10 @@ def test_names_with_brackets_are_taken_literally() -> None:
     made = onnxq.quantize(model, [{"x": normal(8, 32)}], target=VNNI, min_sqnr=400.0)
     assert made.search is not None
     assert len(made.search.float_layers) == 1
+
+
+def test_statistics_and_other_samples_are_enough_for_a_search() -> None:
+    stats = onnxq.calibrate(RESIDUAL, FEEDS, target=VNNI)
+    made = onnxq.quantize(RESIDUAL, target=VNNI, stats=stats, eval_data=FEEDS, min_sqnr=48.0, recover="none")
+    assert made.search is not None
+    assert made.search.float_layers

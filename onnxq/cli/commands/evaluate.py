@@ -10,6 +10,7 @@ import click
 from onnxq.cli import options
 from onnxq.cli.files import check_places, write_text
 from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Name
+from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import warn
 
 if TYPE_CHECKING:
@@ -86,17 +87,19 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     check_places({"--report": report}, inputs=inputs, force=force)
     from onnxq.evaluation.evaluate import evaluate as run  # noqa: PLC0415 - numpy and onnx only now
 
-    found = run(
-        model,
-        quantized,
-        **data_from.keywords(),
-        labels=labels,
-        metric=metric,
-        output=output_name,
-        target=target,
-        threads=threads,
-        providers=ep or None,
-    )
+    with calibration_progress(quiet=as_json, afterwards="evaluating") as progress:
+        found = run(
+            model,
+            quantized,
+            **data_from.keywords(),
+            labels=labels,
+            metric=metric,
+            output=output_name,
+            target=target,
+            threads=threads,
+            providers=ep or None,
+            progress=progress,
+        )
     if report is not None:
         write_text(report, found.to_json(), option="--report")
     _show(found, as_json=as_json)
