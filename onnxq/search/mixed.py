@@ -44,6 +44,7 @@ class SearchResult:
         macs: Those of all layers that could run in int8.
         judged: Number of whole models that were run.
         samples: Samples that each was run on.
+        doubts: What the samples cannot tell.
         layers: The layers by what each does alone, in graph order; empty where all of them could stay in int8.
         stopped: Why the search ended before it was through: "the time was over", "interrupted", or nothing.
         seconds: Time taken.
@@ -56,6 +57,7 @@ class SearchResult:
     macs: int
     judged: int
     samples: int
+    doubts: tuple[str, ...] = ()
     layers: tuple[LayerEffect, ...] = ()
     stopped: str = ""
     seconds: float = 0.0
@@ -80,6 +82,7 @@ class SearchResult:
             shown = ", ".join(self.float_layers[:_SHOWN_LAYERS])
             more = len(self.float_layers) - _SHOWN_LAYERS
             found.append(f"left in float for the accuracy budget: {shown}" + (f" and {more} more" if more > 0 else ""))
+        found += self.doubts
         if self.stopped:
             found.append(f"the search was not through ({self.stopped}); a longer one may leave less in float")
         return tuple(found)
@@ -178,6 +181,7 @@ def search_within(  # noqa: PLR0913 - the parts of one search
     result = SearchResult(
         met=judgement.met,
         details=judgement.details,
+        doubts=judgement.doubts,
         float_layers=tuple(layer.node for layer in layers if layer.node in search.best),
         float_macs=search.total(search.best),
         macs=sum(cost.values()),

@@ -33,10 +33,12 @@ class Judgement:
     Attributes:
         shortfall: 0 where every demand is met, else how far it is from that; comparable between models alone.
         details: One line for each demand: what was measured, and what was demanded.
+        doubts: What the samples cannot tell.
     """
 
     shortfall: float
     details: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
     @property
     def met(self) -> bool:
@@ -125,7 +127,7 @@ class Referee:
 
     def _judgement(self, distance: Distance, values: NDArray[np.float64] | None) -> Judgement:
         budget, effect = self._budget, distance.effect()
-        short, details = [0.0], []
+        short, details, doubts = [0.0], list[str](), list[str]()
         if (
             budget.max_drop is not None
             and values is not None
@@ -133,13 +135,18 @@ class Referee:
             and self._baseline is not None
         ):
             found = compare(self._judge.metric, ("float", "quantized"), self._baseline, values)
-            drop = 0.0 - 100.0 * found.difference
+            change, low, high = (100.0 * value for value in (found.difference, found.low, found.high))
             # Shares of n samples are exact in floats to far less than one sample.
-            short.append(max(0.0, drop - budget.max_drop - 1e-9))
+            short.append(max(0.0, -change - budget.max_drop - 1e-9))
             details.append(
-                f"{self._judge.metric.name} changes by {-drop:+.2f} points (95 %: {100 * found.low:+.2f} to "
-                f"{100 * found.high:+.2f}) and may fall by {budget.max_drop:g}"
+                f"{self._judge.metric.name} changes by {change:+.2f} points (95 %: {low:+.2f} to {high:+.2f}) and may "
+                f"fall by {budget.max_drop:g}"
             )
+            if -low > budget.max_drop:
+                doubts.append(
+                    f"on {len(values)} samples a fall by {-low:.1f} points is within chance; judge on more of them to "
+                    "be surer: eval_data= (--eval-data)"
+                )
         if budget.min_sqnr is not None:
             short.append(max(0.0, (budget.min_sqnr - effect.sqnr_db) / _DB_STEP))
             details.append(f"SQNR {effect.sqnr_db:.1f} dB, at least {budget.min_sqnr:g}")
@@ -147,4 +154,4 @@ class Referee:
             missing = max(0.0, budget.min_cosine - effect.cosine)
             short.append(missing / max(1.0 - budget.min_cosine, 1e-6))
             details.append(f"cosine {effect.cosine:.6f}, at least {budget.min_cosine:g}")
-        return Judgement(shortfall=max(short), details=tuple(details))
+        return Judgement(shortfall=max(short), details=tuple(details), doubts=tuple(doubts))

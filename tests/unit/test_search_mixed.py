@@ -143,6 +143,8 @@ def test_quantize_meets_a_drop_with_labels_beside_the_samples() -> None:
     assert made.search is not None
     assert (made.search.met, made.search.judged, made.search.samples) == (True, 1, 200)
     assert "top1 changes by +0.00 points" in made.search.details[0]
+    # One of 200 images is half a point already.
+    assert made.search.doubts[0].startswith("on 200 samples a fall by 1.4 points is within chance")
 
 
 def test_a_metric_of_the_user_is_searched_for() -> None:
