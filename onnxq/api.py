@@ -219,11 +219,10 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     if recover == "fast":
         graph = correct_biases(graph, prepared.plan, qparams, samples, options)
     clock.lap("recover")
-    candidates = Candidates(prepared=prepared, options=wanted, ranges=known.ranges, recovered=graph)
+    candidates = Candidates(prepared=prepared, options=wanted, qparams=qparams, recovered=graph)
     chosen, found = search_if_asked(
         budget,
         candidates,
-        qparams,
         samples,
         partial(reading.judged, prepared.source, data, batches),
         options,

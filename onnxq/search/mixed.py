@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.solve import QParamsTable
 from onnxq.plural import counted
 from onnxq.search.budget import Budget
-from onnxq.search.candidates import Candidate, Candidates
+from onnxq.search.candidates import Candidate, Candidates, NotMadeError
 from onnxq.search.distance import Effect
 from onnxq.search.effects import Bench
 from onnxq.search.fewest import Excluded, Search, TimeIsUpError
@@ -101,7 +101,6 @@ def notes_of(found: SearchResult | None) -> tuple[str, ...]:
 def search_if_asked(  # noqa: PLR0913, PLR0917 - the parts of one search
     budget: Budget | None,
     candidates: Candidates,
-    qparams: QParamsTable,
     samples: Sequence[Batch],
     judged: Callable[[Budget], Judged],
     options: CollectOptions,
@@ -111,7 +110,7 @@ def search_if_asked(  # noqa: PLR0913, PLR0917 - the parts of one search
     """The whole plan with its parameters, and no result, where no budget is given; else as `search_within`."""
     if budget is None:
         prepared = candidates.prepared
-        return Candidate(prepared.plan, qparams, candidates.recovered), None
+        return Candidate(prepared.plan, candidates.qparams, candidates.recovered), None
     found = search_within(budget, candidates, judged(budget), samples, options=options, progress=progress)
     clock.lap("search")
     return found
@@ -211,7 +210,11 @@ class _Asker:
         share = search.total(search.best) / max(1, sum(search.cost.values()))
         text = f"best: {share:.1%} in float" if best.met else "none meets the budget yet"
         report_to(self._progress, STAGE, len(search.judged), None, text)
-        return self._referee.judge(self._candidates.make(excluded).quantized())
+        try:
+            candidate = self._candidates.make(excluded)
+        except NotMadeError:
+            return Judgement(shortfall=math.inf, details=("not tried",))
+        return self._referee.judge(candidate.quantized())
 
 
 def _noise(effect: Effect | None) -> float:

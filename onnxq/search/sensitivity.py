@@ -19,7 +19,7 @@ from onnxq.graph.model import ModelSource
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan
-from onnxq.search.candidates import Candidates
+from onnxq.search.candidates import Candidates, NotMadeError
 from onnxq.search.distance import Distance, Effect
 from onnxq.search.effects import Bench, effects_alone
 from onnxq.search.layers import Layer, layers_of
@@ -113,7 +113,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
             bench = Bench(graph=prepared.graph, qparams=qparams, samples=kept, options=options, deadline=deadline)
             measure_alone(bench, layers, found, progress)
         else:
-            candidates = Candidates(prepared=prepared, options=user, ranges=known.ranges, recovered=prepared.graph)
+            candidates = Candidates(prepared=prepared, options=user, qparams=qparams, recovered=prepared.graph)
             _measure_all_but(candidates, layers, kept, options, deadline, found, progress)
     except KeyboardInterrupt:
         if not found:
@@ -172,7 +172,11 @@ def _measure_all_but(  # noqa: PLR0913, PLR0917 - the parts of one measurement
         if deadline is not None and time.perf_counter() > deadline:
             break
         fused = prepared.target.name.startswith("ort-")
-        session = options.session(candidates.make([layer.node]).quantized(), optimise=fused)
+        try:
+            candidate = candidates.make([layer.node])
+        except NotMadeError:
+            continue
+        session = options.session(candidate.quantized(), optimise=fused)
         distance = Distance()
         for want, batch in zip(truth, samples, strict=True):
             values = session.run(batch.arrays, where=batch.label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from onnx import numpy_helper
 
 import onnxq
 from onnxq.errors import ConfigError, DataError
-from onnxq.planning.plan import Action
+from onnxq.planning.options import PlanOptions
+from onnxq.planning.plan import Action, SharedWith
 from onnxq.search.budget import points_from
+from onnxq.search.candidates import Candidates, NotMadeError
 from onnxq.search.fewest import Excluded, Search, TimeIsUpError
 from onnxq.search.referee import Judgement
 from tests.graphs import model_of, normal
-from tests.unit.test_search_effects import FEEDS, RESIDUAL
+from tests.unit.test_search_effects import FEEDS, RESIDUAL, prepared_with
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = MODELS / "digits_resnet.onnx"
@@ -275,3 +278,25 @@ def test_statistics_and_other_samples_are_enough_for_a_search() -> None:
     made = onnxq.quantize(RESIDUAL, target=VNNI, stats=stats, eval_data=FEEDS, min_sqnr=48.0, recover="none")
     assert made.search is not None
     assert made.search.float_layers
+
+
+def test_candidates_keep_the_parameters_of_the_whole_plan() -> None:
+    """Recovery may have changed weights and their scales: a candidate that solved its own would lose that."""
+    prepared, bench, _ = prepared_with(RESIDUAL, FEEDS, VNNI)
+    doubled = {k: replace(p, scale=2 * p.scale) for k, p in bench.qparams.items()}
+    candidates = Candidates(prepared=prepared, options=PlanOptions(), qparams=doubled, recovered=prepared.graph)
+    made = candidates.make(["c2"])
+    assert {"w1", "b", "p"} <= set(made.qparams)
+    assert "w2" not in made.qparams
+    assert all(params.scale is doubled[key].scale for key, params in made.qparams.items())
+    assert not isinstance(made.plan.tensors["p"].source, SharedWith)  # it shared with `e` in the whole plan
+    assert isinstance(prepared.plan.tensors["p"].source, SharedWith)
+
+
+def test_candidates_outside_of_the_whole_plan_are_not_made() -> None:
+    prepared, bench, _ = prepared_with(RESIDUAL, FEEDS, VNNI)
+    less = {key: tensor for key, tensor in prepared.plan.tensors.items() if key != "b"}
+    part = replace(prepared, plan=replace(prepared.plan, tensors=less))
+    candidates = Candidates(prepared=part, options=PlanOptions(), qparams=bench.qparams, recovered=prepared.graph)
+    with pytest.raises(NotMadeError, match="b"):
+        candidates.make(["c3"])
