@@ -9,6 +9,7 @@ goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -69,8 +70,13 @@ def _variants(target: str, options: argparse.Namespace) -> list[str]:
 
 def _key(model: ZooModel, target: str, variant: str, options: argparse.Namespace) -> str:
     # Another commit may quantize in another way; the float model and the peer stay what they are.
-    made_by = f"/{machine.facts()['onnxq']}" if variant in SETTINGS else ""
+    made_by = f"/{_commit()}" if variant in SETTINGS else ""
     return f"{model.name}/{target}/{variant}/{options.calib}/{options.samples or 'all'}{made_by}"
+
+
+@functools.cache
+def _commit() -> str:
+    return machine.facts()["onnxq"]
 
 
 def _measure(model: ZooModel, target: str, options: argparse.Namespace, state: State) -> None:

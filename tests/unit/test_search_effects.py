@@ -140,6 +140,16 @@ def test_groups_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     assert passes == [4]
 
 
+def test_only_what_follows_a_layer_is_run_again() -> None:
+    prepared, _, layers = prepared_with(RESIDUAL, FEEDS, "ort-x64-vnni")
+    cuts = {layer.node: effects._Cut(prepared.graph, layer, None) for layer in layers}
+    assert cuts["mm"].rest == []
+    assert set(cuts["c3"].rest) == {"sig", "mul", "cat", "gap", "flat", "mm", "bias"}
+    assert cuts["c3"].rest_reads == ["p"]
+    assert cuts["c3"].outputs == ["y"]
+    assert len(cuts["c1"].rest) == len(prepared.graph.nodes) - 2
+
+
 def test_layers_hold_what_is_fused_into_them() -> None:
     prepared, _, layers = prepared_with(RESIDUAL, FEEDS, "ort-x64-vnni")
     by_name = {layer.node: layer for layer in layers}
