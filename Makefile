@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: check lint test fuzz bench docs
+.PHONY: check lint test fuzz bench bench-accuracy docs
 
 check: lint  ## style, types and the fast tests: about a minute on two cores
 	$(PYTHON) -m pytest -q -n auto -m "not slow"
@@ -18,6 +18,9 @@ fuzz:  ## the property tests with new examples, many more than in `make test`: a
 
 bench:  ## every model and peer side by side; writes benches/RESULTS.md
 	$(PYTHON) -m benches.run
+
+bench-accuracy:  ## labelled accuracy of every model with intervals; writes benches/ACCURACY.md, goes on where it was cut
+	$(PYTHON) -m benches.labelled
 
 docs:  ## the command line reference, from the commands themselves
 	$(PYTHON) scripts/cli_reference.py

@@ -23,7 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import version_converter
 
-from benches.variants import STATIC
+from benches.variants import STATIC, STATIC_TENSORRT
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_PEER_OPSET = 13
@@ -142,6 +142,18 @@ def onnxq_methods(job: Job) -> list[dict[str, Any]]:
     return results
 
 
+def onnxq_setting(job: Job) -> list[dict[str, Any]]:
+    """onnxq as a user calls it: one `quantize`, with the keyword arguments in the job's `arguments`."""
+    import onnxq  # noqa: PLC0415 - see above
+
+    output = Path(job["output"]) / f"{job['variant']}.onnx"
+    started = time.perf_counter()
+    onnxq.quantize(
+        job["model"], batches(Path(job["data"])), target=job["target"], output=output, force=True, **job["arguments"]
+    )
+    return [{"variant": job["variant"], "seconds": time.perf_counter() - started} | _file(output)]
+
+
 def quantize_static(job: Job) -> list[dict[str, Any]]:
     """onnxruntime's quantizer, prepared as its documentation asks: pre-processed, and at opset 13 or newer."""
     from onnxruntime import quantization as oq  # noqa: PLC0415 - see above
@@ -154,8 +166,9 @@ def quantize_static(job: Job) -> list[dict[str, Any]]:
         def get_next(self) -> Feed | None:
             return next(self._feeds, None)
 
+    variant = {**STATIC, **STATIC_TENSORRT}[job["variant"]]
     enums = {"activation_type": oq.QuantType, "weight_type": oq.QuantType, "calibrate_method": oq.CalibrationMethod}
-    arguments = {k: enums[k][v] if k in enums else v for k, v in STATIC[job["variant"]].arguments.items()}
+    arguments = {k: enums[k][v] if k in enums else v for k, v in variant.arguments.items()}
     output = Path(job["output"]) / f"{job['variant']}.onnx"
     prepared = output.with_suffix(".prepared.onnx")
     started = time.perf_counter()
@@ -178,7 +191,7 @@ def _upgraded(model: Path, output: Path) -> str:
     return str(path)
 
 
-KINDS = {"float": float_pass, "onnxq": onnxq_methods, "static": quantize_static}
+KINDS = {"float": float_pass, "onnxq": onnxq_methods, "setting": onnxq_setting, "static": quantize_static}
 
 
 def _file(path: Path) -> dict[str, Any]:

@@ -36,12 +36,14 @@ MAX_SECONDS = 40.0
 class Session:
     """A model under onnxruntime's CPU provider; `int8` and `float` count the matrix kernels of its optimised graph."""
 
-    def __init__(self, path: str | Path, *, threads: int = 0) -> None:
+    def __init__(self, path: str | Path, *, threads: int = 0, optimise: bool = True) -> None:
         with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder:
             optimised = Path(folder) / "optimised.onnx"
             options = ort.SessionOptions()
             options.log_severity_level = 4
             options.intra_op_num_threads = threads
+            if not optimise:
+                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.optimized_model_filepath = str(optimised)
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             ops = list(_ops(onnx.load(str(optimised)).graph))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 ONNXQ_METHODS = ("auto", "max", "percentile", "entropy", "mse")
 
@@ -18,7 +19,7 @@ class StaticVariant:
     """
 
     title: str
-    arguments: Mapping[str, str | bool] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _uint8(weights: str, **more: str | bool) -> dict[str, str | bool]:
@@ -39,3 +40,18 @@ STATIC: dict[str, StaticVariant] = {
         title="static U8S8 per-channel, Percentile", arguments=_uint8("QInt8", calibrate_method="Percentile")
     ),
 }
+
+_SYMMETRIC = {
+    "activation_type": "QInt8",
+    "weight_type": "QInt8",
+    "per_channel": True,
+    "extra_options": {"ActivationSymmetric": True, "WeightSymmetric": True},
+}
+
+STATIC_TENSORRT: dict[str, StaticVariant] = {
+    f"trt-{method.lower()}": StaticVariant(
+        title=f"static S8S8 symmetric per-channel, {method}", arguments={**_SYMMETRIC, "calibrate_method": method}
+    )
+    for method in ("MinMax", "Entropy", "Percentile")
+}
+"""What onnxruntime's documentation asks for in front of TensorRT."""

@@ -26,35 +26,44 @@ from onnxq.errors import (
 from onnxq.version import VERSION
 
 if TYPE_CHECKING:
-    from onnxq.api import QuantizeResult, calibrate, quantize, verify
+    from onnxq.api import calibrate, quantize, verify
     from onnxq.calibration.images import ImageOptions
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
     from onnxq.channels import channel_ranges
     from onnxq.engine import EngineResult, build_engine
+    from onnxq.evaluation.evaluate import evaluate
+    from onnxq.evaluation.evaluation import Evaluation
     from onnxq.explaining import plan
     from onnxq.planning.overrides import Override
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.report import Report
+    from onnxq.result import QuantizeResult
+    from onnxq.search.ranking import Sensitivity
+    from onnxq.search.sensitivity import sensitivity
     from onnxq.stripping import StripResult, strip
 
 __version__ = VERSION
 
 _LAZY = {
     "EngineResult": "onnxq.engine",
+    "Evaluation": "onnxq.evaluation.evaluation",
     "ImageOptions": "onnxq.calibration.images",
     "Override": "onnxq.planning.overrides",
     "QuantPlan": "onnxq.planning.plan",
-    "QuantizeResult": "onnxq.api",
+    "QuantizeResult": "onnxq.result",
     "Report": "onnxq.report.report",
+    "Sensitivity": "onnxq.search.ranking",
     "StatsTable": "onnxq.calibration.statistics",
     "StripResult": "onnxq.stripping",
     "build_engine": "onnxq.engine",
     "calibrate": "onnxq.api",
     "channel_ranges": "onnxq.channels",
+    "evaluate": "onnxq.evaluation.evaluate",
     "load_stats": "onnxq.calibration.stats_file",
     "plan": "onnxq.explaining",
     "quantize": "onnxq.api",
+    "sensitivity": "onnxq.search.sensitivity",
     "strip": "onnxq.stripping",
     "verify": "onnxq.api",
 }
@@ -64,6 +73,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EngineResult",
+    "Evaluation",
     "GateError",
     "ImageOptions",
     "InternalError",
@@ -75,6 +85,7 @@ __all__ = [
     "QuantPlan",
     "QuantizeResult",
     "Report",
+    "Sensitivity",
     "StatsTable",
     "StripResult",
     "UnsupportedModelError",
@@ -82,9 +93,11 @@ __all__ = [
     "build_engine",
     "calibrate",
     "channel_ranges",
+    "evaluate",
     "load_stats",
     "plan",
     "quantize",
+    "sensitivity",
     "strip",
     "verify",
 ]

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-
-from onnx import ModelProto
 
 from onnxq.calibration.checkpoint import Checkpointing
 from onnxq.calibration.collection import collect_as_asked
@@ -25,9 +24,10 @@ from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, NonFinite
 from onnxq.calibration.sharding import Shard, shard_from
-from onnxq.calibration.solve import QParamsTable, replaced_note, solve_from_ranges
+from onnxq.calibration.solve import replaced_note, solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
+from onnxq.evaluation.metrics import Function
 from onnxq.graph.model import (
     ModelSource,
     load_graph,
@@ -39,11 +39,16 @@ from onnxq.graph.saving import check_output, data_file, needs_data_file
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import Ends, PlanOptions
 from onnxq.planning.overrides import Override
-from onnxq.planning.plan import Action, QuantPlan
+from onnxq.planning.plan import Action
 from onnxq.recorded_options import OPTIONS_KEY, record_options
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.report import DataFacts, Report
+from onnxq.result import QuantizeResult
+from onnxq.search.budget import budget_from
+from onnxq.search.candidates import Candidates
+from onnxq.search.mixed import checks_of, notes_of, search_if_asked
+from onnxq.search.reading import Reading
 from onnxq.stages import (
     Clock,
     Counted,
@@ -67,7 +72,6 @@ from onnxq.stages import (
     origin_check,
     prepare,
     read_through,
-    rewrite,
     source_name,
     uncorrected,
 )
@@ -82,27 +86,6 @@ HELD_OUT_BATCHES = 8
 Recovery = Literal["none", "fast"]
 
 ProgressCallback = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizeResult:
-    """What `quantize` made.
-
-    Attributes:
-        model: The quantized model.
-        plan: Where Q/DQ pairs went, and why.
-        stats: Statistics of the activations; give them to another `quantize` of the same model to skip inference.
-        qparams: Scale and zero-point of every quantized tensor.
-        report: What was measured; truthy when every check passed.
-        output: Where the model was written, if it was.
-    """
-
-    model: ModelProto
-    plan: QuantPlan
-    stats: StatsTable
-    qparams: QParamsTable
-    report: Report
-    output: Path | None = None
 
 
 def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
@@ -134,6 +117,14 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     nonfinite: NonFinite = "error",
     full_histogram: bool = False,
     memory_limit: int | None = None,
+    max_drop: float | str | None = None,
+    min_sqnr: float | None = None,
+    min_cosine: float | None = None,
+    metric: str | Function | None = None,
+    labels: Any = None,
+    output_name: str | None = None,
+    eval_data: Any = None,
+    search_seconds: float | None = None,
     progress: ProgressCallback | None = None,
 ) -> QuantizeResult:
     """Quantize a float model to int8 for one target, and prove the result on the target's engine.
@@ -177,7 +168,16 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         full_histogram: Count every element of every tensor, not a share of each sample's (see docs/calibration.md).
         memory_limit: Bytes that the tensors calibration looks at may take; where they do not fit, the data is read
             several times, with the same result.
-        progress: Called now and then while calibrating.
+        max_drop: Leave layers in float, as little arithmetic as possible, so that `metric` falls by so many percentage
+            points at most (0.5 or "0.5%"). See docs/accuracy.md for this and the following.
+        min_sqnr: Likewise, so that every float output has this SQNR in dB.
+        min_cosine: Likewise, so that every float output has this cosine similarity with the float model's.
+        metric: For `max_drop`, as for `evaluate`; top1 unless given.
+        labels: For `max_drop`, as for `evaluate`.
+        output_name: For `max_drop`, the output to look at, where there are several.
+        eval_data: Samples to judge models on; the calibration data unless given.
+        search_seconds: Time limit of the search, 600 unless given. The best model found so far is the result.
+        progress: Called now and then while calibrating and searching.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
@@ -188,9 +188,19 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     given = dict(locals())
     check_recovery(recover)
     clock = Clock()
-    chosen = method_from_name(method, percentile=percentile, momentum=momentum)
+    ranging = method_from_name(method, percentile=percentile, momentum=momentum)
     cache = None if tensorrt_cache is None else load_tensorrt_cache(tensorrt_cache)
-    check_sources(chosen, stats, cache)
+    check_sources(ranging, stats, cache)
+    budget = budget_from(
+        max_drop=max_drop,
+        min_sqnr=min_sqnr,
+        min_cosine=min_cosine,
+        metric=metric,
+        labels=labels,
+        data=eval_data,
+        output=output_name,
+        seconds=search_seconds,
+    )
     options = CollectOptions(
         threads=threads,
         providers=providers,
@@ -201,22 +211,23 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     check_output_is_no_input(output, data=data, tensorrt_cache=tensorrt_cache)
     if output is not None:
         check_output(Path(output), force=force)
-    placement = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
-    prepared = prepare(model, target, PlanOptions.of(*placement))
-    check_overrides(prepared.plan, chosen, cache)
+    wanted = PlanOptions.of(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
+    prepared = prepare(model, target, wanted)
+    check_overrides(prepared.plan, ranging, cache)
     if not any(d.action is Action.INT8 for d in prepared.plan.nodes):
         raise nothing_to_quantize(prepared.plan)
     clock.lap("plan")
-    batches = open_batches(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    reading = Reading(batch_size=batch_size, limit=limit, layout=layout, images=images)
+    batches = reading.open(prepared.source, data, budget)
     calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
     calibration, samples = keep_first(calibration)
     if cache is not None:
         known = Known(no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
     elif stats is None:
-        known = observe(prepared, calibration, chosen, options, progress)
+        known = observe(prepared, calibration, ranging, options, progress)
     else:
         check_stats(prepared, stats)
-        known = known_from_stats(prepared.plan, stats, chosen)
+        known = known_from_stats(prepared.plan, stats, ranging)
     if data is not None and (stats is not None or cache is not None):
         read_through(calibration)
     clock.lap("calibrate")
@@ -225,7 +236,18 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     if recover == "fast":
         graph = correct_biases(graph, prepared.plan, qparams, samples, options)
     clock.lap("recover")
-    quantized = rewrite(graph, prepared.plan, qparams)
+    candidates = Candidates(prepared=prepared, options=wanted, qparams=qparams, recovered=graph)
+    chosen, found = search_if_asked(
+        budget,
+        candidates,
+        samples,
+        partial(reading.judged, prepared.source, data, batches),
+        options,
+        progress,
+        clock,
+    )
+    prepared = replace(prepared, plan=chosen.plan)
+    quantized = chosen.quantized()
     result = quantized.to_model()
     set_metadata(result, metadata_of(prepared.plan, known, synthetic=is_made_up(data, stats, cache)))
     set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
@@ -258,15 +280,18 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             *replaced_note(known.label, known.replaced),
             *batches.notes,
             *uncorrected(recover, samples),
+            *notes_of(found),
         ),
         seconds=clock.seconds,
     )
     plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)
-    report = build_report(verification, facts, plan=plan, qparams=qparams)
+    report = build_report(verification, facts, plan=plan, qparams=chosen.qparams, extra_checks=checks_of(found))
     if path is not None:
         written = save_model(result, path, force=force, base_dir=quantized.base_dir)
         report = replace(report, size_after_bytes=written)
-    return QuantizeResult(model=result, plan=plan, stats=known.stats, qparams=qparams, report=report, output=path)
+    return QuantizeResult(
+        model=result, plan=plan, stats=known.stats, qparams=chosen.qparams, report=report, output=path, search=found
+    )
 
 
 def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user

@@ -117,6 +117,7 @@ def open_batches(  # noqa: PLR0913 - what the public functions hand through
     layout: Layout | None,
     images: ImageOptions | str | None,
     shard: Shard | None = None,
+    skip: Sequence[str] = (),
 ) -> Batches:
     """The data cut to batches for `graph`; None gives synthetic ones. Arguments and errors as for `open_data`."""
     if data is None:
@@ -125,7 +126,16 @@ def open_batches(  # noqa: PLR0913 - what the public functions hand through
         batches = synthetic_batches(graph)
         return batches if shard is None else ShardedBatches(batches, shard)
     inputs = InputSpecs.from_graph(graph)
-    return open_data(data, inputs=inputs, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=shard)
+    return open_data(
+        data,
+        inputs=inputs,
+        batch_size=batch_size,
+        limit=limit,
+        layout=layout,
+        images=images,
+        shard=shard,
+        skip=skip,
+    )
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class ImageSource:
         limit: int | None,
         where: str,
     ) -> None:
-        self._paths = _spread(paths, limit)
+        self._paths = spread(paths, limit)
         self._spec = _image_input(inputs, where)
         self._raw = self._spec.dtype == np.uint8
         if options is None and not self._raw:
@@ -203,7 +203,7 @@ def _normalised(pixels: NDArray[np.uint8], options: ImageOptions) -> NDArray[np.
     return scaled
 
 
-def _spread(paths: list[Path], limit: int | None) -> list[Path]:
+def spread(paths: list[Path], limit: int | None) -> list[Path]:
     """`limit` files taken evenly over the list: the first ones alone would all be of one class."""
     if limit is None or limit >= len(paths):
         return paths

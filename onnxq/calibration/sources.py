@@ -12,7 +12,7 @@ an iterable, a function that returns one, an object with get_next() (onnxruntime
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
     images: ImageOptions | str | None = None,
     shard: Shard | None = None,
     label: str = "calibration",
+    skip: Collection[str] = (),
 ) -> Batches:
     """Open calibration or verification data for a model.
 
@@ -66,6 +67,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         images: How image files become arrays: "imagenet", "yolo", "paddleocr", or ImageOptions.
         shard: The part of the data to take, after `limit`; the result is then a ShardedBatches.
         label: What the data is called in messages.
+        skip: Arrays in files and dicts that are not fed, besides "labels".
 
     Raises:
         ConfigError: an option has an impossible value, or none for this kind of source.
@@ -77,7 +79,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
             raise ConfigError(f"{name} is {value}", hint=f"{name}= (--{flag}) is a number of samples, 1 or more.")
     if layout not in (None, "nchw", "nhwc"):
         raise ConfigError(f"unknown layout {layout!r}", hint="layout= (--layout) is 'nchw' or 'nhwc'.")
-    opened = _source(source, inputs, batch_size, limit, image_options(images))
+    opened = _source(source, inputs, batch_size, limit, image_options(images), frozenset((LABELS, *skip)))
     if images is not None and not isinstance(opened, ImageSource):
         raise images_without_files(source)
     notes = Notes()
@@ -120,15 +122,20 @@ def _batch_size_is_moot(source: Source, inputs: InputSpecs, batch_size: int) -> 
     return None
 
 
-def _source(
-    source: object, inputs: InputSpecs, batch_size: int | None, limit: int | None, images: ImageOptions | None
+def _source(  # noqa: PLR0913, PLR0917 - the parts of one decision
+    source: object,
+    inputs: InputSpecs,
+    batch_size: int | None,
+    limit: int | None,
+    images: ImageOptions | None,
+    skip: frozenset[str],
 ) -> Source:
     if isinstance(source, (str, Path)):
-        return _path_source(Path(source), inputs, batch_size, limit, images)
+        return _path_source(Path(source), inputs, batch_size, limit, images, skip)
     if isinstance(source, np.ndarray):
-        return ArraysSource({"": source}, inputs, batch_size)
+        return ArraysSource({"": source}, inputs, batch_size, skip)
     if isinstance(source, Mapping):
-        return ArraysSource(source, inputs, batch_size)
+        return ArraysSource(source, inputs, batch_size, skip)
     if callable(source) or callable(getattr(source, "get_next", None)) or isinstance(source, Iterable):
         return FeedsSource(source)
     raise DataError(
@@ -137,15 +144,20 @@ def _source(
     )
 
 
-def _path_source(
-    path: Path, inputs: InputSpecs, batch_size: int | None, limit: int | None, images: ImageOptions | None
+def _path_source(  # noqa: PLR0913, PLR0917 - the parts of one decision
+    path: Path,
+    inputs: InputSpecs,
+    batch_size: int | None,
+    limit: int | None,
+    images: ImageOptions | None,
+    skip: frozenset[str],
 ) -> Source:
     where = str(path)
     if not path.exists():
         raise DataError("no such file or folder", where=where, hint="check the path in data= (--data).")
     if path.is_file():
         if path.suffix.lower() in SUFFIXES:
-            return FilesSource([path], inputs, batch_size)
+            return FilesSource([path], inputs, batch_size, skip)
         if path.suffix == ".py":
             return FeedsSource(_load_data(path), origin=path.name)
         if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -155,7 +167,7 @@ def _path_source(
     if sets:
         return TestDataSource(sets, inputs)
     arrays = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-    pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    pictures = image_files(path)
     if arrays and pictures:
         raise DataError(
             f"the folder holds both arrays ({arrays[0].name}) and images ({pictures[0].name})",
@@ -165,8 +177,15 @@ def _path_source(
     if pictures:
         return ImageSource(pictures, inputs=inputs, options=images, batch_size=batch_size, limit=limit, where=where)
     if arrays:
-        return FilesSource(arrays, inputs, batch_size)
+        return FilesSource(arrays, inputs, batch_size, skip)
     raise DataError("no calibration data: the folder holds neither arrays nor images", where=where, hint=_hint())
+
+
+def image_files(path: Path) -> list[Path]:
+    """The image files of a folder and its subfolders in the order in which they are fed, or the one file."""
+    if path.is_file():
+        return [path] if path.suffix.lower() in IMAGE_SUFFIXES else []
+    return sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _hint() -> str:
@@ -178,7 +197,10 @@ class ArraysSource:
 
     one_shot = False
 
-    def __init__(self, arrays: Mapping[str, Any], inputs: InputSpecs, batch_size: int | None) -> None:
+    def __init__(
+        self, arrays: Mapping[str, Any], inputs: InputSpecs, batch_size: int | None, skip: frozenset[str]
+    ) -> None:
+        self._skip = skip
         self._arrays = {name: np.asarray(value) for name, value in arrays.items()}
         self._inputs = inputs
         self._size = batch_size or 1
@@ -186,7 +208,7 @@ class ArraysSource:
 
     def items(self, note: Callable[[str], None]) -> Iterator[Item]:
         columns: dict[str, Column] = {name: ArrayColumn(array) for name, array in self._arrays.items()}
-        yield Item(_named(columns, self._inputs, note), self._size, stacked=True)
+        yield Item(_named(columns, self._inputs, note, self._skip), self._size, stacked=True)
 
 
 class FilesSource:
@@ -194,7 +216,8 @@ class FilesSource:
 
     one_shot = False
 
-    def __init__(self, paths: list[Path], inputs: InputSpecs, batch_size: int | None) -> None:
+    def __init__(self, paths: list[Path], inputs: InputSpecs, batch_size: int | None, skip: frozenset[str]) -> None:
+        self._skip = skip
         self._paths = paths
         self._inputs = inputs
         self._size = batch_size or 1
@@ -204,7 +227,7 @@ class FilesSource:
     def items(self, note: Callable[[str], None]) -> Iterator[Item]:
         for path in self._paths:
             with open_columns(path) as columns:
-                yield Item(_named(columns, self._inputs, note), self._size, stacked=True, origin=path.name)
+                yield Item(_named(columns, self._inputs, note, self._skip), self._size, stacked=True, origin=path.name)
 
 
 def _samples(shapes: Mapping[str, tuple[int, ...]], inputs: InputSpecs) -> int | None:
@@ -213,12 +236,14 @@ def _samples(shapes: Mapping[str, tuple[int, ...]], inputs: InputSpecs) -> int |
     return max(lengths, default=None)
 
 
-def _named(columns: Mapping[str, Column], inputs: InputSpecs, note: Callable[[str], None]) -> Mapping[str, Column]:
+def _named(
+    columns: Mapping[str, Column], inputs: InputSpecs, note: Callable[[str], None], skip: frozenset[str]
+) -> Mapping[str, Column]:
     """Columns under the model's input names: labels left out, a lone array given to a lone input."""
-    kept = dict(columns)
-    if LABELS in kept and LABELS not in inputs:
-        del kept[LABELS]
-        note(f"the array {LABELS!r} was skipped: it is not an input of the model")
+    kept = {name: column for name, column in columns.items() if name not in skip or name in inputs}
+    for name in columns:
+        if name not in kept:
+            note(f"the array {name!r} was skipped: it is not an input of the model")
     if len(kept) == 1 and len(inputs) == 1:
         ((name, column),) = kept.items()
         if name not in inputs and name not in _UNNAMED:

@@ -11,10 +11,12 @@ import click
 from onnxq.cli.commands.cache import cache
 from onnxq.cli.commands.calibrate import calibrate
 from onnxq.cli.commands.engine import engine
+from onnxq.cli.commands.evaluate import evaluate
 from onnxq.cli.commands.inspect import inspect
 from onnxq.cli.commands.merge import merge
 from onnxq.cli.commands.plan import plan
 from onnxq.cli.commands.quantize import quantize
+from onnxq.cli.commands.sensitivity import sensitivity
 from onnxq.cli.commands.strip import strip
 from onnxq.cli.commands.targets import targets
 from onnxq.cli.commands.verify import verify
@@ -51,7 +53,9 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(EXIT_USAGE)
 
 
-for command in (quantize, plan, calibrate, merge, cache, verify, engine, inspect, strip, targets):
+for command in (
+    quantize, plan, calibrate, merge, cache, verify, evaluate, sensitivity, engine, inspect, strip, targets
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -18,6 +18,9 @@ METHOD_NAMES = (*METHODS, "moving-average")
 IMAGE_PRESETS = ("imagenet", "yolo", "paddleocr")
 LAYOUTS = ("nchw", "nhwc")
 COLORS = ("rgb", "bgr")
+METRICS = ("top1", "top5", "cosine", "sqnr")
+SENSITIVITY_MODES = ("only", "all-but")
+RANK_BY = ("sqnr", "cosine", "kl")
 RECOVERIES = ("none", "fast")
 NONFINITE = ("error", "ignore")
 RESIZES = ("stretch", "crop", "letterbox", "height")
@@ -126,3 +129,29 @@ class NamedShape(click.ParamType):  # type: ignore[type-arg]
         if not all(part.isdigit() for part in parts):
             return self.fail(f"{value!r} is not a shape such as images:1x3x224x224.", param, ctx)
         return name, tuple(int(part) for part in parts)
+
+
+class Points(click.ParamType):  # type: ignore[type-arg]
+    """Percentage points: 0.5% or 0.5."""
+
+    name = "POINTS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip().removesuffix("%")
+        found = re.fullmatch(r"\d+(\.\d*)?|\.\d+", text)
+        if found is None or float(text) >= 100:
+            return self.fail(f"{value!r} is not a number of percentage points such as 0.5%.", param, ctx)
+        return float(text)
+
+
+class MetricName(click.ParamType):  # type: ignore[type-arg]
+    """A metric's name, or python:FILE.py:FUNCTION."""
+
+    name = "METRIC"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in METRICS or str(value).startswith("python:"):
+            return str(value)
+        close = difflib.get_close_matches(str(value), METRICS, n=1)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        return self.fail(f"{value!r} is none of {', '.join(METRICS)}, python:FILE.py:FUNCTION.{guess}", param, ctx)

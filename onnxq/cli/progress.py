@@ -42,6 +42,12 @@ def calibration_progress(*, quiet: bool, afterwards: str) -> Iterator[Callback |
 
         def show(now: Progress) -> None:
             total = now.expected_samples
+            stage = getattr(now, "stage", None)
+            if stage is not None:  # SearchProgress, whose module costs numpy
+                steps = f"{now.samples}" if total is None else f"{now.samples} of {total}"
+                found = "  ".join(text for text in (steps, str(getattr(now, "best", ""))) if text)
+                bar.update(task, total=total, completed=now.samples, description=stage, counted=found)
+                return
             done = total is not None and now.samples >= total
             bar.update(
                 task,

@@ -6,6 +6,7 @@ The page is plain HTML first (every value is in it as text); a few lines of scri
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -76,14 +77,46 @@ def render_page(report: Report) -> str:
     Returns:
         A self-contained HTML document; everything that came from the model or the user is escaped.
     """
-    title = escape(f"onnxq report: {report.target}")
-    body = "\n".join(
-        [_verdict(report), _facts(report), _checks(report), _layers(report.layers), _tensors(report.tensors)]
+    parts = [_verdict(report), _facts(report), _checks(report), _layers(report.layers), _tensors(report.tensors)]
+    return page_of(f"onnxq report: {report.target}", "\n".join(parts))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: What it shows.
+        html: Shown in place of the text, as it is: nothing that comes from a model or a user may be in it unescaped.
+        key: What it is sorted by, if not the text.
+        number: Whether it is set to the right.
+    """
+
+    text: str = ""
+    html: str = ""
+    key: float | None = None
+    number: bool = False
+
+
+def table_of(name: str, title: str, headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """A section with a table that can be filtered and sorted."""
+    cells = (
+        [f"<td>{c.html}</td>" if c.html else _cell(c.text, key=c.key, number=c.number) for c in row] for row in rows
     )
+    return _table(name, title, headings, cells)
+
+
+def page_of(title: str, body: str) -> str:
+    """A self-contained HTML document.
+
+    Args:
+        title: Shown by the browser; escaped here.
+        body: HTML; escaped by the caller.
+    """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
         f"<body><main>\n{body}\n</main><script>{_SCRIPT}</script></body></html>\n"
     )
 

@@ -11,10 +11,11 @@ import pytest
 import onnxq
 
 PUBLIC = {
-    "ArtifactError", "ConfigError", "DataError", "EngineResult", "GateError", "ImageOptions", "InternalError",
-    "InterruptedRunError", "ModelError", "OnnxqError", "Override", "PlanError", "QuantPlan", "QuantizeResult", "Report",
-    "StatsTable", "StripResult", "UnsupportedModelError", "__version__", "build_engine", "calibrate", "channel_ranges",
-    "load_stats", "plan", "quantize", "strip", "verify",
+    "ArtifactError", "ConfigError", "DataError", "EngineResult", "Evaluation", "GateError", "ImageOptions",
+    "InternalError", "InterruptedRunError", "ModelError", "OnnxqError", "Override", "PlanError", "QuantPlan",
+    "QuantizeResult", "Report", "Sensitivity", "StatsTable", "StripResult", "UnsupportedModelError", "__version__",
+    "build_engine", "calibrate", "channel_ranges", "evaluate", "load_stats", "plan", "quantize", "sensitivity", "strip",
+    "verify",
 }  # fmt: skip
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "rich", "click")
 
@@ -46,7 +47,7 @@ def test_importing_costs_next_to_nothing(module: str) -> None:
     assert loaded == (["click"] if module == "onnxq.cli.main" else [])
 
 
-@pytest.mark.parametrize("name", ["quantize", "calibrate", "plan", "strip", "verify", "load_stats", "build_engine"])
+@pytest.mark.parametrize("name", sorted(name for name in PUBLIC if name.islower() and not name.startswith("_")))
 def test_functions_stay_functions_whatever_was_used_before(name: str) -> None:
     """A submodule of the same name would take the function's place as soon as something imports it."""
     used = "; ".join(f"onnxq.{other}" for other in sorted(PUBLIC))

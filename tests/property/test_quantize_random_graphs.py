@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import onnxq
-from onnxq import api
+from onnxq import api, stages
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.solve import solve
 from onnxq.graph.view import Graph
@@ -187,7 +187,7 @@ def test_inputs_placement(target: str, model: ModelProto) -> None:
     prepared = api.prepare(model, target, PlanOptions())
     stats = onnxq.calibrate(model, data, target=target)
     qparams = solve(prepared.graph, prepared.plan, stats, method_from_name("max"), prepared.target)
-    quantized = api.rewrite(prepared.graph, prepared.plan, qparams)
+    quantized = stages.rewrite(prepared.graph, prepared.plan, qparams)
     made = quantized.to_model()
     onnx.checker.check_model(made, full_check=True)
     if target == "tensorrt":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -15,6 +15,7 @@ from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
 from onnxq.cli.parameters import METHOD_NAMES, RECOVERIES, Name
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_report
+from onnxq.cli.searching import SEARCH_OPTIONS, SearchOptions
 from onnxq.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ _RESULT_OPTIONS = (
 @options.grouped(Ranges, "ranges", *_RANGE_OPTIONS)
 @options.collect_options()
 @options.grouped(Results, "results", *_RESULT_OPTIONS)
+@options.grouped(SearchOptions, "searching", *SEARCH_OPTIONS)
 @options.grouped(Gates, "gates", *GATE_OPTIONS)
 @config_option()
 @options.debug_option()
@@ -105,6 +107,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     ranges: Ranges,
     collecting: options.CollectOptions,
     results: Results,
+    searching: SearchOptions,
     gates: Gates,
 ) -> None:
     """Quantize a float MODEL to int8 for one target, and prove the result on the target's engine.
@@ -118,6 +121,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
       onnxq quantize model.onnx --data samples.npz --target tensorrt -o engine-ready.onnx
       onnxq quantize resnet.onnx --data photos/ --images imagenet --limit 500
       onnxq quantize model.onnx --method percentile --percentile 99.9 --exclude '/head/*'
+      onnxq quantize model.onnx --data test.npz --labels labels --max-drop 0.5%
       onnxq quantize model.onnx --config int8.toml --report int8.html --force
     """
     output = results.output or model.with_suffix(".int8.onnx")
@@ -128,6 +132,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
         "the calibration data": chosen.data,
         "the file of --stats": ranges.stats,
         "the file of --calibration-cache": ranges.calibration_cache,
+        "the samples of --eval-data": searching.eval_data,
     }
     check_places(places, inputs=sources, force=results.force)
     check_report_suffix(results.report)
@@ -141,8 +146,9 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
         collecting=collecting,
         output=output,
         results=results,
+        search=searching.keywords(gates),
     )
-    report = gated(report, gates)
+    report = gated(report, searching.gates_left(gates))
     write_report(report, results.report)
     show_report(report, as_json=results.as_json, quiet=results.quiet)
     leave_on_failed_checks(
@@ -161,6 +167,7 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     collecting: options.CollectOptions,
     output: Path,
     results: Results,
+    search: dict[str, Any],
 ) -> Report:
     from onnxq import api, load_stats  # noqa: PLC0415 - numpy and onnx only now
 
@@ -179,6 +186,7 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
             tensorrt_cache=ranges.calibration_cache,
             output=output,
             force=results.force,
+            **search,
             progress=progress,
         )
     if ranges.save_stats is not None:

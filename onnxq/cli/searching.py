@@ -1,0 +1,96 @@
+"""Options of `onnxq quantize` that ask for mixed precision: layers go to float until demands are met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxq.cli.gates import Gates
+from onnxq.cli.options import FILE
+from onnxq.cli.parameters import METRICS, MetricName, Points
+from onnxq.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What a quantized model has to meet. Attributes as the options of the same names."""
+
+    search: bool
+    max_drop: float | None
+    min_cosine: float | None
+    metric: str | None
+    labels: str | None
+    output_name: str | None
+    eval_data: Path | None
+    search_seconds: float | None
+
+    def keywords(self, gates: Gates) -> dict[str, Any]:
+        """Keyword arguments of the Python API; under --search the gate --min-sqnr is a goal as well.
+
+        Raises:
+            ConfigError: --search has nothing to search for.
+        """
+        if self.search and self.max_drop is None and self.min_cosine is None and gates.min_sqnr is None:
+            raise ConfigError(
+                "--search has no goal", hint="pass --max-drop 0.5%, --min-cosine 0.999 or --min-sqnr 30 with it"
+            )
+        return {
+            "max_drop": self.max_drop,
+            "min_sqnr": gates.min_sqnr if self.search else None,
+            "min_cosine": self.min_cosine,
+            "metric": self.metric,
+            "labels": self.labels,
+            "output_name": self.output_name,
+            "eval_data": self.eval_data,
+            "search_seconds": self.search_seconds,
+        }
+
+    def gates_left(self, gates: Gates) -> Gates:
+        """The gates that the search has not turned into a check of its own."""
+        return replace(gates, min_sqnr=None) if self.search else gates
+
+
+SEARCH_OPTIONS = (
+    click.option(
+        "--search",
+        is_flag=True,
+        help="Leave layers in float, as little arithmetic as possible, until --min-sqnr is met. --max-drop and "
+        "--min-cosine search without it.",
+    ),
+    click.option(
+        "--max-drop",
+        type=Points(),
+        metavar="POINTS",
+        help="Leave layers in float until --metric falls by at most so many percentage points, such as 0.5%.",
+    ),
+    click.option(
+        "--min-cosine",
+        type=click.FloatRange(min=0, max=1, min_open=True),
+        metavar="COSINE",
+        help="Leave layers in float until every float output has this cosine similarity with the float model's.",
+    ),
+    click.option(
+        "--metric",
+        type=MetricName(),
+        metavar="METRIC",
+        help=f"For --max-drop: {METRICS[0]}, {METRICS[1]}, or python:FILE.py:FUNCTION.  [default: top1]",
+    ),
+    click.option(
+        "--labels",
+        metavar="LABELS",
+        help="For --max-drop: labels as for `onnxq evaluate`.  [default: looked for beside the samples]",
+    ),
+    click.option("--output-name", metavar="NAME", help="For --max-drop: the output to judge, where there are several."),
+    click.option(
+        "--eval-data", type=FILE, metavar="SRC", help="Samples to judge models on.  [default: the calibration data]"
+    ),
+    click.option(
+        "--search-seconds",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="S",
+        help="Time limit of the search; the best model found so far is written, after Ctrl-C too.  [default: 600]",
+    ),
+)

@@ -1,0 +1,201 @@
+"""`onnxq.evaluate`: a float model and its quantized forms side by side on the same samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.calibration.batches import Batch, Batches
+from onnxq.calibration.images import ImageOptions
+from onnxq.calibration.inputs import InputSpecs, Layout
+from onnxq.calibration.progress import Progress
+from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.sources import open_data
+from onnxq.errors import ConfigError
+from onnxq.evaluation.evaluation import Comparison, Evaluation, ModelScore, compare
+from onnxq.evaluation.judging import Judge, judge_for, judged, labelled
+from onnxq.evaluation.labels import label_key, load_labels
+from onnxq.evaluation.metrics import Function, metric_from
+from onnxq.graph.model import ModelSource, get_metadata, load_graph
+from onnxq.graph.view import Graph
+from onnxq.search.progress import report_to
+from onnxq.targets import resolve_target
+
+_FLOAT = "onnxruntime"
+_FUSED = "onnxruntime, int8 kernels"
+_UNFUSED = "Q and DQ as written"
+
+_CHANCE = 3.0
+"""A float model whose share of right answers is below this many times that of guessing has the wrong labels."""
+
+
+def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
+    model: ModelSource,
+    quantized: ModelSource | Sequence[ModelSource] = (),
+    data: Any = None,
+    *,
+    labels: Any = None,
+    metric: str | Function | None = None,
+    output: str | None = None,
+    target: str | None = None,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    layout: Layout | None = None,
+    images: ImageOptions | str | None = None,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Evaluation:
+    """Score a float model and its quantized forms on the same samples, and say which differences are more than chance.
+
+    Args:
+        model: The float model: path, bytes or ModelProto.
+        quantized: Its quantized forms, one or several; any files with the same inputs and outputs.
+        data: Samples to judge on, as for `quantize`; not those that were calibrated on.
+        labels: An array or sequence, a .npy, .npz, .txt or .csv file, the name of an array in the .npz of the data, or
+            "folders". None looks beside the samples. See `onnxq.evaluation.labels`.
+        metric: "top1", "top5", "cosine", "sqnr", "python:file.py:function", or a function of outputs by name and labels
+            that gives one number for each sample, larger is better. None is top1 where there are labels, else sqnr.
+        output: Name of the output to judge, where there are several.
+        target: The engine the quantized models are for. For tensorrt and openvino they run without onnxruntime's
+            optimisations, Q and DQ as written. None takes what each model's metadata say, else onnxruntime.
+        batch_size: As for `quantize`.
+        limit: As for `quantize`.
+        layout: As for `quantize`.
+        images: As for `quantize`.
+        threads: Threads for inference; None leaves it to onnxruntime.
+        providers: onnxruntime's execution providers, as for `quantize`.
+        progress: Called after each batch, with a SearchProgress.
+
+    Raises:
+        ModelError: a model cannot be read or loaded.
+        DataError: the data or labels do not fit the model or each other.
+        ConfigError: an argument has an impossible value, or something has to be chosen.
+    """
+    if data is None:
+        raise ConfigError("there are no samples to judge on", hint="pass data= (--data)")
+    graphs = _named(model, quantized)
+    source = graphs[next(iter(graphs))]
+    found = load_labels(labels, data, limit=limit)
+    chosen = metric_from(metric if metric is not None else "sqnr" if found is None else "top1")
+    judge = judge_for(source, chosen, output, found if chosen.needs_labels or not chosen.against_float else None)
+    batches = labelled_data(source, data, labels, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    options = CollectOptions(threads=threads, providers=providers)
+    sessions, run_as = {}, {}
+    for name, graph in graphs.items():
+        fused = True if graph is source else _is_fused(graph, target)
+        sessions[name] = options.session(graph, optimise=fused)
+        run_as[name] = _FLOAT if graph is source else _FUSED if fused else _UNFUSED
+    source_batches = labelled(batches, judge, limited=limit is not None)
+    values = judged(judge, sessions, next(iter(graphs)), _shown(source_batches, batches.expected_samples, progress))
+    return _evaluation(judge, values, run_as, notes=_notes(batches, label_key(labels, data)))
+
+
+def labelled_data(  # noqa: PLR0913 - what is handed through
+    graph: Graph,
+    data: Any,
+    labels: Any,
+    *,
+    batch_size: int | None,
+    limit: int | None,
+    layout: Layout | None,
+    images: ImageOptions | str | None,
+) -> Batches:
+    """The samples that belong to `labels`, without an array of labels that lies among them."""
+    key = label_key(labels, data)
+    return open_data(
+        data,
+        inputs=InputSpecs.from_graph(graph),
+        batch_size=batch_size,
+        limit=limit,
+        layout=layout,
+        images=images,
+        label="evaluation",
+        skip=() if key is None else (key,),
+    )
+
+
+def _shown(
+    batches: Iterator[Batch], expected: int | None, progress: Callable[[Progress], None] | None
+) -> Iterator[Batch]:
+    done = 0
+    for batch in batches:
+        report_to(progress, "evaluating", done, expected)
+        yield batch
+        done += batch.samples
+
+
+def _named(model: ModelSource, quantized: ModelSource | Sequence[ModelSource]) -> dict[str, Graph]:
+    """The models by name, the float one first."""
+    several = cast("list[ModelSource]", list(quantized) if isinstance(quantized, (list, tuple)) else [quantized])
+    named: dict[str, Graph] = {}
+    for i, given in enumerate([model, *several]):
+        name = os.fspath(given) if isinstance(given, (str, Path)) else "float" if i == 0 else f"quantized {i}"
+        if name in named:
+            raise ConfigError(f"the model {name!r} is given twice", hint="name each model once")
+        named[str(name)] = load_graph(given)
+    return named
+
+
+def _is_fused(graph: Graph, target: str | None) -> bool:
+    """Whether a quantized model is run by int8 kernels, as its engine would, or by Q and DQ."""
+    if target is not None:
+        return resolve_target(target)[0].name.startswith("ort-")
+    return get_metadata(graph.frame).get("onnxq.target", "ort-").startswith("ort-")
+
+
+def _evaluation(
+    judge: Judge, values: Mapping[str, NDArray[np.float64]], run_as: Mapping[str, str], *, notes: tuple[str, ...]
+) -> Evaluation:
+    metric, names = judge.metric, list(values)
+    scores = []
+    for name in names:
+        interval = metric.interval(values[name])
+        scores.append(
+            ModelScore(
+                name=name,
+                score=metric.score(values[name]),
+                low=interval.low,
+                high=interval.high,
+                run_as=run_as[name],
+            )
+        )
+    if metric.against_float:
+        pairs = [(names[1], other) for other in names[2:]]
+    else:
+        pairs = [(names[0], other) for other in names[1:]] + [(names[1], other) for other in names[2:]]
+    found: list[Comparison] = [compare(metric, (a, b), values[a], values[b]) for a, b in pairs]
+    return Evaluation(
+        metric=metric.name,
+        unit=metric.unit,
+        output=judge.output,
+        samples=len(values[names[0]]),
+        models=tuple(scores),
+        comparisons=tuple(found),
+        warnings=_guessing(judge, scores[0]),
+        notes=notes,
+    )
+
+
+def _notes(batches: Batches, key: str | None) -> tuple[str, ...]:
+    """What was noted of the data, but not that its labels were no input of the model."""
+    return tuple(note for note in batches.notes if key is None or not note.startswith(f"the array {key!r} was skipped"))
+
+
+def _guessing(judge: Judge, score: ModelScore) -> tuple[str, ...]:
+    """A warning where the float model does not know its own classes."""
+    if not judge.metric.counts_right_answers or judge.labels is None:
+        return ()
+    classes = int(np.max(judge.labels, initial=0)) + 1
+    k = 5 if judge.metric.name == "top5" else 1
+    if classes <= _CHANCE * k or score.high > _CHANCE * k / classes:
+        return ()
+    return (
+        f"the float model itself gets only {score.score:.1%} right: the labels may belong to other samples, count from "
+        "another number, or the inputs may be prepared in another way than in training",
+    )

@@ -1,0 +1,37 @@
+"""What `onnxq.quantize` gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx import ModelProto
+
+from onnxq.calibration.solve import QParamsTable
+from onnxq.calibration.statistics import StatsTable
+from onnxq.planning.plan import QuantPlan
+from onnxq.report.report import Report
+from onnxq.search.mixed import SearchResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeResult:
+    """What `quantize` made.
+
+    Attributes:
+        model: The quantized model.
+        plan: Where Q/DQ pairs went, and why.
+        stats: Statistics of the activations; give them to another `quantize` of the same model to skip inference.
+        qparams: Scale and zero-point of every quantized tensor.
+        report: What was measured; truthy when every check passed.
+        output: Where the model was written, if it was.
+        search: What the search for layers to leave in float found, if one was asked for.
+    """
+
+    model: ModelProto
+    plan: QuantPlan
+    stats: StatsTable
+    qparams: QParamsTable
+    report: Report
+    output: Path | None = None
+    search: SearchResult | None = None

@@ -1,0 +1,110 @@
+"""What a mixed-precision model has to meet, and how long to look for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from onnxq.errors import ConfigError
+from onnxq.evaluation.metrics import Function
+
+SECONDS = 600.0
+"""Time for a search unless the user says otherwise."""
+
+_ASKS = "max_drop=, min_sqnr= or min_cosine= (--max-drop, --min-sqnr with --search, --min-cosine)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """At least one demand, and what it is judged on.
+
+    Attributes:
+        max_drop: Most that the metric may fall below the float model's, in percentage points (a metric of 0..1 is taken
+            as a share).
+        min_sqnr: SQNR that every float output must have, in dB.
+        min_cosine: Cosine similarity that every float output must have.
+        metric: The metric of `max_drop`, as for `onnxq.evaluate`; None is top1.
+        labels: Labels of the samples, as for `onnxq.evaluate`.
+        data: Samples to judge on; None takes the calibration data.
+        output: Output that the metric looks at, where there are several.
+        seconds: Time limit of the search.
+    """
+
+    max_drop: float | None = None
+    min_sqnr: float | None = None
+    min_cosine: float | None = None
+    metric: str | Function | None = None
+    labels: Any = None
+    data: Any = None
+    output: str | None = None
+    seconds: float = SECONDS
+
+
+def budget_from(  # noqa: PLR0913 - the fields of a value
+    *,
+    max_drop: float | str | None,
+    min_sqnr: float | None,
+    min_cosine: float | None,
+    metric: str | Function | None,
+    labels: Any,
+    data: Any,
+    output: str | None,
+    seconds: float | None,
+) -> Budget | None:
+    """The budget that the keywords of `quantize` ask for; None where they ask for none.
+
+    Raises:
+        ConfigError: a value is impossible, or there is nothing to search for.
+    """
+    asked = [max_drop, min_sqnr, min_cosine]
+    beside = {"metric": metric, "labels": labels, "eval_data": data, "output_name": output, "search_seconds": seconds}
+    if all(value is None for value in asked):
+        given = [name for name, value in beside.items() if value is not None]
+        if given:
+            raise ConfigError(f"{given[0]}= serves a search, and there is nothing to search for", hint=f"pass {_ASKS}")
+        return None
+    drop = None if max_drop is None else points_from(max_drop)
+    if min_cosine is not None and not 0.0 < min_cosine <= 1.0:
+        raise ConfigError(f"min_cosine is {min_cosine:g}", hint="min_cosine= (--min-cosine) is above 0 and at most 1.")
+    if min_sqnr is not None and not math.isfinite(min_sqnr):
+        raise ConfigError(f"min_sqnr is {min_sqnr:g}", hint="min_sqnr= (--min-sqnr) is a number of dB.")
+    if seconds is not None and not seconds > 0:
+        raise ConfigError(f"search_seconds is {seconds:g}", hint="search_seconds= (--search-seconds) is above 0.")
+    if metric in ("sqnr", "cosine"):
+        raise ConfigError(
+            f"{metric} compares with the float model itself, which cannot fall",
+            hint="demand it with min_sqnr= or min_cosine= (--min-sqnr with --search, --min-cosine)",
+        )
+    if drop is None and (metric is not None or labels is not None):
+        raise ConfigError(
+            "a metric and labels are judged by how far they fall", hint="pass max_drop=0.5 (--max-drop 0.5%)"
+        )
+    return Budget(
+        max_drop=drop,
+        min_sqnr=min_sqnr,
+        min_cosine=min_cosine,
+        metric=metric,
+        labels=labels,
+        data=data,
+        output=output,
+        seconds=SECONDS if seconds is None else seconds,
+    )
+
+
+def points_from(given: float | str) -> float:
+    """Percentage points, from 0.5 or "0.5%".
+
+    >>> points_from("0.5%"), points_from(1)
+    (0.5, 1.0)
+    """
+    try:
+        points = float(given.strip().removesuffix("%")) if isinstance(given, str) else float(given)
+    except ValueError:
+        points = math.nan
+    if not (math.isfinite(points) and 0 <= points < 100):
+        raise ConfigError(
+            f"max_drop is {given!r}",
+            hint="max_drop= (--max-drop) is a number of percentage points, such as 0.5 or '0.5%'.",
+        )
+    return points

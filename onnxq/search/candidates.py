@@ -1,0 +1,115 @@
+"""Quantized forms of one model that differ in the layers left in float, made from one calibration.
+
+Parameters, corrected biases and rounded weights are those of the plan for the whole model. A tensor that only now
+stands alone, such as the output of a MaxPool whose Conv went to float, keeps the parameters that it shared: its values
+are among those of the tensor it shared them with.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxq.calibration.solve import QParamsTable
+from onnxq.graph.match import Miss, biased_matmul
+from onnxq.graph.view import Graph
+from onnxq.numerics.qparams import QuantParams
+from onnxq.planning.options import PlanOptions
+from onnxq.planning.plan import QuantPlan, Role, SharedWith
+from onnxq.planning.planner import make_plan
+from onnxq.stages import Prepared, rewrite
+
+REASON = "left in float for the accuracy budget"
+
+
+class NotMadeError(Exception):
+    """A form that the parameters of the whole plan do not cover."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One quantized form.
+
+    Attributes:
+        plan: Its plan.
+        qparams: Its parameters.
+        graph: The float graph with the constants that it was quantized from.
+    """
+
+    plan: QuantPlan
+    qparams: QParamsTable
+    graph: Graph
+
+    def quantized(self) -> Graph:
+        """The quantized graph."""
+        return rewrite(self.graph, self.plan, self.qparams)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Makes quantized forms of a model.
+
+    Attributes:
+        prepared: The model and its whole plan.
+        options: What the user keeps in float anyhow.
+        qparams: Parameters of the whole plan.
+        recovered: The float graph after recovery (corrected biases), of the same nodes.
+    """
+
+    prepared: Prepared
+    options: PlanOptions
+    qparams: QParamsTable
+    recovered: Graph
+
+    def make(self, excluded: Collection[str]) -> Candidate:
+        """The form that leaves the layers `excluded` in float, besides what the plan leaves in float.
+
+        Raises:
+            NotMadeError: it would quantize a tensor that the whole plan does not, or in another way.
+        """
+        prepared = self.prepared
+        options = replace(
+            self.options, exclude=(*self.options.exclude, *(glob.escape(name) for name in sorted(excluded)))
+        )
+        plan = make_plan(
+            prepared.graph, prepared.target, options=options, digest=prepared.plan.digest, notes=prepared.plan.notes
+        )
+        nodes = tuple(replace(d, reason=REASON, rule="budget") if d.node in excluded else d for d in plan.nodes)
+        return Candidate(replace(plan, nodes=nodes), self._params(plan), self._restored(excluded))
+
+    def _params(self, plan: QuantPlan) -> QParamsTable:
+        """The whole plan's parameters for the tensors of `plan`; those of biases are found by who reads them."""
+        whole = self.prepared.plan.tensors
+        biases = {tensor.uses[0]: key for key, tensor in whole.items() if tensor.role is Role.BIAS}
+        found = {}
+        for key, tensor in plan.tensors.items():
+            source = biases.get(tensor.uses[0], "") if tensor.role is Role.BIAS else key
+            if source not in whole or whole[source].spec != tensor.spec:
+                raise NotMadeError(key)
+            found[key] = self.qparams[source]
+        for key, tensor in plan.tensors.items():
+            if isinstance(tensor.source, SharedWith) and not _equal(found[key], found[tensor.source.tensor]):
+                raise NotMadeError(key)
+        return found
+
+    def _restored(self, excluded: Collection[str]) -> Graph:
+        """The recovered graph, with the float constants of layers that stay float."""
+        source = self.prepared.graph
+        graph = self.recovered.copy()
+        for name in excluded:
+            node = source.node(name)
+            constants = list(node.input[1:])
+            found = biased_matmul(source, node) if node.op_type == "MatMul" else None
+            if found is not None and not isinstance(found, Miss):
+                constants.append(found.bindings["bias"])
+            for tensor in constants:
+                if tensor in source.initializers:
+                    graph.add_initializer(tensor, source.initializers[tensor])
+        return graph
+
+
+def _equal(one: QuantParams, other: QuantParams) -> bool:
+    return np.array_equal(one.scale, other.scale) and np.array_equal(one.zero_point, other.zero_point)

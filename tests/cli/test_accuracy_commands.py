@@ -1,0 +1,169 @@
+"""`onnxq evaluate`, `onnxq sensitivity` and the search of `onnxq quantize`, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+import onnxq
+from onnxq.cli import parameters
+from onnxq.cli.main import cli
+from onnxq.evaluation.metrics import METRICS
+from onnxq.search.ranking import By, Mode
+from onnxq.search.sensitivity import SAMPLES
+from tests.cli.conftest import Run, samples
+
+TARGET = ("--target", "ort-x64-vnni")
+
+
+@pytest.fixture
+def int8(run: Run) -> str:
+    assert run("quantize", "model.onnx", "--data", "data.npz", *TARGET).exit_code == 0
+    return "model.int8.onnx"
+
+
+def test_names_are_those_of_the_library() -> None:
+    assert parameters.METRICS == METRICS
+    assert get_args(Mode) == parameters.SENSITIVITY_MODES
+    assert get_args(By) == parameters.RANK_BY
+    defaults = {p.name: p.default for p in cli.commands["sensitivity"].params}
+    assert (defaults["samples"], defaults["mode"], defaults["by"]) == (SAMPLES, "only", "sqnr")
+
+
+def test_evaluate_shows_a_table(run: Run, int8: str) -> None:
+    result = run("evaluate", "model.onnx", int8, "--data", "data.npz")
+    assert result.exit_code == 0
+    assert "sqnr of output y on 20 samples, with 95% confidence intervals" in result.stdout
+    assert f"{int8}" in result.stdout
+
+
+def test_evaluate_takes_labels_and_writes_json(run: Run, int8: str, folder: Path) -> None:
+    np.savez(folder / "test.npz", x=samples(), truth=np.arange(20) % 16)
+    result = run(
+        "evaluate", "model.onnx", int8, "--data", "test.npz", "--labels", "truth", "--json", "--report", "e.json"
+    )
+    document: dict[str, Any] = json.loads(result.stdout)
+    assert (document["schema"], document["metric"], document["samples"]) == ("onnxq.evaluation/1", "top1", 20)
+    assert json.loads((folder / "e.json").read_text()) == document
+    assert [m["name"] for m in document["models"]] == ["model.onnx", int8]
+    assert document["comparisons"][0]["test"] == "McNemar, exact"
+
+
+def test_evaluate_runs_a_function_of_the_user(run: Run, int8: str, folder: Path) -> None:
+    (folder / "mine.py").write_text(
+        "def f(outputs, labels):\n    return outputs['y'].reshape(len(outputs['y']), -1).max(1)\n"
+    )
+    result = run("evaluate", "model.onnx", int8, "--data", "data.npz", "--metric", "python:mine.py:f")
+    assert result.exit_code == 0
+    assert "model.int8.onnx against model.onnx" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--data", "data.npz", "--metric", "top3"), 2, "'top3' is none of top1, top5, cosine, sqnr"),
+        (("--data", "data.npz", "--metric", "top1"), 2, "top1 needs labels"),
+        (("--data", "data.npz", "--output", "z"), 2, "the model has no output 'z'; it has 'y'"),
+        (("--data", "data.npz", "--labels", "absent.npy"), 3, "absent.npy: no such file"),
+        (
+            (
+                "--data",
+                "absent.npz",
+            ),
+            3,
+            "no such file or folder",
+        ),
+        ((), 2, "there are no samples to judge on"),
+    ],
+)
+def test_evaluate_says_what_is_wrong(run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
+    result = run("evaluate", "model.onnx", *arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_sensitivity_shows_a_table_and_writes_a_plot(run: Run, folder: Path) -> None:
+    result = run("sensitivity", "model.onnx", "--data", "data.npz", *TARGET, "--report", "layers.html")
+    assert result.exit_code == 0
+    assert "each layer alone in int8, measured on 20 samples" in result.stdout
+    page = (folder / "layers.html").read_text()
+    assert "<svg" in page
+    assert "conv" in page
+
+
+def test_sensitivity_prints_json_alone(run: Run) -> None:
+    result = run("sensitivity", "model.onnx", "--data", "data.npz", *TARGET, "--json", "--samples", "4")
+    document = json.loads(result.stdout)
+    assert (document["schema"], document["samples"]) == ("onnxq.sensitivity/1", 4)
+    assert [layer["node"] for layer in document["layers"]] == ["conv"]
+
+
+def test_sensitivity_takes_statistics(run: Run) -> None:
+    assert run("calibrate", "model.onnx", "--data", "data.npz", *TARGET, "-o", "m.stats").exit_code == 0
+    result = run("sensitivity", "model.onnx", "--data", "data.npz", *TARGET, "--stats", "m.stats", "--mode", "all-but")
+    assert result.exit_code == 0
+    assert "all layers in int8 but one" in result.stdout
+
+
+def test_sensitivity_without_data_is_loud(run: Run) -> None:
+    result = run("sensitivity", "model.onnx", *TARGET)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: NO DATA. Layers are measured on synthetic inputs")
+
+
+def test_quantize_searches_and_says_what_it_found(run: Run, folder: Path) -> None:
+    result = run("quantize", "model.onnx", "--data", "data.npz", *TARGET, "--min-cosine", "0.9")
+    assert result.exit_code == 0
+    assert "accuracy budget met: cosine" in " ".join(result.stdout.split())
+    assert (folder / "model.int8.onnx").exists()
+
+
+def test_a_budget_out_of_reach_leaves_with_4(run: Run, folder: Path) -> None:
+    result = run("quantize", "model.onnx", "--data", "data.npz", *TARGET, "--search", "--min-sqnr", "300")
+    assert result.exit_code == 4
+    assert "accuracy budget: SQNR" in result.stderr
+    assert result.stderr.count("300") == 1  # the search's check stands in for the gate
+    assert (folder / "model.int8.onnx").exists()
+
+
+def test_min_sqnr_alone_is_a_gate(run: Run) -> None:
+    result = run("quantize", "model.onnx", "--data", "data.npz", *TARGET, "--min-sqnr", "300")
+    assert result.exit_code == 4
+    assert "SQNR at least 300 dB" in result.stderr
+    assert "accuracy budget" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--search",), "--search has no goal"),
+        (("--max-drop", "much"), "'much' is not a number of percentage points such as 0.5%"),
+        (("--max-drop", "0.5%"), "top1 needs labels"),
+        (("--labels", "labels"), "labels= serves a search"),
+        (("--min-cosine", "2"), "2.0 is not in the range"),
+    ],
+)
+def test_searches_that_make_no_sense_are_refused(
+    run: Run, folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = run("quantize", "model.onnx", "--data", "data.npz", *TARGET, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (folder / "model.int8.onnx").exists()
+
+
+def test_a_configuration_file_holds_a_budget(run: Run, folder: Path) -> None:
+    (folder / "c.toml").write_text('max-drop = "100"\n')
+    assert run("quantize", "model.onnx", "--data", "data.npz", "--config", "c.toml").exit_code == 2
+    np.savez(folder / "l.npz", x=samples(), labels=np.arange(20) % 16)
+    (folder / "c.toml").write_text('max-drop = "50%"\ntarget = "ort-x64-vnni"\n')
+    assert run("quantize", "model.onnx", "--data", "l.npz", "--config", "c.toml").exit_code == 0
+
+
+def test_commands_and_functions_are_both_public() -> None:
+    assert {"evaluate", "sensitivity"} <= set(cli.commands) & set(onnxq.__all__)
