@@ -36,6 +36,7 @@ from onnxq.graph.model import (
     size_bytes,
 )
 from onnxq.graph.saving import check_output, data_file, needs_data_file
+from onnxq.passes.settle_types import runnable
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
@@ -207,7 +208,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     if recover == "fast":
         graph = correct_biases(graph, prepared.plan, qparams, samples, options)
     clock.lap("recover")
-    quantized = rewrite(graph, prepared.plan, qparams)
+    quantized = rewrite(graph, prepared.plan, qparams, widened=prepared.widened)
     result = quantized.to_model()
     set_metadata(result, metadata_of(prepared.plan, known, synthetic=is_made_up(data, stats, cache)))
     clock.lap("rewrite")
@@ -297,7 +298,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=part
     )
     return collect_as_asked(
-        prepared.graph,
+        runnable(prepared.graph),
         prepared.plan.observed(),
         batches,
         digest=prepared.plan.digest,

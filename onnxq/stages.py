@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.checkpoint import Checkpointing
@@ -34,15 +35,16 @@ from onnxq.graph.model import (
     load_graph,
     model_digest,
     quantized_nodes,
-    upgrade_opset,
 )
 from onnxq.graph.view import Graph
-from onnxq.passes.base import PassManager, PassResult
+from onnxq.passes.base import Pass, PassManager, PassResult
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.give_biases import GiveBiases
 from onnxq.passes.hold_float import HoldFloat
 from onnxq.passes.insert_qdq import InsertQDQ
 from onnxq.passes.normalise import normalise_float
+from onnxq.passes.settle_types import note_of_types, runnable, settle_types
+from onnxq.passes.store_in_half import StoreInHalf
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
@@ -69,6 +71,7 @@ class Prepared:
         target: The resolved target.
         plan: The plan for it.
         passes: What the float passes did.
+        widened: Whether what was float16 in the source computes in float32.
     """
 
     source: Graph
@@ -76,6 +79,7 @@ class Prepared:
     target: Target
     plan: QuantPlan
     passes: PassResult
+    widened: bool = False
 
 
 def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
@@ -92,16 +96,34 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
             f"the model is quantized already: it has {counted(len(done), 'quantized node')}, first {done[0]!r}",
             hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
         )
-    graph = upgrade_opset(source.copy(), table.min_opset)
+    graph, changed = settle_types(source, table)
+    notes = tuple(filter(None, [note, note_of_types(changed)]))
     passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
-    made = make_plan(graph, table, options=options, digest=model_digest(source), notes=(note,) if note else ())
-    return Prepared(source=source, graph=graph, target=table, plan=made, passes=passes)
+    made = make_plan(graph, table, options=options, digest=model_digest(source), notes=notes)
+    return Prepared(
+        source=source,
+        graph=graph,
+        target=table,
+        plan=made,
+        passes=passes,
+        widened=TensorProto.FLOAT16 in changed,
+    )
 
 
-def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable) -> Graph:
-    """The quantized graph: pairs inserted, weights folded. `graph` is not changed."""
+def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable, *, widened: bool = False) -> Graph:
+    """The quantized graph: pairs inserted, weights folded. `graph` is not changed.
+
+    Args:
+        graph: The graph of the plan.
+        plan: What to quantize.
+        qparams: The parameters.
+        widened: Whether `graph` was brought from float16 to float32; large constants then go back.
+    """
     quantized = graph.copy()
-    PassManager([InsertQDQ(plan, qparams), FoldWeights(plan, qparams), HoldFloat(plan)], name="rewrite").run(quantized)
+    passes: list[Pass] = [InsertQDQ(plan, qparams), FoldWeights(plan, qparams), HoldFloat(plan)]
+    if widened:
+        passes.append(StoreInHalf())
+    PassManager(passes, name="rewrite").run(quantized)
     return quantized
 
 
@@ -116,6 +138,7 @@ def open_batches(  # noqa: PLR0913 - what the public functions hand through
     shard: Shard | None = None,
 ) -> Batches:
     """The data cut to batches for `graph`; None gives synthetic ones. Arguments and errors as for `open_data`."""
+    graph = runnable(graph)
     if data is None:
         batches = synthetic_batches(graph)
         return batches if shard is None else ShardedBatches(batches, shard)
@@ -152,7 +175,7 @@ def observe(
     Raises:
         DataError: the data does not fit the model, is empty, or holds NaN/Inf.
     """
-    graph, plan, digest = prepared.graph, prepared.plan, prepared.plan.digest
+    graph, plan, digest = runnable(prepared.graph), prepared.plan, prepared.plan.digest
     if method.name == MOVING_AVERAGE:
         seen = observe_moving_average(
             graph, plan.observed(), batches, digest=digest, momentum=method.momentum, options=options

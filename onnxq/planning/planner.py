@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from onnx import NodeProto
 
+from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, is_quantizable
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.numerics.qtypes import INT32
 from onnxq.numerics.specs import QuantSpec
@@ -55,13 +56,18 @@ def make_plan(
     decisions = tuple(_decision(graph, n, target, decided.get(n.name) or verdicts[n.name]) for n in graph.nodes)
     return QuantPlan(
         target=target.name,
-        opset=max(target.min_opset, *(t.spec.qtype.min_opset for t in tensors.values()), 1),
+        opset=_opset(graph, target, tensors),
         tensors=tensors,
         nodes=decisions,
         digest=digest,
         holds=holds,
         notes=tuple(notes),
     )
+
+
+def _opset(graph: Graph, target: Target, tensors: Mapping[str, TensorPlan]) -> int:
+    half = any(graph.dtype(t.name) in HALF_TYPES for t in tensors.values())
+    return max([target.min_opset, HALF_SCALE_OPSET if half else 1, *(t.spec.qtype.min_opset for t in tensors.values())])
 
 
 # ---- nodes -------------------------------------------------------------------------------------------------------
@@ -98,7 +104,7 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
         return "control flow; nodes inside its body stay float"
     if node.op_type in target.float_reasons:
         return target.float_reasons[node.op_type]
-    if not any(graph.is_float(t) for t in node.output):
+    if not any(is_quantizable(graph, t, half_types=target.half_types) for t in node.output):
         return "does not compute float32 values"
     if target.placement is Placement.INPUTS:
         return f"only operators with weights are quantized for {target.title}; the engine fuses or keeps this one"

@@ -23,6 +23,7 @@ from onnx import ModelProto
 
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
+from onnxq.passes.settle_types import runnable
 from onnxq.plural import counted
 from onnxq.verification.agreement import Stretch, fused_agreement
 from onnxq.verification.check import Check, check_all
@@ -166,6 +167,7 @@ def _typed(graph: Graph) -> Graph:
 def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, optimised: bool) -> _Measured:
     """Float model against the quantized one, in one pass over the batches."""
     started = time.perf_counter()
+    float_graph, quantized = runnable(float_graph), runnable(quantized)
     reference = OrtModel(float_graph.to_model(), base_dir=float_graph.base_dir)
     candidate = OrtModel(quantized.to_model(), optimised=optimised, base_dir=quantized.base_dir)
     unfused = OrtModel(quantized.to_model(), optimised=False, base_dir=quantized.base_dir) if optimised else None
@@ -224,6 +226,7 @@ def _unsound(error: OutputError) -> str:
 
 
 def _ask_onnxruntime(quantized: Graph, feed: Feed) -> _Answer:
+    quantized = runnable(quantized)
     answer = _Answer(engine=ort_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir))
     answer.stretches = fused_agreement(quantized, feed)
     wrong = [str(s) for s in answer.stretches if not s.agrees]
