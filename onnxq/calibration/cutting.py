@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.inputs import InputSpec, InputSpecs, Layout, transposed, transposed_shape
 from onnxq.errors import DataError
+from onnxq.graph.view import Dim
 
 
 class Column(Protocol):
@@ -162,6 +163,8 @@ class Cutter:
             once = parts if same else dict.fromkeys(parts, _Part.CONSTANT)
             return _Plan(once, step, step, whole_steps=True)
         total = next(iter(lengths.values()))
+        if size is None and not many and len(set(lengths.values())) > 1 and self._are_named_apart(lengths):
+            return _Plan(dict.fromkeys(parts, _Part.CONSTANT), 1, 1, whole_steps=True)
         if len(set(lengths.values())) > 1 or len(set(many.values())) > 1:
             listed = ", ".join(f"{n!r} has {length}" for n, length in lengths.items())
             raise DataError(f"the inputs disagree on the number of samples: {listed}", where=where)
@@ -169,6 +172,13 @@ class Cutter:
         self._note_cut(many, [n for n in fixed if n not in many], total, step)
         parts |= {n: _Part.CONSTANT for n in fixed if n not in many}
         return _Plan(parts, total, step, whole_steps=bool(many))
+
+    def _are_named_apart(self, lengths: Mapping[str, int]) -> bool:
+        """Whether first sizes differ where the model calls them by different names: then they do not count samples."""
+        by_name: dict[Dim, set[int]] = {}
+        for name, length in lengths.items():
+            by_name.setdefault((self.inputs[name].shape or (None,))[0], set()).add(length)
+        return None not in by_name and len(by_name) > 1 and all(len(found) == 1 for found in by_name.values())
 
     def _note_cut(self, many: Mapping[str, int], once: list[str], total: int, step: int) -> None:
         if many and total % step:
