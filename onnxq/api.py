@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from onnx import ModelProto
 
+from onnxq.branch_stages import BranchRun, check_plan, readable_for, with_inside
 from onnxq.calibration.checkpoint import Checkpointing
 from onnxq.calibration.collection import collect_as_asked
 from onnxq.calibration.images import ImageOptions
@@ -36,10 +37,11 @@ from onnxq.graph.model import (
     size_bytes,
 )
 from onnxq.graph.saving import check_output, data_file, needs_data_file
+from onnxq.nested import whole_plan
 from onnxq.passes.settle_types import runnable
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
-from onnxq.planning.plan import Action, QuantPlan
+from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.report import DataFacts, Report
@@ -58,7 +60,6 @@ from onnxq.stages import (
     known_from_stats,
     metadata_of,
     no_stats,
-    nothing_to_quantize,
     observe,
     open_batches,
     origin_check,
@@ -187,11 +188,11 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     if output is not None:
         check_output(Path(output), force=force)
     prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops))
-    if not any(d.action is Action.INT8 for d in prepared.plan.nodes):
-        raise nothing_to_quantize(prepared.plan)
+    check_plan(prepared)
     clock.lap("plan")
     batches = open_batches(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
     calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
+    calibration = readable_for(prepared, calibration)
     calibration, samples = keep_first(calibration)
     if cache is not None:
         known = Known(no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
@@ -207,6 +208,10 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     graph = prepared.graph
     if recover == "fast":
         graph = correct_biases(graph, prepared.plan, qparams, samples, options)
+    branch_run = BranchRun(
+        prepared=prepared, method=chosen, options=options, stats=stats, correct=recover == "fast", data=data
+    )
+    graph, inside = branch_run.apply(graph, calibration)
     clock.lap("recover")
     quantized = rewrite(graph, prepared.plan, qparams, widened=prepared.widened)
     result = quantized.to_model()
@@ -215,7 +220,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     path = None if output is None else Path(output)
     feeds = Counted(held_out)
     verification = verify_model(
-        prepared.source, result, feeds, prepared.plan.target, expected_int8=expected_int8(prepared)
+        prepared.source, result, feeds, prepared.plan.target, expected_int8=expected_int8(prepared, inside.plan)
     )
     facts = RunFacts(
         method=known.label,
@@ -232,14 +237,23 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         output_path=None if path is None else str(path),
         output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),
         warnings=incomplete(known.stats),
-        notes=(*prepared.plan.notes, *replaced_by_max(known), *batches.notes, *uncorrected(recover, samples)),
+        notes=(
+            *prepared.plan.notes,
+            *replaced_by_max(known),
+            *inside.notes(),
+            *batches.notes,
+            *uncorrected(recover, samples),
+        ),
         seconds=clock.seconds,
     )
-    plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)
+    plan = plan_with_macs(inside.plan, prepared.graph, feeds.shapes)
+    qparams = {**qparams, **inside.qparams}
     report = build_report(verification, facts, plan=plan, qparams=qparams)
     if path is not None:
         save_model(result, path, force=force, base_dir=quantized.base_dir)
-    return QuantizeResult(model=result, plan=plan, stats=known.stats, qparams=qparams, report=report, output=path)
+    return QuantizeResult(
+        model=result, plan=plan, stats=inside.added_to(known.stats), qparams=qparams, report=report, output=path
+    )
 
 
 def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
@@ -297,7 +311,8 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     batches = open_batches(
         prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=part
     )
-    return collect_as_asked(
+    batches = readable_for(prepared, batches)
+    table = collect_as_asked(
         runnable(prepared.graph),
         prepared.plan.observed(),
         batches,
@@ -307,13 +322,15 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         checkpointing=checkpointing_from(checkpoint, resume),
         ray=ray,
     )
+    return with_inside(table, prepared, batches, options)
 
 
 def plan(
     model: ModelSource, *, target: str = ORT_CPU, exclude: Sequence[str] = (), exclude_ops: Sequence[str] = ()
 ) -> QuantPlan:
     """What would be quantized for `target`, and why not, without any data. Arguments as for `quantize`."""
-    return prepare(model, target, PlanOptions.of(exclude, exclude_ops)).plan
+    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops))
+    return whole_plan(prepared.plan, prepared.nested)
 
 
 def verify(  # noqa: PLR0913 - one keyword for each choice of the user

@@ -37,6 +37,7 @@ from onnxq.graph.model import (
     quantized_nodes,
 )
 from onnxq.graph.view import Graph
+from onnxq.nested import Nested, plan_branches
 from onnxq.passes.base import Pass, PassManager, PassResult
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.give_biases import GiveBiases
@@ -72,6 +73,7 @@ class Prepared:
         plan: The plan for it.
         passes: What the float passes did.
         widened: Whether what was float16 in the source computes in float32.
+        nested: The branches of If that are quantized too.
     """
 
     source: Graph
@@ -80,6 +82,7 @@ class Prepared:
     plan: QuantPlan
     passes: PassResult
     widened: bool = False
+    nested: tuple[Nested, ...] = ()
 
 
 def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
@@ -99,7 +102,10 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
     graph, changed = settle_types(source, table)
     notes = tuple(filter(None, [note, note_of_types(changed)]))
     passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
-    made = make_plan(graph, table, options=options, digest=model_digest(source), notes=notes)
+    digest = model_digest(source)
+    branch_passes = PassManager([normalise_float(), GiveBiases()], name="prepare branch")
+    nested = plan_branches(graph, table, branch_passes, options=options, digest=digest)
+    made = make_plan(graph, table, options=options, digest=digest, notes=notes)
     return Prepared(
         source=source,
         graph=graph,
@@ -107,6 +113,7 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
         plan=made,
         passes=passes,
         widened=TensorProto.FLOAT16 in changed,
+        nested=nested,
     )
 
 
@@ -302,9 +309,9 @@ def nothing_to_quantize(plan: QuantPlan) -> UnsupportedModelError:
     )
 
 
-def expected_int8(prepared: Prepared) -> list[str]:
-    """Nodes that the engine must be seen to run in int8: those with weights."""
-    return [d.node for d in prepared.plan.nodes if d.action is Action.INT8 and d.op in prepared.target.compute]
+def expected_int8(prepared: Prepared, plan: QuantPlan) -> list[str]:
+    """Nodes of `plan` that the engine must be seen to run in int8: those with weights."""
+    return [d.node for d in plan.nodes if d.action is Action.INT8 and d.op in prepared.target.compute]
 
 
 class Clock:

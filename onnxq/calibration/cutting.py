@@ -12,6 +12,7 @@ How each input takes part, from the rank and first size that the model gives it:
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -153,6 +154,9 @@ class Cutter:
     def _plan(self, shapes: Mapping[str, tuple[int, ...]], size: int | None, stacked: bool, where: str) -> _Plan:
         inputs = self.inputs
         parts = {name: self._part(inputs[name], shape, stacked, where) for name, shape in shapes.items()}
+        if size is None and any(math.prod(shape) for shape in shapes.values()):
+            # Beside others, an operand without elements (no axes, no regions) counts no samples.
+            parts |= {name: _Part.CONSTANT for name, shape in shapes.items() if shape and shape[0] == 0}
         fixed = {n: inputs[n].fixed_batch or 1 for n, p in parts.items() if p is _Part.FIXED}
         many = {n: k for n, k in fixed.items() if shapes[n][0] != k}
         many |= {n: 1 for n, p in parts.items() if p is _Part.STACKED}

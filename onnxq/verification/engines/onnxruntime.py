@@ -368,5 +368,7 @@ def _why_types(graph: Graph, node: NodeProto) -> str:
 
 
 def as_array(value: Any) -> NDArray[Any]:
-    """An output of onnxruntime as an array (sequences become arrays of objects)."""
+    """An output of onnxruntime as an array: a sequence of tensors end to end, other sequences as objects."""
+    if isinstance(value, list) and value and all(isinstance(one, np.ndarray) for one in value):
+        return np.concatenate([one.reshape(-1) for one in value])
     return value if isinstance(value, np.ndarray) else np.asarray(value, dtype=object)
