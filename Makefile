@@ -1,6 +1,7 @@
 PYTHON ?= python3
+PYTHON310 ?= python3.10
 
-.PHONY: check lint test bench docs
+.PHONY: check lint test test-min conformance bench docs
 
 check: lint  ## style, types and the fast tests: about a minute on two cores
 	$(PYTHON) -m pytest -q -n auto -m "not slow"
@@ -12,6 +13,12 @@ lint:  ## style and types
 
 test:  ## everything
 	$(PYTHON) -m pytest -q -n auto
+
+test-min:  ## the fast tests on the oldest supported versions of everything
+	PYTHON=$(PYTHON310) sh scripts/test_min.sh
+
+conformance:  ## the models of onnx's backend tests; writes docs/conformance.md
+	$(PYTHON) -m tests.conformance
 
 bench:  ## every model and peer side by side; writes benches/RESULTS.md
 	$(PYTHON) -m benches.run

@@ -120,7 +120,7 @@ class BranchRun:
         sub = replace(self.prepared, source=one.graph, graph=one.graph, plan=one.plan, nested=())
         if self.stats is not None:
             own = _under(self.stats, here)
-            if one.plan.observed() and not own.tensors:
+            if not any(found.finite for found in own.tensors.values()):
                 return None
             return known_from_stats(one.plan, own, self.method)
         if not is_taken(graph, one, batches, self.options):
@@ -163,7 +163,7 @@ def readable_for(prepared: Prepared, batches: Batches) -> Batches:
 
 
 def with_inside(table: StatsTable, prepared: Prepared, batches: Batches, options: CollectOptions) -> StatsTable:
-    """`table` with the statistics of what is inside branches, by name with the path; those never taken are left out."""
+    """`table` with the statistics of what is inside branches, by name with the path; empty for one never taken."""
     found = _collect(prepared.graph, prepared.nested, batches, options, table.digest, "")
     return replace(table, tensors={**table.tensors, **found}) if found else table
 
@@ -173,10 +173,13 @@ def _collect(  # noqa: PLR0913, PLR0917 - the parts of one graph
 ) -> dict[str, TensorStats]:
     found: dict[str, TensorStats] = {}
     for one in nested:
-        if not is_taken(graph, one, batches, options):
-            continue
         here = f"{path}{one.branch.path}/"
         inside = batches_inside(graph, one, batches, options)
+        if not is_taken(graph, one, batches, options):
+            # Another shard of the data may take it; to merge, both must name the same tensors.
+            names = whole_plan(one.plan, one.inner).observed()
+            found |= {f"{here}{name}": TensorStats.empty() for name in names}
+            continue
         if one.plan.observed():
             table = collect(one.graph, one.plan.observed(), inside, digest=digest, options=options)
             found |= {f"{here}{name}": stats for name, stats in table.tensors.items()}

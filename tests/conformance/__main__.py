@@ -1,4 +1,4 @@
-"""`python -m tests.conformance [EVERY] [OFFSET]`: all tests, or every n-th; writes the summary to docs/conformance.md."""
+"""`python -m tests.conformance [EVERY] [OFFSET]`: all tests, which writes docs/conformance.md, or every n-th."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _work(pipe: Connection) -> None:
     while (index := pipe.recv()) is not None:
         try:
             forms = cases(index)
-        except Exception as error:  # noqa: BLE001 - a test that onnx itself cannot load is no case
+        except Exception as error:  # a test that onnx itself cannot load is no case
             pipe.send([Verdict(str(index), "node", "float fails", f"not loaded: {error}")])
             continue
         pipe.send([judge(form) for form in forms])
@@ -70,10 +70,10 @@ def main(every: int, offset: int) -> int:
         verdicts += found
         for verdict in found:
             if verdict.outcome in ("wrong", "refused"):
-                print(f"{verdict.outcome}: {verdict.name}: {verdict.detail[:300]}", flush=True)
+                print(f"{verdict.outcome}: {verdict.name}: {verdict.detail[:300]}", flush=True)  # noqa: T201
     worker.stop()
     page = _page(verdicts, time.perf_counter() - started)
-    print(page)
+    print(page)  # noqa: T201
     if every == 1:
         PAGE.write_text(page, encoding="utf-8")
     return 1 if any(v.outcome == "wrong" for v in verdicts) else 0

@@ -1,10 +1,10 @@
 """The models of `onnx.backend.test`, each in up to three forms.
 
-    as is       the model of the test
-    constant    all inputs but the first are initializers, for operators whose second input is a weight: exporters write
-                it so, the tests of operators do not
-    beside      with a linear layer beside it, input to output, so that a quantized model comes out whatever the test's
-                own operators are; its outputs must come out as before
+as is       the model of the test
+constant    all inputs but the first are initializers, for operators whose second input is a weight: exporters write
+            it so, the tests of operators do not
+beside      with a linear layer beside it, input to output, so that a quantized model comes out whatever the test's
+            own operators are; its outputs must come out as before
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def cases(index: int) -> list[Case]:
     feeds = [dict(zip(names, inputs, strict=False)) for inputs in data]
     found = [Case(f"{test.name} (as is)", kind, model, tuple(feeds))]
     if any(n.op_type in _WEIGHTED for n in model.graph.node) and len(names) > 1:
-        found.append(Case(f"{test.name} (constant)", kind, _with_constants(model, names[1:], feeds[0]), _only(feeds, names[:1])))
+        found.append(
+            Case(f"{test.name} (constant)", kind, _with_constants(model, names[1:], feeds[0]), _only(feeds, names[:1]))
+        )
     if kind in ("node", "simple") and feeds and COMPANION not in names:
         rng = np.random.default_rng(index)
         fed = [{**feed, COMPANION: rng.standard_normal((4, FEATURES)).astype(np.float32)} for feed in feeds]

@@ -1,12 +1,12 @@
 """What came of one model, and whether that is right.
 
-    int8        a quantized model came out: it is valid, onnxruntime loads it, its outputs have the types and shapes of the
-                float model's; those that no int8 node reaches are equal to what the float passes give, the others as close
-                as int8 is
-    nothing     nothing in it runs in int8: UnsupportedModelError
-    refused     another typed error, with its text
-    float fails onnxruntime cannot run the float model itself, and the error says so
-    wrong       anything else: another exception, an invalid model, values that are off
+int8        a quantized model came out: it is valid, onnxruntime loads it, its outputs have the types and shapes of the
+            float model's; those that no int8 node reaches are equal to what the float passes give, the others as close
+            as int8 is
+nothing     nothing in it runs in int8: UnsupportedModelError
+refused     another typed error, with its text
+float fails onnxruntime cannot run the float model itself, and the error says so
+wrong       anything else: another exception, an invalid model, values that are off
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from onnx import ModelProto
 import onnxq
 from onnxq.graph.view import Graph
 from onnxq.numerics.metrics import sqnr_db
-from onnxq.planning.plan import Action, QuantPlan, Role
 from tests.conformance.cases import Case
 
 SHARED_SCALE = {
@@ -31,7 +30,7 @@ SHARED_SCALE = {
 }
 """Tests whose data leave int8 little: the rounding of the largest value is as large as the others, and why."""
 FLOOR_DB = 15.0
-"""Networks of the tests are up to five int8 layers deep on random data; a wrong axis or scale leaves less than 10 dB."""
+"""Networks of the tests are up to five int8 layers deep on random data; a wrong axis or scale leaves under 10 dB."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def judge(case: Case, target: str = "ort-x64-vnni") -> Verdict:
     except onnxq.OnnxqError as error:
         fails = not _float_runs(case)
         return Verdict(case.name, case.kind, "float fails" if fails else "refused", str(error.message))
-    except Exception as error:  # noqa: BLE001 - finding these is the point
+    except Exception as error:  # finding these is the point
         return Verdict(case.name, case.kind, "wrong", f"{type(error).__name__}: {error}")
     problem = _problem(case, result)
     return Verdict(case.name, case.kind, "int8" if problem is None else "wrong", problem or "")
@@ -63,7 +62,7 @@ def judge(case: Case, target: str = "ort-x64-vnni") -> Verdict:
 def _float_runs(case: Case) -> bool:
     try:
         _run(case.model, case.feeds[0])
-    except Exception:  # noqa: BLE001 - whatever it is, the float model does not run
+    except Exception:  # whatever it is, the float model does not run
         return False
     return True
 
@@ -85,16 +84,16 @@ def _value(value: Any) -> Any:
 def _problem(case: Case, result: onnxq.QuantizeResult) -> str | None:
     try:
         onnx.checker.check_model(result.model, full_check=True)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         if _is_valid(case.model):
             return f"not valid: {error}"
     if failed := result.report.failed_checks:
         return "; ".join(f"{check.name}: {check.detail}" for check in failed)
-    reached = _reached(result.model, result.plan)
+    reached = _reached(result.model)
     for feed in case.feeds:
         try:
             want, got = _run(case.model, feed), _run(result.model, feed)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             return f"one of the models does not run: {error}"
         for value, old, new in zip(result.model.graph.output, want, got, strict=True):
             if case.name.split(" ")[0] in SHARED_SCALE and value.name in reached:
@@ -107,12 +106,12 @@ def _problem(case: Case, result: onnxq.QuantizeResult) -> str | None:
 def _is_valid(model: ModelProto) -> bool:
     try:
         onnx.checker.check_model(model, full_check=True)
-    except Exception:  # noqa: BLE001
+    except Exception:
         return False
     return True
 
 
-def _reached(model: ModelProto, plan: QuantPlan) -> set[str]:
+def _reached(model: ModelProto) -> set[str]:
     """Tensors that depend on a quantized one."""
     graph = Graph(model)
     found: set[str] = set()
@@ -135,7 +134,9 @@ def _difference(old: Any, new: Any, *, exact: bool) -> str | None:
     if exact or old.dtype.kind != "f":
         if not exact and old.dtype.kind != "f":
             return None  # classes and counts may turn with int8 values
-        same = np.array_equal(old, new, equal_nan=old.dtype.kind in "fc") if old.dtype.kind != "O" else (old == new).all()
+        same = (
+            np.array_equal(old, new, equal_nan=old.dtype.kind in "fc") if old.dtype.kind != "O" else (old == new).all()
+        )
         if same:
             return None
         if old.dtype.kind == "f" and np.allclose(old, new, rtol=1e-5, atol=1e-6, equal_nan=True):
