@@ -23,7 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxq.calibration.session import loadable
+from onnxq.calibration.session import hint_of_loading, loadable
 from onnxq.errors import ModelError
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
@@ -85,7 +85,7 @@ class OrtModel:
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exception types have no public common base
-            raise ModelError(f"onnxruntime cannot load the model: {error}") from error
+            raise ModelError(f"onnxruntime cannot load the model: {error}", hint=hint_of_loading(str(error))) from error
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
