@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from onnx import ModelProto
 
-from onnxq.branch_stages import BranchRun, check_plan, readable_for, with_inside
 from onnxq.calibration.checkpoint import Checkpointing
 from onnxq.calibration.collection import collect_as_asked
 from onnxq.calibration.images import ImageOptions
@@ -38,6 +37,7 @@ from onnxq.graph.model import (
 )
 from onnxq.graph.saving import check_output, data_file, needs_data_file
 from onnxq.nested import whole_plan
+from onnxq.nested_stages import NestedRun, check_plan, readable_for, with_inside
 from onnxq.passes.settle_types import runnable
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
@@ -208,10 +208,10 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     graph = prepared.graph
     if recover == "fast":
         graph = correct_biases(graph, prepared.plan, qparams, samples, options)
-    branch_run = BranchRun(
+    nested_run = NestedRun(
         prepared=prepared, method=chosen, options=options, stats=stats, correct=recover == "fast", data=data
     )
-    graph, inside = branch_run.apply(graph, calibration)
+    graph, inside = nested_run.apply(graph, calibration)
     clock.lap("recover")
     quantized = rewrite(graph, prepared.plan, qparams, widened=prepared.widened)
     result = quantized.to_model()

@@ -1,10 +1,10 @@
-"""Int8 inside the branches of If: each branch goes through all stages as a model of its own.
+"""Int8 inside the subgraphs of If, Loop and Scan: each goes through all stages as a model of its own.
 
-    plan       the branch as a graph whose inputs are the tensors that it reads from outside
-    calibrate  the model around it runs up to those tensors and the condition; the branch runs on batches that take it
-    rewrite    the quantized branch is put back before the graph around it is quantized
+    plan       the subgraph as a graph whose inputs are its own and the tensors that it reads from outside
+    calibrate  the model around it runs up to those tensors; the subgraph runs on them, once for each iteration
+    rewrite    the quantized subgraph is put back before the graph around it is quantized
 
-What is inside is named by its path, as in "If_0/then_branch/Conv_3". A branch that no batch takes stays float: nothing
+What is inside is named by its path, as in "If_0/then_branch/Conv_3". A subgraph that no batch runs stays float: nothing
 is known of its activations.
 """
 
@@ -14,16 +14,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.session import Session
 from onnxq.calibration.taps import with_readable_outputs
-from onnxq.graph.branches import Branch, branch_graph, branches, with_branch
+from onnxq.graph.messages import reads_of
 from onnxq.graph.shapes import infer_shapes
-from onnxq.graph.view import Graph
+from onnxq.graph.subgraph_feeds import Feed, subgraph_feeds
+from onnxq.graph.subgraphs import Subgraph, own_graph, subgraphs, with_subgraph
+from onnxq.graph.view import CAPTURED, Graph
 from onnxq.passes.base import Pass
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, Derived, QuantPlan, SharedWith, TensorPlan
@@ -42,16 +43,14 @@ class Nested:
         inner: Branches inside it.
     """
 
-    branch: Branch
+    subgraph: Subgraph
     graph: Graph
     plan: QuantPlan
     inner: tuple[Nested, ...] = ()
 
 
-def plan_branches(
-    graph: Graph, target: Target, passes: Pass, *, options: PlanOptions, digest: str
-) -> tuple[Nested, ...]:
-    """Normalise the branches of `graph`, in place, and plan those that can run in int8.
+def plan_nested(graph: Graph, target: Target, passes: Pass, *, options: PlanOptions, digest: str) -> tuple[Nested, ...]:
+    """Normalise the subgraphs of `graph`, in place, and plan those that can run in int8.
 
     Args:
         graph: The graph around them, normalised, with types inferred.
@@ -64,20 +63,20 @@ def plan_branches(
     if target.placement is not Placement.REGIONS:
         return ()
     found: list[Nested] = []
-    for branch in branches(graph):
-        if options.excludes(graph.node(branch.node)):
+    for subgraph in subgraphs(graph):
+        if options.excludes(graph.node(subgraph.node)):
             continue
-        content = branch_graph(graph, branch)
+        content = own_graph(graph, subgraph)
         infer_shapes(content)
         if not _is_typed(content):
             continue
         passes.run(content)
-        within = options.inside(branch.path)
-        inner = plan_branches(content, target, passes, options=within, digest=digest)
+        within = options.inside(subgraph.path)
+        inner = plan_nested(content, target, passes, options=within, digest=digest)
         plan = make_plan(content, target, options=within, digest=digest)
         if inner or any(d.action is Action.INT8 for d in plan.nodes):
-            found.append(Nested(branch=branch, graph=content, plan=plan, inner=inner))
-            with_branch(graph, branch, content)
+            found.append(Nested(subgraph=subgraph, graph=content, plan=plan, inner=inner))
+            with_subgraph(graph, subgraph, content)
     if found:
         graph.prune()
         graph.sort()
@@ -93,11 +92,11 @@ def _is_typed(content: Graph) -> bool:
 
 
 def whole_plan(plan: QuantPlan, nested: Sequence[Nested]) -> QuantPlan:
-    """`plan` with what is inside branches, by path."""
+    """`plan` with what is inside subgraphs, by path."""
     tensors, nodes = dict(plan.tensors), list(plan.nodes)
     for one in nested:
         inner = whole_plan(one.plan, one.inner)
-        path = one.branch.path
+        path = one.subgraph.path
         tensors |= {f"{path}/{key}": _renamed(tensor, path) for key, tensor in inner.tensors.items()}
         nodes += [replace(d, node=f"{path}/{d.node}") for d in inner.nodes]
     return replace(plan, tensors=tensors, nodes=tuple(nodes))
@@ -114,46 +113,53 @@ def _renamed(tensor: TensorPlan, path: str) -> TensorPlan:
 
 
 def batches_inside(graph: Graph, one: Nested, batches: Batches, options: CollectOptions) -> Batches:
-    """What the branch reads, for each batch of `batches` that takes it.
+    """What the subgraph reads while `graph` runs over `batches`; an iteration of a Loop is a batch.
 
     Args:
         graph: The graph around it.
-        one: The branch.
+        one: The subgraph.
         batches: Batches of `graph`, which can be read again.
-        options: How to run it.
+        options: How to run both.
     """
     return Batches(
         lambda: _read_inside(graph, one, batches, options),
         inputs=batches.inputs,
-        label=f"{batches.label} ({one.branch.path})",
+        label=f"{batches.label} ({one.subgraph.path})",
     )
 
 
-def is_taken(graph: Graph, one: Nested, batches: Batches, options: CollectOptions) -> bool:
-    """Whether any of `batches` takes the branch; reads no further than the first that does."""
+def is_run(graph: Graph, one: Nested, batches: Batches, options: CollectOptions) -> bool:
+    """Whether any of `batches` runs the subgraph; reads no further than the first that does."""
     return next(_read_inside(graph, one, batches, options), None) is not None
 
 
 def _read_inside(graph: Graph, one: Nested, batches: Batches, options: CollectOptions) -> Iterator[Batch]:
-    condition, wanted = graph.node(one.branch.node).input[0], list(one.graph.inputs)
-    names = dict.fromkeys([*wanted, condition])
+    node, body = graph.node(one.subgraph.node), one.graph
+    captured = [name for name in body.inputs if name in {tensor for tensor, slot in reads_of(node) if slot == CAPTURED}]
+    names = dict.fromkeys([*captured, *filter(None, node.input)])
     computed = [name for name in names if not graph.is_input(name) and not graph.is_constant(name)]
-    session = options.session(with_readable_outputs(graph, computed)) if computed else None
+    around = options.session(with_readable_outputs(graph, computed)) if computed else None
+    inside = options.session(body) if node.op_type != "If" else None
     for batch in batches.stream():
-        values = _values(graph, session, computed, batch)
-        chosen = graph.constant(condition) if graph.is_constant(condition) else values[condition]
-        if bool(np.asarray(chosen).reshape(())) is one.branch.taken_on:
+        label = f"{batch.label} in {one.subgraph.path}"
+        values = _values(graph, list(names), around, computed, batch)
+
+        def step(feed: Feed, label: str = label) -> Sequence[NDArray[Any]]:
+            return inside.run(feed, where=label) if inside is not None else ()
+
+        for feed in subgraph_feeds(node, one.subgraph, captured, values, step):
             # Which axis of a tensor inside counts samples is not known: each batch counts as one.
-            yield Batch(
-                arrays={name: np.asarray(values[name], order="C") for name in wanted},
-                samples=batch.samples,
-                per_sample=frozenset(),
-                label=f"{batch.label} in {one.branch.path}",
-            )
+            yield Batch(arrays=feed, samples=batch.samples, per_sample=frozenset(), label=label)
 
 
-def _values(graph: Graph, session: Session | None, names: Sequence[str], batch: Batch) -> Mapping[str, NDArray[Any]]:
-    found = {name: array for name, array in batch.arrays.items() if graph.is_input(name)}
+def _values(
+    graph: Graph, names: Sequence[str], session: Session | None, computed: Sequence[str], batch: Batch
+) -> Mapping[str, NDArray[Any]]:
+    """Tensors of `graph` by name: inputs, constants, and what `session` computes."""
+    found = {name: batch.arrays[name] for name in names if graph.is_input(name)}
+    for name in names:
+        if (constant := graph.constant(name)) is not None:
+            found[name] = constant
     if session is not None:
-        found |= dict(zip(names, session.run(batch.arrays, where=batch.label), strict=True))
+        found |= dict(zip(computed, session.run(batch.arrays, where=batch.label), strict=True))
     return found

@@ -37,7 +37,7 @@ from onnxq.graph.model import (
     quantized_nodes,
 )
 from onnxq.graph.view import Graph
-from onnxq.nested import Nested, plan_branches
+from onnxq.nested import Nested, plan_nested
 from onnxq.passes.base import Pass, PassManager, PassResult
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.give_biases import GiveBiases
@@ -73,7 +73,7 @@ class Prepared:
         plan: The plan for it.
         passes: What the float passes did.
         widened: Whether what was float16 in the source computes in float32.
-        nested: The branches of If that are quantized too.
+        nested: The subgraphs of If, Loop and Scan that are quantized too.
     """
 
     source: Graph
@@ -103,8 +103,8 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
     notes = tuple(filter(None, [note, note_of_types(changed)]))
     passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
     digest = model_digest(source)
-    branch_passes = PassManager([normalise_float(), GiveBiases()], name="prepare branch")
-    nested = plan_branches(graph, table, branch_passes, options=options, digest=digest)
+    nested_passes = PassManager([normalise_float(), GiveBiases()], name="prepare subgraph")
+    nested = plan_nested(graph, table, nested_passes, options=options, digest=digest)
     made = make_plan(graph, table, options=options, digest=digest, notes=notes)
     return Prepared(
         source=source,

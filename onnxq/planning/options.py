@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from onnx import NodeProto
 
 from onnxq.errors import ConfigError
-from onnxq.graph.branches import nodes_inside
+from onnxq.graph.subgraphs import nodes_inside
 from onnxq.graph.view import Graph
 
 
@@ -45,7 +45,7 @@ class PlanOptions:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude)
 
     def check(self, graph: Graph) -> None:
-        """See that every pattern names something in `graph`, which is the model's own, or inside its branches.
+        """See that every pattern names something in `graph`, which is the model's own, or inside its subgraphs.
 
         Raises:
             ConfigError: a pattern matches no node; the message suggests names that are close.

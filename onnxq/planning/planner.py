@@ -101,7 +101,9 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
     if node.domain not in STANDARD_DOMAINS:
         return f"operator of domain {node.domain!r} is not known to onnxq"
     if node.op_type in ("If", "Loop", "Scan"):
-        return _control_flow_reason(node, target)
+        if target.placement is Placement.REGIONS:
+            return "control flow; what is inside is planned on its own, and listed by its path"
+        return f"control flow; what is inside stays float for {target.title}"
     if node.op_type in target.float_reasons:
         return target.float_reasons[node.op_type]
     if not any(is_quantizable(graph, t, half_types=target.half_types) for t in node.output):
@@ -111,14 +113,6 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
     if node.op_type in target.elementwise or node.op_type in target.pass_through:
         return "no int8 neighbours on both sides; a pair here would only cost"
     return f"{target.title} has no int8 kernel for {node.op_type}"
-
-
-def _control_flow_reason(node: NodeProto, target: Target) -> str:
-    if node.op_type != "If":
-        return f"nodes inside the body of a {node.op_type} stay float"
-    if target.placement is Placement.INPUTS:
-        return f"control flow; {target.title} runs nothing in int8 inside of it that onnxq knows of"
-    return "control flow; its branches are planned on their own, and their nodes listed by path"
 
 
 # ---- activations: regions ----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxq.errors import ConfigError, DataError
-from onnxq.graph.branches import branches
+from onnxq.graph.subgraphs import subgraphs
 from onnxq.graph.view import Graph
 from onnxq.passes.settle_types import runnable
 from onnxq.plural import counted
@@ -34,16 +34,16 @@ from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
 from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.engines.result import EngineMissingError, EngineReport, Precision
-from onnxq.verification.inside_branches import Inside, quantized_branches
 from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
 from onnxq.verification.structure import MATRIX_OPS, is_qdq, placements
+from onnxq.verification.subgraphs import Inside, quantized_subgraphs
 
 Feed = Mapping[str, NDArray[Any]]
 
 _UNFUSED_BATCHES = 8
 """Batches that also run without optimisations: Q and DQ one by one are several times slower than fused."""
 _FEEDS_KEPT = 32
-"""Batches looked through for one that takes a branch of an If."""
+"""Batches looked through for one that runs a subgraph (a branch of an If)."""
 _SLACK_DB = 3.0
 """Twice the noise power."""
 _CLEAN_DB = 60.0
@@ -175,7 +175,7 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
     reference = OrtModel(float_graph.to_model(), base_dir=float_graph.base_dir)
     candidate = OrtModel(quantized.to_model(), optimised=optimised, base_dir=quantized.base_dir)
     unfused = OrtModel(quantized.to_model(), optimised=False, base_dir=quantized.base_dir) if optimised else None
-    nested = any(True for _ in branches(quantized))
+    nested = any(True for _ in subgraphs(quantized))
     comparison, twin, plain = OutputComparison(), OutputComparison(), OutputComparison()
     first: list[Feed] = []
     shapes: list[Mapping[str, tuple[int, ...]]] = []
@@ -237,7 +237,7 @@ def _ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed]) -> _Answer:
     quantized = runnable(quantized)
     answer = _Answer(engine=ort_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir))
     answer.stretches = fused_agreement(quantized, feeds[0])
-    for inside in quantized_branches(quantized, feeds):
+    for inside in quantized_subgraphs(quantized, feeds):
         _ask_inside(answer, inside)
     wrong = [str(s) for s in answer.stretches if not s.agrees]
     answer.checks.append(check_all("fused and unfused agree", wrong, len(answer.stretches), "quantized tensors"))
@@ -245,12 +245,12 @@ def _ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed]) -> _Answer:
 
 
 def _ask_inside(answer: _Answer, inside: Inside) -> None:
-    """What onnxruntime makes of a branch, asked on its own."""
+    """What onnxruntime makes of a subgraph, asked on its own."""
     report = inside.named(ort_engine.executed_precision(inside.graph.to_model(), base_dir=inside.graph.base_dir))
     if answer.engine is not None:
         answer.engine = replace(answer.engine, nodes=(*answer.engine.nodes, *report.nodes))
     if inside.feed is None:
-        answer.warnings.append(f"{inside.path} was not run: no held-out input takes this branch.")
+        answer.warnings.append(f"{inside.path} was not run: no held-out input comes to it.")
     else:
         answer.stretches += inside.placed(fused_agreement(inside.graph, inside.feed))
 

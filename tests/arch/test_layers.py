@@ -35,7 +35,7 @@ LAYERS: dict[str, int] = {
     "onnxq.report": 8,
     "onnxq.nested": 6,
     "onnxq.stages": 9,
-    "onnxq.branch_stages": 9,
+    "onnxq.nested_stages": 9,
     "onnxq.channels": 9,
     "onnxq.api": 9,
     "onnxq": 10,

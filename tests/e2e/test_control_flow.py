@@ -156,3 +156,38 @@ def test_statistics_in_which_a_branch_is_empty_leave_it_float() -> None:
     stats = onnxq.calibrate(model(), feeds(*[True] * 8), target=ORT)
     result = onnxq.quantize(model(), target=ORT, stats=stats)
     assert [n for n in result.report.notes if n.startswith("If_b/else_branch stays float")]
+
+
+LOOP = """(float[2,32] x, int64 trips) => (float[2,32] y, float[T,2,32] all) {
+    a = MatMul(x, w)
+    y, all = Loop (trips, , a) <body = b (int64 i, bool c, float[2,32] h) => (bool d, float[2,32] n, float[2,32] s) {
+        d = Identity(c) g = MatMul(h, w) o = Add(g, bias) n = Tanh(o) s = MatMul(n, v) }> }"""
+SCAN = """(float[2,32] x, float[5,2,32] seq) => (float[2,32] y, float[5,2,32] all) {
+    y, all = Scan (x, seq) <num_scan_inputs=1,
+        body = b (float[2,32] h, float[2,32] e) => (float[2,32] n, float[2,32] s) {
+        u = MatMul(e, v) g = MatMul(h, w) o = Add(g, u) n = Tanh(o) s = Identity(n) }> }"""
+SQUARE = {"w": normal(32, 32) / 5, "v": normal(32, 32, seed=1) / 5}
+
+
+def test_body_of_a_loop_runs_in_int8(tmp_path: Path) -> None:
+    loop = model_of(LOOP, **SQUARE, bias=normal(32))
+    data = [{"x": normal(2, 32, seed=i), "trips": np.array(2 + i % 3)} for i in range(12)]
+    result = onnxq.quantize(loop, data, target=ORT, method="max")
+    onnx.checker.check_model(result.model, full_check=True)
+    assert result.report.failed_checks == ()
+    assert all(o.sqnr_db > 20 for o in result.report.outputs)
+    inside = [d.node for d in result.plan.nodes if d.action is Action.INT8 and "/body/" in d.node]
+    assert len(inside) == 2
+    assert "MatMul" not in kernels(result.model, tmp_path) and "Gemm" not in kernels(result.model, tmp_path)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_body_of_a_scan_runs_in_int8(tmp_path: Path, backwards: bool) -> None:
+    directions = "scan_input_directions=[1], " if backwards else ""
+    scan = model_of(SCAN.replace("body =", f"{directions}body ="), **SQUARE)
+    data = [{"x": normal(2, 32, seed=i), "seq": normal(5, 2, 32, seed=i + 50)} for i in range(12)]
+    result = onnxq.quantize(scan, data, target=ORT, method="max")
+    onnx.checker.check_model(result.model, full_check=True)
+    assert result.report.failed_checks == ()
+    assert all(o.sqnr_db > 20 for o in result.report.outputs)
+    assert "MatMul" not in kernels(result.model, tmp_path)

@@ -1,4 +1,4 @@
-"""The stages for what is inside the branches of If (see `nested`)."""
+"""The stages for what is inside the subgraphs of If, Loop and Scan (see `nested`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from onnxq.calibration.methods import Method
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.solve import solve_from_ranges
 from onnxq.calibration.statistics import StatsTable, TensorStats
-from onnxq.graph.branches import with_branch
+from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
-from onnxq.nested import Nested, batches_inside, is_taken, whole_plan
+from onnxq.nested import Nested, batches_inside, is_run, whole_plan
 from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.recovery.bias_correction import correct_biases
@@ -31,15 +31,15 @@ from onnxq.stages import (
 
 
 @dataclass(kw_only=True)
-class InsideBranches:
-    """What became of the branches.
+class InsideNested:
+    """What became of the subgraphs.
 
     Attributes:
-        plan: The model's plan with what is inside branches, less those that stay float.
+        plan: The model's plan with what is inside subgraphs, less those that stay float.
         stats: Statistics by tensor, with its path.
         qparams: Parameters by tensor, with its path.
         replaced: Tensors, with their paths, that got the range of `max` in place of the method's.
-        skipped: Paths of branches that stay float because no batch took them.
+        skipped: Paths of subgraphs that stay float because no batch ran them.
     """
 
     plan: QuantPlan
@@ -51,8 +51,7 @@ class InsideBranches:
     def notes(self) -> tuple[str, ...]:
         """What the user should know."""
         return tuple(
-            f"{path} stays float: no calibration data takes this branch (data= (--data) that does)"
-            for path in self.skipped
+            f"{path} stays float: no calibration data runs it (data= (--data) that does)" for path in self.skipped
         )
 
     def added_to(self, stats: StatsTable) -> StatsTable:
@@ -61,8 +60,8 @@ class InsideBranches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BranchRun:
-    """How branches are quantized, the same for all of one model.
+class NestedRun:
+    """How subgraphs are quantized, the same for all of one model.
 
     Attributes:
         prepared: The model.
@@ -80,8 +79,8 @@ class BranchRun:
     correct: bool
     data: Any
 
-    def apply(self, graph: Graph, batches: Batches) -> tuple[Graph, InsideBranches]:
-        """`graph` with int8 inside its branches, and what there is to know of them.
+    def apply(self, graph: Graph, batches: Batches) -> tuple[Graph, InsideNested]:
+        """`graph` with int8 inside its subgraphs, and what there is to know of them.
 
         Args:
             graph: The model's graph, float so far; it is not changed.
@@ -90,7 +89,7 @@ class BranchRun:
         Raises:
             OnnxqError: as the stages do.
         """
-        found = InsideBranches(plan=whole_plan(self.prepared.plan, self.prepared.nested))
+        found = InsideNested(plan=whole_plan(self.prepared.plan, self.prepared.nested))
         if not self.prepared.nested:
             return graph, found
         graph = graph.copy()
@@ -100,11 +99,11 @@ class BranchRun:
         return graph, found
 
     def _quantize(
-        self, graph: Graph, nested: Sequence[Nested], batches: Batches, path: str, found: InsideBranches
+        self, graph: Graph, nested: Sequence[Nested], batches: Batches, path: str, found: InsideNested
     ) -> None:
-        """Quantize the branches of `graph`, which stands at `path`, in place."""
+        """Quantize the subgraphs of `graph`, which stands at `path`, in place."""
         for one in nested:
-            here = f"{path}{one.branch.path}/"
+            here = f"{path}{one.subgraph.path}/"
             inside = batches_inside(graph, one, batches, self.options)
             known = self._known(one, inside, here, graph, batches)
             if known is None:
@@ -116,21 +115,21 @@ class BranchRun:
             graph.sort()
 
     def _known(self, one: Nested, inside: Batches, here: str, graph: Graph, batches: Batches) -> Known | None:
-        """What is known of the branch's activations; None where it is never taken."""
+        """What is known of the activations inside; None where nothing runs it."""
         sub = replace(self.prepared, source=one.graph, graph=one.graph, plan=one.plan, nested=())
         if self.stats is not None:
             own = _under(self.stats, here)
             if not any(found.finite for found in own.tensors.values()):
                 return None
             return known_from_stats(one.plan, own, self.method)
-        if not is_taken(graph, one, batches, self.options):
+        if not is_run(graph, one, batches, self.options):
             return None
         if not one.plan.observed():
             return Known(no_stats(sub), {}, self.method.label)
         return observe(sub, inside, self.method, self.options, None)
 
-    def _rewrite(  # noqa: PLR0913, PLR0917 - the parts of one branch
-        self, graph: Graph, one: Nested, known: Known, inside: Batches, here: str, found: InsideBranches
+    def _rewrite(  # noqa: PLR0913, PLR0917 - the parts of one subgraph
+        self, graph: Graph, one: Nested, known: Known, inside: Batches, here: str, found: InsideNested
     ) -> None:
         target = self.prepared.target
         qparams = solve_from_ranges(one.graph, one.plan, known.ranges, target)
@@ -140,7 +139,7 @@ class BranchRun:
             read_through(read)
             content = correct_biases(content, one.plan, qparams, samples, self.options)
         self._quantize(content, one.inner, inside, here, found)
-        with_branch(graph, one.branch, rewrite(content, one.plan, qparams))
+        with_subgraph(graph, one.subgraph, rewrite(content, one.plan, qparams))
         found.stats |= {f"{here}{name}": s for name, s in known.stats.tensors.items()}
         found.qparams |= {f"{here}{name}": q for name, q in qparams.items()}
         found.replaced += [f"{here}{name}" for name in known.replaced]
@@ -158,12 +157,12 @@ def check_plan(prepared: Prepared) -> None:
 
 
 def readable_for(prepared: Prepared, batches: Batches) -> Batches:
-    """`batches` in a form that can be read once more for each branch; kept in memory where it cannot."""
+    """`batches` in a form that can be read once more for each subgraph; kept in memory where it cannot."""
     return batches.cached() if prepared.nested and batches.one_shot else batches
 
 
 def with_inside(table: StatsTable, prepared: Prepared, batches: Batches, options: CollectOptions) -> StatsTable:
-    """`table` with the statistics of what is inside branches, by name with the path; empty for one never taken."""
+    """`table` with the statistics of what is inside subgraphs, by name with the path; empty where nothing runs it."""
     found = _collect(prepared.graph, prepared.nested, batches, options, table.digest, "")
     return replace(table, tensors={**table.tensors, **found}) if found else table
 
@@ -173,10 +172,10 @@ def _collect(  # noqa: PLR0913, PLR0917 - the parts of one graph
 ) -> dict[str, TensorStats]:
     found: dict[str, TensorStats] = {}
     for one in nested:
-        here = f"{path}{one.branch.path}/"
+        here = f"{path}{one.subgraph.path}/"
         inside = batches_inside(graph, one, batches, options)
-        if not is_taken(graph, one, batches, options):
-            # Another shard of the data may take it; to merge, both must name the same tensors.
+        if not is_run(graph, one, batches, options):
+            # Another shard of the data may run it; to merge, both must name the same tensors.
             names = whole_plan(one.plan, one.inner).observed()
             found |= {f"{here}{name}": TensorStats.empty() for name in names}
             continue

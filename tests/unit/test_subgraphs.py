@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxq.graph.branches import branch_graph, branches, nodes_inside, with_branch
 from onnxq.graph.opset import upgrade_opset
 from onnxq.graph.shapes import infer_shapes
+from onnxq.graph.subgraphs import nodes_inside, own_graph, subgraphs, with_subgraph
 from onnxq.graph.view import Graph
 from onnxq.verification.agreement import fused_agreement
 from tests.graphs import computed, graph_of, normal
@@ -27,9 +27,9 @@ def graph() -> Graph:
 
 def test_what_a_branch_reads_becomes_inputs_and_initializers() -> None:
     around = graph()
-    then, other = branches(around)
-    inner = branch_graph(around, then)
-    assert (then.path, then.taken_on, other.taken_on) == ("If_y/then_branch", True, False)
+    then, other = subgraphs(around)
+    inner = own_graph(around, then)
+    assert (then.path, other.path) == ("If_y/then_branch", "If_y/else_branch")
     assert list(inner.inputs) == ["a", "x"] and list(inner.initializers) == ["w"] and list(inner.outputs) == ["p"]
     a, x = normal(2, 4), normal(2, 4, seed=1)
     np.testing.assert_allclose(computed(inner, {"a": a, "x": x})[0], a * normal(4) + x, rtol=1e-6)
@@ -39,8 +39,8 @@ def test_branch_goes_back_as_it_came() -> None:
     around = graph()
     feeds = [{"x": normal(2, 4), "c": np.array(flag)} for flag in (True, False)]
     want = [computed(around, feed)[0] for feed in feeds]
-    for branch in list(branches(around)):
-        with_branch(around, branch, branch_graph(around, branch))
+    for subgraph in list(subgraphs(around)):
+        with_subgraph(around, subgraph, own_graph(around, subgraph))
     around.prune()
     around.sort()
     onnx.checker.check_model(around.to_model(), full_check=True)
@@ -51,12 +51,12 @@ def test_branch_goes_back_as_it_came() -> None:
 
 def test_new_names_hide_none_of_the_scopes_around() -> None:
     around = graph()
-    inner = branch_graph(around, next(iter(branches(around))))
+    inner = own_graph(around, next(iter(subgraphs(around))))
     assert inner.unique_name("y") != "y" and inner.unique_name("q") != "q"
     new = inner.unique_name("fresh")
     inner.add_node("Neg", ["p"], [new], name="added")
     inner.outputs = {new: helper.make_tensor_value_info(new, TensorProto.FLOAT, [2, 4])}
-    with_branch(around, next(iter(branches(around))), inner)
+    with_subgraph(around, next(iter(subgraphs(around))), inner)
     assert around.unique_name(new) != new
 
 

@@ -1,11 +1,11 @@
-"""The branches of an If as graphs of their own, and back.
+"""The subgraphs of If, Loop and Scan as graphs of their own, and back.
 
     a = Conv(x)                             then_branch as a graph:   inputs a, b (captured); constant w
     y = If(flag) { Conv(a, w) + b }                                   outputs those of the branch
 
-What a branch reads from outside becomes an input, or an initializer where it is a constant outside; so everything that
-works on a model works on a branch. Names of the scopes around are taken: nothing new in a branch may hide one of them.
-Operator: https://onnx.ai/onnx/operators/onnx__If.html
+What a subgraph reads from outside becomes an input, or an initializer where it is a constant outside: what
+works on a model works on a subgraph. Names of the scopes around are taken: nothing new may hide one of them.
+Operators: https://onnx.ai/onnx/operators/onnx__If.html, onnx__Loop.html and onnx__Scan.html
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxq.graph.messages import attribute, bodies, captured_names
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
 
-BRANCHES = ("then_branch", "else_branch")
+_SUBGRAPHS = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
+_SCAN_SINCE = 9
+"""Before this opset Scan had a batch axis of its own."""
 
 
 @dataclass(frozen=True)
-class Branch:
-    """A branch of an If.
+class Subgraph:
+    """A branch of an If, or the body of a Loop or Scan.
 
     Attributes:
-        node: Name of the If.
-        name: "then_branch" or "else_branch".
+        node: Name of the node.
+        name: "then_branch", "else_branch" or "body".
     """
 
     node: str
@@ -35,30 +37,26 @@ class Branch:
 
     @property
     def path(self) -> str:
-        """What the branch is called in names of what is inside."""
+        """What the subgraph is called in names of what is inside."""
         return f"{self.node}/{self.name}"
 
-    @property
-    def taken_on(self) -> bool:
-        """The condition on which it runs."""
-        return self.name == BRANCHES[0]
 
-
-def branches(graph: Graph) -> Iterator[Branch]:
-    """The branches of every If of `graph`, not of those inside branches."""
+def subgraphs(graph: Graph) -> Iterator[Subgraph]:
+    """The subgraphs of the nodes of `graph`, not those inside subgraphs."""
     for node in graph.nodes:
-        if node.op_type == "If" and node.domain in STANDARD_DOMAINS:
-            yield from (Branch(node.name, name) for name in BRANCHES)
+        if node.domain in STANDARD_DOMAINS and (node.op_type != "Scan" or graph.opset >= _SCAN_SINCE):
+            yield from (Subgraph(node.name, name) for name in _SUBGRAPHS.get(node.op_type, ()))
 
 
-def branch_graph(graph: Graph, branch: Branch) -> Graph:
-    """`branch` as a graph of its own; `graph` is not changed."""
-    body = _body(graph, branch)
+def own_graph(graph: Graph, subgraph: Subgraph) -> Graph:
+    """`subgraph` as a graph of its own; `graph` is not changed."""
+    body = _body(graph, subgraph)
     model = ModelProto()
     model.CopyFrom(graph.frame)
     model.graph.Clear()
-    model.graph.name = branch.path
+    model.graph.name = subgraph.path
     own = model.graph
+    own.input.extend(body.input)
     own.node.extend(body.node)
     own.initializer.extend(body.initializer)
     own.sparse_initializer.extend(body.sparse_initializer)
@@ -75,21 +73,21 @@ def branch_graph(graph: Graph, branch: Branch) -> Graph:
     return result
 
 
-def with_branch(graph: Graph, branch: Branch, content: Graph) -> None:
-    """Let `branch` of `graph` be `content`, from `branch_graph` and changed since. In place; prune after it."""
-    node = graph.node(branch.node)
-    body = GraphProto(name=_body(graph, branch).name)
+def with_subgraph(graph: Graph, subgraph: Subgraph, content: Graph) -> None:
+    """Let `subgraph` of `graph` be `content`, from `own_graph` and changed since. In place; prune after it."""
+    node = graph.node(subgraph.node)
+    body = GraphProto(name=_body(graph, subgraph).name)
     made = content.to_model().graph
+    body.input.extend(_body(graph, subgraph).input)
     body.node.extend(made.node)
     body.output.extend(made.output)
     body.value_info.extend(made.value_info)
     body.sparse_initializer.extend(content.frame.graph.sparse_initializer)
     body.initializer.extend(t for t in made.initializer if not _is_outer(graph, t))
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    held = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH} | {subgraph.name: body}
     graph.remove_node(node)
-    graph.add_node(
-        "If", list(node.input), list(node.output), name=node.name, attributes={**attributes, branch.name: body}
-    )
+    added = graph.add_node(node.op_type, list(node.input), list(node.output), name=node.name, attributes=held)
+    added.attribute.extend(a for a in node.attribute if a.name not in held)
     for name in sorted(_names(content)):
         graph.unique_name(name)
 
@@ -98,8 +96,8 @@ def _is_outer(graph: Graph, tensor: TensorProto) -> bool:
     return tensor.name in graph.initializers and graph.initializers[tensor.name] == tensor
 
 
-def _body(graph: Graph, branch: Branch) -> GraphProto:
-    body: GraphProto = attribute(graph.node(branch.node), branch.name)
+def _body(graph: Graph, subgraph: Subgraph) -> GraphProto:
+    body: GraphProto = attribute(graph.node(subgraph.node), subgraph.name)
     return body
 
 
@@ -121,10 +119,10 @@ def _names_of(node: NodeProto) -> set[str]:
 
 
 def nodes_inside(graph: Graph) -> dict[str, str]:
-    """Operator types of the nodes inside branches, to any depth, by their names with the path."""
+    """Operator types of the nodes inside subgraphs, to any depth, by their names with the path."""
     found: dict[str, str] = {}
-    for branch in branches(graph):
-        inner = branch_graph(graph, branch)
-        found |= {f"{branch.path}/{n.name}": n.op_type for n in inner.nodes}
-        found |= {f"{branch.path}/{name}": op for name, op in nodes_inside(inner).items()}
+    for subgraph in subgraphs(graph):
+        inner = own_graph(graph, subgraph)
+        found |= {f"{subgraph.path}/{n.name}": n.op_type for n in inner.nodes}
+        found |= {f"{subgraph.path}/{name}": op for name, op in nodes_inside(inner).items()}
     return found
