@@ -277,6 +277,9 @@ MODELS: Mapping[str, Callable[[], ModelProto]] = {
     "weight that is computed": lambda: built(
         "(float[N,32] x, float[32,32] v) => (float[N,32] y) { a = MatMul(x, v) y = MatMul(a, w) }", w=SQUARE
     ),
+    "rank-2 product and sum": lambda: rows(
+        "a = MatMul(x, w) s = Add(a, x) t = Tanh(s) y = MatMul(t, w)", w=SQUARE
+    ),
     "custom domain": custom_domain,
     "sequence": strings_and_sequences,
     "strings": labels,
