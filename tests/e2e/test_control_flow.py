@@ -136,6 +136,7 @@ def test_other_targets_leave_branches_alone(target: str) -> None:
     assert not [d for d in plan.nodes if d.node.startswith("If_b/")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["silero_vad", "silero_vad_op18_ifless"])
 def test_silero(name: str, tmp_path: Path) -> None:
     zoo = present(name)

@@ -78,7 +78,10 @@ class OrtModel:
         if threads is not None:
             options.intra_op_num_threads = threads
         if optimised_path is not None:
-            _write_optimised(options, optimised_path)
+            strings = isinstance(model, ModelProto) and any(
+                t.data_type == TensorProto.STRING for t in model.graph.initializer
+            )
+            _write_optimised(options, optimised_path, has_strings=strings)
         source, self._folder = (
             loadable(model, base_dir, options) if isinstance(model, ModelProto) else (str(model), None)
         )
@@ -108,8 +111,10 @@ class OrtModel:
         return dict(zip(self.outputs, values, strict=True))
 
 
-def _write_optimised(options: ort.SessionOptions, path: Path) -> None:
+def _write_optimised(options: ort.SessionOptions, path: Path, *, has_strings: bool) -> None:
     options.optimized_model_filepath = str(path)
+    if has_strings:
+        return  # onnxruntime 1.20 cannot write strings beside a file of weights
     # Weights go to a file of their own: the graph stays small and models over 2 GB can be written at all.
     prefix = "session.optimized_model_external_initializers_"
     options.add_session_config_entry(prefix + "file_name", path.name + ".data")
