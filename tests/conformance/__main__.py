@@ -19,6 +19,17 @@ from tests.conformance.judge import Verdict, judge
 
 OUTCOMES = ("int8", "nothing", "float fails", "refused", "wrong")
 LIMIT_SECONDS = 60
+_LEGEND = """\
+The models of `onnx.backend.test` as they are, with weights as constants where they are inputs, and with a linear layer
+beside them, so that a quantized model comes out whatever their own operators are.
+
+- **int8**: a quantized model; valid, passed by `verify`, outputs that no int8 node reaches equal to the float model's
+  (up to the order of products), the others above 15 dB
+- **nothing**: nothing in it runs in int8, and the error says why
+- **float fails**: onnxruntime does not run the float model
+- **refused**: another typed error, listed below
+- **wrong**: anything else: another exception, an invalid model, values that are off, more than 60 s
+"""
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
@@ -87,7 +98,7 @@ def _page(verdicts: list[Verdict], seconds: float) -> str:
         "# Conformance", "",
         f"Models of onnx's backend tests, quantized for ort-x64-vnni: {len(verdicts)} in {seconds:.0f} s.",
         f"onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}, numpy {numpy.__version__}, "
-        f"Python {platform.python_version()}.", "",
+        f"Python {platform.python_version()}.", "", _LEGEND,
         "| kind | " + " | ".join(OUTCOMES) + " |", "| --- |" + " ---: |" * len(OUTCOMES), *lines, "",
         "| refused | for |", "| ---: | --- |", *listed, "",
     ])  # fmt: skip
