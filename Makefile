@@ -1,6 +1,7 @@
 PYTHON ?= python3
+PYTHON310 ?= python3.10
 
-.PHONY: check lint test fuzz bench bench-accuracy docs
+.PHONY: check lint test test-min conformance fuzz bench bench-accuracy docs
 
 check: lint  ## style, types and the fast tests: about a minute on two cores
 	$(PYTHON) -m pytest -q -n auto -m "not slow"
@@ -15,6 +16,12 @@ test:  ## everything
 
 fuzz:  ## the property tests with new examples, many more than in `make test`: about half an hour
 	ONNXQ_FUZZ=50 $(PYTHON) -m pytest -q -n auto tests/property
+
+test-min:  ## the fast tests on the oldest supported versions of everything
+	PYTHON=$(PYTHON310) sh scripts/test_min.sh
+
+conformance:  ## the models of onnx's backend tests; writes docs/conformance.md
+	$(PYTHON) -m tests.conformance
 
 bench:  ## every model and peer side by side; writes benches/RESULTS.md
 	$(PYTHON) -m benches.run

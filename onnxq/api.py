@@ -36,10 +36,11 @@ from onnxq.graph.model import (
     size_bytes,
 )
 from onnxq.graph.saving import check_output, data_file, needs_data_file
+from onnxq.nested_stages import NestedRun, check_plan, readable_for, with_inside
+from onnxq.passes.settle_types import runnable
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import Ends, PlanOptions
 from onnxq.planning.overrides import Override
-from onnxq.planning.plan import Action
 from onnxq.recorded_options import OPTIONS_KEY, record_options
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.report.build import RunFacts, build_report
@@ -66,7 +67,6 @@ from onnxq.stages import (
     known_from_stats,
     metadata_of,
     no_stats,
-    nothing_to_quantize,
     observe,
     open_batches,
     origin_check,
@@ -214,12 +214,12 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     wanted = PlanOptions.of(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
     prepared = prepare(model, target, wanted)
     check_overrides(prepared.plan, ranging, cache)
-    if not any(d.action is Action.INT8 for d in prepared.plan.nodes):
-        raise nothing_to_quantize(prepared.plan)
+    check_plan(prepared)
     clock.lap("plan")
     reading = Reading(batch_size=batch_size, limit=limit, layout=layout, images=images)
     batches = reading.open(prepared.source, data, budget)
     calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
+    calibration = readable_for(prepared, calibration)
     calibration, samples = keep_first(calibration)
     if cache is not None:
         known = Known(no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
@@ -235,6 +235,10 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     graph = prepared.graph
     if recover == "fast":
         graph = correct_biases(graph, prepared.plan, qparams, samples, options)
+    nested_run = NestedRun(
+        prepared=prepared, method=ranging, options=options, stats=stats, correct=recover == "fast", data=data
+    )
+    graph, inside = nested_run.apply(graph, calibration)
     clock.lap("recover")
     candidates = Candidates(prepared=prepared, options=wanted, qparams=qparams, recovered=graph)
     chosen, found = search_if_asked(
@@ -246,17 +250,20 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         progress,
         clock,
     )
-    prepared = replace(prepared, plan=chosen.plan)
     quantized = chosen.quantized()
     result = quantized.to_model()
-    set_metadata(result, metadata_of(prepared.plan, known, synthetic=is_made_up(data, stats, cache)))
+    set_metadata(result, metadata_of(chosen.plan, known, synthetic=is_made_up(data, stats, cache)))
     set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
     clock.lap("rewrite")
     path = None if output is None else Path(output)
     feeds = Counted(held_out)
-    expected, engine = expected_int8(prepared), prepared.target.engine
     verification = verify_model(
-        prepared.source, result, feeds, prepared.plan.target, expected_int8=expected, engine=engine
+        prepared.source,
+        result,
+        feeds,
+        prepared.plan.target,
+        expected_int8=expected_int8(prepared, inside.with_outer(chosen.plan)),
+        engine=prepared.target.engine,
     )
     facts = RunFacts(
         method=known.label,
@@ -276,21 +283,29 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),
         warnings=(*incomplete(known.stats), *batches.warnings),
         notes=(
-            *prepared.plan.notes,
+            *chosen.plan.notes,
             *replaced_note(known.label, known.replaced),
+            *inside.notes(),
             *batches.notes,
             *uncorrected(recover, samples),
             *notes_of(found),
         ),
         seconds=clock.seconds,
     )
-    plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)
-    report = build_report(verification, facts, plan=plan, qparams=chosen.qparams, extra_checks=checks_of(found))
+    plan = plan_with_macs(inside.with_outer(chosen.plan), prepared.graph, feeds.shapes)
+    qparams = {**chosen.qparams, **inside.qparams}
+    report = build_report(verification, facts, plan=plan, qparams=qparams, extra_checks=checks_of(found))
     if path is not None:
         written = save_model(result, path, force=force, base_dir=quantized.base_dir)
         report = replace(report, size_after_bytes=written)
     return QuantizeResult(
-        model=result, plan=plan, stats=known.stats, qparams=chosen.qparams, report=report, output=path, search=found
+        model=result,
+        plan=plan,
+        stats=inside.added_to(known.stats),
+        qparams=qparams,
+        report=report,
+        output=path,
+        search=found,
     )
 
 
@@ -357,8 +372,9 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     batches = open_batches(
         prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=part
     )
+    batches = readable_for(prepared, batches)
     stats = collect_as_asked(
-        prepared.graph,
+        runnable(prepared.graph),
         prepared.plan.observed(),
         batches,
         digest=prepared.plan.digest,
@@ -367,6 +383,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         checkpointing=checkpointing_from(checkpoint, resume),
         ray=ray,
     )
+    stats = with_inside(stats, prepared, batches, options)
     if remark is not None:
         for text in (*batches.warnings, *batches.notes):
             remark(text)

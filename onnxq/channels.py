@@ -14,6 +14,7 @@ from onnxq.errors import ConfigError
 from onnxq.graph.model import (
     ModelSource,
 )
+from onnxq.passes.settle_types import runnable
 from onnxq.planning.options import PlanOptions
 from onnxq.stages import (
     open_batches,
@@ -61,7 +62,7 @@ def channel_ranges(  # noqa: PLR0913 - one keyword for each choice of the user
             )
     batches = open_batches(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
     return observe_channels(
-        prepared.graph,
+        runnable(prepared.graph),
         known if tensors is None else tensors,
         batches,
         digest=prepared.plan.digest,

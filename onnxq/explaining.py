@@ -12,6 +12,7 @@ from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.synthetic import synthetic_batches
 from onnxq.errors import OnnxqError
 from onnxq.graph.model import ModelSource
+from onnxq.nested import whole_plan
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import Ends, PlanOptions
 from onnxq.planning.overrides import Override
@@ -40,7 +41,8 @@ def plan(  # noqa: PLR0913 - one keyword for each choice of the user
         ConfigError: an argument has an impossible value, or names what the model does not have.
     """
     placement = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
-    return prepare(model, target, PlanOptions.of(*placement)).plan
+    prepared = prepare(model, target, PlanOptions.of(*placement))
+    return whole_plan(prepared.plan, prepared.nested)
 
 
 def explain(  # noqa: PLR0913 - one keyword for each choice of the user
@@ -74,9 +76,13 @@ def explain(  # noqa: PLR0913 - one keyword for each choice of the user
     if stats is not None:
         check_stats(prepared, stats)
         ranges = ranges_from_stats(made, stats, chosen).ranges
-        return made, explain_plan(graph, made, solve_from_ranges(graph, made, ranges, prepared.target))
-    known = solve_without_data(graph, made, prepared.target) if parameters else {}
-    return made, explain_plan(graph, made, known)
+        known = solve_from_ranges(graph, made, ranges, prepared.target)
+    else:
+        known = solve_without_data(graph, made, prepared.target) if parameters else {}
+    whole = whole_plan(made, prepared.nested)
+    # Of subgraphs the nodes alone are shown: their tensors' parameters are found with the data that reaches them.
+    nodes = explain_plan(graph, replace(whole, tensors={}))
+    return whole, replace(nodes, tensors=explain_plan(graph, made, known).tensors)
 
 
 def _counted(prepared: Prepared) -> QuantPlan:

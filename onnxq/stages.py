@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.checkpoint import Checkpointing
@@ -35,15 +36,17 @@ from onnxq.graph.model import (
     load_graph,
     model_digest,
     quantized_nodes,
-    upgrade_opset,
 )
 from onnxq.graph.view import Graph
-from onnxq.passes.base import PassManager, PassResult
+from onnxq.nested import Nested, plan_nested
+from onnxq.passes.base import Pass, PassManager, PassResult
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.give_biases import GiveBiases
 from onnxq.passes.hold_float import HoldFloat
 from onnxq.passes.insert_qdq import InsertQDQ
 from onnxq.passes.normalise import normalise_float
+from onnxq.passes.settle_types import note_of_types, runnable, settle_types
+from onnxq.passes.store_in_half import StoreInHalf
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
@@ -70,6 +73,8 @@ class Prepared:
         target: The resolved target.
         plan: The plan for it.
         passes: What the float passes did.
+        widened: Whether what was float16 in the source computes in float32.
+        nested: The subgraphs of If, Loop and Scan that are quantized too.
     """
 
     source: Graph
@@ -77,6 +82,8 @@ class Prepared:
     target: Target
     plan: QuantPlan
     passes: PassResult
+    widened: bool = False
+    nested: tuple[Nested, ...] = ()
 
 
 def prepare(model: ModelSource, target: TargetSource, options: PlanOptions) -> Prepared:
@@ -94,17 +101,38 @@ def prepare(model: ModelSource, target: TargetSource, options: PlanOptions) -> P
             hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
         )
     with blamed_on(source):
-        graph = upgrade_opset(source.copy(), table.min_opset)
+        graph, changed = settle_types(source, table)
+        notes = tuple(filter(None, [note, note_of_types(changed)]))
         passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
-        notes = (note,) if note else ()
-        made = make_plan(graph, table, options=options, digest=model_digest(source), notes=notes, source=source)
-    return Prepared(source=source, graph=graph, target=table, plan=made, passes=passes)
+        digest = model_digest(source)
+        nested_passes = PassManager([normalise_float(), GiveBiases()], name="prepare subgraph")
+        nested = plan_nested(graph, table, nested_passes, options=options, digest=digest, source=source)
+        made = make_plan(graph, table, options=options, digest=digest, notes=notes, source=source)
+    return Prepared(
+        source=source,
+        graph=graph,
+        target=table,
+        plan=made,
+        passes=passes,
+        widened=TensorProto.FLOAT16 in changed,
+        nested=nested,
+    )
 
 
-def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable) -> Graph:
-    """The quantized graph: pairs inserted, weights folded. `graph` is not changed."""
+def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable, *, widened: bool = False) -> Graph:
+    """The quantized graph: pairs inserted, weights folded. `graph` is not changed.
+
+    Args:
+        graph: The graph of the plan.
+        plan: What to quantize.
+        qparams: The parameters.
+        widened: Whether `graph` was brought from float16 to float32; large constants then go back.
+    """
     quantized = graph.copy()
-    PassManager([InsertQDQ(plan, qparams), FoldWeights(plan, qparams), HoldFloat(plan)], name="rewrite").run(quantized)
+    passes: list[Pass] = [InsertQDQ(plan, qparams), FoldWeights(plan, qparams), HoldFloat(plan)]
+    if widened:
+        passes.append(StoreInHalf())
+    PassManager(passes, name="rewrite").run(quantized)
     return quantized
 
 
@@ -120,6 +148,7 @@ def open_batches(  # noqa: PLR0913 - what the public functions hand through
     skip: Sequence[str] = (),
 ) -> Batches:
     """The data cut to batches for `graph`; None gives synthetic ones. Arguments and errors as for `open_data`."""
+    graph = runnable(graph)
     if data is None:
         if images is not None:
             raise images_without_files(data)
@@ -167,7 +196,7 @@ def observe(
     Raises:
         DataError: the data does not fit the model, is empty, or holds NaN/Inf.
     """
-    graph, plan, digest = prepared.graph, prepared.plan, prepared.plan.digest
+    graph, plan, digest = runnable(prepared.graph), prepared.plan, prepared.plan.digest
     if method.name == MOVING_AVERAGE:
         seen = observe_moving_average(
             graph, plan.observed(), batches, digest=digest, momentum=method.momentum, options=options
@@ -306,9 +335,9 @@ def nothing_to_quantize(plan: QuantPlan) -> UnsupportedModelError:
     )
 
 
-def expected_int8(prepared: Prepared) -> list[str]:
-    """Nodes that the engine must be seen to run in int8: those with weights."""
-    return [d.node for d in prepared.plan.nodes if d.action is Action.INT8 and d.op in prepared.target.compute]
+def expected_int8(prepared: Prepared, plan: QuantPlan) -> list[str]:
+    """Nodes of `plan` that the engine must be seen to run in int8: those with weights."""
+    return [d.node for d in plan.nodes if d.action is Action.INT8 and d.op in prepared.target.compute]
 
 
 class Clock:

@@ -12,6 +12,7 @@ How each input takes part, from the rank and first size that the model gives it:
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.inputs import InputSpec, InputSpecs, Layout, transposed, transposed_shape
 from onnxq.errors import DataError
+from onnxq.graph.view import Dim
 from onnxq.plural import counted
 
 
@@ -153,6 +155,9 @@ class Cutter:
     def _plan(self, shapes: Mapping[str, tuple[int, ...]], size: int | None, stacked: bool, where: str) -> _Plan:
         inputs = self.inputs
         parts = {name: self._part(inputs[name], shape, stacked, where) for name, shape in shapes.items()}
+        if size is None and any(math.prod(shape) for shape in shapes.values()):
+            # Beside others, an operand without elements (no axes, no regions) counts no samples.
+            parts |= {name: _Part.CONSTANT for name, shape in shapes.items() if shape and shape[0] == 0}
         fixed = {n: inputs[n].fixed_batch or 1 for n, p in parts.items() if p is _Part.FIXED}
         many = {n: k for n, k in fixed.items() if shapes[n][0] != k}
         many |= {n: 1 for n, p in parts.items() if p is _Part.STACKED}
@@ -163,6 +168,8 @@ class Cutter:
             once = parts if same else dict.fromkeys(parts, _Part.CONSTANT)
             return _Plan(once, step, step, whole_steps=True)
         total = next(iter(lengths.values()))
+        if size is None and not many and len(set(lengths.values())) > 1 and self._are_named_apart(lengths):
+            return _Plan(dict.fromkeys(parts, _Part.CONSTANT), 1, 1, whole_steps=True)
         if len(set(lengths.values())) > 1 or len(set(many.values())) > 1:
             listed = ", ".join(f"{n!r} has {length}" for n, length in lengths.items())
             raise DataError(f"the inputs disagree on the number of samples: {listed}", where=where)
@@ -170,6 +177,13 @@ class Cutter:
         self._note_cut(many, [n for n in fixed if n not in many], total, step)
         parts |= {n: _Part.CONSTANT for n in fixed if n not in many}
         return _Plan(parts, total, step, whole_steps=bool(many))
+
+    def _are_named_apart(self, lengths: Mapping[str, int]) -> bool:
+        """Whether first sizes differ where the model calls them by different names: then they do not count samples."""
+        by_name: dict[Dim, set[int]] = {}
+        for name, length in lengths.items():
+            by_name.setdefault((self.inputs[name].shape or (None,))[0], set()).add(length)
+        return None not in by_name and len(by_name) > 1 and all(len(found) == 1 for found in by_name.values())
 
     def _note_cut(self, many: Mapping[str, int], once: list[str], total: int, step: int) -> None:
         if many and total % step:

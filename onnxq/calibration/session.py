@@ -182,8 +182,20 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's own classes share no base but Exception
-        raise ModelError(f"onnxruntime cannot load the model: {_useful(str(error))}") from error
+        raise ModelError(
+            f"onnxruntime cannot load the model: {_useful(str(error))}", hint=hint_of_loading(str(error))
+        ) from error
     return Session(session, folder)
+
+
+def hint_of_loading(error: str) -> str | None:
+    """The way out of an error of onnxruntime, where it can be told."""
+    if "NOT_IMPLEMENTED" not in error:
+        return None
+    return (
+        f"onnxruntime {ort.__version__} has no kernel for this operator in this type or this version: "
+        "export the model with an older opset, or upgrade onnxruntime (pip install -U onnxruntime)"
+    )
 
 
 def _known_providers(providers: Sequence[str] | None) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from onnxq.calibration.methods import Method, expected_sqnr_db, method_from_name, solve_range
 from onnxq.calibration.methods.density import Density
@@ -24,6 +24,7 @@ from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, attribute
 from onnxq.numerics.pair_guard import guard_pair_sums
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
+from onnxq.numerics.scale_types import with_scale_in_bfloat16, with_scale_in_float16
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.plan import Derived, Fixed, FromValues, Observed, QuantPlan, Role, SharedWith, TensorPlan
 from onnxq.plural import counted
@@ -152,6 +153,8 @@ def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target:
             table[key] = _observed(found, tensor, Observed(bounds.lower, bounds.upper))
         elif isinstance(tensor.source, FromValues):
             table[key] = _from_values(graph, tensor, target)
+    for key in list(table):
+        table[key] = _in_type_of(graph, plan.tensors[key].name, table[key])
     for key, tensor in plan.tensors.items():
         if isinstance(tensor.source, SharedWith):
             table[key] = table[_root(plan, key)]
@@ -180,6 +183,14 @@ def solve_without_data(graph: Graph, plan: QuantPlan, target: Target) -> QParams
         if isinstance(t.source, SharedWith) and isinstance(plan.tensors[_root(plan, key)].source, Fixed)
     }
     return solve_from_ranges(graph, replace(plan, tensors={**known, **shared}), {}, target)
+
+
+def _in_type_of(graph: Graph, tensor: str, params: QuantParams) -> QuantParams:
+    """`params` with a scale that the type of `tensor` holds, which is the type it will be written in."""
+    elem_type = graph.dtype(tensor)
+    if elem_type == TensorProto.FLOAT16:
+        return with_scale_in_float16(params)
+    return with_scale_in_bfloat16(params) if elem_type == TensorProto.BFLOAT16 else params
 
 
 def _group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:

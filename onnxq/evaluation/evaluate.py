@@ -23,6 +23,7 @@ from onnxq.evaluation.labels import label_key, load_labels
 from onnxq.evaluation.metrics import Function, metric_from
 from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.view import Graph
+from onnxq.passes.settle_types import runnable
 from onnxq.search.progress import report_to
 from onnxq.targets import resolve_target
 
@@ -89,7 +90,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     sessions, run_as = {}, {}
     for name, graph in graphs.items():
         fused = True if graph is source else _is_fused(graph, target)
-        sessions[name] = options.session(graph, optimise=fused)
+        sessions[name] = options.session(runnable(graph), optimise=fused)
         run_as[name] = _FLOAT if graph is source else _FUSED if fused else _UNFUSED
     source_batches = labelled(batches, judge, limited=limit is not None)
     values = judged(judge, sessions, next(iter(graphs)), _shown(source_batches, batches.expected_samples, progress))

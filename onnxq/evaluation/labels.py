@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.array_files import array_shapes
+from onnxq.calibration.array_files import array_shapes, open_columns
 from onnxq.calibration.images import spread
 from onnxq.calibration.sources import LABELS, image_files
 from onnxq.errors import ConfigError, DataError
@@ -186,7 +186,8 @@ def _from_file(path: Path, images: Sequence[Path], data: Path) -> NDArray[Any]:
     if suffix == ".npz":
         return _from_npz(path, None)
     if suffix == ".npy":
-        return _column(_read_array(path), str(path))
+        with open_columns(path) as columns:
+            return _column(columns[""].take(None), str(path))
     if suffix == ".csv":
         return _from_csv(path, images, data)
     if suffix == ".txt":
@@ -195,25 +196,18 @@ def _from_file(path: Path, images: Sequence[Path], data: Path) -> NDArray[Any]:
     raise ConfigError(f"{suffix or 'a file without suffix'} is no known kind of labels", where=str(path), hint=_HINT)
 
 
-def _read_array(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except Exception as error:  # numpy raises half a dozen kinds for damaged files
-        raise DataError(f"not a readable {path.suffix} file: {error}", where=str(path)) from error
-
-
 def _from_npz(path: Path, key: str | None) -> NDArray[Any]:
     if not path.is_file():
         raise DataError("no such file", where=str(path), hint="check the path in labels= (--labels).")
-    with _read_array(path) as arrays:
-        name = key or (LABELS if LABELS in arrays.files else arrays.files[0] if len(arrays.files) == 1 else None)
-        if name not in arrays.files:
+    with open_columns(path) as columns:
+        name = key or (LABELS if LABELS in columns else next(iter(columns)) if len(columns) == 1 else None)
+        if name is None or name not in columns:
             raise DataError(
-                f"the file has no array {name or LABELS!r}; it has {', '.join(map(repr, arrays.files))}",
+                f"the file has no array {name or LABELS!r}; it has {', '.join(map(repr, columns))}",
                 where=str(path),
                 hint=f"name one of them: labels='{path.name}:NAME' (--labels)",
             )
-        return _column(arrays[name], f"{path}, array {name!r}")
+        return _column(columns[name].take(None), f"{path}, array {name!r}")
 
 
 def _text(path: Path) -> str:

@@ -39,6 +39,8 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
     """
     if graph.opset >= minimum:
         return graph
+    if not any(entry.domain in STANDARD_DOMAINS for entry in graph.frame.opset_import):
+        return _with_standard_set(graph, minimum)
     _check_bodies(graph, minimum)
     try:
         converted = onnx.version_converter.convert_version(graph.skeleton(), minimum)
@@ -58,6 +60,18 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
     return result
 
 
+def _with_standard_set(graph: Graph, version: int) -> Graph:
+    """A model without any operator of the standard set says nothing of its version, and can take any."""
+    result = graph.copy()
+    result.frame.opset_import.append(helper.make_opsetid("", version))
+    result.frame.ir_version = max(result.frame.ir_version, _min_ir_version(version))
+    return result
+
+
+def _min_ir_version(opset: int) -> int:
+    return int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))
+
+
 def _reason(error: Exception) -> str:
     """What the converter says, without the place in its own source that it begins with."""
     return str(error).rpartition("failed: ")[2].strip() or type(error).__name__
@@ -70,7 +84,7 @@ def _transplanted(graph: Graph, converted: ModelProto, opset: int) -> Graph:
     for entry in model.opset_import:
         if entry.domain in STANDARD_DOMAINS:
             entry.version = opset
-    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))
+    model.ir_version = max(model.ir_version, _min_ir_version(opset))
     kept = graph.initializers
     model.graph.node.extend(converted.graph.node)
     model.graph.initializer.extend(kept.values())

@@ -7,6 +7,8 @@ is a constant too.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnx import NodeProto
 
@@ -20,7 +22,7 @@ class FoldConstants(Pass):
     """Replace tensors that depend on initializers alone by initializers of the same name.
 
     1. A chain of nodes over initializers folds as a whole; only tensors that other nodes read are kept.
-    2. Shape (with start and end) of a tensor whose sizes are all known folds; what hangs on it follows.
+    2. Shape (with start and end) and Size of a tensor whose sizes are all known fold; what hangs on them follows.
     3. Left alone: random numbers, control flow, quantization, operators outside the standard set, sequences, strings.
     4. Left alone: a result over 1 MB that is more than 4 times the size of what it is made from, or whose size cannot
        be told beforehand (Expand, Tile, Range, ConstantOfShape ...).
@@ -63,12 +65,13 @@ def _fold_part(graph: Graph, part: Evaluation, log: PassLog) -> bool:
 def _fold_shapes(graph: Graph, log: PassLog) -> bool:
     found = False
     for node in graph.nodes:
-        if node.op_type != "Shape" or node.domain not in STANDARD_DOMAINS or graph.is_output(node.output[0]):
+        if node.op_type not in ("Shape", "Size") or node.domain not in STANDARD_DOMAINS:
             continue
-        sizes = _static_sizes(graph, node)
+        sizes = None if graph.is_output(node.output[0]) else _static_sizes(graph, node)
         if sizes is not None:  # case 2
             graph.remove_node(node)
-            graph.add_initializer(node.output[0], np.array(sizes, np.int64))
+            value = sizes if node.op_type == "Shape" else math.prod(sizes)
+            graph.add_initializer(node.output[0], np.array(value, np.int64))
             log.edit("the shape is known", node.name)
             found = True
     return found

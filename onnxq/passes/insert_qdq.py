@@ -9,8 +9,11 @@ Cases:
 
 from __future__ import annotations
 
+from onnx import TensorProto
+
 from onnxq.calibration.solve import QParamsTable
 from onnxq.errors import InternalError
+from onnxq.graph.float_types import HALF_TYPES, float_tensor
 from onnxq.graph.view import CAPTURED, Graph, Use
 from onnxq.passes.base import Pass, PassLog, PassResult
 from onnxq.planning.plan import QuantPlan, Role, TensorPlan
@@ -50,9 +53,11 @@ class InsertQDQ(Pass):
 
 
 def add_params(graph: Graph, stem: str, qparams: QParamsTable, key: str) -> tuple[str, str]:
-    """Add the scale and zero-point of `key` as initializers and return their names."""
+    """Add the scale, in the type of tensor `stem`, and zero-point of `key` as initializers and return their names."""
     params = qparams[key]
-    scale = graph.add_initializer(graph.unique_name(f"{stem}_scale"), params.scale)
+    name, elem_type = graph.unique_name(f"{stem}_scale"), graph.dtype(stem)
+    half = elem_type if elem_type in HALF_TYPES else TensorProto.FLOAT
+    scale = graph.add_initializer(name, float_tensor(params.scale, half, name))
     zero_point = graph.add_initializer(graph.unique_name(f"{stem}_zero_point"), params.zero_point)
     return scale, zero_point
 

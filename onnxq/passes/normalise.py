@@ -14,6 +14,7 @@ from onnxq.passes.fold_constants import FoldConstants
 from onnxq.passes.fold_pad import FoldPad
 from onnxq.passes.fuse_hard_sigmoid import FuseHardSigmoid
 from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.inline_if import InlineIf
 from onnxq.passes.lift_constants import LiftConstants
 from onnxq.passes.remove_identity import RemoveIdentity
 from onnxq.passes.remove_unused import RemoveUnused
@@ -29,7 +30,16 @@ def normalise_float() -> PassManager:
             LiftConstants(),
             InferShapes(),
             UntilStable(
-                [FoldConstants(), RemoveIdentity(), FoldPad(), FoldBatchnorm(), FoldAffine(), InferShapes()],
+                [
+                    InlineIf(),
+                    LiftConstants(),
+                    FoldConstants(),
+                    RemoveIdentity(),
+                    FoldPad(),
+                    FoldBatchnorm(),
+                    FoldAffine(),
+                    InferShapes(),
+                ],
                 name="fold",
             ),
             FuseHardSigmoid(),

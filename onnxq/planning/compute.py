@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
+from onnxq.graph.float_types import is_quantizable, type_name
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use, attribute
 from onnxq.targets.schema import ChannelAxis, ComputeRule, Target
@@ -53,7 +54,7 @@ def compute_site(graph: Graph, node: NodeProto, target: Target) -> ComputeSite |
     if rule is None or node.domain not in STANDARD_DOMAINS:
         return None
     data, weight = node.input[DATA], node.input[WEIGHT]
-    refusal = _operand_refusal(graph, node, rule) or _size_refusal(graph, node, rule)
+    refusal = _operand_refusal(graph, node, rule, target.half_types) or _size_refusal(graph, node, rule)
     if refusal is not None:
         return refusal
     bias, bias_use, output = _bias(graph, node)
@@ -83,15 +84,16 @@ def _bias(graph: Graph, node: NodeProto) -> tuple[str | None, Use | None, str]:
     return bias, Use(add.name, list(add.input).index(bias)), add.output[0]
 
 
-def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule) -> Refusal | None:
+def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, half_types: bool) -> Refusal | None:
     data, weight = node.input[DATA], node.input[WEIGHT]
     if graph.is_constant(data):
         return Refusal("its data input is a constant and its weight is not the second input", rule.rules)
     if not graph.is_constant(weight):
         return Refusal("both inputs are activations; multiplying two quantized activations is not the default", "R28")
     for tensor in (data, weight):
-        if not graph.is_float(tensor):
-            kind = "of unknown type" if graph.dtype(tensor) is None else "not float32"
+        if not is_quantizable(graph, tensor, half_types=half_types):
+            found = graph.dtype(tensor)
+            kind = "of unknown type" if found is None else type_name(found)
             return Refusal(f"its input {tensor!r} is {kind}", rule.rules)
     rank = graph.rank(data)
     if rule.ranks and rank is not None and rank not in rule.ranks:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
+from onnxq.graph.float_types import is_quantizable
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.planning.compute import DATA, ComputeSite
 from onnxq.planning.groups import Groups
@@ -38,6 +39,7 @@ class InputPairs:
 
     def __init__(self, graph: Graph, target: Target, sites: dict[str, ComputeSite], selection: Selection) -> None:
         self._graph = graph
+        self._target = target
         self._sites = sites
         self.uses: dict[str, list[Use]] = {}
         self.skips: dict[str, str] = {}
@@ -65,7 +67,7 @@ class InputPairs:
         """The slot of the skip branch of `add`; None where no int8 Conv fuses with it."""
         left, right = add.input
         graph = self._graph
-        if left == right or any(graph.is_constant(t) or not graph.is_float(t) for t in (left, right)):
+        if left == right or any(graph.is_constant(t) or not self._is_quantizable(t) for t in (left, right)):
             return None
         if graph.rank(left) is None or graph.rank(left) != graph.rank(right):
             return None
@@ -77,6 +79,9 @@ class InputPairs:
         # Two Convs meet (a downsampling block): the longer way back to the fork is the main branch and fuses.
         lengths = self._path_lengths(left, right)
         return 1 if lengths[0] >= lengths[1] else 0
+
+    def _is_quantizable(self, tensor: str) -> bool:
+        return is_quantizable(self._graph, tensor, half_types=self._target.half_types)
 
     def _is_conv_branch(self, tensor: str) -> bool:
         node = self._graph.producer(tensor)

@@ -10,7 +10,7 @@ from onnx import NodeProto
 
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import STANDARD_DOMAINS, Dim, Graph, attribute
-from onnxq.planning.plan import QuantPlan
+from onnxq.planning.plan import NodeDecision, QuantPlan
 
 MATRIX_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
@@ -60,4 +60,9 @@ def plan_with_macs(plan: QuantPlan, graph: Graph, input_shapes: Mapping[str, tup
             dim.dim_value = size
     fixed.set_value_info(())
     infer_shapes(fixed)
-    return replace(plan, nodes=tuple(replace(d, macs=macs(fixed, fixed.node(d.node))) for d in plan.nodes))
+    return replace(plan, nodes=tuple(_counted(fixed, d) for d in plan.nodes))
+
+
+def _counted(graph: Graph, decision: NodeDecision) -> NodeDecision:
+    # What stands inside the body of another node keeps the count that it was planned with.
+    return replace(decision, macs=macs(graph, graph.node(decision.node))) if graph.has_node(decision.node) else decision

@@ -8,13 +8,14 @@ adds that disappear into a quantized node come along unless they are excluded th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx import NodeProto
 
 from onnxq.errors import ConfigError
 from onnxq.graph.messages import reads_of
+from onnxq.graph.subgraphs import nodes_inside
 from onnxq.graph.view import Graph
 from onnxq.planning.names import selected, several, unmatched
 from onnxq.planning.overrides import Override, override_of
@@ -35,6 +36,8 @@ class PlanOptions:
         include_ops: Operator types to quantize.
         include_between: Pairs of tensors: every node on a path from the first to the second may be quantized.
         overrides: Types, methods and ranges of single nodes and tensors; later ones win.
+        path: Where the graph stands inside the model, as in "If_0/then_branch"; "" for the model's own graph. Names of
+            nodes then begin with it; tensors, and overrides, are those of the model's own graph only.
     """
 
     exclude: tuple[str, ...] = ()
@@ -44,6 +47,12 @@ class PlanOptions:
     include_ops: tuple[str, ...] = ()
     include_between: tuple[Ends, ...] = ()
     overrides: tuple[Override, ...] = ()
+    path: str = ""
+
+    def inside(self, path: str) -> PlanOptions:
+        """The same wishes for a graph at `path` in this one."""
+        whole = f"{self.path}/{path}" if self.path else path
+        return replace(self, path=whole, exclude_between=(), include_between=(), overrides=())
 
     @classmethod
     def of(  # noqa: PLR0913, PLR0917 - one keyword for each choice of the user
@@ -81,7 +90,7 @@ class PlanOptions:
         Raises:
             ConfigError: a pattern matches nothing, or there is no path between two tensors; the message suggests names.
         """
-        finder = _Finder(graph, source)
+        finder = _Finder(graph, source, self.path)
         excluded = finder.nodes(self.exclude, self.exclude_ops, self.exclude_between, "exclude")
         included = finder.nodes(self.include, self.include_ops, self.include_between, "include")
         asked = self.include or self.include_ops or self.include_between
@@ -113,24 +122,27 @@ class Selection:
 class _Finder:
     graph: Graph
     source: Graph | None
+    path: str = ""
 
     def nodes(
         self, patterns: Iterable[str], ops: Iterable[str], between: Iterable[Ends], argument: str
     ) -> frozenset[str]:
         """Names of the nodes that one of the given means."""
         nodes = self.graph.nodes
-        names = [n.name for n in nodes]
+        own = {f"{self.path}/{n.name}" if self.path else n.name: n.name for n in nodes}
+        inside = {} if self.path else nodes_inside(self.graph)
+        names = [*own, *inside]
         found: set[str] = set()
         for pattern in patterns:
             where = f"{argument}=(...) (--{argument})"
             matching = selected(pattern, names, where=where)
-            if not matching:
+            if not matching and not self.path:
                 gone = [] if self.source is None else [n.name for n in self.source.nodes]
                 raise unmatched("node", pattern, names, where, gone=gone)
-            found.update(matching)
-        types = {n.op_type for n in nodes}
+            found.update(own[name] for name in matching if name in own)
+        types = {*(n.op_type for n in nodes), *inside.values()}
         for op in ops:
-            if op not in types:
+            if op not in types and not self.path:
                 gone = [] if self.source is None else [n.op_type for n in self.source.nodes]
                 raise unmatched("operator", op, types, f"{argument}_ops=(...) (--{argument}-op)", gone=gone)
             found.update(n.name for n in nodes if n.op_type == op)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from onnx import NodeProto
 
+from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, is_quantizable
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.numerics.qtypes import INT32
 from onnxq.numerics.specs import QuantSpec
@@ -65,13 +66,18 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
     decisions = tuple(_decision(graph, n, target, decided.get(n.name) or verdicts[n.name]) for n in graph.nodes)
     return QuantPlan(
         target=target.name,
-        opset=max(target.min_opset, *(t.spec.qtype.min_opset for t in tensors.values()), 1),
+        opset=_opset(graph, target, tensors),
         tensors=tensors,
         nodes=decisions,
         digest=digest,
         holds=holds,
         notes=(*notes, *overridden.notes),
     )
+
+
+def _opset(graph: Graph, target: Target, tensors: Mapping[str, TensorPlan]) -> int:
+    half = any(graph.dtype(t.name) in HALF_TYPES for t in tensors.values())
+    return max([target.min_opset, HALF_SCALE_OPSET if half else 1, *(t.spec.qtype.min_opset for t in tensors.values())])
 
 
 # ---- nodes -------------------------------------------------------------------------------------------------------
@@ -109,10 +115,12 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
     if node.domain not in STANDARD_DOMAINS:
         return f"operator of domain {node.domain!r} is not known to onnxq"
     if node.op_type in ("If", "Loop", "Scan"):
-        return "control flow; nodes inside its body stay float"
+        if target.placement is Placement.REGIONS:
+            return "control flow; what is inside is planned on its own, and listed by its path"
+        return f"control flow; what is inside stays float for {target.title}"
     if node.op_type in target.float_reasons:
         return target.float_reasons[node.op_type]
-    if not any(graph.is_float(t) for t in node.output):
+    if not any(is_quantizable(graph, t, half_types=target.half_types) for t in node.output):
         return "does not compute float32 values"
     if target.placement is Placement.INPUTS:
         return f"only operators with weights are quantized for {target.title}; the engine fuses or keeps this one"

@@ -63,7 +63,7 @@ class Regions:
             if self.code_writer(self.output_of(name)) == name
             for f in self._tail[name][1]
         }
-        self.holds = in_graph_order(graph, {*self._taken_between_pairs(), *self._taken_by_activations()})
+        self.holds = in_graph_order(graph, {*self._taken_between_pairs(), *self._taken_by_followers()})
 
     def output_of(self, name: str) -> str:
         """The tensor where the codes of int8 node `name` come out: behind the activations fused into it."""
@@ -210,14 +210,18 @@ class Regions:
         known = (*target.compute, *target.elementwise, *target.pass_through, *target.taken)
         return node.op_type in known and node.domain in STANDARD_DOMAINS
 
-    def _taken_by_activations(self) -> list[str]:
-        """Float outputs of int8 nodes that a following activation would be fused into first."""
+    def _taken_by_followers(self) -> list[str]:
+        """Float outputs of int8 nodes that are fused with what follows first: an activation, or the Add behind a matrix
+        product, which the two make a float Gemm whatever is added."""
         found: list[str] = []
         for site in self._sites.values():
             if site.rule.output_quantized or self.code_writer(self.output_of(site.node)) == site.node:
                 continue
             readers = self._graph.consumers(site.output)
-            if site.output not in self.quantized and any(n.op_type in self._target.fused_activations for n in readers):
+            fusing = set(self._target.fused_activations)
+            if self._graph.node(site.node).op_type == "MatMul" and site.bias is None:
+                fusing |= {"Add"} if self._graph.rank(site.output) in (2, None) else set()
+            if site.output not in self.quantized and any(n.op_type in fusing for n in readers):
                 found.append(site.output)
         return found
 

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, ValueInfoProto
 
 from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable, constant_values
+from onnxq.graph.float_types import float_tensor
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize
+from onnxq.passes.settle_types import runnable
 from onnxq.planning.plan import QuantPlan, Role
 
 _AXES_AS_INPUT_OPSET = 18
@@ -62,7 +64,9 @@ def correct_biases(
     corrected = graph.copy()
     for site, shift in zip(sites, shifts, strict=True):
         bias = constant_values(graph, site.bias)
-        corrected.add_initializer(site.bias, (bias - shift.reshape(bias.shape)).astype(bias.dtype))
+        elem_type = graph.initializers[site.bias].data_type
+        value = float_tensor(bias.astype(np.float64) - shift.reshape(bias.shape), elem_type, site.bias)
+        corrected.add_initializer(site.bias, value)
     return corrected
 
 
@@ -97,7 +101,7 @@ def _mean_shifts(
     names = [_add_twin(twins, qparams, site) for site in sites]
     twins.prune()
     twins.sort()
-    session = options.session(twins)
+    session = options.session(runnable(twins))
     order = [session.output_names.index(name) for name in names]
     totals = [np.zeros(0)] * len(sites)
     count = 0
@@ -114,8 +118,9 @@ def _add_twin(graph: Graph, qparams: QParamsTable, site: _Site) -> str:
     """Add a node with the weights W' - W and the mean of its output; return the mean's name."""
     node = graph.node(site.node)
     weight = constant_values(graph, site.weight)
-    residue = fake_quantize(weight, qparams[site.weight]) - weight
-    twin_weight = graph.add_initializer(graph.unique_name(f"{site.weight}_residue"), residue.astype(weight.dtype))
+    residue = fake_quantize(weight, qparams[site.weight]) - weight.astype(np.float32)
+    name = graph.unique_name(f"{site.weight}_residue")
+    twin_weight = graph.add_initializer(name, float_tensor(residue, graph.initializers[site.weight].data_type, name))
     product = graph.unique_name(f"{node.output[0]}_residue")
     twin = graph.add_node(node.op_type, [node.input[0], twin_weight], [product], name=f"{node.name}_residue")
     twin.attribute.extend(node.attribute)
@@ -128,7 +133,7 @@ def _add_twin(graph: Graph, qparams: QParamsTable, site: _Site) -> str:
         graph.add_node(
             "ReduceMean", [product], [mean], name=f"{product}_mean", attributes={"keepdims": 0, "axes": axes}
         )
-    graph.outputs[mean] = helper.make_tensor_value_info(mean, TensorProto.FLOAT, None)
+    graph.outputs[mean] = ValueInfoProto(name=mean)  # onnxruntime infers the type itself
     return mean
 
 

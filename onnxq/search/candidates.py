@@ -37,15 +37,17 @@ class Candidate:
         plan: Its plan.
         qparams: Its parameters.
         graph: The float graph with the constants that it was quantized from.
+        widened: Whether that graph was brought from float16 to float32.
     """
 
     plan: QuantPlan
     qparams: QParamsTable
     graph: Graph
+    widened: bool = False
 
     def quantized(self) -> Graph:
         """The quantized graph."""
-        return rewrite(self.graph, self.plan, self.qparams)
+        return rewrite(self.graph, self.plan, self.qparams, widened=self.widened)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ class Candidates:
             prepared.graph, prepared.target, options=options, digest=prepared.plan.digest, notes=prepared.plan.notes
         )
         nodes = tuple(replace(d, reason=REASON, rule="budget") if d.node in excluded else d for d in plan.nodes)
-        return Candidate(replace(plan, nodes=nodes), self._params(plan), self._restored(excluded))
+        return Candidate(replace(plan, nodes=nodes), self._params(plan), self._restored(excluded), prepared.widened)
 
     def _params(self, plan: QuantPlan) -> QParamsTable:
         """The whole plan's parameters for the tensors of `plan`; those of biases are found by who reads them."""

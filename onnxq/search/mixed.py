@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
+from onnxq.passes.settle_types import runnable
 from onnxq.plural import counted
 from onnxq.search.budget import Budget
 from onnxq.search.candidates import Candidate, Candidates, NotMadeError
@@ -110,7 +111,7 @@ def search_if_asked(  # noqa: PLR0913, PLR0917 - the parts of one search
     """The whole plan with its parameters, and no result, where no budget is given; else as `search_within`."""
     if budget is None:
         prepared = candidates.prepared
-        return Candidate(prepared.plan, candidates.qparams, candidates.recovered), None
+        return Candidate(prepared.plan, candidates.qparams, candidates.recovered, prepared.widened), None
     found = search_within(budget, candidates, judged(budget), samples, options=options, progress=progress)
     clock.lap("search")
     return found
@@ -160,7 +161,7 @@ def search_within(  # noqa: PLR0913 - the parts of one search
         try:
             until = min(deadline, started + _SENSITIVITY_SHARE * budget.seconds)
             bench = Bench(
-                graph=prepared.graph,
+                graph=runnable(prepared.graph),
                 qparams=everything.qparams,
                 samples=samples,
                 options=options,

@@ -15,6 +15,7 @@ from onnxq.evaluation.evaluation import compare
 from onnxq.evaluation.judging import Judge, judge_for, labelled, run
 from onnxq.evaluation.metrics import metric_from
 from onnxq.graph.view import Graph
+from onnxq.passes.settle_types import runnable
 from onnxq.search.budget import Budget
 from onnxq.search.distance import Distance
 from onnxq.search.reading import Judged
@@ -71,7 +72,7 @@ class Referee:
         if budget.max_drop is not None:
             metric = metric_from(budget.metric or "top1")
             self._judge = judge_for(graph, metric, budget.output, judged.labels)
-        self._float = options.session(graph)
+        self._float = options.session(runnable(graph))
         self._batches, self._limited = judged.batches, judged.limited
         self._kept: list[tuple[Batch, dict[str, NDArray[Any]]]] | None = None
         self._baseline: NDArray[np.float64] | None = None
@@ -91,7 +92,7 @@ class Referee:
             DataError: it fails, or the outputs or labels are not what the metric needs.
             ModelError: onnxruntime cannot load it.
         """
-        session = self._options.session(quantized, optimise=self._fused)
+        session = self._options.session(runnable(quantized), optimise=self._fused)
         distance, values, start = Distance(), list[NDArray[np.float64]](), 0
         baseline = list[NDArray[np.float64]]()
         for batch, truth in self._pairs():

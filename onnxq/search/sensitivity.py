@@ -16,8 +16,10 @@ from onnxq.calibration.solve import solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.errors import ConfigError
 from onnxq.graph.model import ModelSource
+from onnxq.passes.settle_types import runnable
 from onnxq.planning.macs import plan_with_macs
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import Ends, PlanOptions
+from onnxq.planning.overrides import Override
 from onnxq.planning.plan import QuantPlan
 from onnxq.search.candidates import Candidates, NotMadeError
 from onnxq.search.distance import Distance, Effect
@@ -36,7 +38,7 @@ from onnxq.stages import (
     prepare,
     read_through,
 )
-from onnxq.targets import ORT_CPU
+from onnxq.targets import ORT_CPU, TargetSource
 
 SAMPLES = 32
 """Samples to measure on, unless the user says otherwise: enough to rank layers."""
@@ -48,7 +50,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     data: Any = None,
     *,
-    target: str = ORT_CPU,
+    target: TargetSource = ORT_CPU,
     method: str = "auto",
     percentile: float | None = None,
     stats: StatsTable | None = None,
@@ -61,6 +63,11 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     images: ImageOptions | str | None = None,
     exclude: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
+    exclude_between: Sequence[Ends] = (),
+    include: Sequence[str] = (),
+    include_ops: Sequence[str] = (),
+    include_between: Sequence[Ends] = (),
+    overrides: Sequence[Override | Mapping[str, Any]] = (),
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     seconds: float | None = None,
@@ -89,7 +96,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     _check(mode, by, samples, seconds)
     clock = Clock()
     chosen = method_from_name(method, percentile=percentile)
-    user = PlanOptions.of(exclude, exclude_ops)
+    user = PlanOptions.of(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
     prepared = prepare(model, target, user)
     options = CollectOptions(threads=threads, providers=providers)
     batches = open_batches(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
@@ -110,7 +117,9 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     found: dict[str, Effect] = {}
     try:
         if mode == "only":
-            bench = Bench(graph=prepared.graph, qparams=qparams, samples=kept, options=options, deadline=deadline)
+            bench = Bench(
+                graph=runnable(prepared.graph), qparams=qparams, samples=kept, options=options, deadline=deadline
+            )
             measure_alone(bench, layers, found, progress)
         else:
             candidates = Candidates(prepared=prepared, options=user, qparams=qparams, recovered=prepared.graph)
@@ -165,7 +174,7 @@ def _measure_all_but(  # noqa: PLR0913, PLR0917 - the parts of one measurement
 ) -> None:
     prepared = candidates.prepared
     outputs = list(prepared.graph.outputs)
-    session = options.session(prepared.graph)
+    session = options.session(runnable(prepared.graph))
     truth = [dict(zip(outputs, session.run(b.arrays, where=b.label), strict=True)) for b in samples]
     report_to(progress, STAGE, 0, len(layers))
     for layer in layers:
@@ -176,7 +185,7 @@ def _measure_all_but(  # noqa: PLR0913, PLR0917 - the parts of one measurement
             candidate = candidates.make([layer.node])
         except NotMadeError:
             continue
-        session = options.session(candidate.quantized(), optimise=fused)
+        session = options.session(runnable(candidate.quantized()), optimise=fused)
         distance = Distance()
         for want, batch in zip(truth, samples, strict=True):
             values = session.run(batch.arrays, where=batch.label)

@@ -138,6 +138,8 @@ class Target:
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
         concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).
         min_opset: Lowest opset of the quantized model.
+        half_types: Whether int8 nodes may stand among float16 and bfloat16, their scales in that type too. Where not,
+            and for float64 everywhere, the graph around them is made to compute in float32.
         float_reasons: Why operators that are often asked about stay float, by type.
         sources: Where a rule comes from, by its identifier.
     """
@@ -160,5 +162,6 @@ class Target:
     residual_add: bool = False
     concat_shares: bool = False
     min_opset: int = 13
+    half_types: bool = False
     float_reasons: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)

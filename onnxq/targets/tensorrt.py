@@ -60,6 +60,7 @@ TENSORRT = Target(
     fusion_rule="R21",
     residual_add=True,
     concat_shares=True,
+    half_types=True,
     float_reasons={
         "LayerNormalization": "LayerNorm, Softmax and GELU stay in higher precision (R27)",
         "Softmax": "LayerNorm, Softmax and GELU stay in higher precision (R27)",

@@ -148,9 +148,12 @@ def _code_stretch(graph: Graph, node: NodeProto, want: NDArray[Any], got: NDArra
 
 def _float_stretch(graph: Graph, name: str, want: NDArray[Any], got: NDArray[Any]) -> Stretch:
     producer = graph.producer(name)
-    peak = float(np.abs(want).max(initial=0.0)) or 1.0
-    far = np.abs(want.astype(np.float64) - got.astype(np.float64)) / peak
-    far = np.where(np.isnan(far) & ~(np.isnan(want) & np.isnan(got)), np.inf, np.nan_to_num(far, posinf=np.inf))
+    # Masked attention scores are -Inf on both sides: equal values do not differ, and Inf is no peak to measure by.
+    peak = float(np.abs(want[np.isfinite(want)]).max(initial=0.0)) or 1.0
+    same = (want == got) | (np.isnan(want) & np.isnan(got))
+    with np.errstate(invalid="ignore"):
+        far = np.abs(want.astype(np.float64) - got.astype(np.float64)) / peak
+    far = np.where(same, 0.0, np.nan_to_num(far, nan=np.inf, posinf=np.inf))
     return Stretch(
         tensor=name,
         node=producer.name if producer is not None else name,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from onnxq.graph.view import Graph
+from onnxq.passes.settle_types import runnable
 from onnxq.verification.agreement import Stretch, fused_agreement
 from onnxq.verification.check import Check, check_all
 from onnxq.verification.compare import OutputComparison, OutputError, worse_than
@@ -22,6 +23,7 @@ from onnxq.verification.engines.tensorrt_run import no_device
 from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
 from onnxq.verification.reasons.tensorrt import account
 from onnxq.verification.structure import is_qdq
+from onnxq.verification.subgraphs import Inside, quantized_subgraphs
 
 Feed = Mapping[str, NDArray[Any]]
 Shapes = Sequence[Mapping[str, tuple[int, ...]]]
@@ -48,13 +50,32 @@ class Answer:
     warnings: list[str] = field(default_factory=list)
 
 
-def ask_onnxruntime(quantized: Graph, feed: Feed) -> Answer:
-    """Executed kernels, and fused against unfused computation on one batch."""
+def ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed]) -> Answer:
+    """Executed kernels, and fused against unfused computation on the first batch.
+
+    Args:
+        quantized: The quantized model.
+        feeds: Batches; subgraphs are run on the first that reaches them.
+    """
+    quantized = runnable(quantized)
     answer = Answer(engine=ort_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir))
-    answer.stretches = fused_agreement(quantized, feed)
+    answer.stretches = fused_agreement(quantized, feeds[0])
+    for inside in quantized_subgraphs(quantized, feeds):
+        _ask_inside(answer, inside)
     wrong = [str(s) for s in answer.stretches if not s.agrees]
     answer.checks.append(check_all("fused and unfused agree", wrong, len(answer.stretches), "quantized tensors"))
     return answer
+
+
+def _ask_inside(answer: Answer, inside: Inside) -> None:
+    """What onnxruntime makes of a subgraph, asked on its own."""
+    report = inside.named(ort_engine.executed_precision(inside.graph.to_model(), base_dir=inside.graph.base_dir))
+    if answer.engine is not None:
+        answer.engine = replace(answer.engine, nodes=(*answer.engine.nodes, *report.nodes))
+    if inside.feed is None:
+        answer.warnings.append(f"{inside.path} was not run: no held-out input comes to it.")
+    else:
+        answer.stretches += inside.placed(fused_agreement(inside.graph, inside.feed))
 
 
 def ask_openvino(quantized: Graph) -> Answer:

@@ -57,6 +57,11 @@ class OutputError:
     shape_mismatches: int = 0
 
     @property
+    def is_empty(self) -> bool:
+        """Whether both models gave no element, and in the same shape."""
+        return self.elements == 0 and self.nonfinite == 0 and self.shape_mismatches == 0
+
+    @property
     def is_sound(self) -> bool:
         """Whether values were compared and none of them was NaN or Inf on one side only."""
         return self.elements > 0 and self.nonfinite == 0 and self.shape_mismatches == 0

@@ -213,8 +213,8 @@ def _weight_path_rules(graph: Graph, node: NodeProto) -> Iterator[Violation]:
     for reader in graph.consumers(node.output[0]):
         if reader.op_type in _FOLDABLE or reader.op_type in QDQ_OPS:
             continue
-        for last in graph.consumers(reader.output[0]):
-            slot = list(last.input).index(reader.output[0])
+        for use in graph.uses(reader.output[0]):
+            last, slot = graph.node(use.node), use.slot
             all_constant = all(graph.is_constant(_behind_all(graph, t)) for t in reader.input if t)
             if last.op_type in ("Conv", "ConvTranspose") and slot == 1 and all_constant:
                 message = f"{reader.op_type} {reader.name!r} stands between it and {last.op_type} {last.name!r}"

@@ -23,7 +23,8 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "requests": (),
     "ftplib": (),
     "ssl": (),
-    "runpy": ("onnxq.calibration.sources",),  # load_data() of a Python file that the user names
+    # load_data() and metrics of Python files that the user names
+    "runpy": ("onnxq.calibration.sources", "onnxq.evaluation.metrics"),
     "subprocess": ("onnxq.verification.engines",),  # TensorRT, whose builder can take the process down with it
     "socket": ("onnxq.calibration.ray_cluster",),  # whether the Ray cluster that the user names answers
 }

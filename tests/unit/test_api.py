@@ -254,12 +254,12 @@ def test_unknown_names_are_refused() -> None:
         onnxq.quantize(model(), data(2), target=ORT, exclude=["c9"])
 
 
-def test_float16_model_is_refused_with_its_reason() -> None:
-    half = model_of(
-        "(float16[N,16,8,8] x) => (float16[N,16,6,6] y) { y = Conv(x, w) }", w=normal(16, 16, 3, 3).astype(np.float16)
+def test_float_type_that_cannot_be_told_is_refused_with_its_reason() -> None:
+    unknown = model_of(
+        "(float[N,16,8,8] x) => (float[N,16,6,6] y) { z = other.Op(x) y = Conv(z, w) }", w=normal(16, 16, 3, 3)
     )
-    with pytest.raises(onnxq.UnsupportedModelError, match="its input 'x' is not float32"):
-        onnxq.quantize(half, target=ORT)
+    with pytest.raises(onnxq.UnsupportedModelError, match="its input 'z' is of unknown type"):
+        onnxq.quantize(unknown, target=ORT)
 
 
 @pytest.mark.parametrize("first", ["quantize", "verify", "plan", "Report", "QuantizeResult"])

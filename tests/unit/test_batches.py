@@ -14,6 +14,7 @@ from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.sources import open_data
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.graph.view import Graph
+from tests.graphs import graph_of
 
 
 def specs(**inputs):
@@ -346,3 +347,24 @@ def test_fingerprint_layout_is_pinned():
     sums = b"".join(zlib.crc32(values.tobytes()[i : i + 65536]).to_bytes(4, "little") for i in (0, 65536))
     digest = hashlib.blake2b(b"x\0<f4\0(20000,)\0" + sums, digest_size=16).digest()
     assert batch.fingerprint() == f"{int.from_bytes(digest, 'little'):032x}"
+
+
+def test_minus_infinity_passes_for_masks() -> None:
+    mask = np.float32([[0, -np.inf], [0, 0]])
+    graph = graph_of("(float[N,2] x) => (float[N,2] y) { y = Neg(x) }")
+    given = list(open_data([{"x": mask}], inputs=InputSpecs.from_graph(graph)))
+    np.testing.assert_array_equal(given[0]["x"], mask)
+
+
+def test_first_sizes_of_different_names_count_no_samples() -> None:
+    graph = graph_of("(float[N,2] x, int64[R] s) => (float[A,B] y) { y = Reshape(x, s) }")
+    feed = {"x": np.zeros((6, 2), np.float32), "s": np.array([4, 3])}
+    [batch] = open_data([feed], inputs=InputSpecs.from_graph(graph)).stream()
+    assert batch.samples == 1 and batch.per_sample == frozenset()
+
+
+def test_operand_without_elements_counts_no_samples() -> None:
+    graph = graph_of("(float[N,2] x, int64[0] a) => (float[N,2] y) { y = ReduceSum<noop_with_empty_axes=1>(x, a) }")
+    feed = {"x": np.zeros((6, 2), np.float32), "a": np.zeros(0, np.int64)}
+    [batch] = open_data([feed], inputs=InputSpecs.from_graph(graph)).stream()
+    assert batch.samples == 6 and batch.per_sample == {"x"}

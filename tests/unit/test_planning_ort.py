@@ -404,7 +404,7 @@ def test_body_that_reads_a_conv_gets_the_dequantized_tensor() -> None:
         w=W,
     )
     assert activations(plan)[1] == "a u8 observed -> branch.body c2.0"
-    assert reason(plan, "branch") == "control flow; nodes inside its body stay float []"
+    assert reason(plan, "branch") == "control flow; what is inside is planned on its own, and listed by its path []"
 
 
 def test_body_that_reads_what_a_float_node_wrote_keeps_the_float_tensor() -> None:

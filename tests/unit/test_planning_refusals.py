@@ -45,7 +45,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "float16": (
         "(float16[N,16,8,8] x) => (float16[N,16,8,8] y) { [n] y = Conv<pads=[1,1,1,1]>(x, w) }",
         {"w": W.astype(np.float16)},
-        "its input 'x' is not float32 [C4]",
+        "its input 'x' is float16 [C4]",
     ),
     "behind an unknown operator": (
         "(float[N,16,8,8] x) => (float[N,16,8,8] y) { a = other.Foo(x) [n] y = Conv<pads=[1,1,1,1]>(a, w) }",

@@ -93,3 +93,19 @@ def test_models_are_compared_over_a_generator():
     assert error.sqnr_db is not None
     # 8-bit activations and weights: 30 dB would already mean a wrong scale somewhere, 60 dB that nothing is quantized.
     assert 30 < error.sqnr_db < 60
+
+
+def test_sequences_are_compared_tensor_by_tensor() -> None:
+    ragged = [np.float32([1, 2]), np.float32([3])]
+    near = [np.float32([1, 2]), np.float32([3.5])]
+    comparison = OutputComparison()
+    comparison.add({"s": ragged}, {"s": near})
+    [found] = comparison.result()
+    assert (found.elements, found.max_abs, found.is_sound) == (3, 0.5, True)
+
+
+def test_output_without_elements_is_told_from_a_wrong_one() -> None:
+    empty = np.zeros((2, 0), np.float32)
+    comparison = OutputComparison()
+    comparison.add({"a": empty, "b": empty}, {"a": empty, "b": np.zeros((3, 0), np.float32)})
+    assert [o.is_empty for o in comparison.result()] == [True, False]

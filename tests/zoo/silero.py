@@ -35,7 +35,6 @@ FILES = {
     "silero_vad_openvino": "silero_vad_openvino_16k.onnx",
     "silero_vad_sequence": "silero_vad_16k_sequence.onnx",
 }
-BEHIND_IF = "the network is inside the branches of an If, which no target's integer kernels reach"
 
 
 def speech(seed: int) -> NDArray[np.float32]:
@@ -130,5 +129,4 @@ def _entry(name: str, file: str) -> ZooModel:
         load=load,
         decode=is_speech,
         metric="decisions as float",
-        opaque=BEHIND_IF if name in ("silero_vad", "silero_vad_op18_ifless") else "",
     )

@@ -23,7 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxq.calibration.session import loadable
+from onnxq.calibration.session import hint_of_loading, loadable
 from onnxq.errors import ModelError
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
@@ -73,14 +73,17 @@ class OrtModel:
         if threads is not None:
             options.intra_op_num_threads = threads
         if optimised_path is not None:
-            _write_optimised(options, optimised_path)
+            strings = isinstance(model, ModelProto) and any(
+                t.data_type == TensorProto.STRING for t in model.graph.initializer
+            )
+            _write_optimised(options, optimised_path, has_strings=strings)
         source, self._folder = (
             loadable(model, base_dir, options) if isinstance(model, ModelProto) else (str(model), None)
         )
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exception types have no public common base
-            raise ModelError(f"onnxruntime cannot load the model: {error}") from error
+            raise ModelError(f"onnxruntime cannot load the model: {error}", hint=hint_of_loading(str(error))) from error
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
@@ -103,8 +106,10 @@ class OrtModel:
         return dict(zip(self.outputs, values, strict=True))
 
 
-def _write_optimised(options: ort.SessionOptions, path: Path) -> None:
+def _write_optimised(options: ort.SessionOptions, path: Path, *, has_strings: bool) -> None:
     options.optimized_model_filepath = str(path)
+    if has_strings:
+        return  # onnxruntime 1.20 cannot write strings beside a file of weights
     # Weights go to a file of their own: the graph stays small and models over 2 GB can be written at all.
     prefix = "session.optimized_model_external_initializers_"
     options.add_session_config_entry(prefix + "file_name", path.name + ".data")
@@ -293,5 +298,7 @@ def _output_type(node: NodeProto, types: Mapping[str, int]) -> int | None:
 
 
 def as_array(value: Any) -> NDArray[Any]:
-    """An output of onnxruntime as an array (sequences become arrays of objects)."""
+    """An output of onnxruntime as an array: a sequence of tensors end to end, other sequences as objects."""
+    if isinstance(value, list) and value and all(isinstance(one, np.ndarray) for one in value):
+        return np.concatenate([one.reshape(-1) for one in value])
     return value if isinstance(value, np.ndarray) else np.asarray(value, dtype=object)

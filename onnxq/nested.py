@@ -1,0 +1,170 @@
+"""Int8 inside the subgraphs of If, Loop and Scan: each goes through all stages as a model of its own.
+
+    plan       the subgraph as a graph whose inputs are its own and the tensors that it reads from outside
+    calibrate  the model around it runs up to those tensors; the subgraph runs on them, once for each iteration
+    rewrite    the quantized subgraph is put back before the graph around it is quantized
+
+What is inside is named by its path, as in "If_0/then_branch/Conv_3". A subgraph that no batch runs stays float: nothing
+is known of its activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxq.calibration.batches import Batch, Batches
+from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.session import Session
+from onnxq.calibration.taps import with_readable_outputs
+from onnxq.graph.messages import reads_of
+from onnxq.graph.shapes import infer_shapes
+from onnxq.graph.subgraph_feeds import Feed, subgraph_feeds
+from onnxq.graph.subgraphs import Subgraph, own_graph, subgraphs, with_subgraph
+from onnxq.graph.view import CAPTURED, Graph
+from onnxq.passes.base import Pass
+from onnxq.planning.options import PlanOptions
+from onnxq.planning.plan import Action, Derived, QuantPlan, SharedWith, TensorPlan
+from onnxq.planning.planner import make_plan
+from onnxq.targets.schema import Placement, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nested:
+    """A branch that is quantized, or has a branch in it that is.
+
+    Attributes:
+        branch: Which one, in the graph around it.
+        graph: The branch after the float passes.
+        plan: Its plan.
+        inner: Branches inside it.
+    """
+
+    subgraph: Subgraph
+    graph: Graph
+    plan: QuantPlan
+    inner: tuple[Nested, ...] = ()
+
+
+def plan_nested(  # noqa: PLR0913 - the parts of a plan
+    graph: Graph, target: Target, passes: Pass, *, options: PlanOptions, digest: str, source: Graph | None = None
+) -> tuple[Nested, ...]:
+    """Normalise the subgraphs of `graph`, in place, and plan those that can run in int8.
+
+    Args:
+        graph: The graph around them, normalised, with types inferred.
+        target: The target's table.
+        passes: The float passes.
+        options: What the user keeps in float.
+        digest: Digest of the model.
+        source: The model as it was given, for names that are gone.
+    """
+    # TensorRT refuses quantized constants inside control flow; OpenVINO was not tried.
+    if target.placement is not Placement.REGIONS:
+        return ()
+    selection = options.select(graph, source)
+    found: list[Nested] = []
+    for subgraph in subgraphs(graph):
+        # What is inside may be included by its own name.
+        if selection.forbids(graph.node(subgraph.node)):
+            continue
+        content = own_graph(graph, subgraph)
+        infer_shapes(content)
+        if not _is_typed(content):
+            continue
+        passes.run(content)
+        within = options.inside(subgraph.path)
+        inner = plan_nested(content, target, passes, options=within, digest=digest)
+        plan = make_plan(content, target, options=within, digest=digest)
+        if inner or any(d.action is Action.INT8 for d in plan.nodes):
+            found.append(Nested(subgraph=subgraph, graph=content, plan=plan, inner=inner))
+            with_subgraph(graph, subgraph, content)
+    if found:
+        graph.prune()
+        graph.sort()
+    return tuple(found)
+
+
+def _is_typed(content: Graph) -> bool:
+    """Whether type and rank of everything that goes in and out are known, which a graph of its own must say."""
+    return all(
+        content.dtype(name) is not None and content.rank(name) is not None
+        for name in (*content.inputs, *content.outputs)
+    )
+
+
+def whole_plan(plan: QuantPlan, nested: Sequence[Nested]) -> QuantPlan:
+    """`plan` with what is inside subgraphs, by path."""
+    tensors, nodes = dict(plan.tensors), list(plan.nodes)
+    for one in nested:
+        inner = whole_plan(one.plan, one.inner)
+        path = one.subgraph.path
+        tensors |= {f"{path}/{key}": _renamed(tensor, path) for key, tensor in inner.tensors.items()}
+        nodes += [replace(d, node=f"{path}/{d.node}") for d in inner.nodes]
+    return replace(plan, tensors=tensors, nodes=tuple(nodes))
+
+
+def _renamed(tensor: TensorPlan, path: str) -> TensorPlan:
+    source = tensor.source
+    if isinstance(source, SharedWith):
+        source = SharedWith(f"{path}/{source.tensor}")
+    elif isinstance(source, Derived):
+        source = Derived(f"{path}/{source.data}", f"{path}/{source.weight}")
+    uses = tuple(replace(use, node=f"{path}/{use.node}") for use in tensor.uses)
+    return replace(tensor, name=f"{path}/{tensor.name}", source=source, uses=uses)
+
+
+def batches_inside(graph: Graph, one: Nested, batches: Batches, options: CollectOptions) -> Batches:
+    """What the subgraph reads while `graph` runs over `batches`; an iteration of a Loop is a batch.
+
+    Args:
+        graph: The graph around it.
+        one: The subgraph.
+        batches: Batches of `graph`, which can be read again.
+        options: How to run both.
+    """
+    return Batches(
+        lambda: _read_inside(graph, one, batches, options),
+        inputs=batches.inputs,
+        label=f"{batches.label} ({one.subgraph.path})",
+    )
+
+
+def is_run(graph: Graph, one: Nested, batches: Batches, options: CollectOptions) -> bool:
+    """Whether any of `batches` runs the subgraph; reads no further than the first that does."""
+    return next(_read_inside(graph, one, batches, options), None) is not None
+
+
+def _read_inside(graph: Graph, one: Nested, batches: Batches, options: CollectOptions) -> Iterator[Batch]:
+    node, body = graph.node(one.subgraph.node), one.graph
+    captured = [name for name in body.inputs if name in {tensor for tensor, slot in reads_of(node) if slot == CAPTURED}]
+    names = dict.fromkeys([*captured, *filter(None, node.input)])
+    computed = [name for name in names if not graph.is_input(name) and not graph.is_constant(name)]
+    around = options.session(with_readable_outputs(graph, computed)) if computed else None
+    inside = options.session(body) if node.op_type != "If" else None
+    for batch in batches.stream():
+        label = f"{batch.label} in {one.subgraph.path}"
+        values = _values(graph, list(names), around, computed, batch)
+
+        def step(feed: Feed, label: str = label) -> Sequence[NDArray[Any]]:
+            return inside.run(feed, where=label) if inside is not None else ()
+
+        for feed in subgraph_feeds(node, one.subgraph, captured, values, step):
+            # Which axis of a tensor inside counts samples is not known: each batch counts as one.
+            yield Batch(arrays=feed, samples=batch.samples, per_sample=frozenset(), label=label)
+
+
+def _values(
+    graph: Graph, names: Sequence[str], session: Session | None, computed: Sequence[str], batch: Batch
+) -> Mapping[str, NDArray[Any]]:
+    """Tensors of `graph` by name: inputs, constants, and what `session` computes."""
+    found = {name: batch.arrays[name] for name in names if graph.is_input(name)}
+    for name in names:
+        if (constant := graph.constant(name)) is not None:
+            found[name] = constant
+    if session is not None:
+        found |= dict(zip(computed, session.run(batch.arrays, where=batch.label), strict=True))
+    return found

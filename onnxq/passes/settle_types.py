@@ -1,0 +1,84 @@
+"""In which float types a graph computes: what a target's int8 nodes can stand among, and what onnxruntime can run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from onnx import TensorProto
+
+from onnxq.errors import UnsupportedModelError
+from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, mentions, type_name, weighted_types
+from onnxq.graph.opset import upgrade_opset
+from onnxq.graph.shapes import infer_shapes
+from onnxq.graph.view import Graph
+from onnxq.passes.compute_in_float32 import ComputeInFloat32
+from onnxq.passes.lift_constants import LiftConstants
+from onnxq.targets.schema import Target
+
+_OTHER_TYPES = frozenset({TensorProto.DOUBLE, *HALF_TYPES})
+_WITHOUT_KERNELS = frozenset({TensorProto.BFLOAT16, TensorProto.DOUBLE})
+
+
+def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
+    """The model in an opset and in float types that `target` can quantize, and the types that gave way to float32.
+
+    float16 and bfloat16 stay where the target takes scales in them and the model can be brought to the opset that does;
+    elsewhere, and in float64, what belongs to a type that weights have computes in float32.
+
+    Raises:
+        UnsupportedModelError: the model cannot be brought to the opset that the target needs.
+    """
+    types = _weighted_types(source)
+    if target.half_types and types & HALF_TYPES:
+        try:
+            graph = upgrade_opset(source.copy(), max(target.min_opset, HALF_SCALE_OPSET))
+        except UnsupportedModelError:
+            graph = upgrade_opset(source.copy(), target.min_opset)
+        else:
+            types -= HALF_TYPES
+    else:
+        graph = upgrade_opset(source.copy(), target.min_opset)
+    types -= {TensorProto.FLOAT}
+    if types:
+        _in_float32(graph, types)
+    return graph, types
+
+
+def note_of_types(types: Collection[int]) -> str | None:
+    """What the user should know where `types` gave way to float32."""
+    if not types:
+        return None
+    return f"what computed in {' and '.join(type_name(t) for t in sorted(types))} computes in float32 in the int8 model"
+
+
+def runnable(graph: Graph) -> Graph:
+    """A graph that onnxruntime can run on the CPU: `graph` itself, or its twin in float32 with the same tensor names.
+
+    The types it lacks kernels for are bfloat16, whose inputs and outputs become float32 too since numpy has no such
+    type, and float64 where a Conv or product computes in it.
+    """
+    if not mentions(graph, _WITHOUT_KERNELS):
+        return graph
+    twin = graph.copy()
+    infer_shapes(twin)
+    types: set[int] = {TensorProto.BFLOAT16} if mentions(graph, {TensorProto.BFLOAT16}) else set()
+    types |= weighted_types(twin) & {TensorProto.DOUBLE}
+    if not types:
+        return graph
+    _in_float32(twin, types, interface=TensorProto.BFLOAT16 in types)
+    return twin
+
+
+def _weighted_types(source: Graph) -> frozenset[int]:
+    if not mentions(source, _OTHER_TYPES):
+        return frozenset()
+    typed = source.copy()
+    infer_shapes(typed)
+    return weighted_types(typed)
+
+
+def _in_float32(graph: Graph, types: Collection[int], *, interface: bool = False) -> None:
+    LiftConstants().run(graph)
+    infer_shapes(graph)
+    ComputeInFloat32(types, interface=interface).run(graph)
+    graph.sort()

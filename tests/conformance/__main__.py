@@ -1,0 +1,113 @@
+"""`python -m tests.conformance [EVERY] [OFFSET]`: all tests, which writes docs/conformance.md, or every n-th."""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import sys
+import time
+from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy
+import onnx
+import onnxruntime
+
+from tests.conformance.cases import KINDS, cases, tests
+from tests.conformance.judge import Verdict, judge
+
+OUTCOMES = ("int8", "nothing", "float fails", "refused", "wrong")
+LIMIT_SECONDS = 60
+_LEGEND = """\
+The models of `onnx.backend.test` as they are, with weights as constants where they are inputs, and with a linear layer
+beside them, so that a quantized model comes out whatever their own operators are.
+
+- **int8**: a quantized model; valid, passed by `verify`, outputs that no int8 node reaches equal to the float model's
+  (up to the order of products), the others above 15 dB
+- **nothing**: nothing in it runs in int8, and the error says why
+- **float fails**: onnxruntime does not run the float model
+- **refused**: another typed error, listed below
+- **wrong**: anything else: another exception, an invalid model, values that are off, more than 60 s
+"""
+PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
+
+
+def _work(pipe: Connection) -> None:
+    """Judge the tests whose numbers come in, one answer for each form."""
+    while (index := pipe.recv()) is not None:
+        try:
+            forms = cases(index)
+        except Exception as error:  # a test that onnx itself cannot load is no case
+            pipe.send([Verdict(str(index), "node", "float fails", f"not loaded: {error}")])
+            continue
+        pipe.send([judge(form) for form in forms])
+
+
+class _Worker:
+    """A process that may crash or hang without taking the run with it."""
+
+    def __init__(self) -> None:
+        self._pipe, other = multiprocessing.Pipe()
+        self._process = multiprocessing.get_context("fork").Process(target=_work, args=(other,), daemon=True)
+        self._process.start()
+        other.close()
+
+    def judge(self, index: int) -> list[Verdict] | str:
+        self._pipe.send(index)
+        try:
+            if self._pipe.poll(LIMIT_SECONDS):
+                found: list[Verdict] = self._pipe.recv()
+                return found
+        except EOFError:
+            return "the process crashed"
+        return f"took more than {LIMIT_SECONDS} s"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def main(every: int, offset: int) -> int:
+    verdicts: list[Verdict] = []
+    started, worker = time.perf_counter(), _Worker()
+    for index in range(offset, len(tests()), every):
+        found = worker.judge(index)
+        if isinstance(found, str):
+            kind, test = tests()[index]
+            found = [Verdict(test.name, kind, "wrong", found)]
+            worker.stop()
+            worker = _Worker()
+        verdicts += found
+        for verdict in found:
+            if verdict.outcome in ("wrong", "refused"):
+                print(f"{verdict.outcome}: {verdict.name}: {verdict.detail[:300]}", flush=True)  # noqa: T201
+    worker.stop()
+    page = _page(verdicts, time.perf_counter() - started)
+    print(page)  # noqa: T201
+    if every == 1:
+        PAGE.write_text(page, encoding="utf-8")
+    return 1 if any(v.outcome == "wrong" for v in verdicts) else 0
+
+
+def _page(verdicts: list[Verdict], seconds: float) -> str:
+    lines = [f"| {kind} | " + " | ".join(str(_count(verdicts, kind, o)) for o in OUTCOMES) + " |" for kind in KINDS]
+    reasons = Counter(v.detail.splitlines()[0][:110] for v in verdicts if v.outcome == "refused" and v.detail)
+    listed = [f"| {count} | {reason.replace('|', '/')} |" for reason, count in reasons.most_common(15)]
+    return "\n".join([
+        "# Conformance", "",
+        f"Models of onnx's backend tests, quantized for ort-x64-vnni: {len(verdicts)} in {seconds:.0f} s.",
+        f"onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}, numpy {numpy.__version__}, "
+        f"Python {platform.python_version()}.", "", _LEGEND,
+        "| kind | " + " | ".join(OUTCOMES) + " |", "| --- |" + " ---: |" * len(OUTCOMES), *lines, "",
+        "| refused | for |", "| ---: | --- |", *listed, "",
+    ])  # fmt: skip
+
+
+def _count(verdicts: list[Verdict], kind: str, outcome: str) -> int:
+    return sum(v.kind == kind and v.outcome == outcome for v in verdicts)
+
+
+if __name__ == "__main__":
+    numbers = [int(argument) for argument in sys.argv[1:]]
+    sys.exit(main(*numbers, *(1, 0)[len(numbers) :]))

@@ -1,0 +1,155 @@
+"""What came of one model, and whether that is right.
+
+int8        a quantized model came out: it is valid, onnxruntime loads it, its outputs have the types and shapes of the
+            float model's; those that no int8 node reaches are equal to what the float passes give, the others as close
+            as int8 is
+nothing     nothing in it runs in int8: UnsupportedModelError
+refused     another typed error, with its text
+float fails onnxruntime cannot run the float model itself, and the error says so
+wrong       anything else: another exception, an invalid model, values that are off
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import ModelProto
+
+import onnxq
+from onnxq.graph.view import Graph
+from onnxq.numerics.metrics import sqnr_db
+from tests.conformance.cases import Case
+
+SHARED_SCALE = {
+    "test_attention_4d_softcap_neginf_mask_poison_expanded": "a masked row of 1000 shares the scale of the values",
+}
+"""Tests whose data leave int8 little: the rounding of the largest value is as large as the others, and why."""
+FLOOR_DB = 15.0
+"""Networks of the tests are up to five int8 layers deep on random data; a wrong axis or scale leaves under 10 dB."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome for one case: one of the words above, and what there is to say."""
+
+    name: str
+    kind: str
+    outcome: str
+    detail: str = ""
+
+
+def judge(case: Case, target: str = "ort-x64-vnni") -> Verdict:
+    """Quantize `case` and judge what came out."""
+    try:
+        result = onnxq.quantize(case.model, list(case.feeds) * 2, target=target, method="max", recover="none")
+    except onnxq.UnsupportedModelError as error:
+        nothing = error.message.startswith("nothing in this model")
+        return Verdict(case.name, case.kind, "nothing" if nothing else "refused", "" if nothing else error.message)
+    except onnxq.OnnxqError as error:
+        fails = not _float_runs(case)
+        return Verdict(case.name, case.kind, "float fails" if fails else "refused", str(error.message))
+    except Exception as error:  # finding these is the point
+        return Verdict(case.name, case.kind, "wrong", f"{type(error).__name__}: {error}")
+    problem = _problem(case, result)
+    return Verdict(case.name, case.kind, "int8" if problem is None else "wrong", problem or "")
+
+
+def _float_runs(case: Case) -> bool:
+    try:
+        _run(case.model, case.feeds[0])
+    except Exception:  # whatever it is, the float model does not run
+        return False
+    return True
+
+
+def _run(model: ModelProto, feed: Mapping[str, Any]) -> list[Any]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = {i.name for i in session.get_inputs()}
+    outputs: list[Any] = session.run(None, {k: _value(v) for k, v in feed.items() if k in names})
+    return outputs
+
+
+def _value(value: Any) -> Any:
+    return value if value is None or isinstance(value, list) else np.asarray(value)
+
+
+def _problem(case: Case, result: onnxq.QuantizeResult) -> str | None:
+    try:
+        onnx.checker.check_model(result.model, full_check=True)
+    except Exception as error:
+        if _is_valid(case.model):
+            return f"not valid: {error}"
+    if failed := result.report.failed_checks:
+        return "; ".join(f"{check.name}: {check.detail}" for check in failed)
+    reached = _reached(result.model)
+    for feed in case.feeds:
+        try:
+            want, got = _run(case.model, feed), _run(result.model, feed)
+        except Exception as error:
+            return f"one of the models does not run: {error}"
+        for value, old, new in zip(result.model.graph.output, want, got, strict=True):
+            if case.name.split(" ")[0] in SHARED_SCALE and value.name in reached:
+                continue
+            if (found := _difference(old, new, exact=value.name not in reached)) is not None:
+                return f"output {value.name!r}: {found}"
+    return None
+
+
+def _is_valid(model: ModelProto) -> bool:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception:
+        return False
+    return True
+
+
+def _reached(model: ModelProto) -> set[str]:
+    """Tensors that depend on a quantized one."""
+    graph = Graph(model)
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op_type == "DequantizeLinear" or found.intersection(node.input):
+            found.update(node.output)
+    return found
+
+
+def _difference(old: Any, new: Any, *, exact: bool) -> str | None:
+    if isinstance(old, (list, tuple)):
+        if len(old) != len(new):
+            return f"{len(new)} elements, not {len(old)}"
+        found = (_difference(a, b, exact=exact) for a, b in zip(old, new, strict=True))
+        return next((f for f in found if f is not None), None)
+    if old is None or new is None:
+        return None if old is new else f"{new!r}, not {old!r}"
+    if old.dtype != new.dtype or old.shape != new.shape:
+        return f"{new.dtype}{list(new.shape)}, not {old.dtype}{list(old.shape)}"
+    if exact or old.dtype.kind != "f":
+        if not exact and old.dtype.kind != "f":
+            return None  # classes and counts may turn with int8 values
+        same = (
+            np.array_equal(old, new, equal_nan=old.dtype.kind in "fc") if old.dtype.kind != "O" else (old == new).all()
+        )
+        if same:
+            return None
+        if old.dtype.kind == "f" and np.allclose(old, new, rtol=1e-5, atol=1e-6, equal_nan=True):
+            return None  # float passes reorder products
+        return "values differ, though nothing int8 is before them"
+    noise = sqnr_db(old.astype(np.float64), new.astype(np.float64))
+    return None if noise >= FLOOR_DB else f"{noise:.1f} dB"
+
+
+def summary(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], int]:
+    """How many verdicts there are of each kind and outcome."""
+    counts: dict[tuple[str, str], int] = {}
+    for verdict in verdicts:
+        key = (verdict.kind, verdict.outcome)
+        counts[key] = counts.get(key, 0) + 1
+    return counts
