@@ -69,6 +69,7 @@ from onnxq.stages import (
     uncorrected,
 )
 from onnxq.targets import ORT_CPU, resolve_target
+from onnxq.training import TRAINING, known_from_training, widened
 from onnxq.verification.verify import verify_model
 
 DEFAULT_METHOD = "auto"
@@ -131,7 +132,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     """Quantize a float model to int8 for one target, and prove the result on the target's engine.
 
     Args:
-        model: Path, bytes or ModelProto of a float model.
+        model: Path, bytes or ModelProto of a float model, or of one that was trained with Q/DQ pairs (quantization-
+            aware training): their scales are kept, and only what they leave open is calibrated.
         data: Calibration data: a path (.npz, .npy, a folder of them or of images, ONNX test data, a Python file that
             defines `load_data()`), an iterable of `{input name: array}`, or an onnxruntime CalibrationDataReader. The
             last batches are set aside to compare float and int8 on. None takes synthetic inputs, which leave the
@@ -194,6 +196,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     calibration, samples = keep_first(calibration)
     if cache is not None:
         known = Known(no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
+    elif prepared.trained is not None and stats is None:
+        known = known_from_training(prepared, data, calibration, chosen, options, progress)
     elif stats is None:
         known = observe(prepared, calibration, chosen, options, progress)
     else:
@@ -202,14 +206,18 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     if data is not None and (stats is not None or cache is not None):
         read_through(calibration)
     clock.lap("calibrate")
-    qparams = solve_from_ranges(prepared.graph, prepared.plan, known.ranges, prepared.target)
+    trained = prepared.trained
+    qparams = solve_from_ranges(
+        prepared.graph, prepared.plan, known.ranges, prepared.target, None if trained is None else trained.params
+    )
     graph = prepared.graph
-    if recover == "fast":
+    if recover == "fast" and trained is None:  # a training has settled its biases itself
         graph = correct_biases(graph, prepared.plan, qparams, samples, options)
     clock.lap("recover")
     quantized = rewrite(graph, prepared.plan, qparams)
     result = quantized.to_model()
-    set_metadata(result, metadata_of(prepared.plan, known, synthetic=is_made_up(data, stats, cache)))
+    made_up = is_made_up(data, stats, cache) and known.label != TRAINING
+    set_metadata(result, metadata_of(prepared.plan, known, synthetic=made_up))
     clock.lap("rewrite")
     path = None if output is None else Path(output)
     feeds = Counted(held_out)
@@ -224,14 +232,19 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             source=source_name(data),
             samples=known.stats.samples,
             held_out_samples=feeds.samples,
-            synthetic=is_made_up(data, stats, cache),
+            synthetic=made_up,
             synthetic_comparison=data is None,
             from_statistics=stats is not None,
         ),
         output_path=None if path is None else str(path),
         output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),
         warnings=incomplete(known.stats),
-        notes=(*prepared.plan.notes, *replaced_by_max(known), *batches.notes, *uncorrected(recover, samples)),
+        notes=(
+            *prepared.plan.notes,
+            *replaced_by_max(known),
+            *batches.notes,
+            *(uncorrected(recover, samples) if trained is None else (*trained.notes, *widened(prepared, qparams))),
+        ),
         seconds=clock.seconds,
     )
     plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)

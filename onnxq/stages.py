@@ -27,6 +27,7 @@ from onnxq.calibration.sources import open_data
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.synthetic import synthetic_batches
 from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.calibration.trained import TrainedParams, trained_params
 from onnxq.errors import ArtifactError, ConfigError, ModelError, UnsupportedModelError
 from onnxq.graph.model import (
     ModelSource,
@@ -42,7 +43,10 @@ from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.give_biases import GiveBiases
 from onnxq.passes.hold_float import HoldFloat
 from onnxq.passes.insert_qdq import InsertQDQ
+from onnxq.passes.lift_constants import LiftConstants
 from onnxq.passes.normalise import normalise_float
+from onnxq.passes.remove_identity import RemoveIdentity
+from onnxq.passes.strip_pairs import StripPairs, TrainedPairs, has_trained_pairs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
@@ -69,6 +73,7 @@ class Prepared:
         target: The resolved target.
         plan: The plan for it.
         passes: What the float passes did.
+        trained: What the Q/DQ pairs of a quantization-aware training say, where the model came with some.
     """
 
     source: Graph
@@ -76,6 +81,7 @@ class Prepared:
     target: Target
     plan: QuantPlan
     passes: PassResult
+    trained: TrainedParams | None = None
 
 
 def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
@@ -87,15 +93,20 @@ def prepare(model: ModelSource, target: str, options: PlanOptions) -> Prepared:
     """
     table, note = resolve_target(target)
     source = load_graph(model)
-    if done := quantized_nodes(source):
+    done = quantized_nodes(source)
+    if done and not has_trained_pairs(source):
         raise ModelError(
             f"the model is quantized already: it has {counted(len(done), 'quantized node')}, first {done[0]!r}",
             hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
         )
     graph = upgrade_opset(source.copy(), table.min_opset)
+    pairs = TrainedPairs()
+    if done:
+        PassManager([LiftConstants(), RemoveIdentity(), StripPairs(pairs)], name="strip pairs").run(graph)
     passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
     made = make_plan(graph, table, options=options, digest=model_digest(source), notes=(note,) if note else ())
-    return Prepared(source=source, graph=graph, target=table, plan=made, passes=passes)
+    trained = trained_params(graph, made, pairs) if done else None
+    return Prepared(source=source, graph=graph, target=table, plan=made, passes=passes, trained=trained)
 
 
 def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable) -> Graph:

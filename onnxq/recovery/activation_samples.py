@@ -1,7 +1,7 @@
 """Values of activations, channel by channel, on a few samples: what recovery chooses by.
 
-Of each tensor at most ROWS positions are kept, spread evenly over the samples and over each of them, and the extremes of
-each channel over all positions.
+Of each tensor at most ROWS positions are kept, spread evenly over the samples and over each of them, and the extremes
+of each channel over all positions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ChannelSamples:
     @property
     def variance(self) -> NDArray[np.float64]:
         """float64, shape (C,)."""
-        return self.rows.astype(np.float64).var(axis=0)
+        return np.asarray(self.rows.var(axis=0, dtype=np.float64))
 
 
 def sample_channels(

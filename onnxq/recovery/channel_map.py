@@ -1,13 +1,14 @@
 """Which channels of a network can be rescaled without changing what it computes, and which constants have to follow.
 
-A class is a set of channels, of one or several tensors, that can only be scaled together. If every channel of class i is
-divided by s[i] > 0, the network computes the same as long as each constant w that writes or reads the class follows:
+A class is a set of channels, of one or several tensors, that can only be scaled together. If every channel of class i
+is divided by s[i] > 0, the network computes the same as long as each constant w that writes or reads the class
+follows:
 
     w' = w * prod_k s[ids_k] ** power_k        power -1 where the constant writes the channels, +1 where it reads them
 
-Conv -> Relu -> Conv is the simplest case: the rows of the first weight and its bias are divided by s, the columns of the
-second are multiplied. A residual Add makes its operands' channels one class, Concat puts classes side by side, a node that
-must see the values themselves (a Sigmoid, an output of the graph) pins its classes to s = 1.
+Conv -> Relu -> Conv is the simplest case: the rows of the first weight and its bias are divided by s, the columns of
+the second are multiplied. A residual Add makes its operands' channels one class, Concat puts classes side by side, a
+node that must see the values themselves (a Sigmoid, an output of the graph) pins its classes to s = 1.
 
 The rules for each operator are in `channel_rules.py`. Source of the idea: arXiv 1906.04721, section 4.1; of its use in
 front of a LayerNorm's readers: arXiv 2211.10438.

@@ -159,7 +159,7 @@ def _reshape(graph: Graph, node: NodeProto, view: ChannelView) -> ChannelView | 
 
 def _blocks(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Groups of neighbouring axes that become one another: equal sizes from the left, equal products from the right."""
-    found = []
+    found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     i = 0
     while i < min(len(before), len(after)) and before[i] is not None and before[i] == after[i]:
         found.append(((i,), (i,)))

@@ -1,14 +1,15 @@
 """What each operator does to channels that are scaled (see `channel_map.py`).
 
-Writers and readers: Conv, ConvTranspose, Gemm and MatMul with a constant weight, BatchNormalization, and Mul by a constant
-vector read the channels of their input and write new ones. LayerNormalization writes new ones and pins its input. (The last
-nodes of a LayerNormalization in single operators are a Mul by gamma and an Add of beta, so it needs no pattern.)
+Writers and readers: Conv, ConvTranspose, Gemm and MatMul with a constant weight, BatchNormalization, and Mul by a
+constant vector read the channels of their input and write new ones. LayerNormalization writes new ones and pins its
+input. (The last nodes of a LayerNormalization in single operators are a Mul by gamma and an Add of beta, so it needs
+no pattern.)
 
-Carriers, f(x / s) = f(x) / s for s > 0 along the channels: Relu, LeakyRelu, PRelu, Clip without an upper limit, pooling and
-reductions over other axes, all that moves values, a product with something else, and a sum with a constant, which follows.
-A Clip from 0 to an upper limit, as of a Relu6, would need another limit for each channel. It carries those channels
-that no input lets reach the limit, as long as their scale is not smaller than the share of it that they can reach; it pins
-the others.
+Carriers, f(x / s) = f(x) / s for s > 0 along the channels: Relu, LeakyRelu, PRelu, Clip without an upper limit,
+pooling and reductions over other axes, all that moves values, a product with something else, and a sum with a
+constant, which follows. A Clip from 0 to an upper limit, as of a Relu6, would need another limit for each channel. It
+carries those channels that no input lets reach the limit, as long as their scale is not smaller than the share of it
+that they can reach; it pins the others.
 """
 
 from __future__ import annotations
@@ -135,9 +136,7 @@ def _layer_normalization(graph: Graph, node: NodeProto, channels: ChannelMap) ->
         return None
     written = channels.new_channels(int(graph.initializers[node.input[1]].dims[-1]))
     for slot in slots:
-        channels.coefficients.append(
-            Coefficient(node=node.name, slot=slot, ids=written, power=-1, is_weight=slot == 1)
-        )
+        channels.coefficients.append(Coefficient(node=node.name, slot=slot, ids=written, power=-1, is_weight=slot == 1))
     channels.views[node.output[0]] = ChannelView(axes=(rank - 1,), ids=written)
     return None
 
@@ -154,9 +153,7 @@ def _batch_normalization(graph: Graph, node: NodeProto, channels: ChannelMap) ->
     elif view is not None:
         channels.pin(node.input[0], f"{node.name!r} has other channels")
     for slot, ids, power in follows:
-        channels.coefficients.append(
-            Coefficient(node=node.name, slot=slot, ids=ids, power=power, is_weight=slot == 1)
-        )
+        channels.coefficients.append(Coefficient(node=node.name, slot=slot, ids=ids, power=power, is_weight=slot == 1))
     channels.views[node.output[0]] = ChannelView(axes=(1,), ids=written)
     return None
 

@@ -2,17 +2,21 @@
 
 A tensor with one scale for all its channels wastes codes on those of a small range. Dividing channel k by
 
-    s[k] = a[k] ** alpha / w[k] ** (1 - alpha)      a: largest magnitude of the activations, w: of the weights that read them
+    s[k] = a[k] ** alpha / w[k] ** (1 - alpha)      a: largest magnitude of the activations, w: of the weights that
+    read them
 
 moves the spread into the weights, whose per-channel scales run along the other axis. alpha = 1 makes all activations
-equally large, alpha = 0.5 shares the spread. Where the weights keep a scale for each of these channels (depthwise) nothing
-is lost by alpha = 1. Source: arXiv 2211.10438, section 4; there with one strength for all layers, and behind LayerNorm
-alone. Here the places are all that `channel_map.py` finds, and each strength is the one with the least estimated noise:
+equally large, alpha = 0.5 shares the spread. Where the weights keep a scale for each of these channels (depthwise)
+nothing is lost by alpha = 1. Source: arXiv 2211.10438, section 4; there with one strength for all layers, and behind
+LayerNorm alone. Here the places are all that `channel_map.py` finds, and each strength is the one with the least
+estimated noise:
 
-    noise = sum over readers of  (|W'|^2 . e + |Wq' - W'|^2 . v') / (|W|^2 . v)
+    noise = sum over readers of  (|W'|^2 . e + P |Wq' - W'|^2 . v') / (|W|^2 . v)
 
 with e the error of the quantized activations, per channel, measured on samples; Wq' - W' the rounding of the weights; v
-the variance of the channels (a shift of the mean is bias correction's to take back).
+the variance of the channels (a shift of the mean is bias correction's to take back). The rounding of activations
+differs from position to position and averages out on the way to the output; that of weights does not and counts P
+times.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ NEEDED_GAIN_DB = 0.5
 """A site is rescaled if its estimated noise falls by this much; less is within what the estimate can tell."""
 
 LARGEST_RATIO = 2.0**5
-"""No channel is magnified more than this against another: on new data it may leave the range that a few samples show."""
+"""No channel is magnified more than this against another: new data may leave the range that a few samples show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +108,9 @@ def smooth(graph: Graph, plan: QuantPlan, samples: Sequence[Batch], options: Col
         noise = SiteNoise.of(graph, plan, channels, site, observed)
         if noise is None:
             continue
-        found, chosen = _search(graph, channels, site, noise)
-        looked_at.append(found)
-        if found.strength is not None:
+        smoothed, chosen = _search(graph, channels, site, noise)
+        looked_at.append(smoothed)
+        if smoothed.strength is not None:
             scales *= chosen
     changed = (scales != 1.0).any()
     return SmoothingResult(graph=rescaled(graph, channels, scales) if changed else graph, sites=tuple(looked_at))

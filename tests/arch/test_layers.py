@@ -34,6 +34,7 @@ LAYERS: dict[str, int] = {
     "onnxq.verification": 7,
     "onnxq.report": 8,
     "onnxq.stages": 9,
+    "onnxq.training": 9,
     "onnxq.channels": 9,
     "onnxq.api": 9,
     "onnxq": 10,
