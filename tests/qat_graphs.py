@@ -1,7 +1,7 @@
 """Graphs as quantization-aware training exports them, made from float graphs by hand.
 
-torch    activations -> Q -> DQ (uint8 or int8, per tensor); weight (float) -> Q -> DQ (int8, per channel); float biases
-tf       activations -> Q -> DQ (int8, asymmetric); weight (int8 codes) -> DQ; pairs on inputs of layers only
+torch    activations -> Q -> DQ (uint8 or int8, per tensor); weight (float) -> Q -> DQ (int8, per channel)
+tf       activations -> Q -> DQ (int8, asymmetric); weight (int8 codes) -> DQ
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ class ChannelSamples:
 
     Attributes:
         rows: float32, shape (N, C): N positions with a value for each channel.
-        lowest: float64, shape (C,): the smallest value of each channel at any position, 0 at most.
-        highest: float64, shape (C,): the largest value, 0 at least.
+        lowest: float64, shape (C,): the smallest value of each channel at any position.
+        highest: float64, shape (C,): the largest value.
     """
 
     rows: NDArray[np.float32]
@@ -77,8 +77,8 @@ def _taken(values: NDArray[np.float32], axes: tuple[int, ...], share: int) -> Ch
     everything = tuple(others)
     return ChannelSamples(
         rows=rows[picked],
-        lowest=np.minimum(values.min(axis=everything).reshape(-1), 0).astype(np.float64),
-        highest=np.maximum(values.max(axis=everything).reshape(-1), 0).astype(np.float64),
+        lowest=values.min(axis=everything).reshape(-1).astype(np.float64),
+        highest=values.max(axis=everything).reshape(-1).astype(np.float64),
     )
 
 

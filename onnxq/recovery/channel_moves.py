@@ -189,14 +189,14 @@ def _product(dims: tuple[Dim, ...]) -> int | None:
 
 
 def _concat(graph: Graph, node: NodeProto, channels: ChannelMap) -> str | None:
-    views = [channels.views.get(t) for t in node.input]
-    known = [view for view in views if view is not None]
-    if not known:
-        return None
     rank = graph.rank(node.input[0])
-    if rank is None or len(known) < len(views) or len({view.axes for view in known}) > 1:
-        return "not all of its inputs can be scaled"
+    if rank is None:
+        return "the rank of its inputs is not known"
     axis = int(attribute(node, "axis", 0)) % rank
+    views = [channels.views.get(t) or _fixed(graph, t, axis, channels) for t in node.input]
+    known = [view for view in views if view is not None]
+    if len(known) < len(views) or len({view.axes for view in known}) > 1:
+        return "not all of its inputs can be scaled"
     view = known[0]
     if axis in view.axes:
         ids = np.concatenate([v.ids for v in known], axis=view.axes.index(axis))
@@ -208,6 +208,18 @@ def _concat(graph: Graph, node: NodeProto, channels: ChannelMap) -> str | None:
         channels.unite(view.ids, other.ids)
     channels.views[node.output[0]] = view
     return None
+
+
+def _fixed(graph: Graph, tensor: str, axis: int, channels: ChannelMap) -> ChannelView | None:
+    """A tensor that cannot be scaled beside others that can: channels that are pinned."""
+    shape = graph.shape(tensor)
+    size = None if shape is None else shape[axis]
+    if not isinstance(size, int):
+        return None
+    view = ChannelView(axes=(axis,), ids=channels.new_channels(size))
+    for channel in view.ids.tolist():
+        channels.reasons[channel] = f"{tensor!r} cannot be scaled"
+    return view
 
 
 def _split(graph: Graph, node: NodeProto, channels: ChannelMap) -> str | None:

@@ -197,7 +197,7 @@ def _product(graph: Graph, node: NodeProto, channels: ChannelMap) -> str | None:
     for slot, data in ((1, left), (0, right)):
         vector = _vector_axis(graph, node.input[slot], data)
         if vector is not None:
-            return _product_with_vector(node, slot, data, vector, channels)
+            return _product_with_vector(graph, node, slot, vector, channels)
     free = [t for t in (left, right) if channels.is_free(t)]
     if not free:
         return None
@@ -222,17 +222,18 @@ def _vector_axis(graph: Graph, tensor: str, data: str) -> tuple[int, int] | None
 
 
 def _product_with_vector(
-    node: NodeProto, slot: int, data: str, vector: tuple[int, int], channels: ChannelMap
+    graph: Graph, node: NodeProto, slot: int, vector: tuple[int, int], channels: ChannelMap
 ) -> str | None:
-    axis, size = vector
+    (axis, size), data = vector, node.input[1 - slot]
+    dims = tuple(graph.initializers[node.input[slot]].dims)
     view = channels.views.get(data)
     written = channels.new_channels(size)
     add = channels.coefficients.append
     if view is not None and view.axes == (axis,) and view.ids.size == size:
-        add(Coefficient(node=node.name, slot=slot, ids=view.ids, power=1, is_weight=True))
+        add(Coefficient(node=node.name, slot=slot, ids=view.ids.reshape(dims), power=1, is_weight=True))
     else:
         channels.pin(data, f"{node.name!r} multiplies along another axis")
-    add(Coefficient(node=node.name, slot=slot, ids=written, power=-1, is_weight=True))
+    add(Coefficient(node=node.name, slot=slot, ids=written.reshape(dims), power=-1, is_weight=True))
     channels.views[node.output[0]] = ChannelView(axes=(axis,), ids=written)
     return None
 

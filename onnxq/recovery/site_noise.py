@@ -38,6 +38,7 @@ class _Activation:
 class _Reader:
     """A weight that reads the site's channels from a quantized tensor; `spec` is None where it stays float."""
 
+    name: str
     tensor: str
     weight: NDArray[np.float64]
     ids: Ids
@@ -50,9 +51,11 @@ class SiteNoise:
 
     Attributes:
         magnitudes: float64, shape (channels,): largest magnitude of the activations of each class.
+        quantized: Keys of the plan: the activations of the site and the weights that read them.
     """
 
     magnitudes: NDArray[np.float64]
+    quantized: tuple[str, ...]
     _activations: Mapping[str, _Activation]
     _readers: tuple[_Reader, ...]
 
@@ -79,7 +82,10 @@ class SiteNoise:
             largest = np.maximum(-one.samples.lowest, one.samples.highest)
             np.maximum.at(magnitudes, roots[one.ids], largest)
         readers = tuple(_readers(graph, plan, channels, site, activations))
-        return cls(magnitudes=magnitudes, _activations=activations, _readers=readers) if activations else None
+        if not activations:
+            return None
+        quantized = (*activations, *(reader.name for reader in readers if reader.spec is not None))
+        return cls(magnitudes=magnitudes, quantized=quantized, _activations=activations, _readers=readers)
 
     def estimate(self, scales: NDArray[np.float64]) -> float:
         """Noise to signal, summed over the readers, and over quantized tensors of the site that no reader looks at.
@@ -128,7 +134,9 @@ def _readers(
         weight, planned = graph.constant(name), plan.tensors.get(name)
         if weight is not None:
             spec = planned.spec if planned is not None and planned.role is Role.WEIGHT else None
-            found.append(_Reader(tensor=tensor, weight=weight.astype(np.float64), ids=coefficient.ids, spec=spec))
+            found.append(
+                _Reader(name=name, tensor=tensor, weight=weight.astype(np.float64), ids=coefficient.ids, spec=spec)
+            )
     return found
 
 
