@@ -69,7 +69,7 @@ from onnxq.stages import (
     uncorrected,
 )
 from onnxq.targets import ORT_CPU, resolve_target
-from onnxq.training import TRAINING, known_from_training, widened
+from onnxq.training import TRAINING, known_from_training, refuse_other_scales, widened
 from onnxq.verification.verify import verify_model
 
 DEFAULT_METHOD = "auto"
@@ -188,6 +188,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     if output is not None:
         check_output(Path(output), force=force)
     prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops))
+    refuse_other_scales(prepared, cache)
     if not any(d.action is Action.INT8 for d in prepared.plan.nodes):
         raise nothing_to_quantize(prepared.plan)
     clock.lap("plan")

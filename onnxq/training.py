@@ -11,7 +11,10 @@ from onnxq.calibration.batches import Batches
 from onnxq.calibration.methods import Method
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
-from onnxq.errors import DataError, InternalError
+from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.errors import ConfigError, DataError, InternalError, OnnxqError
+from onnxq.graph.model import ModelSource, load_graph, quantized_nodes
+from onnxq.passes.strip_pairs import has_trained_pairs
 from onnxq.planning.plan import Role
 from onnxq.plural import counted
 from onnxq.stages import Known, Prepared, ProgressCallback, no_stats, observe, read_through
@@ -48,6 +51,28 @@ def known_from_training(  # noqa: PLR0913, PLR0917 - the parts of one run
         )
     known = observe(prepared, batches, method, options, progress)
     return replace(known, label=f"{TRAINING}, {known.label}")
+
+
+def brings_ranges(model: ModelSource) -> bool:
+    """Whether a model has the pairs of a training; False as well where it cannot be read, which is told elsewhere."""
+    try:
+        graph = load_graph(model)
+    except OnnxqError:
+        return False
+    return bool(quantized_nodes(graph)) and has_trained_pairs(graph)
+
+
+def refuse_other_scales(prepared: Prepared, cache: TensorRTCache | None) -> None:
+    """See that scales come from one place.
+
+    Raises:
+        ConfigError: the model brings its own, and a calibration cache is given.
+    """
+    if prepared.trained is not None and cache is not None:
+        raise ConfigError(
+            "the model was trained with Q/DQ pairs and brings its own scales, which a calibration cache would replace",
+            hint="leave out tensorrt_cache= (--calibration-cache)",
+        )
 
 
 def widened(prepared: Prepared, qparams: QParamsTable) -> tuple[str, ...]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import onnxq
+from onnxq.cli.main import cli
 from onnxq.graph.model import load_graph
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
@@ -304,3 +308,39 @@ def test_placement_is_the_planners() -> None:
     plain = onnxq.quantize(float_graph().to_model(), BATCHES, target=ORT)
     assert ops(load_graph(own.model)) == ops(load_graph(plain.model))
     assert own.report.passed
+
+
+def test_a_calibration_cache_beside_trained_scales_is_refused(tmp_path: Path) -> None:
+    cache = tmp_path / "trt.cache"
+    cache.write_text("TRT-100000-EntropyCalibration2\nx: 3c010a14\n")
+    graph, _ = trained()
+    with pytest.raises(onnxq.ConfigError) as error:
+        onnxq.quantize(graph.to_model(), target=TENSORRT, tensorrt_cache=cache)
+    assert str(error.value) == (
+        "the model was trained with Q/DQ pairs and brings its own scales, which a calibration cache would replace\n"
+        "Hint: leave out tensorrt_cache= (--calibration-cache)"
+    )
+
+
+def test_statistics_serve_for_what_no_pair_says() -> None:
+    graph, params = trained(("x", "r1", "r2", "k", "g"))
+    stats = onnxq.calibrate(graph.to_model(), BATCHES, target=ORT)
+    result = onnxq.quantize(graph.to_model(), BATCHES, stats=stats, target=ORT)
+    assert result.qparams["r1"].scale == params["r1"].scale
+    assert result.report.passed
+
+
+def test_the_command_line_does_not_warn_where_nothing_is_calibrated(tmp_path: Path) -> None:
+    graph, _ = trained()
+    onnx.save(graph.to_model(), str(tmp_path / "qat.onnx"))
+    result = CliRunner().invoke(cli, ["quantize", str(tmp_path / "qat.onnx"), "--target", ORT])
+    assert result.exit_code == 0, result.output
+    assert "NO CALIBRATION DATA" not in result.output
+    assert (tmp_path / "qat.int8.onnx").is_file()
+
+
+def test_what_onnxq_made_is_still_refused() -> None:
+    graph, _ = trained()
+    made = onnxq.quantize(graph.to_model(), target=ORT).model
+    with pytest.raises(onnxq.ModelError, match="the model is quantized already"):
+        onnxq.quantize(made, target=ORT)

@@ -9,8 +9,10 @@ import pytest
 
 from onnxq.calibration.batches import Batch
 from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration.kept import read_ahead
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.sources import open_data
+from onnxq.errors import DataError
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.passes.give_biases import GiveBiases
@@ -18,6 +20,7 @@ from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan
 from onnxq.planning.planner import make_plan
 from onnxq.recovery.activation_samples import ROWS, sample_channels
+from onnxq.recovery.float_rewrites import FLOAT_REWRITES
 from onnxq.recovery.smoothing import LARGEST_RATIO, SmoothingResult, smooth
 from onnxq.recovery.trial import Trial
 from onnxq.targets import TARGETS
@@ -164,3 +167,40 @@ def test_samples_of_channels() -> None:
     np.testing.assert_array_equal(found.rows, values)
     large = graph_of("(float[n,2,100,100] x) => (float[n,2,100,100] y) { y = Relu(x) }")
     assert len(sample_channels(large, {"y": (1,)}, batches(large, 4), OPTIONS)["y"].rows) == ROWS
+
+
+def test_rewrites_by_name_say_what_they_did() -> None:
+    graph = behind_conv()
+    plan = planned(graph, "openvino")
+    said = {}
+    for name, rewrite in FLOAT_REWRITES.items():
+        _, facts = rewrite(graph, plan, TARGETS["openvino"], batches(graph), OPTIONS)
+        (said[name],) = facts
+    assert said["equalize"] == "equalization: 16 channels of 2 tensors rescaled"
+    assert said["smooth"].startswith("smoothing: 1 of 1 place rescaled, which lowers the noise at the outputs by ")
+    assert said["absorb"] == "bias absorption: offsets of 0 of 0 tensors moved into the next biases"
+
+
+def test_rewrites_that_find_nothing_return_the_graph() -> None:
+    graph = graph_of("(float[n,16] x) => (float[n,16] y) { y = MatMul(x, w) }", w=normal(16, 16))
+    plan = planned(graph, "openvino")
+    for rewrite in FLOAT_REWRITES.values():
+        result, facts = rewrite(graph, plan, TARGETS["openvino"], batches(graph), OPTIONS)
+        assert result is graph
+        assert len(facts) == 1
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_read_ahead_gives_the_first_samples_and_loses_none(once: bool) -> None:
+    graph = graph_of("(float[n,6] x) => (float[n,6] y) { y = Relu(x) }")
+    feeds = [{"x": normal(2, 6, seed=i)} for i in range(10)]
+    data = open_data(iter(feeds) if once else feeds, inputs=InputSpecs.from_graph(graph))
+    reader, first = read_ahead(data, samples=5)
+    assert [batch.samples for batch in first] == [2, 2, 2]
+    seen = [batch.arrays["x"] for batch in reader.stream()]
+    np.testing.assert_array_equal(np.concatenate(seen), np.concatenate([feed["x"] for feed in feeds]))
+    if once:
+        with pytest.raises(DataError, match="it can be read only once"):
+            list(reader.stream())
+    else:
+        assert len(list(reader.stream())) == 10
