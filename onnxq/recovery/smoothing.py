@@ -48,6 +48,9 @@ CONSIDERED_GAIN_DB = 0.5
 NEEDED_GAIN_DB = 0.5
 """A site is rescaled if, quantized alone, the noise that it causes at the outputs falls by this much."""
 
+NEEDED_WHOLE_DB = 0.25
+"""No channel is magnified by more than this against another: new data may leave the range that samples show."""
+
 NEEDED_SHARE = 1e-3
 """A site is tried only if it causes this share of the noise of the whole plan."""
 
@@ -163,7 +166,7 @@ def _accepted(
         return SmoothingResult(graph=graph, sites=tuple(sites))
     result = rescaled(graph, channels, chosen)
     gain_db = decibels(whole, trial.noise(result, trial.ranges(result)))
-    if gain_db <= 0.0:
+    if gain_db < NEEDED_WHOLE_DB:
         return SmoothingResult(graph=graph, sites=tuple(replace(site, strength=None) for site in sites))
     return SmoothingResult(graph=result, sites=tuple(sites), gain_db=gain_db)
 
