@@ -49,7 +49,7 @@ NEEDED_GAIN_DB = 0.5
 """A site is rescaled if, quantized alone, the noise that it causes at the outputs falls by this much."""
 
 NEEDED_WHOLE_DB = 0.25
-"""No channel is magnified by more than this against another: new data may leave the range that samples show."""
+"""All sites together have to lower the noise of the whole plan by this; other roundings alone move it by as much."""
 
 NEEDED_SHARE = 1e-3
 """A site is tried only if it causes this share of the noise of the whole plan."""
