@@ -76,6 +76,7 @@ from onnxq.stages import (
     uncorrected,
 )
 from onnxq.targets import ORT_CPU, TargetSource, resolve_target
+from onnxq.training import TRAINING, known_from_training, refuse_other_scales, widened
 from onnxq.verification.verify import verify_model
 
 DEFAULT_METHOD = "auto"
@@ -130,7 +131,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     """Quantize a float model to int8 for one target, and prove the result on the target's engine.
 
     Args:
-        model: Path, bytes or ModelProto of a float model.
+        model: Path, bytes or ModelProto of a float model, or of one that was trained with Q/DQ pairs (quantization-
+            aware training): their scales are kept, and only what they leave open is calibrated.
         data: Calibration data: a path (.npz, .npy, a folder of them or of images, ONNX test data, a Python file that
             defines `load_data()`), an iterable of `{input name: array}`, or an onnxruntime CalibrationDataReader. The
             last batches are set aside to compare float and int8 on. None takes synthetic inputs, which leave the
@@ -213,6 +215,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         check_output(Path(output), force=force)
     wanted = PlanOptions.of(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
     prepared = prepare(model, target, wanted)
+    refuse_other_scales(prepared, cache)
     check_overrides(prepared.plan, ranging, cache)
     check_plan(prepared)
     clock.lap("plan")
@@ -223,6 +226,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     calibration, samples = keep_first(calibration)
     if cache is not None:
         known = Known(no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
+    elif prepared.trained is not None and stats is None:
+        known = known_from_training(prepared, data, calibration, ranging, options, progress)
     elif stats is None:
         known = observe(prepared, calibration, ranging, options, progress)
     else:
@@ -231,9 +236,12 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     if data is not None and (stats is not None or cache is not None):
         read_through(calibration)
     clock.lap("calibrate")
-    qparams = solve_from_ranges(prepared.graph, prepared.plan, known.ranges, prepared.target)
+    trained = prepared.trained
+    qparams = solve_from_ranges(
+        prepared.graph, prepared.plan, known.ranges, prepared.target, None if trained is None else trained.params
+    )
     graph = prepared.graph
-    if recover == "fast":
+    if recover == "fast" and trained is None:  # a training has settled its biases itself
         graph = correct_biases(graph, prepared.plan, qparams, samples, options)
     nested_run = NestedRun(
         prepared=prepared, method=ranging, options=options, stats=stats, correct=recover == "fast", data=data
@@ -252,7 +260,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     )
     quantized = chosen.quantized()
     result = quantized.to_model()
-    set_metadata(result, metadata_of(chosen.plan, known, synthetic=is_made_up(data, stats, cache)))
+    made_up = is_made_up(data, stats, cache) and known.label != TRAINING
+    set_metadata(result, metadata_of(chosen.plan, known, synthetic=made_up))
     set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
     clock.lap("rewrite")
     path = None if output is None else Path(output)
@@ -273,7 +282,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             source=source_name(data),
             samples=known.stats.samples,
             held_out_samples=feeds.samples,
-            synthetic=is_made_up(data, stats, cache),
+            synthetic=made_up,
             synthetic_comparison=data is None,
             from_statistics=stats is not None,
             counted_share=counted_share(known.stats),
@@ -287,7 +296,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             *replaced_note(known.label, known.replaced),
             *inside.notes(),
             *batches.notes,
-            *uncorrected(recover, samples),
+            *(uncorrected(recover, samples) if trained is None else (*trained.notes, *widened(prepared, qparams))),
             *notes_of(found),
         ),
         seconds=clock.seconds,

@@ -28,6 +28,7 @@ from onnxq.calibration.sources import images_without_files, open_data
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.synthetic import synthetic_batches
 from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.calibration.trained import TrainedParams, trained_params
 from onnxq.errors import ArtifactError, ConfigError, ModelError, UnsupportedModelError
 from onnxq.faults import blamed_on
 from onnxq.graph.model import (
@@ -44,9 +45,12 @@ from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.give_biases import GiveBiases
 from onnxq.passes.hold_float import HoldFloat
 from onnxq.passes.insert_qdq import InsertQDQ
+from onnxq.passes.lift_constants import LiftConstants
 from onnxq.passes.normalise import normalise_float
+from onnxq.passes.remove_identity import RemoveIdentity
 from onnxq.passes.settle_types import note_of_types, runnable, settle_types
 from onnxq.passes.store_in_half import StoreInHalf
+from onnxq.passes.strip_pairs import StripPairs, TrainedPairs, has_trained_pairs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
@@ -75,6 +79,7 @@ class Prepared:
         passes: What the float passes did.
         widened: Whether what was float16 in the source computes in float32.
         nested: The subgraphs of If, Loop and Scan that are quantized too.
+        trained: What the Q/DQ pairs of a quantization-aware training say, where the model came with some.
     """
 
     source: Graph
@@ -84,6 +89,7 @@ class Prepared:
     passes: PassResult
     widened: bool = False
     nested: tuple[Nested, ...] = ()
+    trained: TrainedParams | None = None
 
 
 def prepare(model: ModelSource, target: TargetSource, options: PlanOptions) -> Prepared:
@@ -95,7 +101,8 @@ def prepare(model: ModelSource, target: TargetSource, options: PlanOptions) -> P
     """
     table, note = resolve_target(target)
     source = load_graph(model)
-    if done := quantized_nodes(source):
+    done = quantized_nodes(source)
+    if done and not has_trained_pairs(source):
         raise ModelError(
             f"the model is quantized already: it has {counted(len(done), 'quantized node')}, first {done[0]!r}",
             hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
@@ -103,11 +110,15 @@ def prepare(model: ModelSource, target: TargetSource, options: PlanOptions) -> P
     with blamed_on(source):
         graph, changed = settle_types(source, table)
         notes = tuple(filter(None, [note, note_of_types(changed)]))
+        pairs = TrainedPairs()
+        if done:
+            PassManager([LiftConstants(), RemoveIdentity(), StripPairs(pairs)], name="strip pairs").run(graph)
         passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
         digest = model_digest(source)
         nested_passes = PassManager([normalise_float(), GiveBiases()], name="prepare subgraph")
         nested = plan_nested(graph, table, nested_passes, options=options, digest=digest, source=source)
         made = make_plan(graph, table, options=options, digest=digest, notes=notes, source=source)
+        trained = trained_params(graph, made, pairs) if done else None
     return Prepared(
         source=source,
         graph=graph,
@@ -116,6 +127,7 @@ def prepare(model: ModelSource, target: TargetSource, options: PlanOptions) -> P
         passes=passes,
         widened=TensorProto.FLOAT16 in changed,
         nested=nested,
+        trained=trained,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from onnxq.calibration.batches import Batch, Batches
 
@@ -42,3 +43,38 @@ def keep_first(
         label=batches.label,
     )
     return reader, kept
+
+
+def read_ahead(
+    batches: Batches, *, samples: int = KEPT_SAMPLES, size_bytes: int = KEPT_BYTES
+) -> tuple[Batches, list[Batch]]:
+    """The first samples, read now, and batches that begin with them, also where data can be read only once.
+
+    Args:
+        batches: The data, of which nothing has been read.
+        samples: No further batch is read once there are so many samples.
+        size_bytes: No further batch is read once this is exceeded.
+
+    Raises:
+        DataError: the data does not fit the model, or is empty.
+    """
+    stream = batches.stream()
+    first: list[Batch] = []
+    for batch in stream:
+        first.append(batch)
+        size = sum(array.nbytes for one in first for array in one.arrays.values())
+        if sum(one.samples for one in first) >= samples or size > size_bytes:
+            break
+    pending: list[Iterator[Batch]] = [chain(list(first), stream)]
+
+    def read() -> Iterator[Batch]:
+        return pending.pop() if pending else batches.stream()
+
+    reader = Batches(
+        read,
+        inputs=batches.inputs,
+        expected_samples=batches.expected_samples,
+        one_shot=batches.one_shot,
+        label=batches.label,
+    )
+    return reader, first

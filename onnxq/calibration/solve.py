@@ -131,7 +131,9 @@ def sound_range(
     return (whole, False) if better else (found, True)
 
 
-def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target: Target) -> QParamsTable:
+def solve_from_ranges(
+    graph: Graph, plan: QuantPlan, ranges: RangeTable, target: Target, known: QParamsTable | None = None
+) -> QParamsTable:
     """Parameters for every tensor of `plan`, with the ranges of its activations known.
 
     Args:
@@ -140,13 +142,18 @@ def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target:
         ranges: A scalar range for each tensor in `plan.observed()`; what the graph cannot let through is cut off.
             Tensors of one group must have equal ranges: see `share_ranges`.
         target: The table the plan was made with.
+        known: Parameters that are settled already, by key of the plan; weights still widen where the target's kernels
+            or their bias would overflow.
 
     Raises:
         ModelError: a weight holds NaN or Inf.
     """
     table: dict[str, QuantParams] = {}
+    known = known or {}
     for key, tensor in plan.tensors.items():
-        if isinstance(tensor.source, Observed):
+        if key in known:
+            table[key] = _safe(graph, tensor, known[key], target)
+        elif isinstance(tensor.source, Observed):
             table[key] = _observed(ranges[key], tensor, tensor.source)
         elif isinstance(tensor.source, Fixed):
             found, bounds = Range.of(tensor.source.rmin, tensor.source.rmax), tensor.source
@@ -229,11 +236,11 @@ def _observed(found: Range, tensor: TensorPlan, bounds: Observed) -> QuantParams
     params = qparams_from_range(cut, tensor.spec)
     if tensor.spec.symmetric or bounds.lower != 0.0 or bounds.upper is None or bounds.upper <= 0.0:
         return params
-    return _within(params, bounds.upper)
+    return within_limit(params, bounds.upper)
 
 
-def _within(params: QuantParams, upper: float) -> QuantParams:
-    """`params` whose largest code is not above `upper`, float rounding included: only then a Clip disappears (C5)."""
+def within_limit(params: QuantParams, upper: float) -> QuantParams:
+    """`params`, asymmetric, with a largest code not above `upper`, float rounding included: then a Clip goes (C5)."""
     steps = np.float32(params.spec.qmax - int(params.zero_point))
     scale = np.minimum(params.scale, np.float32(upper) / steps)
     while scale * steps > np.float32(upper):
@@ -243,9 +250,14 @@ def _within(params: QuantParams, upper: float) -> QuantParams:
 
 def _from_values(graph: Graph, tensor: TensorPlan, target: Target) -> QuantParams:
     values = constant_values(graph, tensor.name)
-    params = qparams_from_range(range_of_values(values, tensor.spec), tensor.spec)
+    return _safe(graph, tensor, qparams_from_range(range_of_values(values, tensor.spec), tensor.spec), target)
+
+
+def _safe(graph: Graph, tensor: TensorPlan, params: QuantParams, target: Target) -> QuantParams:
+    """`params`, widened where the target's kernels would overflow with the codes of a weight."""
     # Products of two unsigned types are added in 32 bits.
     if tensor.role is Role.WEIGHT and target.guard is WeightGuard.PAIR_SUM and tensor.spec.qtype.signed:
+        values = constant_values(graph, tensor.name)
         for use in tensor.uses:
             params = _guarded(graph.node(use.node), values, params)
     return params

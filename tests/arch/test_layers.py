@@ -41,6 +41,7 @@ LAYERS: dict[str, int] = {
     "onnxq.nested": 6,
     "onnxq.stages": 9,
     "onnxq.nested_stages": 9,
+    "onnxq.training": 9,
     "onnxq.channels": 9,
     "onnxq.explaining": 9,
     "onnxq.stripping": 9,

@@ -212,5 +212,9 @@ def _say_where_data_is_from(
     if given.data is None and chosen.data is not None:
         say(f"data: {chosen.data}, found beside the model", quiet=quiet)
     elif chosen.data is None and ranges.stats is None and ranges.calibration_cache is None:
+        from onnxq.training import brings_ranges  # noqa: PLC0415 - imports onnx
+
+        if brings_ranges(model):
+            return
         beside = model.with_name(model.stem + options.DATA_SUFFIX)
         say(_SYNTHETIC.format(beside=beside), quiet=quiet)
