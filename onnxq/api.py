@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from onnx import ModelProto
 
@@ -39,15 +39,15 @@ from onnxq.graph.saving import check_output, data_file, needs_data_file
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
-from onnxq.recovery.bias_correction import correct_biases
+from onnxq.recovery.registry import Recovery, Solved
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.report import DataFacts, Report
 from onnxq.stages import (
+    DEFAULT_RECOVERY,
     Clock,
     Counted,
     Known,
     check_output_is_no_input,
-    check_recovery,
     check_sources,
     check_stats,
     checkpointing_from,
@@ -66,7 +66,7 @@ from onnxq.stages import (
     replaced_by_max,
     rewrite,
     source_name,
-    uncorrected,
+    unrecovered,
 )
 from onnxq.targets import ORT_CPU, resolve_target
 from onnxq.verification.verify import verify_model
@@ -75,8 +75,6 @@ DEFAULT_METHOD = "auto"
 
 HELD_OUT_BATCHES = 8
 """Batches set aside from calibration, where the data allows it, to compare float and int8 on."""
-
-Recovery = Literal["none", "fast"]
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -114,7 +112,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     force: bool = False,
     stats: StatsTable | None = None,
     tensorrt_cache: str | os.PathLike[str] | None = None,
-    recover: Recovery = "fast",
+    recover: str | Sequence[str] = DEFAULT_RECOVERY,
     batch_size: int | None = None,
     limit: int | None = None,
     layout: Layout | None = None,
@@ -147,8 +145,10 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             samples) and the report (its last).
         tensorrt_cache: A calibration cache of TensorRT, for target "tensorrt": its scales are used, and nothing is
             calibrated.
-        recover: What is done to win back accuracy: "fast" corrects the mean shift of rounded weights in the biases, on
-            the first samples of `data` (so not where `stats` come without data); "none" does nothing.
+        recover: What is done to win back accuracy, on the first samples of `data` (so not where `stats` come without
+            data). "fast" corrects the mean shift that rounding causes in the biases; "best" first rounds the weights
+            so that the nodes' outputs come out right, which takes several times longer; "none" does nothing. Or
+            single steps, such as ("rounding", "bias"): "clip", "rounding", "bias".
         batch_size: Samples to feed at once, where the model leaves it open.
         limit: Most samples to use.
         layout: Where rank-4 data keeps its channels ("nchw" or "nhwc"), if not where the model does.
@@ -170,7 +170,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         ConfigError: an argument has an impossible value, or the output exists or is what is read.
         ArtifactError: `stats` or `tensorrt_cache` are damaged, belong to another model, or lack tensors.
     """
-    check_recovery(recover)
+    recovery = Recovery.of(recover)
     clock = Clock()
     chosen = method_from_name(method, percentile=percentile, momentum=momentum)
     cache = None if tensorrt_cache is None else load_tensorrt_cache(tensorrt_cache)
@@ -185,7 +185,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     check_output_is_no_input(output, data=data, tensorrt_cache=tensorrt_cache)
     if output is not None:
         check_output(Path(output), force=force)
-    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops))
+    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops), recovery)
     if not any(d.action is Action.INT8 for d in prepared.plan.nodes):
         raise nothing_to_quantize(prepared.plan)
     clock.lap("plan")
@@ -202,14 +202,23 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     if data is not None and (stats is not None or cache is not None):
         read_through(calibration)
     clock.lap("calibrate")
-    qparams = solve_from_ranges(prepared.graph, prepared.plan, known.ranges, prepared.target)
-    graph = prepared.graph
-    if recover == "fast":
-        graph = correct_biases(graph, prepared.plan, qparams, samples, options)
+    qparams = solve_from_ranges(
+        prepared.graph, prepared.plan, known.ranges, prepared.target, clip_weights=recovery.clips_weights
+    )
+    graph = recovery.adjusted(
+        Solved(
+            graph=prepared.graph,
+            plan=prepared.plan,
+            qparams=qparams,
+            samples=samples,
+            options=options,
+            target=prepared.target,
+        )
+    )
     clock.lap("recover")
     quantized = rewrite(graph, prepared.plan, qparams)
     result = quantized.to_model()
-    set_metadata(result, metadata_of(prepared.plan, known, synthetic=is_made_up(data, stats, cache)))
+    set_metadata(result, metadata_of(prepared.plan, known, recovery, synthetic=is_made_up(data, stats, cache)))
     clock.lap("rewrite")
     path = None if output is None else Path(output)
     feeds = Counted(held_out)
@@ -231,7 +240,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         output_path=None if path is None else str(path),
         output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),
         warnings=incomplete(known.stats),
-        notes=(*prepared.plan.notes, *replaced_by_max(known), *batches.notes, *uncorrected(recover, samples)),
+        notes=(*prepared.plan.notes, *replaced_by_max(known), *batches.notes, *unrecovered(recovery, samples)),
         seconds=clock.seconds,
     )
     plan = plan_with_macs(prepared.plan, prepared.graph, feeds.shapes)

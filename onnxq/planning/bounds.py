@@ -1,8 +1,8 @@
 """What the graph alone says about a tensor's values: nothing behind a Relu is negative, and so on.
 
-And what it says about the values that matter: a tensor that goes into a hard swish alone, x * clip(x / 6 + 1/2, 0, 1), may
-be cut off at -3, because everything below gives 0. Without that half of the codes of such a tensor can be spent on values
-that all mean the same.
+And what it says about the values that matter: a tensor that goes into a hard swish alone, x * clip(x / 6 + 1/2, 0, 1),
+may be cut off at -3, because everything below gives 0. Without that half of the codes of such a tensor can be spent on
+values that all mean the same.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def known_bounds(graph: Graph, tensor: str) -> Observed:
 def reading_bounds(graph: Graph, tensor: str) -> Observed:
     """Bounds beyond which all readers of `tensor` answer as they do at the bound.
 
-    Exact for HardSigmoid, HardSwish, Relu, Clip and gates made of them. A Sigmoid is taken as saturated from 8 on either
-    side, where it is within 0.0004 of its limit, a tenth of the smallest step that 8 bits can give it.
+    Exact for HardSigmoid, HardSwish, Relu, Clip and gates made of them. A Sigmoid is taken as saturated from 8 on
+    either side, where it is within 0.0004 of its limit, a tenth of the smallest step that 8 bits can give it.
     """
     lower, upper = -math.inf, math.inf
     first = True

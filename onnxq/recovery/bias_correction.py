@@ -5,11 +5,11 @@ channel, and
 
     b' = b - E[y' - y]
 
-removes that. The weights' part, (W' - W) E[x], is the correction of arXiv 1906.04721, section 4.2. The activations' part
-is as large where much of an input is one value, such as the paper around a line of text: all of it is rounded the same
-way. The expectation is measured on samples, padding, strides, groups and everything between two nodes with weights
-included: the rounded form of the graph runs beside the float one (see `shadow`), each node starting from float values,
-so that one run gives every node its own shift. Only means leave the session.
+removes that. The weights' part, (W' - W) E[x], is the correction of arXiv 1906.04721, section 4.2. The activations'
+part is as large where much of an input is one value, such as the paper around a line of text: all of it is rounded the
+same way. The expectation is measured on samples, padding, strides, groups and everything between two nodes with
+weights included: the rounded form of the graph runs beside the float one (see `shadow`), each node starting from float
+values, so that one run gives every node its own shift. Only means leave the session.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def correct_biases(  # noqa: PLR0913 - the parts of one run
         ModelError: onnxruntime cannot load both graphs, or a weight holds NaN or Inf.
     """
     start = graph if chosen is None else chosen
-    shifts = _mean_shifts(graph, start, plan, qparams, samples, options) if samples else {}
+    if not samples:
+        return start
+    shifts = _mean_shifts(graph, plan, rounded_form(start, plan, qparams), samples, options)
     if not shifts:
         return start
     corrected = start.copy()
@@ -68,17 +70,12 @@ def correct_biases(  # noqa: PLR0913 - the parts of one run
     return corrected
 
 
-def _mean_shifts(  # noqa: PLR0913 - the parts of one run
-    graph: Graph,
-    chosen: Graph,
-    plan: QuantPlan,
-    qparams: QParamsTable,
-    samples: Sequence[Batch],
-    options: CollectOptions,
+def _mean_shifts(
+    graph: Graph, plan: QuantPlan, rounded: Graph, samples: Sequence[Batch], options: CollectOptions
 ) -> dict[str, NDArray[np.float64]]:
     """E[y' - y] by bias, float64, shape (C,)."""
     sites = sites_of(graph, plan)
-    both, outputs = with_shadow(graph, rounded_form(chosen, plan, qparams), sites)
+    both, outputs = with_shadow(graph, rounded, sites)
     both.outputs.clear()
     means = {
         site.bias: _add_mean(both, graph, graph.node(site.node), outputs[site.node], graph.node(site.last).output[0])

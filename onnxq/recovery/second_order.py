@@ -9,8 +9,8 @@ each is made up for by the columns that are not rounded yet:
 
     w[j] -= (w[i] - s q[i]) U[i, j] / U[i, i]   for j > i,   H^-1 = U^T U, U upper triangular
 
-(arXiv 2210.17323, section 3, which builds on arXiv 2208.11580), largest H[i, i] first. Then each code is set to the best
-one while all others stand, which lowers the error further and never raises it:
+(arXiv 2210.17323, section 3, which builds on arXiv 2208.11580), largest H[i, i] first. Then each code is set to the
+best one while all others stand, which lowers the error further and never raises it:
 
     q[i] <- round(q[i] + (e H)[i] / (s H[i, i]))
 
@@ -98,7 +98,7 @@ def round_second_order(rows: Rows, moments: Rows, scales: Rows, limits: CodeLimi
 def _damped(moments: Rows) -> Rows:
     diagonal = np.einsum("gkk->gk", moments)
     damping = np.maximum(_DAMPING * diagonal.mean(axis=1), np.finfo(np.float64).tiny ** 0.5)
-    return moments + damping[:, None, None] * np.eye(moments.shape[-1])
+    return np.asarray(moments + damping[:, None, None] * np.eye(moments.shape[-1]))
 
 
 def _one_after_another(units: Rows, h: Rows, limits: CodeLimits) -> Rows:

@@ -16,8 +16,8 @@ from dataclasses import replace
 from onnx import NodeProto
 
 from onnxq.calibration.solve import QParamsTable, constant_values
-from onnxq.graph.view import Graph, bodies
 from onnxq.graph.messages import rename_captured
+from onnxq.graph.view import Graph, bodies
 from onnxq.numerics.arrays import fake_quantize
 from onnxq.passes.hold_float import HoldFloat
 from onnxq.passes.insert_qdq import InsertQDQ

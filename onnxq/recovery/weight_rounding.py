@@ -1,7 +1,7 @@
-"""Second-order weight rounding: the weights of a graph moved to codes that keep its nodes' outputs (see `second_order`).
+"""Second-order weight rounding: weights moved to the codes that keep the nodes' outputs (see `second_order`).
 
-The codes are handed on as the float values they stand for: w' = q * scale, which FoldWeights turns into q again. That it
-does is checked for each weight, and so is the guard against saturating pairs.
+The codes are handed on as the float values they stand for, w' = q * scale, which FoldWeights turns into q again; that
+it does is checked for each weight. No pair of codes exceeds what the target's kernels can add.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def round_weights(  # noqa: PLR0913 - the parts of one run
     qparams: QParamsTable,
     samples: Sequence[Batch],
     options: CollectOptions,
+    *,
     target: Target,
+    chosen: Graph | None = None,
 ) -> Graph:
     """A graph whose weights lie on codes of `qparams`, chosen for the least error of the nodes' outputs.
 
@@ -46,15 +48,17 @@ def round_weights(  # noqa: PLR0913 - the parts of one run
         samples: Batches to measure the inputs' moments on.
         options: How to run them.
         target: The table the plan was made with.
+        chosen: The graph that gets the weights, where earlier steps have changed `graph`; it is not changed.
 
     Raises:
         DataError: onnxruntime fails on the samples.
         ModelError: a weight holds NaN or Inf.
     """
     sites = {site.node: site for site in sites_of(graph, plan) if _can_be_rounded(graph, site)}
+    start = graph if chosen is None else chosen
     if not sites or not samples:
-        return graph
-    rounded = graph.copy()
+        return start
+    rounded = start.copy()
     for part in gather_moments(graph, list(sites), samples, options):
         for name, moments in part.items():
             values = _rounded(graph, sites[name], moments, qparams, target)
@@ -71,10 +75,10 @@ def _can_be_rounded(graph: Graph, site: Site) -> bool:
 def _rounded(
     graph: Graph, site: Site, moments: Moments, qparams: QParamsTable, target: Target
 ) -> NDArray[np.float32] | None:
-    """The weight of `site` on its codes; None where no input was seen."""
+    """The weight of `site` on its codes; None where no input was seen or its codes are not symmetric."""
     node, params = graph.node(site.node), qparams[site.weight]
     matrix = moments.matrix(centred=site.bias is not None)
-    if matrix is None or not np.isfinite(matrix).all():
+    if matrix is None or not np.isfinite(matrix).all() or params.zero_point.any():
         return None
     data = qparams.get(node.input[0])
     if data is not None and data.scale.ndim == 0:
