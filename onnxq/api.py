@@ -145,7 +145,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             samples) and the report (its last).
         tensorrt_cache: A calibration cache of TensorRT, for target "tensorrt": its scales are used, and nothing is
             calibrated.
-        recover: What is done to win back accuracy, on the first samples of `data` (so not where `stats` come without
+        recover: What is done to win back accuracy, on some samples of `data` (so not where `stats` come without
             data). "fast" corrects the mean shift that rounding causes in the biases; "best" first rounds the weights
             so that the nodes' outputs come out right, which takes several times longer; "none" does nothing. Or
             single steps, such as ("rounding", "bias"): "clip", "rounding", "bias".

@@ -123,6 +123,7 @@ def test_keep_first_keeps_enough_samples_and_passes_all() -> None:
     reader, kept = keep_first(stream_of(10), samples=5)
     assert sum(batch.samples for batch in reader.stream()) == 20
     assert [batch.samples for batch in kept] == [2, 2, 2]
+    assert [batch.label for batch in kept] == [f"calibration batch {n}" for n in (1, 5, 9)]
     list(reader.stream())
     assert len(kept) == 3
 
