@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     print("| model | metric | float | " + " | ".join(options.methods) + " |")
     print("|" + " --- |" * (3 + len(options.methods)))
-    for model in _models(options.models):
+    for model in models_named(options.models):
         cells = measured_cells(model, options)
         print(f"| {model.name} | {model.metric} | " + " | ".join(cells) + " |", flush=True)
     return 0
@@ -34,7 +34,7 @@ def measured_cells(model: ZooModel, options: argparse.Namespace) -> list[str]:
     if not any(d.action is Action.INT8 for d in onnxq.plan(path, target=options.target).nodes):
         return ["nothing to quantize", *[""] * len(options.methods)]
     stats = onnxq.calibrate(path, model.calib(options.calib), target=options.target)
-    proof = list(_first(model.load("calib", options.calib), 1))
+    proof = list(first_feeds(model.load("calib", options.calib), 1))
     with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder:
         sessions = {"float": Session(path)}
         for method in options.methods:
@@ -42,20 +42,20 @@ def measured_cells(model: ZooModel, options: argparse.Namespace) -> list[str]:
             onnxq.quantize(path, proof, stats=stats, target=options.target, method=method, output=output)
             sessions[method] = Session(output)
         tallies, errors = judge(model, sessions, model.load(options.split, options.samples))
-    return [errors.get(name) or _cell(name, tallies[name]) for name in sessions]
+    return [errors.get(name) or cell(name, tallies[name]) for name in sessions]
 
 
-def _first(batches: Iterator[Batch], count: int) -> Iterator[Feed]:
+def first_feeds(batches: Iterator[Batch], count: int) -> Iterator[Feed]:
     for _, batch in zip(range(count), batches, strict=False):
         yield batch.feed
 
 
-def _cell(name: str, tally: Tally) -> str:
+def cell(name: str, tally: Tally) -> str:
     score = "" if tally.score is None else f"{100 * tally.score:.2f}"
     return score if name == "float" else f"{score} ({tally.sqnr_db:.1f} dB)".strip()
 
 
-def _models(names: str | None) -> list[ZooModel]:
+def models_named(names: str | None) -> list[ZooModel]:
     present = {model.name: model for model in available()}
     if names is None:
         return list(present.values())

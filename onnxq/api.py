@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from onnxq.calibration.checkpoint import Checkpointing
 from onnxq.calibration.collection import collect_as_asked
@@ -42,7 +42,7 @@ from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import Ends, PlanOptions
 from onnxq.planning.overrides import Override
 from onnxq.recorded_options import OPTIONS_KEY, record_options
-from onnxq.recovery.bias_correction import correct_biases
+from onnxq.recovery.registry import Recovery, Solved
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.report import DataFacts, Report
 from onnxq.result import QuantizeResult
@@ -51,12 +51,12 @@ from onnxq.search.candidates import Candidates
 from onnxq.search.mixed import checks_of, notes_of, search_if_asked
 from onnxq.search.reading import Reading
 from onnxq.stages import (
+    DEFAULT_RECOVERY,
     Clock,
     Counted,
     Known,
     check_output_is_no_input,
     check_overrides,
-    check_recovery,
     check_sources,
     check_stats,
     checkpointing_from,
@@ -73,7 +73,7 @@ from onnxq.stages import (
     prepare,
     read_through,
     source_name,
-    uncorrected,
+    unrecovered,
 )
 from onnxq.targets import ORT_CPU, TargetSource, resolve_target
 from onnxq.training import TRAINING, known_from_training, refuse_other_scales, widened
@@ -83,8 +83,6 @@ DEFAULT_METHOD = "auto"
 
 HELD_OUT_BATCHES = 8
 """Batches set aside from calibration, where the data allows it, to compare float and int8 on."""
-
-Recovery = Literal["none", "fast"]
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -101,7 +99,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     force: bool = False,
     stats: StatsTable | None = None,
     tensorrt_cache: str | os.PathLike[str] | None = None,
-    recover: Recovery = "fast",
+    recover: str | Sequence[str] = DEFAULT_RECOVERY,
     batch_size: int | None = None,
     limit: int | None = None,
     layout: Layout | None = None,
@@ -149,8 +147,10 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             samples) and the report (its last).
         tensorrt_cache: A calibration cache of TensorRT, for target "tensorrt": its scales are used, and nothing is
             calibrated.
-        recover: What is done to win back accuracy: "fast" corrects the mean shift of rounded weights in the biases, on
-            the first samples of `data` (so not where `stats` come without data); "none" does nothing.
+        recover: What is done to win back accuracy, on some samples of `data` (so not where `stats` come without
+            data). "fast" corrects the mean shift that rounding causes in the biases; "best" first rounds the weights
+            so that the nodes' outputs come out right, which takes several times longer; "none" does nothing. Or
+            single steps, such as ("rounding", "bias"): "clip", "rounding", "bias".
         batch_size: Samples to feed at once, where the model leaves it open.
         limit: Most samples to use.
         layout: Where rank-4 data keeps its channels ("nchw" or "nhwc"), if not where the model does.
@@ -188,7 +188,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         ArtifactError: `stats` or `tensorrt_cache` are damaged, belong to another model, or lack tensors.
     """
     given = dict(locals())
-    check_recovery(recover)
+    recovery = Recovery.of(recover)
     clock = Clock()
     ranging = method_from_name(method, percentile=percentile, momentum=momentum)
     cache = None if tensorrt_cache is None else load_tensorrt_cache(tensorrt_cache)
@@ -214,7 +214,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     if output is not None:
         check_output(Path(output), force=force)
     wanted = PlanOptions.of(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
-    prepared = prepare(model, target, wanted)
+    prepared = prepare(model, target, wanted, recovery)
     refuse_other_scales(prepared, cache)
     check_overrides(prepared.plan, ranging, cache)
     check_plan(prepared)
@@ -238,15 +238,26 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     clock.lap("calibrate")
     trained = prepared.trained
     qparams = solve_from_ranges(
-        prepared.graph, prepared.plan, known.ranges, prepared.target, None if trained is None else trained.params
+        prepared.graph,
+        prepared.plan,
+        known.ranges,
+        prepared.target,
+        None if trained is None else trained.params,
+        clip_weights=recovery.clips_weights,
     )
-    graph = prepared.graph
-    if recover == "fast" and trained is None:  # a training has settled its biases itself
-        graph = correct_biases(graph, prepared.plan, qparams, samples, options)
+    # A training has settled its weights and biases itself.
+    solved = Solved(
+        graph=prepared.graph,
+        plan=prepared.plan,
+        qparams=qparams,
+        samples=samples if trained is None else (),
+        options=options,
+        target=prepared.target,
+    )
     nested_run = NestedRun(
-        prepared=prepared, method=ranging, options=options, stats=stats, correct=recover == "fast", data=data
+        prepared=prepared, method=ranging, options=options, stats=stats, recovery=recovery, data=data
     )
-    graph, inside = nested_run.apply(graph, calibration)
+    graph, inside = nested_run.apply(recovery.adjusted(solved), calibration)
     clock.lap("recover")
     candidates = Candidates(prepared=prepared, options=wanted, qparams=qparams, recovered=graph)
     chosen, found = search_if_asked(
@@ -261,7 +272,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     quantized = chosen.quantized()
     result = quantized.to_model()
     made_up = is_made_up(data, stats, cache) and known.label != TRAINING
-    set_metadata(result, metadata_of(chosen.plan, known, synthetic=made_up))
+    set_metadata(result, metadata_of(chosen.plan, known, recovery, synthetic=made_up))
     set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
     clock.lap("rewrite")
     path = None if output is None else Path(output)
@@ -296,7 +307,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
             *replaced_note(known.label, known.replaced),
             *inside.notes(),
             *batches.notes,
-            *(uncorrected(recover, samples) if trained is None else (*trained.notes, *widened(prepared, qparams))),
+            *(unrecovered(recovery, samples) if trained is None else (*trained.notes, *widened(prepared, qparams))),
             *notes_of(found),
         ),
         seconds=clock.seconds,

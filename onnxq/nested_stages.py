@@ -17,7 +17,7 @@ from onnxq.graph.view import Graph
 from onnxq.nested import Nested, batches_inside, is_run, whole_plan
 from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.plan import Action, QuantPlan
-from onnxq.recovery.bias_correction import correct_biases
+from onnxq.recovery.registry import Recovery, Solved
 from onnxq.stages import (
     Known,
     Prepared,
@@ -72,7 +72,7 @@ class NestedRun:
         method: The calibration method.
         options: How to run what is around and inside.
         stats: Statistics from an earlier run; None to collect them.
-        correct: Whether biases are corrected.
+        recovery: What is done to win back accuracy.
         data: The data as the user gave them.
     """
 
@@ -80,7 +80,7 @@ class NestedRun:
     method: Method
     options: CollectOptions
     stats: StatsTable | None
-    correct: bool
+    recovery: Recovery
     data: Any
 
     def apply(self, graph: Graph, batches: Batches) -> tuple[Graph, InsideNested]:
@@ -137,12 +137,22 @@ class NestedRun:
         self, graph: Graph, one: Nested, known: Known, inside: Batches, here: str, found: InsideNested
     ) -> None:
         target = self.prepared.target
-        qparams = solve_from_ranges(one.graph, one.plan, known.ranges, target)
+        clips = self.recovery.clips_weights
+        qparams = solve_from_ranges(one.graph, one.plan, known.ranges, target, clip_weights=clips)
         content = one.graph.copy()
-        if self.correct and (self.stats is None or self.data is not None):
+        if self.recovery.needs_samples and (self.stats is None or self.data is not None):
             read, samples = keep_first(inside)
             read_through(read)
-            content = correct_biases(content, one.plan, qparams, samples, self.options)
+            content = self.recovery.adjusted(
+                Solved(
+                    graph=content,
+                    plan=one.plan,
+                    qparams=qparams,
+                    samples=samples,
+                    options=self.options,
+                    target=target,
+                )
+            )
         self._quantize(content, one.inner, inside, here, found)
         with_subgraph(graph, one.subgraph, rewrite(content, one.plan, qparams))
         found.stats |= {f"{here}{name}": s for name, s in known.stats.tensors.items()}

@@ -55,6 +55,7 @@ from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
 from onnxq.plural import counted
+from onnxq.recovery.registry import Recovery
 from onnxq.report.build import POOR_SQNR_DB
 from onnxq.targets import TargetSource, resolve_target
 from onnxq.targets.schema import Target
@@ -64,7 +65,7 @@ from onnxq.version import VERSION
 
 ProgressCallback = Callable[[Progress], None]
 
-RECOVERIES = ("none", "fast")
+DEFAULT_RECOVERY = "fast"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +93,10 @@ class Prepared:
     trained: TrainedParams | None = None
 
 
-def prepare(model: ModelSource, target: TargetSource, options: PlanOptions) -> Prepared:
-    """Load, normalise and plan.
+def prepare(
+    model: ModelSource, target: TargetSource, options: PlanOptions, recovery: Recovery | None = None
+) -> Prepared:
+    """Load, normalise and plan, for `recovery` (the default one unless given).
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
@@ -107,15 +110,20 @@ def prepare(model: ModelSource, target: TargetSource, options: PlanOptions) -> P
             f"the model is quantized already: it has {counted(len(done), 'quantized node')}, first {done[0]!r}",
             hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
         )
+    recovery = Recovery.of(DEFAULT_RECOVERY) if recovery is None else recovery
+    give_biases = [GiveBiases()] if recovery.needs_biases else []
     with blamed_on(source):
         graph, changed = settle_types(source, table)
         notes = tuple(filter(None, [note, note_of_types(changed)]))
         pairs = TrainedPairs()
         if done:
             PassManager([LiftConstants(), RemoveIdentity(), StripPairs(pairs)], name="strip pairs").run(graph)
-        passes = PassManager([normalise_float(), GiveBiases()], name="prepare").run(graph)
+        passes = normalise_float().run(graph)
+        for rewritten in recovery.rewrites:
+            graph = rewritten(graph)
+        PassManager(give_biases, name="prepare").run(graph)
         digest = model_digest(source)
-        nested_passes = PassManager([normalise_float(), GiveBiases()], name="prepare subgraph")
+        nested_passes = PassManager([normalise_float(), *give_biases], name="prepare subgraph")
         nested = plan_nested(graph, table, nested_passes, options=options, digest=digest, source=source)
         made = make_plan(graph, table, options=options, digest=digest, notes=notes, source=source)
         trained = trained_params(graph, made, pairs) if done else None
@@ -302,20 +310,12 @@ def checkpointing_from(given: Checkpointing | str | os.PathLike[str] | None, res
     return None
 
 
-def check_recovery(recover: str) -> None:
-    """Refuse a kind of recovery that there is not."""
-    if recover not in RECOVERIES:
-        raise ConfigError(
-            f"unknown recovery {recover!r}; known: {', '.join(RECOVERIES)}",
-            hint="pass recover='fast' or recover='none' (--recover)",
-        )
-
-
-def uncorrected(recover: str, samples: Sequence[Batch]) -> tuple[str, ...]:
+def unrecovered(recovery: Recovery, samples: Sequence[Batch]) -> tuple[str, ...]:
     """A note where recovery was wanted and had nothing to work on."""
-    if recover == "none" or samples:
+    if samples or not recovery.needs_samples:
         return ()
-    return ("biases were not corrected: that takes a few samples, data= (--data)",)
+    left_out = ", ".join(step.name for step in recovery.steps if step.adjust is not None)
+    return (f"no recovery of accuracy ({left_out}): that takes a few samples, data= (--data)",)
 
 
 def read_through(batches: Batches) -> None:
@@ -425,12 +425,13 @@ def source_name(data: Any) -> str:
     return str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
 
 
-def metadata_of(plan: QuantPlan, known: Known, *, synthetic: bool) -> dict[str, str]:
+def metadata_of(plan: QuantPlan, known: Known, recovery: Recovery, *, synthetic: bool) -> dict[str, str]:
     """What the file says about how it was made; nothing that changes from run to run."""
     return {
         "onnxq.version": VERSION,
         "onnxq.target": plan.target,
         "onnxq.method": known.label,
+        "onnxq.recover": ",".join(recovery.names) or "none",
         "onnxq.data": "synthetic" if synthetic else known.stats.data_fingerprint,
         "onnxq.samples": str(known.stats.samples),
         "onnxq.float_digest": plan.digest,

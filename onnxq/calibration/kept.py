@@ -1,4 +1,8 @@
-"""The first samples of a stream, kept while it passes: recovery runs them again after calibration."""
+"""Samples of a stream, kept while it passes: recovery runs them again after calibration.
+
+They are spread evenly over the stream, since data is often sorted (by class, by the width of a line of text): every
+batch is kept, and once there are too many every other one of them is let go, then every other of the rest.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ KEPT_BYTES = 2**28
 def keep_first(
     batches: Batches, *, samples: int = KEPT_SAMPLES, size_bytes: int = KEPT_BYTES
 ) -> tuple[Batches, list[Batch]]:
-    """The same batches, and a list that fills with the first of them while they are read.
+    """The same batches, and a list that fills with some of them, the first among them, while they are read.
 
     Args:
         batches: The data.
@@ -26,13 +30,15 @@ def keep_first(
 
     def read() -> Iterator[Batch]:
         kept.clear()
-        room, count = size_bytes, 0
-        for batch in batches.stream():
-            size = sum(array.nbytes for array in batch.arrays.values())
-            if count < samples and (not kept or size <= room):
+        stride, taken = 1, list[int]()
+        for index, batch in enumerate(batches.stream()):
+            while index % stride == 0 and kept and not _has_room(kept, batch, samples, size_bytes):
+                stride *= 2
+                kept[:] = [old for old, at in zip(kept, taken, strict=True) if at % stride == 0]
+                taken = [at for at in taken if at % stride == 0]
+            if index % stride == 0:
                 kept.append(batch)
-                room -= size
-                count += batch.samples
+                taken.append(index)
             yield batch
 
     reader = Batches(
@@ -78,3 +84,8 @@ def read_ahead(
         label=batches.label,
     )
     return reader, first
+
+
+def _has_room(kept: list[Batch], batch: Batch, samples: int, size_bytes: int) -> bool:
+    size = sum(array.nbytes for one in (*kept, batch) for array in one.arrays.values())
+    return sum(one.samples for one in kept) < samples and size <= size_bytes

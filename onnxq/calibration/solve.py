@@ -22,6 +22,7 @@ from onnxq.calibration.methods.percentile import zeros_reach
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, attribute
+from onnxq.numerics.clipping import clipped_params
 from onnxq.numerics.pair_guard import guard_pair_sums
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
 from onnxq.numerics.scale_types import with_scale_in_bfloat16, with_scale_in_float16
@@ -131,8 +132,14 @@ def sound_range(
     return (whole, False) if better else (found, True)
 
 
-def solve_from_ranges(
-    graph: Graph, plan: QuantPlan, ranges: RangeTable, target: Target, known: QParamsTable | None = None
+def solve_from_ranges(  # noqa: PLR0913 - what parameters depend on
+    graph: Graph,
+    plan: QuantPlan,
+    ranges: RangeTable,
+    target: Target,
+    known: QParamsTable | None = None,
+    *,
+    clip_weights: bool = False,
 ) -> QParamsTable:
     """Parameters for every tensor of `plan`, with the ranges of its activations known.
 
@@ -144,6 +151,7 @@ def solve_from_ranges(
         target: The table the plan was made with.
         known: Parameters that are settled already, by key of the plan; weights still widen where the target's kernels
             or their bias would overflow.
+        clip_weights: Whether weights get the range with the least squared error in place of all they hold.
 
     Raises:
         ModelError: a weight holds NaN or Inf.
@@ -159,7 +167,7 @@ def solve_from_ranges(
             found, bounds = Range.of(tensor.source.rmin, tensor.source.rmax), tensor.source
             table[key] = _observed(found, tensor, Observed(bounds.lower, bounds.upper))
         elif isinstance(tensor.source, FromValues):
-            table[key] = _from_values(graph, tensor, target)
+            table[key] = _from_values(graph, tensor, target, clip_weights=clip_weights)
     for key in list(table):
         table[key] = _in_type_of(graph, plan.tensors[key].name, table[key])
     for key, tensor in plan.tensors.items():
@@ -234,9 +242,26 @@ def _observed(found: Range, tensor: TensorPlan, bounds: Observed) -> QuantParams
         rmax if bounds.upper is None else min(rmax, bounds.upper),
     )
     params = qparams_from_range(cut, tensor.spec)
-    if tensor.spec.symmetric or bounds.lower != 0.0 or bounds.upper is None or bounds.upper <= 0.0:
+    if tensor.spec.symmetric:
         return params
-    return within_limit(params, bounds.upper)
+    if bounds.lower != 0.0:
+        return _reaching(params, rmin <= cut.rmin == bounds.lower, rmax >= cut.rmax == bounds.upper, cut)
+    return params if bounds.upper is None or bounds.upper <= 0.0 else within_limit(params, bounds.upper)
+
+
+def _reaching(params: QuantParams, low: bool, high: bool, ends: Range) -> QuantParams:
+    """`params` whose smallest (largest) code is not inside `ends` where that end is a bound.
+
+    A hard swish gives 0 from -3 down. If rounding the zero-point left -2.98 as the smallest value, everything below
+    would give -0.01: an error in one direction, for as much of the tensor as lies there.
+    """
+    scale, zero_point = float(params.scale), int(params.zero_point)
+    below, above = zero_point - params.spec.qmin, params.spec.qmax - zero_point
+    if low and below > 0:
+        scale = max(scale, -float(ends.rmin) / below)
+    if high and above > 0:
+        scale = max(scale, float(ends.rmax) / above)
+    return params if scale == float(params.scale) else replace(params, scale=np.nextafter(np.float32(scale), np.inf))
 
 
 def within_limit(params: QuantParams, upper: float) -> QuantParams:
@@ -248,9 +273,12 @@ def within_limit(params: QuantParams, upper: float) -> QuantParams:
     return replace(params, scale=scale)
 
 
-def _from_values(graph: Graph, tensor: TensorPlan, target: Target) -> QuantParams:
+def _from_values(graph: Graph, tensor: TensorPlan, target: Target, *, clip_weights: bool) -> QuantParams:
     values = constant_values(graph, tensor.name)
-    return _safe(graph, tensor, qparams_from_range(range_of_values(values, tensor.spec), tensor.spec), target)
+    params = qparams_from_range(range_of_values(values, tensor.spec), tensor.spec)
+    if clip_weights and tensor.role is Role.WEIGHT:
+        params = clipped_params(values, params)
+    return _safe(graph, tensor, params, target)
 
 
 def _safe(graph: Graph, tensor: TensorPlan, params: QuantParams, target: Target) -> QuantParams:

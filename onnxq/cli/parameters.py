@@ -21,7 +21,8 @@ COLORS = ("rgb", "bgr")
 METRICS = ("top1", "top5", "cosine", "sqnr")
 SENSITIVITY_MODES = ("only", "all-but")
 RANK_BY = ("sqnr", "cosine", "kl")
-RECOVERIES = ("none", "fast")
+RECOVERIES = ("none", "fast", "best")
+RECOVERY_STEPS = ("clip", "rounding", "bias")
 NONFINITE = ("error", "ignore")
 RESIZES = ("stretch", "crop", "letterbox", "height")
 
@@ -60,6 +61,24 @@ class Table(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
         except ValueError:
             return self.fail(f"""{value!r} is not a table such as 'nodes = "/head/*", method = "max"'.""", param, ctx)
         return table
+
+
+class Recover(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
+    """A bundle of recovery steps, or steps separated by commas: rounding,bias."""
+
+    name = "recover"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | tuple[str, ...]:
+        if not isinstance(value, str) or value in RECOVERIES:
+            return value  # type: ignore[no-any-return]
+        names = tuple(part.strip() for part in value.split(","))
+        for name in names:
+            if name not in RECOVERY_STEPS:
+                close = difflib.get_close_matches(name, [*RECOVERIES, *RECOVERY_STEPS], n=1)
+                guess = f" Did you mean {close[0]!r}?" if close and close[0] != name else ""
+                known = f"{', '.join(RECOVERIES)}, or of the steps {', '.join(RECOVERY_STEPS)}, comma-separated"
+                return self.fail(f"{name!r} is none of {known}.{guess}", param, ctx)
+        return names
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only

@@ -1,10 +1,17 @@
-"""What the graph alone says about a tensor's values: nothing behind a Relu is negative, and so on."""
+"""What the graph alone says about a tensor's values: nothing behind a Relu is negative, and so on.
+
+And what it says about the values that matter: a tensor that goes into a hard swish alone, x * clip(x / 6 + 1/2, 0, 1),
+may be cut off at -3, because everything below gives 0. Without that half of the codes of such a tensor can be spent on
+values that all mean the same.
+"""
 
 from __future__ import annotations
 
+import math
+
 from onnx import NodeProto
 
-from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
+from onnxq.graph.view import CAPTURED, STANDARD_DOMAINS, Graph, attribute
 from onnxq.planning.plan import Observed
 
 # Output ranges by operator definition: https://onnx.ai/onnx/operators/
@@ -29,6 +36,8 @@ _KEEP_VALUES = frozenset(
     }
 )  # fmt: skip
 
+_SIGMOID_END = 8.0
+
 
 def clip_limits(graph: Graph, node: NodeProto) -> tuple[float | None, float | None]:
     """Lower and upper limit of a Clip; None where absent or not constant."""
@@ -52,3 +61,66 @@ def known_bounds(graph: Graph, tensor: str) -> Observed:
             break
         tensor = node.input[0]
     return Observed()
+
+
+def reading_bounds(graph: Graph, tensor: str) -> Observed:
+    """Bounds beyond which all readers of `tensor` answer as they do at the bound.
+
+    Exact for HardSigmoid, HardSwish, Relu, Clip and gates made of them. A Sigmoid is taken as saturated from 8 on
+    either side, where it is within 0.0004 of its limit, a tenth of the smallest step that 8 bits can give it.
+    """
+    lower, upper = -math.inf, math.inf
+    first = True
+    for use in graph.uses(tensor):
+        low, high = (None, None) if use.slot == CAPTURED else _saturation(graph, graph.node(use.node), tensor)
+        low, high = -math.inf if low is None else low, math.inf if high is None else high
+        lower, upper = (low, high) if first else (min(lower, low), max(upper, high))
+        first = False
+    if graph.is_output(tensor) or not lower < upper:
+        return Observed()
+    return Observed(lower if math.isfinite(lower) else None, upper if math.isfinite(upper) else None)
+
+
+def cut(known: Observed, reading: Observed) -> Observed:
+    """`known` without what no reader tells apart; `known` where nothing would be left of it."""
+    lowers = [b for b in (known.lower, reading.lower) if b is not None]
+    uppers = [b for b in (known.upper, reading.upper) if b is not None]
+    lower, upper = max(lowers, default=None), min(uppers, default=None)
+    return known if lower is not None and upper is not None and not lower < upper else Observed(lower, upper)
+
+
+def _saturation(graph: Graph, reader: NodeProto, tensor: str) -> tuple[float | None, float | None]:
+    """The bounds beyond which `reader` gives what it gives at the bound."""
+    if reader.domain not in STANDARD_DOMAINS:
+        return None, None
+    match reader.op_type:
+        case "Relu":
+            return 0.0, None
+        case "Clip" if reader.input[0] == tensor:
+            return clip_limits(graph, reader)
+        case "HardSigmoid":
+            return _hard_sigmoid_ends(reader)
+        case "HardSwish":
+            return -3.0, None
+        case "Sigmoid":
+            return -_SIGMOID_END, _SIGMOID_END
+        case "Mul":
+            return _gate_end(graph, reader, tensor), None
+    return None, None
+
+
+def _hard_sigmoid_ends(node: NodeProto) -> tuple[float | None, float | None]:
+    """Where max(0, min(1, alpha x + beta)) becomes 0, and where 1."""
+    alpha, beta = float(attribute(node, "alpha", 0.2)), float(attribute(node, "beta", 0.5))
+    return (-beta / alpha, (1.0 - beta) / alpha) if alpha > 0.0 else (None, None)
+
+
+def _gate_end(graph: Graph, mul: NodeProto, tensor: str) -> float | None:
+    """Where x * gate(x) has become 0 for good, if `mul` computes that."""
+    others = [t for t in mul.input if t != tensor]
+    gate = graph.producer(others[0]) if len(others) == 1 else None
+    if gate is None or gate.domain not in STANDARD_DOMAINS or list(gate.input) != [tensor]:
+        return None
+    if gate.op_type == "HardSigmoid":
+        return _hard_sigmoid_ends(gate)[0]
+    return -_SIGMOID_END if gate.op_type == "Sigmoid" else None

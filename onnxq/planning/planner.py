@@ -11,7 +11,7 @@ from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, is_quantizable
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.numerics.qtypes import INT32
 from onnxq.numerics.specs import QuantSpec
-from onnxq.planning.bounds import known_bounds
+from onnxq.planning.bounds import cut, known_bounds, reading_bounds
 from onnxq.planning.compute import WEIGHT, ComputeSite, Refusal, compute_site
 from onnxq.planning.inputs import InputPairs
 from onnxq.planning.macs import macs
@@ -182,7 +182,8 @@ def _region_source(graph: Graph, regions: Regions, tensor: str, writer: str | No
     node = graph.node(writer) if writer is not None else None
     if node is not None and regions.moves_codes(node):
         return SharedWith(node.input[0])
-    return known_bounds(graph, tensor)
+    known = known_bounds(graph, tensor)
+    return cut(known, reading_bounds(graph, tensor)) if node is not None else known
 
 
 def _constants(graph: Graph, target: Target, regions: Regions) -> dict[str, TensorPlan]:

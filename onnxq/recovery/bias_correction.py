@@ -1,18 +1,20 @@
-"""Bias correction: takes back the mean shift that rounded weights cause.
+"""Bias correction: takes back the mean shift that rounding causes in what a node computes.
 
-A node computes y = W x + b, with rounded weights W' x + b. Its mean is off by (W' - W) E[x], channel by channel, and
+A node computes y = W x + b, and once weights and activations are rounded, y' = W' Q(x) + b. Its mean is off, channel by
+channel, and
 
-    b' = b - E[(W' - W) x]
+    b' = b - E[y' - y]
 
-removes that. The expectation is measured: a twin of each node with the weights W' - W runs beside it on some samples,
-padding, strides and groups included, and only its mean over everything but the channels leaves the session.
-Source: arXiv 1906.04721, section 4.2 (there from BatchNorm's statistics; here from samples).
+removes that. The weights' part, (W' - W) E[x], is the correction of arXiv 1906.04721, section 4.2. The activations'
+part is as large where much of an input is one value, such as the paper around a line of text: all of it is rounded the
+same way. The expectation is measured on samples, padding, strides, groups and everything between two nodes with
+weights included: the rounded form of the graph runs beside the float one (see `shadow`), each node starting from float
+values, so that one run gives every node its own shift. Only means leave the session.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,118 +24,94 @@ from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable, constant_values
 from onnxq.graph.float_types import float_tensor
-from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import Graph
-from onnxq.numerics.arrays import fake_quantize
 from onnxq.passes.settle_types import runnable
-from onnxq.planning.plan import QuantPlan, Role
+from onnxq.planning.plan import QuantPlan
+from onnxq.recovery.shadow import rounded_form, with_shadow
+from onnxq.recovery.sites import sites_of
 
 _AXES_AS_INPUT_OPSET = 18
 """From this opset on ReduceMean takes its axes as an input."""
 
 
-@dataclass(frozen=True)
-class _Site:
-    """A node whose weight is rounded, and the bias that can make up for it."""
-
-    node: str
-    weight: str
-    bias: str
-
-
-def correct_biases(
-    graph: Graph, plan: QuantPlan, qparams: QParamsTable, samples: Sequence[Batch], options: CollectOptions
+def correct_biases(  # noqa: PLR0913 - the parts of one run
+    graph: Graph,
+    plan: QuantPlan,
+    qparams: QParamsTable,
+    samples: Sequence[Batch],
+    options: CollectOptions,
+    *,
+    chosen: Graph | None = None,
 ) -> Graph:
     """A graph with the same weights and corrected biases.
 
     Args:
         graph: The float graph of the plan, in which no two nodes share a bias; it is not changed.
         plan: What will be quantized.
-        qparams: Parameters of the weights.
+        qparams: The parameters; what has none counts as not rounded.
         samples: Batches to measure the means on; 32 samples are plenty.
         options: How to run them.
+        chosen: The graph whose weights will be quantized, where earlier steps have changed them; it is not changed.
 
     Raises:
         DataError: onnxruntime fails on the samples.
-        ModelError: onnxruntime cannot load the model with its twins, or a weight holds NaN or Inf.
+        ModelError: onnxruntime cannot load both graphs, or a weight holds NaN or Inf.
     """
-    sites = _sites(graph, plan)
-    if not sites or not samples:
-        return graph
-    shifts = _mean_shifts(graph, qparams, sites, samples, options)
-    corrected = graph.copy()
-    for site, shift in zip(sites, shifts, strict=True):
-        bias = constant_values(graph, site.bias)
-        elem_type = graph.initializers[site.bias].data_type
-        value = float_tensor(bias.astype(np.float64) - shift.reshape(bias.shape), elem_type, site.bias)
-        corrected.add_initializer(site.bias, value)
+    start = graph if chosen is None else chosen
+    if not samples:
+        return start
+    shifts = _mean_shifts(graph, plan, rounded_form(start, plan, qparams), samples, options)
+    if not shifts:
+        return start
+    corrected = start.copy()
+    for name, shift in shifts.items():
+        bias = constant_values(start, name)
+        # One number for all columns becomes a number for each.
+        shape = bias.shape if bias.size == shift.size else (*bias.shape[:-1], shift.size)
+        value = np.broadcast_to(bias.astype(np.float64), shape) - shift.reshape(shape)
+        corrected.add_initializer(name, float_tensor(value, start.initializers[name].data_type, name))
     return corrected
 
 
-def _sites(graph: Graph, plan: QuantPlan) -> list[_Site]:
-    found: list[_Site] = []
-    for tensor in plan.tensors.values():
-        if tensor.role is not Role.WEIGHT:
-            continue
-        for use in tensor.uses:
-            bias = _own_bias(graph, graph.node(use.node))
-            if bias is not None:
-                found.append(_Site(use.node, tensor.name, bias))
-    return found
-
-
-def _own_bias(graph: Graph, node: NodeProto) -> str | None:
-    """The constant bias of `node` that nobody else reads."""
-    if node.op_type == "MatMul":
-        found = biased_matmul(graph, node)
-        bias = None if isinstance(found, Miss) else found.bindings["bias"]
-    else:
-        bias = node.input[2] if len(node.input) > 2 else None
-    return bias if bias and graph.is_constant(bias) and len(graph.uses(bias)) == 1 else None
-
-
 def _mean_shifts(
-    graph: Graph, qparams: QParamsTable, sites: list[_Site], samples: Sequence[Batch], options: CollectOptions
-) -> list[NDArray[np.float64]]:
-    """E[(W' - W) x] for each site, float64, shape (C,)."""
-    twins = graph.copy()
-    twins.outputs.clear()
-    names = [_add_twin(twins, qparams, site) for site in sites]
-    twins.prune()
-    twins.sort()
-    session = options.session(runnable(twins))
-    order = [session.output_names.index(name) for name in names]
-    totals = [np.zeros(0)] * len(sites)
-    count = 0
+    graph: Graph, plan: QuantPlan, rounded: Graph, samples: Sequence[Batch], options: CollectOptions
+) -> dict[str, NDArray[np.float64]]:
+    """E[y' - y] by bias, float64, shape (C,)."""
+    sites = sites_of(graph, plan)
+    both, outputs = with_shadow(graph, rounded, sites)
+    both.outputs.clear()
+    means = {
+        site.bias: _add_mean(both, graph, graph.node(site.node), outputs[site.node], graph.node(site.last).output[0])
+        for site in sites
+        if site.bias is not None
+    }
+    if not means:
+        return {}
+    both.prune()
+    both.sort()
+    session = options.session(runnable(both))
+    totals: dict[str, NDArray[np.float64]] = {}
     for batch in samples:
-        means = session.run(batch.arrays, where=batch.label)
-        for i, slot in enumerate(order):
-            weighted = means[slot].astype(np.float64) * batch.samples
-            totals[i] = weighted if count == 0 else totals[i] + weighted
-        count += batch.samples
-    return [total / count for total in totals]
+        found = dict(zip(session.output_names, session.run(batch.arrays, where=batch.label), strict=True))
+        for bias, mean in means.items():
+            weighted = found[mean].astype(np.float64) * batch.samples
+            totals[bias] = totals[bias] + weighted if bias in totals else weighted
+    count = sum(batch.samples for batch in samples)
+    return {bias: total / count for bias, total in totals.items()}
 
 
-def _add_twin(graph: Graph, qparams: QParamsTable, site: _Site) -> str:
-    """Add a node with the weights W' - W and the mean of its output; return the mean's name."""
-    node = graph.node(site.node)
-    weight = constant_values(graph, site.weight)
-    residue = fake_quantize(weight, qparams[site.weight]) - weight.astype(np.float32)
-    name = graph.unique_name(f"{site.weight}_residue")
-    twin_weight = graph.add_initializer(name, float_tensor(residue, graph.initializers[site.weight].data_type, name))
-    product = graph.unique_name(f"{node.output[0]}_residue")
-    twin = graph.add_node(node.op_type, [node.input[0], twin_weight], [product], name=f"{node.name}_residue")
-    twin.attribute.extend(node.attribute)
-    mean = graph.unique_name(f"{product}_mean")
+def _add_mean(both: Graph, graph: Graph, node: NodeProto, rounded: str, wanted: str) -> str:
+    """Add the mean of rounded - wanted, the two outputs of `node`, and return its name."""
+    shift = both.unique_name(f"{rounded}_shift")
+    both.add_node("Sub", [rounded, wanted], [shift], name=shift)
+    mean = both.unique_name(f"{shift}_mean")
     axes = _reduced_axes(graph, node)
-    if graph.opset >= _AXES_AS_INPUT_OPSET:
-        axes_name = graph.add_initializer(graph.unique_name(f"{product}_axes"), np.array(axes, np.int64))
-        graph.add_node("ReduceMean", [product, axes_name], [mean], name=f"{product}_mean", attributes={"keepdims": 0})
+    if both.opset >= _AXES_AS_INPUT_OPSET:
+        axes_name = both.add_initializer(both.unique_name(f"{shift}_axes"), np.array(axes, np.int64))
+        both.add_node("ReduceMean", [shift, axes_name], [mean], name=mean, attributes={"keepdims": 0})
     else:
-        graph.add_node(
-            "ReduceMean", [product], [mean], name=f"{product}_mean", attributes={"keepdims": 0, "axes": axes}
-        )
-    graph.outputs[mean] = ValueInfoProto(name=mean)  # onnxruntime infers the type itself
+        both.add_node("ReduceMean", [shift], [mean], name=mean, attributes={"keepdims": 0, "axes": axes})
+    both.outputs[mean] = ValueInfoProto(name=mean)  # onnxruntime infers the type itself
     return mean
 
 

@@ -81,9 +81,9 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
 
     Args:
         model: The float model.
-        data: Calibration data; the first `samples` are measured on. None takes synthetic inputs.
+        data: Calibration data; some `samples` are measured on. None takes synthetic inputs.
         stats: Statistics of an earlier calibration; then `data` is only measured on.
-        samples: Samples to measure on.
+        samples: Samples to measure on, at most; they are spread over the data.
         mode: "only" quantizes one layer at a time; "all-but" quantizes all layers but one at a time, and runs the whole
             model for each.
         by: What to rank by: "sqnr", "cosine", or "kl" of a classifier's output.

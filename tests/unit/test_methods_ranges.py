@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -260,8 +261,24 @@ def test_expected_sqnr_at_the_edges() -> None:
 def test_auto_keeps_max_unless_clipping_pays() -> None:
     uniform = np.random.default_rng(0).random(20_000)
     assert solve(uniform, U8, "auto") == solve(uniform, U8, "max")
-    tailed = np.random.default_rng(0).standard_t(3, 20_000)
-    assert solve(tailed, U8, "auto") == solve(tailed, U8, "mse")
+    tailed = np.random.default_rng(0).laplace(size=200_000)
+    auto, mse, widest = (solve(tailed, U8, name) for name in ("auto", "mse", "max"))
+    assert widest[0] < auto[0] < mse[0] < 0.0 < mse[1] < auto[1] < widest[1]
+
+
+def test_clipping_weight_counts_what_is_beyond_the_last_code() -> None:
+    """Against the sum over the elements themselves."""
+    x = np.random.default_rng(0).standard_normal(200_000)
+    density = Density.of(TensorStats.of(x))
+    ends = Range(rmin=np.array([-1.0, -2.0, -5.0]), rmax=np.array([1.5, 2.0, 5.0]))
+    params = qparams_from_range(ends, replace(U8, axis=0))
+    plain, weighted = (expected_errors(density, ends, U8, weight) for weight in (1.0, 11.0))
+    for k in range(3):
+        scale, zero_point = float(params.scale[k]), int(params.zero_point[k])
+        low, high = (-zero_point - 0.5) * scale, (255 - zero_point + 0.5) * scale
+        beyond = float(((x - np.clip(x, low, high)) ** 2).sum())
+        # Elements spread evenly inside bins of 1/512 of the range: 1 % of the sum; none at all beyond 5.
+        assert weighted[k] - plain[k] == pytest.approx(10.0 * beyond, rel=0.01, abs=1e-6)
 
 
 def test_method_names() -> None:

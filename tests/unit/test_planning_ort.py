@@ -63,7 +63,7 @@ def test_clip_that_codes_cannot_express_stays_and_its_conv_still_writes_codes() 
         low=np.float32(-1),
         six=np.float32(6),
     )
-    assert activations(plan)[1:3] == ["a u8 observed -> clip.0", "b u8 observed[-1,6] -> c2.0"]
+    assert activations(plan)[1:3] == ["a u8 observed[-1,6] -> clip.0", "b u8 observed[-1,6] -> c2.0"]
     assert actions(plan) == {"c1": "int8", "clip": "float", "c2": "int8"}
 
 
@@ -101,7 +101,7 @@ def test_silu_is_one_int8_region() -> None:
     )
     assert activations(plan) == [
         "x u8 observed -> c1.0",
-        "a u8 observed -> sig.0 mul.0",
+        "a u8 observed[-8,] -> sig.0 mul.0",
         "s u8 observed[0,1] -> mul.1",
         "m u8 observed -> c2.0",
         "y u8 observed ->  +output",
@@ -119,7 +119,7 @@ def test_hard_swish_stays_a_float_island_between_two_pairs() -> None:
         }""",
         w=W,
     )
-    assert activations(plan)[1:3] == ["a u8 observed -> hs.0 mul.0", "m u8 observed -> c2.0"]
+    assert activations(plan)[1:3] == ["a u8 observed[-3,] -> hs.0 mul.0", "m u8 observed -> c2.0"]
     assert actions(plan) == {"c1": "int8", "hs": "float", "mul": "float", "c2": "int8"}
     assert reason(plan, "hs") == "ONNX Runtime has no int8 kernel for HardSigmoid on CPU (C10) []"
     assert reason(plan, "mul") == "no int8 neighbours on both sides; a pair here would only cost []"
@@ -173,7 +173,7 @@ def test_squeeze_excite_gate_is_small_enough_to_be_quantized_for_the_mul() -> No
             "x u8 observed -> c1.0",
             "a u8 observed -> gap.0 mul.0",
             "g u8 observed -> f1.0",
-            "h u8 observed -> gate.0",
+            "h u8 observed[-2.5,2.5] -> gate.0",
             "s u8 observed[0,1] -> mul.1",
             "m u8 observed -> c2.0",
             "y u8 observed ->  +output",

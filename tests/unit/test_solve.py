@@ -370,3 +370,35 @@ def test_tensors_that_got_max_in_place_of_the_method_are_named(method: str, repl
     found = ranges_from_stats(plan, stats, method_from_name(method))
     assert found.replaced == replaced
     assert float(found.ranges["x"].rmax) == 5.0
+
+
+@pytest.mark.parametrize("largest", [2.0, 5.3, 9.7, 31.35, 200.0])
+def test_what_a_hard_swish_takes_for_zero_stays_zero(largest: float) -> None:
+    """The smallest code of its input stands for -3 or less, whatever the zero-point was rounded to."""
+    text = """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
+        a = Conv(x, w)
+        g = HardSigmoid<alpha=0.16666667>(a)
+        m = Mul(a, g)
+        y = Conv(m, w)
+    }"""
+    seen = {"x": [-1.0, 1.0], "a": [-20.0, largest], "m": [-0.375, largest], "y": [-1.0, 1.0]}
+    params = solved(text, seen, w=normal(16, 16, 1, 1))["a"]
+    smallest = -int(params.zero_point) * params.scale
+    assert smallest <= -3.0
+    # At most half a step wider than asked for.
+    assert smallest > -3.0 - 0.51 * params.scale
+    assert (255 - int(params.zero_point)) * params.scale >= largest - 0.51 * params.scale
+
+
+def test_both_ends_of_a_gate_are_reached() -> None:
+    text = """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
+        a = Conv(x, w)
+        g = HardSigmoid(a)
+        y = Conv(g, w)
+    }"""
+    seen = {"x": [-1.0, 1.0], "a": [-20.0, 20.0], "g": [0.0, 1.0], "y": [-1.0, 1.0]}
+    params = solved(text, seen, w=normal(16, 16, 1, 1))["a"]
+    low, high = (float((code - int(params.zero_point)) * params.scale) for code in (0, 255))
+    assert low <= -2.5
+    assert high >= 2.5
+    assert high - low < 5.0 * (1 + 1 / 100)

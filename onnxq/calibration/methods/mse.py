@@ -26,12 +26,13 @@ _GRID_BINS = 1024
 """Bins while both ends are on the grid: ranks ranges half an octave apart; the refinement sees them all."""
 
 
-def solve_mse(density: Density, spec: QuantSpec) -> Range:
+def solve_mse(density: Density, spec: QuantSpec, clip_weight: float = 1.0) -> Range:
     """The range with the smallest expected squared error.
 
     Args:
         density: The tensor's values.
         spec: The quantizer.
+        clip_weight: How often the errors of clipped elements count; 1 is the plain squared error.
 
     Returns:
         A scalar range.
@@ -42,18 +43,18 @@ def solve_mse(density: Density, spec: QuantSpec) -> Range:
     full = np.array([-density.amax, density.amax] if spec.symmetric else [density.rmin, density.rmax])
     if spec.symmetric or not full.all():
         octaves = np.arange(0.0, _OCTAVES, 0.125)
-        best = _best(density, spec, full, np.stack([octaves, octaves], axis=1))
+        best = _best(density, spec, clip_weight, full, np.stack([octaves, octaves], axis=1))
         for spread in _SPREADS[1:]:
-            best = _best(density, spec, full, _around(best, (0, 1), spread))
+            best = _best(density, spec, clip_weight, full, _around(best, (0, 1), spread))
     else:
         octaves = np.append(np.arange(0.0, _OCTAVES / 2, 0.5), np.inf)
         grid = np.stack(np.meshgrid(octaves, octaves, indexing="ij"), axis=-1).reshape(-1, 2)
-        best = _best(density.coarser(_GRID_BINS), spec, full, grid)
+        best = _best(density.coarser(_GRID_BINS), spec, clip_weight, full, grid)
         for spread in _SPREADS:
             for end in (1, 0):
-                best = _best(density, spec, full, _around(best, (end,), spread))
+                best = _best(density, spec, clip_weight, full, _around(best, (end,), spread))
         # The coarse ranking may have been wrong by a hair: `max` stays a candidate to the end.
-        best = _best(density, spec, full, np.stack([np.zeros(2), best]))
+        best = _best(density, spec, clip_weight, full, np.stack([np.zeros(2), best]))
     low, high = full * np.exp2(-best)
     return Range.of(float(low), float(high))
 
@@ -67,9 +68,13 @@ def _around(best: NDArray[np.float64], ends: tuple[int, ...], spread: float) -> 
 
 
 def _best(
-    density: Density, spec: QuantSpec, full: NDArray[np.float64], octaves: NDArray[np.float64]
+    density: Density,
+    spec: QuantSpec,
+    clip_weight: float,
+    full: NDArray[np.float64],
+    octaves: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """The row of `octaves` (how often each end is halved) with the least error; of equals the first: the widest."""
     ends = full * np.exp2(-octaves)
-    errors = expected_errors(density, Range(rmin=ends[:, 0], rmax=ends[:, 1]), spec)
+    errors = expected_errors(density, Range(rmin=ends[:, 0], rmax=ends[:, 1]), spec, clip_weight)
     return np.asarray(octaves[int(np.argmin(errors))], np.float64)

@@ -51,20 +51,40 @@ def expected_sqnr_db(
     return 10.0 * (math.log10(density.power()) - math.log10(noise))
 
 
-def expected_errors(density: Density, ranges: Range, spec: QuantSpec) -> NDArray[np.float64]:
+def expected_errors(density: Density, ranges: Range, spec: QuantSpec, clip_weight: float = 1.0) -> NDArray[np.float64]:
     """Squared error, summed over all elements, that each candidate range leads to.
 
     Args:
         density: The tensor's values.
         ranges: K candidates: ends of shape (K,).
         spec: The quantizer; parameters come from each range as in the final model, rounding of the zero-point included.
+        clip_weight: How often the errors of elements beyond the last code count, at least 1.
 
     Returns:
         float64, shape (K,).
     """
     # K ranges of one tensor go through the very formula that K channels would.
     params = qparams_from_range(ranges, dataclasses.replace(spec, axis=0))
-    return _errors(density, params.scale, params.zero_point, spec)
+    errors = _errors(density, params.scale, params.zero_point, spec)
+    if clip_weight > 1.0 and density.counts.size:
+        errors += (clip_weight - 1.0) * _clipping(density, params.scale, params.zero_point, spec)
+    return errors
+
+
+def _clipping(
+    density: Density, scales: NDArray[np.float32], zero_points: NDArray[np.generic], spec: QuantSpec
+) -> NDArray[np.float64]:
+    """Squared distance, summed, of the elements that are rounded to the last code to the end of what is rounded to it.
+
+    Its antiderivative is (x - high)^3 / 3 above `high`, (x - low)^3 / 3 below `low`, 0 in between.
+    """
+    weights = -np.diff(density.counts / np.diff(density.edges), prepend=0.0, append=0.0)
+    errors = np.zeros(scales.size)
+    for k, (scale, zero_point) in enumerate(zip(scales.tolist(), zero_points.tolist(), strict=True)):
+        low, high = (spec.qmin - zero_point - 0.5) * scale, (spec.qmax - zero_point + 0.5) * scale
+        beyond = density.edges - np.clip(density.edges, low, high)
+        errors[k] = float(np.dot(weights, beyond**3)) / 3.0
+    return np.maximum(errors, 0.0)
 
 
 def _errors(

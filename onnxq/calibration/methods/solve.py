@@ -1,8 +1,9 @@
 """From statistics to a range, by a named method.
 
-`auto` compares the two ends of the trade: `max`, which clips nothing, and `mse`, the least expected squared error of
-all ranges on the data seen. By construction no other method beats `mse` on that measure, so there is nothing else to
-try; `auto` takes it where it gains at least 0.1 dB and otherwise keeps `max`, which is safer on data not seen.
+`auto` minimises the expected squared error as `mse` does, but counts what is clipped ten times: an error of clipping
+has one direction, which the next node adds up where errors of rounding average out, and it strikes the largest values,
+which a network looks at most. It takes the range it finds where that gains at least 0.1 dB on this measure and
+otherwise keeps `max`, which is safer on data not seen. The weight was chosen on calibration data of real models.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _SMALLEST_PERCENTILE = 50.0
 DEFAULT_MOMENTUM = 0.01
 """The `averaging_constant` of PyTorch's MovingAverageMinMaxObserver."""
 AUTO_GAIN_DB = 0.1
+AUTO_CLIP_WEIGHT = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +173,7 @@ def _solve(density: Density, spec: QuantSpec, method: Method) -> Range:
 
 
 def _solve_auto(density: Density, spec: QuantSpec) -> Range:
-    whole, least = solve_max(density, spec), solve_mse(density, spec)
+    whole, least = solve_max(density, spec), solve_mse(density, spec, AUTO_CLIP_WEIGHT)
     ends = Range(rmin=np.stack([whole.rmin, least.rmin]), rmax=np.stack([whole.rmax, least.rmax]))
-    errors = expected_errors(density, ends, spec)
+    errors = expected_errors(density, ends, spec, AUTO_CLIP_WEIGHT)
     return least if errors[1] < errors[0] * 10.0 ** (-AUTO_GAIN_DB / 10.0) else whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,7 @@ from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places
 from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
-from onnxq.cli.parameters import METHOD_NAMES, RECOVERIES, Name
+from onnxq.cli.parameters import METHOD_NAMES, Name, Recover
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_report
 from onnxq.cli.searching import SEARCH_OPTIONS, SearchOptions
@@ -34,7 +34,7 @@ class Ranges:
     method: str
     percentile: float | None
     momentum: float | None
-    recover: Literal["none", "fast"]
+    recover: str | tuple[str, ...]
     stats: Path | None
     save_stats: Path | None
     calibration_cache: Path | None
@@ -68,7 +68,12 @@ _RANGE_OPTIONS = (
         metavar="C",
     ),
     click.option(
-        "--recover", type=Name(RECOVERIES), default="fast", show_default=True, help="What is done to win back accuracy."
+        "--recover",
+        type=Recover(),
+        default="fast",
+        show_default=True,
+        metavar="HOW",
+        help="What wins back accuracy: none, fast, best, or steps separated by commas (clip, rounding, bias).",
     ),
     click.option("--stats", type=options.FILE, help="Statistics of an earlier run: no inference for calibration."),
     click.option("--save-stats", type=options.FILE, help="Write the statistics, for later runs with --stats."),

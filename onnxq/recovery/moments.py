@@ -1,0 +1,111 @@
+"""Second moments of what nodes multiply their weights with, gathered while samples stream through onnxruntime.
+
+    H = E[(p - E p)(p - E p)^T] + s^2 / 12        p: patches of the input, s: its scale (0 where it is not rounded)
+
+Centred, since bias correction takes care of the mean; a node without a bias of its own gets E[p p^T]. The last term is
+the rounding of the input itself. A few thousand patches are enough; which ones is fixed. The sums are float64, so they
+depend on the number of threads in the last bits at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.taps import with_outputs
+from onnxq.graph.view import Graph
+from onnxq.recovery.patches import sampled_patches, weight_rows
+
+LEAST_ROWS = 4096
+"""Patches of one node, at least; twice the length of a patch where that is more."""
+
+GROUP_BYTES = 2**28
+"""Size of the matrices that are gathered in one pass over the samples, 256 MiB; at least those of one node."""
+
+
+@dataclass
+class Moments:
+    """Running sums over patches: how many, their sum (g, K) and their products (g, K, K)."""
+
+    count: int = 0
+    first: NDArray[np.float64] | None = None
+    second: NDArray[np.float64] | None = None
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def add(self, patches: NDArray[np.float64]) -> None:
+        """Take in patches of shape (g, n, K)."""
+        first, second = patches.sum(axis=1), patches.transpose(0, 2, 1) @ patches
+        self.first = first if self.first is None else self.first + first
+        self.second = second if self.second is None else self.second + second
+        self.count += patches.shape[1]
+
+    def matrix(self, *, centred: bool) -> NDArray[np.float64] | None:
+        """E[p p^T], or the covariance; None where nothing was seen."""
+        if self.first is None or self.second is None or self.count == 0:
+            return None
+        matrix = self.second / self.count
+        mean = self.first / self.count
+        return matrix - mean[:, :, None] * mean[:, None, :] if centred else matrix
+
+
+def gather_moments(
+    graph: Graph, nodes: Sequence[str], samples: Sequence[Batch], options: CollectOptions
+) -> Iterator[Mapping[str, Moments]]:
+    """Moments of the data inputs of `nodes`, in parts that fit into memory.
+
+    Args:
+        graph: The float graph.
+        nodes: Names of nodes of which `patches.has_patches` holds.
+        samples: Batches to run; each part runs all of them.
+        options: How to run them.
+
+    Raises:
+        DataError: onnxruntime fails on the samples.
+    """
+    total = sum(batch.samples for batch in samples)
+    for part in _parts(graph, nodes):
+        found = {name: Moments() for name in part}
+        taps = list(dict.fromkeys(graph.node(name).input[0] for name in part))
+        inner = [tap for tap in taps if not graph.is_input(tap)]
+        session = options.session(with_outputs(graph, inner)) if inner else None
+        for batch in samples:
+            arrays: dict[str, NDArray[Any]] = dict(batch.arrays)
+            if session is not None:
+                arrays |= zip(session.output_names, session.run(batch.arrays, where=batch.label), strict=True)
+            for name in part:
+                node, shape = graph.node(name), _shape(graph, name)
+                rows = -(-max(LEAST_ROWS, 2 * _patch_size(node, shape)) * batch.samples // total)
+                found[name].add(sampled_patches(node, arrays[node.input[0]], shape, rows, found[name].rng))
+        yield found
+
+
+def _parts(graph: Graph, nodes: Sequence[str]) -> Iterator[list[str]]:
+    """Nodes in runs whose matrices fit."""
+    part: list[str] = []
+    size = 0
+    for name in nodes:
+        node, shape = graph.node(name), _shape(graph, name)
+        groups = weight_rows(node, np.empty(shape, np.bool_)).shape[0]
+        need = 8 * groups * _patch_size(node, shape) ** 2
+        if part and size + need > GROUP_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(name)
+        size += need
+    if part:
+        yield part
+
+
+def _shape(graph: Graph, node: str) -> tuple[int, ...]:
+    return tuple(int(d) for d in graph.initializers[graph.node(node).input[1]].dims)
+
+
+def _patch_size(node: NodeProto, shape: tuple[int, ...]) -> int:
+    return int(weight_rows(node, np.empty(shape, np.bool_)).shape[-1])

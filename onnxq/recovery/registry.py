@@ -1,0 +1,158 @@
+"""What can be done to win back accuracy: steps with names, in the order in which they run, and bundles of them.
+
+    rewrites of the float graph        before it is planned and calibrated     `Step.rewrite`
+    parameters of the weights          while parameters are solved             `Step.clips_weights`
+    weights and biases                 once all parameters are known           `Step.adjust`
+
+A step leaves the float function as it is, or is a choice of rounding; each can be switched on alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.solve import QParamsTable
+from onnxq.errors import ConfigError
+from onnxq.graph.view import Graph
+from onnxq.planning.plan import QuantPlan
+from onnxq.recovery.bias_correction import correct_biases
+from onnxq.recovery.weight_rounding import round_weights
+from onnxq.targets.schema import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solved:
+    """A model whose parameters are known.
+
+    Attributes:
+        graph: The float graph of the plan.
+        plan: What will be quantized.
+        qparams: The parameters.
+        samples: Some batches of calibration data; never empty.
+        options: How to run them.
+        target: The table the plan was made with.
+    """
+
+    graph: Graph
+    plan: QuantPlan
+    qparams: QParamsTable
+    samples: Sequence[Batch]
+    options: CollectOptions
+    target: Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One thing to do; of `rewrite`, `clips_weights` and `adjust` it has one.
+
+    Attributes:
+        name: Its name in `recover=` and --recover.
+        summary: What it does, in a few words.
+        rewrite: Turns the normalised float graph into another one of the same function, which is not the one given.
+        clips_weights: Weights get the range with the least squared error, not all they hold.
+        adjust: From the graph that earlier steps left to one with other constants of the same names and types.
+        needs_biases: Every node with weights has to have a bias of its own.
+    """
+
+    name: str
+    summary: str
+    rewrite: Callable[[Graph], Graph] | None = None
+    clips_weights: bool = False
+    adjust: Callable[[Solved, Graph], Graph] | None = None
+    needs_biases: bool = False
+
+
+def _round(solved: Solved, chosen: Graph) -> Graph:
+    return round_weights(
+        solved.graph,
+        solved.plan,
+        solved.qparams,
+        solved.samples,
+        solved.options,
+        target=solved.target,
+        chosen=chosen,
+    )
+
+
+def _correct(solved: Solved, chosen: Graph) -> Graph:
+    return correct_biases(solved.graph, solved.plan, solved.qparams, solved.samples, solved.options, chosen=chosen)
+
+
+STEPS: tuple[Step, ...] = (
+    Step(name="clip", summary="weights are clipped where that costs less than it gains", clips_weights=True),
+    Step(name="rounding", summary="weights are rounded so that outputs, not weights, come out right", adjust=_round),
+    Step(
+        name="bias", summary="biases take back the mean shift that rounding causes", adjust=_correct, needs_biases=True
+    ),
+)
+"""Every step, in the order in which they run."""
+
+BUNDLES: dict[str, tuple[str, ...]] = {"none": (), "fast": ("bias",), "best": ("rounding", "bias")}
+"""Names for several steps at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """The steps that were asked for, in their order."""
+
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def of(cls, given: str | Sequence[str]) -> Recovery:
+        """The recovery that a user means: a bundle, a step, or several steps, in any order.
+
+        Raises:
+            ConfigError: there is no such bundle or step, or a bundle stands among steps.
+        """
+        names = BUNDLES.get(given, (given,)) if isinstance(given, str) else tuple(given)
+        known = [step.name for step in STEPS]
+        for name in names:
+            if name not in known:
+                raise _unknown(name, known, among=not isinstance(given, str))
+        return cls(steps=tuple(step for step in STEPS if step.name in names))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(step.name for step in self.steps)
+
+    @property
+    def needs_biases(self) -> bool:
+        return any(step.needs_biases for step in self.steps)
+
+    @property
+    def needs_samples(self) -> bool:
+        return any(step.adjust is not None for step in self.steps)
+
+    @property
+    def clips_weights(self) -> bool:
+        return any(step.clips_weights for step in self.steps)
+
+    @property
+    def rewrites(self) -> tuple[Callable[[Graph], Graph], ...]:
+        return tuple(step.rewrite for step in self.steps if step.rewrite is not None)
+
+    def adjusted(self, solved: Solved) -> Graph:
+        """The float graph with the constants that will be quantized; `solved` is not changed."""
+        graph = solved.graph
+        for step in self.steps:
+            if step.adjust is not None and solved.samples:
+                graph = step.adjust(solved, graph)
+        return graph
+
+
+def _unknown(name: str, known: list[str], *, among: bool) -> ConfigError:
+    if among and name in BUNDLES:
+        return ConfigError(
+            f"{name!r} is a bundle of recovery steps and cannot stand among single ones",
+            hint=f"pass recover={name!r} (--recover {name}), or steps alone: {', '.join(known)}",
+        )
+    close = difflib.get_close_matches(str(name), [*BUNDLES, *known], n=1)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return ConfigError(
+        f"unknown recovery {name!r}; known: {', '.join(BUNDLES)}, or one or more of {', '.join(known)}",
+        hint=f"{guess}pass recover='fast' or recover=('rounding', 'bias') (--recover fast, --recover rounding,bias)",
+    )

@@ -1,0 +1,47 @@
+"""The places that recovery works on: nodes with a rounded weight, and the biases that belong to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx import NodeProto
+
+from onnxq.graph.match import Miss, biased_matmul
+from onnxq.graph.view import Graph
+from onnxq.planning.plan import QuantPlan, Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A node whose weight is rounded.
+
+    Attributes:
+        node: Its name.
+        last: The node that computes its output, bias included: the Add behind a MatMul, else the node itself.
+        weight: Name of the weight.
+        bias: Name of the constant bias that nobody else reads; None where there is none.
+    """
+
+    node: str
+    last: str
+    weight: str
+    bias: str | None
+
+
+def sites_of(graph: Graph, plan: QuantPlan) -> list[Site]:
+    """Every node with a rounded weight, in the order of the plan."""
+    return [
+        _site(graph, graph.node(use.node), tensor.name)
+        for tensor in plan.tensors.values()
+        if tensor.role is Role.WEIGHT
+        for use in tensor.uses
+    ]
+
+
+def _site(graph: Graph, node: NodeProto, weight: str) -> Site:
+    last, bias = node.name, node.input[2] if len(node.input) > 2 else ""
+    if node.op_type == "MatMul":
+        found = biased_matmul(graph, node)
+        last, bias = (node.name, "") if isinstance(found, Miss) else (found.nodes[-1], found.bindings["bias"])
+    own = bool(bias) and graph.is_constant(bias) and len(graph.uses(bias)) == 1
+    return Site(node=node.name, last=last, weight=weight, bias=bias if own else None)

@@ -1,0 +1,115 @@
+"""Second-order weight rounding: weights moved to the codes that keep the nodes' outputs (see `second_order`).
+
+The codes are handed on as the float values they stand for, w' = q * scale, which FoldWeights turns into q again; that
+it does is checked for each weight. No pair of codes exceeds what the target's kernels can add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto
+
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.solve import QParamsTable, constant_values
+from onnxq.errors import InternalError
+from onnxq.graph.view import Graph, attribute
+from onnxq.numerics.arrays import dequantize, quantize
+from onnxq.numerics.qparams import QuantParams
+from onnxq.planning.plan import QuantPlan
+from onnxq.recovery.moments import Moments, gather_moments
+from onnxq.recovery.patches import has_patches, walked, weight_from_rows, weight_rows
+from onnxq.recovery.second_order import CodeLimits, round_second_order
+from onnxq.recovery.sites import Site, sites_of
+from onnxq.targets.schema import Target, WeightGuard
+
+
+def round_weights(  # noqa: PLR0913 - the parts of one run
+    graph: Graph,
+    plan: QuantPlan,
+    qparams: QParamsTable,
+    samples: Sequence[Batch],
+    options: CollectOptions,
+    *,
+    target: Target,
+    chosen: Graph | None = None,
+) -> Graph:
+    """A graph whose weights lie on codes of `qparams`, chosen for the least error of the nodes' outputs.
+
+    Left to rounding to nearest: a weight that several nodes read, those of ConvTranspose, products of stacks, and those
+    in half precision.
+
+    Args:
+        graph: The float graph of the plan; it is not changed.
+        plan: What will be quantized.
+        qparams: Parameters of the weights and activations.
+        samples: Batches to measure the inputs' moments on.
+        options: How to run them.
+        target: The table the plan was made with.
+        chosen: The graph that gets the weights, where earlier steps have changed `graph`; it is not changed.
+
+    Raises:
+        DataError: onnxruntime fails on the samples.
+        ModelError: a weight holds NaN or Inf.
+    """
+    sites = {site.node: site for site in sites_of(graph, plan) if _can_be_rounded(graph, site)}
+    start = graph if chosen is None else chosen
+    if not sites or not samples:
+        return start
+    rounded = start.copy()
+    for part in gather_moments(graph, list(sites), samples, options):
+        for name, moments in part.items():
+            values = _rounded(graph, sites[name], moments, qparams, target)
+            if values is not None:
+                rounded.add_initializer(sites[name].weight, values)
+    return rounded
+
+
+def _can_be_rounded(graph: Graph, site: Site) -> bool:
+    weight = graph.initializers[site.weight]
+    # Values on codes have to come through the weight's type unchanged, which half precision does not promise.
+    exact = weight.data_type == TensorProto.FLOAT
+    return exact and has_patches(graph.node(site.node), len(weight.dims)) and len(graph.uses(site.weight)) == 1
+
+
+def _rounded(
+    graph: Graph, site: Site, moments: Moments, qparams: QParamsTable, target: Target
+) -> NDArray[np.float32] | None:
+    """The weight of `site` on its codes; None where no input was seen or its codes are not symmetric."""
+    node, params = graph.node(site.node), qparams[site.weight]
+    matrix = moments.matrix(centred=site.bias is not None)
+    if matrix is None or not np.isfinite(matrix).all() or params.zero_point.any():
+        return None
+    data = qparams.get(node.input[0])
+    if data is not None and data.scale.ndim == 0:
+        matrix = matrix + float(data.scale) ** 2 / 12.0 * np.eye(matrix.shape[-1])
+    weight = constant_values(graph, site.weight)
+    rows = weight_rows(node, weight.astype(np.float64))
+    # Scales run along the output channels, which are the rows of every group in their order.
+    scales = np.broadcast_to(params.scale.astype(np.float64).reshape(-1), (rows.shape[0] * rows.shape[1],))
+    limits = CodeLimits(params.spec.qmin, params.spec.qmax, _partners(node, weight.shape, target))
+    found = round_second_order(rows, matrix, scales.reshape(rows.shape[:2]), limits)
+    codes = weight_from_rows(node, found, weight.shape).astype(params.spec.qtype.dtype)
+    return _checked(codes, params, site)
+
+
+def _checked(codes: NDArray[np.generic], params: QuantParams, site: Site) -> NDArray[np.float32]:
+    values = dequantize(codes, params)
+    if not np.array_equal(quantize(values, params), codes):
+        raise InternalError(f"the codes of {site.weight!r} are not what their values are quantized to")
+    return values
+
+
+def _partners(node: NodeProto, shape: tuple[int, ...], target: Target) -> NDArray[np.intp] | None:
+    """For each column the one that the kernel adds it to in 16 bits, -1 for none; None where that cannot overflow."""
+    depthwise = node.op_type == "Conv" and shape[1] == 1 and attribute(node, "group", 1) == shape[0]
+    if target.guard is not WeightGuard.PAIR_SUM or depthwise:
+        return None
+    order = walked(node, shape)
+    partner = np.full(order.size, -1, np.intp)
+    even = order.size - order.size % 2
+    partner[order[0:even:2]], partner[order[1:even:2]] = order[1:even:2], order[0:even:2]
+    return partner
