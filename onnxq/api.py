@@ -37,7 +37,7 @@ from onnxq.graph.model import (
 )
 from onnxq.graph.saving import check_output, data_file, needs_data_file
 from onnxq.planning.macs import plan_with_macs
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import FAST, PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.report.build import RunFacts, build_report
@@ -121,6 +121,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     images: ImageOptions | str | None = None,
     exclude: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
+    placement: str = FAST,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     nonfinite: NonFinite = "error",
@@ -155,6 +156,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         images: How image files become arrays: "imagenet", "yolo", "paddleocr", or ImageOptions.
         exclude: Names or shell-style patterns of nodes to keep in float; a single one may be a plain string.
         exclude_ops: Operator types to keep in float, likewise.
+        placement: "fast" also keeps nodes in float that are faster there, as far as the target's table tells (the ort
+            targets for x64); "full" runs every node in int8 that can.
         threads: Threads for calibration inference; None leaves it to onnxruntime.
         providers: onnxruntime's execution providers for calibration in fall-back order, such as ("cuda", "cpu"); None
             means the CPU.
@@ -185,7 +188,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     check_output_is_no_input(output, data=data, tensorrt_cache=tensorrt_cache)
     if output is not None:
         check_output(Path(output), force=force)
-    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops))
+    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops, placement))
     if not any(d.action is Action.INT8 for d in prepared.plan.nodes):
         raise nothing_to_quantize(prepared.plan)
     clock.lap("plan")
@@ -252,6 +255,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     images: ImageOptions | str | None = None,
     exclude: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
+    placement: str = FAST,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     nonfinite: NonFinite = "error",
@@ -291,7 +295,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         range_only=range_only,
         memory_limit=memory_limit,
     )
-    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops))
+    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops, placement))
     part = None if shard is None else shard_from(shard)
     batches = open_batches(
         prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=part
@@ -309,10 +313,15 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
 
 
 def plan(
-    model: ModelSource, *, target: str = ORT_CPU, exclude: Sequence[str] = (), exclude_ops: Sequence[str] = ()
+    model: ModelSource,
+    *,
+    target: str = ORT_CPU,
+    exclude: Sequence[str] = (),
+    exclude_ops: Sequence[str] = (),
+    placement: str = FAST,
 ) -> QuantPlan:
     """What would be quantized for `target`, and why not, without any data. Arguments as for `quantize`."""
-    return prepare(model, target, PlanOptions.of(exclude, exclude_ops)).plan
+    return prepare(model, target, PlanOptions.of(exclude, exclude_ops, placement)).plan
 
 
 def verify(  # noqa: PLR0913 - one keyword for each choice of the user

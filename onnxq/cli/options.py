@@ -19,6 +19,7 @@ from onnxq.cli.parameters import (
     IMAGE_PRESETS,
     LAYOUTS,
     NONFINITE,
+    PLACEMENTS,
     RESIZES,
     TARGETS,
     Bytes,
@@ -92,10 +93,16 @@ class PlanOptions:
     target: str
     exclude: tuple[str, ...]
     exclude_op: tuple[str, ...]
+    where: str
 
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments of the Python API."""
-        return {"target": self.target, "exclude": self.exclude, "exclude_ops": self.exclude_op}
+        return {
+            "target": self.target,
+            "exclude": self.exclude,
+            "exclude_ops": self.exclude_op,
+            "placement": self.where,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +173,14 @@ def plan_options() -> Decorator:
             "--exclude", multiple=True, metavar="PATTERN", help="Keep nodes of this name in float; repeatable."
         ),
         click.option("--exclude-op", multiple=True, metavar="OP", help="Keep nodes of this type in float; repeatable."),
+        click.option(
+            "--placement",
+            "where",
+            type=Name(PLACEMENTS),
+            default="fast",
+            show_default=True,
+            help="fast keeps nodes in float that are faster there; full runs in int8 what can.",
+        ),
     )
 
 

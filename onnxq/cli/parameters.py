@@ -19,6 +19,7 @@ IMAGE_PRESETS = ("imagenet", "yolo", "paddleocr")
 LAYOUTS = ("nchw", "nhwc")
 COLORS = ("rgb", "bgr")
 RECOVERIES = ("none", "fast")
+PLACEMENTS = ("fast", "full")
 NONFINITE = ("error", "ignore")
 RESIZES = ("stretch", "crop", "letterbox", "height")
 

@@ -53,6 +53,12 @@ def _count(shape: tuple[Dim, ...] | None, *, start: int) -> int | None:
 
 def plan_with_macs(plan: QuantPlan, graph: Graph, input_shapes: Mapping[str, tuple[int, ...]]) -> QuantPlan:
     """`plan`, its arithmetic counted for inputs of the given shapes."""
+    fixed = with_input_shapes(graph, input_shapes)
+    return replace(plan, nodes=tuple(replace(d, macs=macs(fixed, fixed.node(d.node))) for d in plan.nodes))
+
+
+def with_input_shapes(graph: Graph, input_shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """A copy of `graph` with inputs of the given shapes, and all shapes that follow from them."""
     fixed = graph.copy()
     for name, shape in input_shapes.items():
         dims = fixed.inputs[name].type.tensor_type.shape.dim
@@ -60,4 +66,4 @@ def plan_with_macs(plan: QuantPlan, graph: Graph, input_shapes: Mapping[str, tup
             dim.dim_value = size
     fixed.set_value_info(())
     infer_shapes(fixed)
-    return replace(plan, nodes=tuple(replace(d, macs=macs(fixed, fixed.node(d.node))) for d in plan.nodes))
+    return fixed

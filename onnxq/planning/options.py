@@ -13,6 +13,10 @@ from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 
 
+FAST, FULL = "fast", "full"
+PLACEMENTS = (FAST, FULL)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
     """Nodes to keep in float.
@@ -20,15 +24,29 @@ class PlanOptions:
     Attributes:
         exclude: Node names or shell-style patterns (`*`, `?`, `[...]`).
         exclude_ops: Operator types.
+        placement: "fast" also keeps nodes in float that the target's table of costs says are faster there; "full" runs
+            every node in int8 that can.
     """
 
     exclude: tuple[str, ...] = ()
     exclude_ops: tuple[str, ...] = ()
+    placement: str = FAST
 
     @classmethod
-    def of(cls, exclude: str | Iterable[str], exclude_ops: str | Iterable[str]) -> PlanOptions:
-        """The options from what a user gives, where one string is one pattern and not its letters."""
-        return cls(exclude=_several(exclude), exclude_ops=_several(exclude_ops))
+    def of(
+        cls, exclude: str | Iterable[str], exclude_ops: str | Iterable[str], placement: str = FAST
+    ) -> PlanOptions:
+        """The options from what a user gives, where one string is one pattern and not its letters.
+
+        Raises:
+            ConfigError: there is no such placement.
+        """
+        if placement not in PLACEMENTS:
+            raise ConfigError(
+                f"unknown placement {placement!r}; known: {', '.join(PLACEMENTS)}",
+                hint="pass placement='fast' or placement='full' (--placement)",
+            )
+        return cls(exclude=_several(exclude), exclude_ops=_several(exclude_ops), placement=placement)
 
     def excludes(self, node: NodeProto) -> bool:
         """Whether the user wants `node` kept in float."""

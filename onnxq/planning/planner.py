@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from onnx import NodeProto
@@ -14,7 +14,8 @@ from onnxq.planning.bounds import known_bounds
 from onnxq.planning.compute import WEIGHT, ComputeSite, Refusal, compute_site
 from onnxq.planning.inputs import InputPairs
 from onnxq.planning.macs import macs
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import FULL, PlanOptions
+from onnxq.planning.payoff import dear_nodes
 from onnxq.planning.plan import (
     Action,
     Derived,
@@ -49,8 +50,13 @@ def make_plan(
     options.check(graph)
     verdicts = {n.name: _verdict(graph, n, target, options) for n in graph.nodes}
     sites = {name: v for name, v in verdicts.items() if isinstance(v, ComputeSite)}
-    place = _place_regions if target.placement is Placement.REGIONS else _place_inputs
-    activations, decided, holds = place(graph, target, sites, options)
+    if target.placement is Placement.REGIONS:
+        dear = _dear_nodes(graph, target, sites, options)
+        sites = {name: site for name, site in sites.items() if name not in dear}
+        verdicts |= dear
+        activations, decided, holds = _place_regions(graph, target, sites, options, dear)
+    else:
+        activations, decided, holds = _place_inputs(graph, target, sites, options)
     tensors = {**activations, **_weights(graph, target, sites), **_biases(graph, sites)}
     decisions = tuple(_decision(graph, n, target, decided.get(n.name) or verdicts[n.name]) for n in graph.nodes)
     return QuantPlan(
@@ -110,10 +116,23 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
 # ---- activations: regions ----------------------------------------------------------------------------------------
 
 
-def _place_regions(
+def _dear_nodes(
     graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions
+) -> dict[str, Refusal]:
+    """Nodes that could run in int8 and are faster in float, with the reason (C17)."""
+    if target.costs is None or options.placement == FULL:
+        return {}
+    return dear_nodes(graph, target.costs, Regions(graph, target, sites, options), sites)
+
+
+def _place_regions(
+    graph: Graph,
+    target: Target,
+    sites: dict[str, ComputeSite],
+    options: PlanOptions,
+    avoided: Collection[str],
 ) -> tuple[dict[str, TensorPlan], dict[str, Decided], tuple[str, ...]]:
-    regions = Regions(graph, target, sites, options)
+    regions = Regions(graph, target, sites, options, avoided)
     tensors: dict[str, TensorPlan] = {}
     for name in regions.quantized:
         writer = regions.code_writer(name)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnxq.numerics.specs import QuantSpec
+from onnxq.targets.costs import CostTable
 
 
 class Placement(enum.Enum):
@@ -123,6 +124,8 @@ class Target:
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
         concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).
         min_opset: Lowest opset of the quantized model.
+        costs: What kernels cost, so that no node runs in int8 that is faster in float; None where it was not measured
+            (REGIONS only).
         float_reasons: Why operators that are often asked about stay float, by type.
     """
 
@@ -141,4 +144,5 @@ class Target:
     residual_add: bool = False
     concat_shares: bool = False
     min_opset: int = 13
+    costs: CostTable | None = None
     float_reasons: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,200 @@
+"""Which nodes cost more in int8 than they save (rule C17).
+
+Every int8 node has a cost in float and one in int8, and every tensor between the two a cost of conversion. The cheapest
+choice is a minimum cut (J. Kleinberg, E. Tardos, "Algorithm Design", 7.10): nodes on the source's side run in int8.
+
+    source --float cost--> node --int8 cost--> sink      what is cut is paid
+    writer --DQ--> reader                                 the writer in int8, this reader in float
+    reader --endless--> tensor --Q--> writer              the writer in float, any reader in int8
+
+A node without known sizes costs the same on both sides. Open sizes of inputs are taken as usual ones: one sample,
+images of 224 x 224, sequences of 128.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx import NodeProto
+
+from onnxq.graph.view import Dim, Graph, attribute
+from onnxq.planning.compute import DATA, WEIGHT, ComputeSite, Refusal
+from onnxq.planning.cut import ENDLESS, Network
+from onnxq.planning.macs import with_input_shapes
+from onnxq.planning.regions import Regions
+from onnxq.targets.costs import CostTable, KernelCost, Work, conv_work, matmul_work
+
+INT8, FLOAT = "int8", "float"
+"""Source and sink of the network; node names and tensors are tuples there."""
+
+_USUAL_IMAGE, _USUAL_LENGTH = 224, 128
+_IMAGE_RANK = 4
+
+
+class Payoff:
+    """What the int8 nodes of a graph cost.
+
+    Args:
+        graph: The float graph that was planned.
+        costs: The costs of the engine.
+        regions: The int8 nodes when cost is no object.
+        sites: The nodes with weights.
+    """
+
+    def __init__(self, graph: Graph, costs: CostTable, regions: Regions, sites: Mapping[str, ComputeSite]) -> None:
+        self._graph = _with_usual_sizes(graph)
+        self._costs = costs
+        self._regions = regions
+        self._sites = sites
+
+    def refusals(self) -> dict[str, Refusal]:
+        """Nodes that are better left in float, with the reason; empty where that would be all nodes with weights."""
+        network = Network()
+        kernels = {name: self._kernels(self._graph.node(name)) for name in sorted(self._regions.members)}
+        for name, (float_ns, int8_ns) in kernels.items():
+            network.add(INT8, (name,), _whole(float_ns * self._costs.margin))
+            network.add((name,), FLOAT, _whole(int8_ns))
+        for tensor in self._regions.quantized:
+            self._add_tensor(network, tensor)
+        side = network.sink_side(INT8, FLOAT)
+        dear = [name for name in kernels if (name,) in side]
+        if set(self._sites) <= set(dear):
+            return {}
+        return {name: self._refusal(name, *kernels[name]) for name in dear}
+
+    def _add_tensor(self, network: Network, tensor: str) -> None:
+        """The conversions of one tensor with a pair."""
+        graph, regions, costs = self._graph, self._regions, self._costs
+        writer = regions.code_writer(tensor)
+        elements = _elements(graph.shape(tensor)) or 0
+        dequantize, quantize = costs.dequantize.ns(Work(elements=elements)), costs.quantize.ns(Work(elements=elements))
+        layout = costs.layout.ns(Work(elements=elements))
+        # A MatMul writes codes or floats, whichever is wanted, at the same cost.
+        free = writer in self._sites and not self._sites[writer].rule.output_quantized
+        for name in dict.fromkeys(use.node for use in graph.uses(tensor)):
+            reader = graph.node(name)
+            reads_codes = name in regions.members and tensor in regions.data_inputs(reader)
+            if writer is not None:
+                change = layout if self._is_image(name) else 0.0
+                network.add((writer,), (name,) if reads_codes else FLOAT, _whole(0.0 if free else dequantize + change))
+            if reads_codes:
+                network.add((name,), ("tensor", tensor), ENDLESS)
+        if writer is not None and graph.is_output(tensor) and not free:
+            network.add((writer,), FLOAT, _whole(dequantize))
+        change = layout if writer is not None and self._is_image(writer) else 0.0
+        network.add(("tensor", tensor), FLOAT if writer is None else (writer,), _whole(quantize + change))
+
+    def _kernels(self, node: NodeProto) -> tuple[float, float]:
+        """Nanoseconds of `node` in float and in int8; equal where nothing is known."""
+        found = self._work(node)
+        if found is None:
+            return 0.0, 0.0
+        kind, work = found
+        laws: tuple[KernelCost | None, ...] = (
+            self._costs.float_kernels.get(kind), self._costs.int8_kernels.get(kind)
+        )  # fmt: skip
+        if laws[0] is None or laws[1] is None:
+            return 0.0, 0.0
+        return laws[0].ns(work), laws[1].ns(work)
+
+    def _work(self, node: NodeProto) -> tuple[str, Work] | None:
+        graph = self._graph
+        if node.name in self._sites:
+            weight, data = _known(graph.shape(node.input[WEIGHT])), _known(graph.shape(node.input[DATA]))
+            output = _known(graph.shape(node.output[0]))
+            if weight is None or data is None or output is None:
+                return None
+            if node.op_type == "Conv":
+                group = int(attribute(node, "group", 1))
+                return ("DepthwiseConv" if _is_depthwise(group, weight) else "Conv"), conv_work(output, weight, group)
+            return node.op_type, matmul_work(data, data[-1], output[-1])
+        if node.op_type == "Mul":
+            output = _known(graph.shape(node.output[0]))
+            if output is not None and any(self._is_gate(tensor, output) for tensor in node.input):
+                positions = output[0]
+                for size in output[2:]:
+                    positions *= size
+                return "GateMul", Work(positions=positions, elements=positions * output[1])
+        return None
+
+    def _is_gate(self, tensor: str, output: tuple[int, ...]) -> bool:
+        """Whether `tensor` holds one value for each channel of an image."""
+        shape = _known(self._graph.shape(tensor))
+        return (
+            len(output) == _IMAGE_RANK
+            and shape is not None
+            and len(shape) == _IMAGE_RANK
+            and shape[1] == output[1]
+            and shape[2:] == (1, 1)
+            and output[2:] != (1, 1)
+        )
+
+    def _is_image(self, name: str) -> bool:
+        return name in self._sites and self._graph.node(name).op_type == "Conv"
+
+    def _refusal(self, name: str, float_ns: float, int8_ns: float) -> Refusal:
+        node = self._graph.node(name)
+        if int8_ns == 0.0:
+            return Refusal("its int8 neighbours do not pay, so neither do codes here", self._costs.rule)
+        tensors = [*self._regions.data_inputs(node), self._regions.output_of(name)]
+        sizes = [_elements(self._graph.shape(tensor)) or 0 for tensor in tensors]
+        laws = [self._costs.quantize] * (len(sizes) - 1) + [self._costs.dequantize]
+        around = sum(law.ns(Work(elements=size)) for law, size in zip(laws, sizes, strict=True))
+        return Refusal(
+            f"int8 costs more here than it saves: about {_us(int8_ns + around)} with its conversions, "
+            f"{_us(float_ns)} in float",
+            self._costs.rule,
+        )
+
+
+def dear_nodes(
+    graph: Graph, costs: CostTable, regions: Regions, sites: Mapping[str, ComputeSite]
+) -> dict[str, Refusal]:
+    """Nodes of `regions` that are better left in float, with the reason."""
+    return Payoff(graph, costs, regions, sites).refusals() if sites else {}
+
+
+def _is_depthwise(group: int, weight: tuple[int, ...]) -> bool:
+    return group > 1 and weight[1] == 1
+
+
+def _known(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    sizes = tuple(d for d in shape if isinstance(d, int))
+    return sizes if len(sizes) == len(shape) else None
+
+
+def _elements(shape: tuple[Dim, ...] | None) -> int | None:
+    sizes = _known(shape)
+    if sizes is None:
+        return None
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
+
+
+def _whole(ns: float) -> int:
+    """Picoseconds."""
+    return round(ns * 1000)
+
+
+def _us(ns: float) -> str:
+    return f"{ns / 1000:.3g} us"
+
+
+def _with_usual_sizes(graph: Graph) -> Graph:
+    """`graph` with a number for every open size of its inputs."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    named: dict[str, int] = {}
+    for name in graph.inputs:
+        shape = graph.shape(name)
+        if shape is None or _known(shape) is not None:
+            continue
+        sizes = []
+        for axis, dim in enumerate(shape):
+            usual = 1 if axis == 0 else _USUAL_IMAGE if len(shape) == _IMAGE_RANK else _USUAL_LENGTH
+            sizes.append(dim if isinstance(dim, int) else named.setdefault(dim, usual) if dim else usual)
+        shapes[name] = tuple(sizes)
+    return with_input_shapes(graph, shapes) if shapes else graph
