@@ -6,6 +6,7 @@ choice is a minimum cut (J. Kleinberg, E. Tardos, "Algorithm Design", 7.10): nod
     source --float cost--> node --int8 cost--> sink      what is cut is paid
     writer --DQ--> reader                                 the writer in int8, this reader in float
     reader --endless--> tensor --Q--> writer              the writer in float, any reader in int8
+    Conv --layout--> Conv                                 one in int8, the other in float, elementwise operators between
 
 A node without known sizes costs the same on both sides. Open sizes of inputs are taken as usual ones: one sample,
 images of 224 x 224, sequences of 128.
@@ -13,6 +14,7 @@ images of 224 x 224, sequences of 128.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from onnx import NodeProto
@@ -29,6 +31,15 @@ INT8, FLOAT = "int8", "float"
 
 _USUAL_IMAGE, _USUAL_LENGTH = 224, 128
 _IMAGE_RANK = 4
+# onnxruntime's float image kernels keep channels in blocks, its int8 kernels keep them last. These operators take blocks
+# (core/optimizer/nchwc_transformer.cc); any elementwise operator takes channels wherever they are.
+_BINARY = frozenset({"Add", "Mul", "Sum"})
+_BLOCKED = _BINARY | {
+    "AveragePool", "BatchNormalization", "Clip", "Concat", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool",
+    "Relu", "Resize", "Sigmoid", "Tanh",
+}  # fmt: skip
+_STEPS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
+"""By how much the margin is widened until something is left in int8."""
 
 
 class Payoff:
@@ -48,19 +59,30 @@ class Payoff:
         self._sites = sites
 
     def refusals(self) -> dict[str, Refusal]:
-        """Nodes that are better left in float, with the reason; empty where that would be all nodes with weights."""
-        network = Network()
+        """Nodes that are better left in float, with the reason.
+
+        Something stays in int8, since that is what was asked for: where nothing pays, what costs least.
+        """
         kernels = {name: self._kernels(self._graph.node(name)) for name in sorted(self._regions.members)}
+        for step in _STEPS:
+            dear = self._cut(kernels, self._costs.margin * step)
+            if not set(self._sites) <= set(dear):
+                return {name: self._refusal(name, *kernels[name]) for name in dear}
+        return {}
+
+    def _cut(self, kernels: Mapping[str, tuple[float, float]], margin: float) -> list[str]:
+        """The nodes on the float side of the cheapest cut."""
+        network = Network()
         for name, (float_ns, int8_ns) in kernels.items():
-            network.add(INT8, (name,), _whole(float_ns * self._costs.margin))
+            network.add(INT8, (name,), _whole(float_ns * margin))
             network.add((name,), FLOAT, _whole(int8_ns))
         for tensor in self._regions.quantized:
             self._add_tensor(network, tensor)
+        for name in kernels:
+            if self._is_image(name):
+                self._add_layout(network, name)
         side = network.sink_side(INT8, FLOAT)
-        dear = [name for name in kernels if (name,) in side]
-        if set(self._sites) <= set(dear):
-            return {}
-        return {name: self._refusal(name, *kernels[name]) for name in dear}
+        return [name for name in kernels if (name,) in side]
 
     def _add_tensor(self, network: Network, tensor: str) -> None:
         """The conversions of one tensor with a pair."""
@@ -68,21 +90,59 @@ class Payoff:
         writer = regions.code_writer(tensor)
         elements = _elements(graph.shape(tensor)) or 0
         dequantize, quantize = costs.dequantize.ns(Work(elements=elements)), costs.quantize.ns(Work(elements=elements))
-        layout = costs.layout.ns(Work(elements=elements))
         # A MatMul writes codes or floats, whichever is wanted, at the same cost.
         free = writer in self._sites and not self._sites[writer].rule.output_quantized
         for name in dict.fromkeys(use.node for use in graph.uses(tensor)):
             reader = graph.node(name)
             reads_codes = name in regions.members and tensor in regions.data_inputs(reader)
-            if writer is not None:
-                change = layout if self._is_image(name) else 0.0
-                network.add((writer,), (name,) if reads_codes else FLOAT, _whole(0.0 if free else dequantize + change))
+            if writer is not None and not free:
+                network.add((writer,), (name,) if reads_codes else FLOAT, _whole(dequantize))
             if reads_codes:
                 network.add((name,), ("tensor", tensor), ENDLESS)
         if writer is not None and graph.is_output(tensor) and not free:
             network.add((writer,), FLOAT, _whole(dequantize))
-        change = layout if writer is not None and self._is_image(writer) else 0.0
-        network.add(("tensor", tensor), FLOAT if writer is None else (writer,), _whole(quantize + change))
+        network.add(("tensor", tensor), FLOAT if writer is None else (writer,), _whole(quantize))
+
+    def _add_layout(self, network: Network, conv: str) -> None:
+        """The changes of layout around `conv`."""
+        tensor = self._sites[conv].data
+        elements = _elements(self._graph.shape(tensor))
+        if not elements:
+            return
+        change = _whole(self._costs.layout.ns(Work(elements=elements)))
+        before = self._blocked_convs(tensor)
+        if before:
+            network.add((conv,), ("layout", tensor), ENDLESS)
+            for name in before:
+                network.add((name,), (conv,), change)
+                network.add(("layout", tensor), (name,), change)
+        elif self._graph.is_input(tensor):
+            network.add((conv,), FLOAT, change // 2)
+        else:
+            network.add(INT8, (conv,), change // 2)
+        output = self._regions.output_of(conv)
+        readers = self._graph.consumers(output)
+        if any(node.op_type not in _BLOCKED and not self._is_image(node.name) for node in readers):
+            size = _elements(self._graph.shape(output)) or 0
+            network.add(INT8, (conv,), _whole(self._costs.layout.ns(Work(elements=size))) // 2)
+
+    def _blocked_convs(self, tensor: str) -> list[str]:
+        """The Convs that `tensor` comes from by operators that keep blocks of channels; empty where others take part."""
+        found: list[str] = []
+        seen, front = {tensor}, [tensor]
+        while front:
+            node = self._graph.producer(front.pop())
+            if node is not None and self._is_image(node.name):
+                found.append(node.name)
+                continue
+            if node is None or node.op_type not in _BLOCKED:
+                return []
+            inputs = [t for t in node.input if t]
+            if node.op_type in _BINARY and len({self._graph.shape(t) for t in inputs}) > 1:
+                return []
+            front += [t for t in inputs if t not in seen and not self._graph.is_constant(t)]
+            seen.update(inputs)
+        return list(dict.fromkeys(found))
 
     def _kernels(self, node: NodeProto) -> tuple[float, float]:
         """Nanoseconds of `node` in float and in int8; equal where nothing is known."""
@@ -111,9 +171,7 @@ class Payoff:
         if node.op_type == "Mul":
             output = _known(graph.shape(node.output[0]))
             if output is not None and any(self._is_gate(tensor, output) for tensor in node.input):
-                positions = output[0]
-                for size in output[2:]:
-                    positions *= size
+                positions = output[0] * math.prod(output[2:])
                 return "GateMul", Work(positions=positions, elements=positions * output[1])
         return None
 
@@ -167,12 +225,7 @@ def _known(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
 
 def _elements(shape: tuple[Dim, ...] | None) -> int | None:
     sizes = _known(shape)
-    if sizes is None:
-        return None
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
+    return None if sizes is None else math.prod(sizes)
 
 
 def _whole(ns: float) -> int:
