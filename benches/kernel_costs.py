@@ -161,7 +161,10 @@ def gated(channels: int) -> Build:
         if not quantized:
             # A constant would be folded into the weights.
             return chain.op("Mul", made, chain.op("HardSigmoid", chain.op("GlobalAveragePool", made)))
-        codes = chain.op("DequantizeLinear", *[chain.constant(v) for v in ((gate * 255).astype(np.uint8), np.float32(1 / 255), np.uint8(0))])
+        codes = chain.op(
+            "DequantizeLinear",
+            *[chain.constant(v) for v in ((gate * 255).astype(np.uint8), np.float32(1 / 255), np.uint8(0))],
+        )
         return chain.pair(chain.op("Mul", made, codes))
 
     return build
@@ -204,6 +207,15 @@ def samples(rounds: int) -> dict[str, list[tuple[Work, float, float]]]:
         found[kind] = [
             (Work(elements=c * s * s), *kernel_us(unary(kind, operands), (1, c, s, s), rounds)) for c, s in IMAGES
         ]
+    found["GateMul"], found["layout"] = [], []
+    for channels, size in IMAGES:
+        out, work = (1, channels, size, size), Work(positions=size * size, elements=channels * size * size)
+        plain = kernel_us(conv((channels, channels, 1, 1)), out, rounds)
+        both = kernel_us(gated(channels), out, rounds)
+        found["GateMul"].append((work, max(both[0] - plain[0], 0.1), both[1] - plain[1]))
+        two, mixed = kernel_us(alternating(channels), out, rounds)
+        # What lies between a float and an int8 Conv, the pair included, for one way in and one way out.
+        found["layout"].append((Work(elements=work.elements), 0.0, (mixed - two + plain[0] - plain[1]) / 2))
     pairs = [(c * s * s, kernel_us(conversion, (1, c, s, s), rounds)) for c, s in IMAGES]
     found["Q and DQ"] = [(Work(elements=n), 0.0, both - plain) for n, (plain, both) in pairs]
     return found

@@ -33,9 +33,7 @@ class PlanOptions:
     placement: str = FAST
 
     @classmethod
-    def of(
-        cls, exclude: str | Iterable[str], exclude_ops: str | Iterable[str], placement: str = FAST
-    ) -> PlanOptions:
+    def of(cls, exclude: str | Iterable[str], exclude_ops: str | Iterable[str], placement: str = FAST) -> PlanOptions:
         """The options from what a user gives, where one string is one pattern and not its letters.
 
         Raises:

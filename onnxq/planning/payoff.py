@@ -15,7 +15,7 @@ images of 224 x 224, sequences of 128.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from onnx import NodeProto
 
@@ -24,15 +24,15 @@ from onnxq.planning.compute import DATA, WEIGHT, ComputeSite, Refusal
 from onnxq.planning.cut import ENDLESS, Network
 from onnxq.planning.macs import with_input_shapes
 from onnxq.planning.regions import Regions
-from onnxq.targets.costs import CostTable, KernelCost, Work, conv_work, matmul_work
+from onnxq.targets.costs import CostTable, Work, conv_work, matmul_work
 
 INT8, FLOAT = "int8", "float"
 """Source and sink of the network; node names and tensors are tuples there."""
 
 _USUAL_IMAGE, _USUAL_LENGTH = 224, 128
 _IMAGE_RANK = 4
-# onnxruntime's float image kernels keep channels in blocks, its int8 kernels keep them last. These operators take blocks
-# (core/optimizer/nchwc_transformer.cc); any elementwise operator takes channels wherever they are.
+# onnxruntime's float image kernels keep channels in blocks, its int8 kernels keep them last. These operators take
+# blocks (core/optimizer/nchwc_transformer.cc); any elementwise operator takes channels wherever they are.
 _BINARY = frozenset({"Add", "Mul", "Sum"})
 _BLOCKED = _BINARY | {
     "AveragePool", "BatchNormalization", "Clip", "Concat", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool",
@@ -91,7 +91,8 @@ class Payoff:
         elements = _elements(graph.shape(tensor)) or 0
         dequantize, quantize = costs.dequantize.ns(Work(elements=elements)), costs.quantize.ns(Work(elements=elements))
         # A MatMul writes codes or floats, whichever is wanted, at the same cost.
-        free = writer in self._sites and not self._sites[writer].rule.output_quantized
+        site = None if writer is None else self._sites.get(writer)
+        free = site is not None and not site.rule.output_quantized
         for name in dict.fromkeys(use.node for use in graph.uses(tensor)):
             reader = graph.node(name)
             reads_codes = name in regions.members and tensor in regions.data_inputs(reader)
@@ -127,7 +128,7 @@ class Payoff:
             network.add(INT8, (conv,), _whole(self._costs.layout.ns(Work(elements=size))) // 2)
 
     def _blocked_convs(self, tensor: str) -> list[str]:
-        """The Convs that `tensor` comes from by operators that keep blocks of channels; empty where others take part."""
+        """The Convs that `tensor` comes from by operators that keep blocks; empty where others take part."""
         found: list[str] = []
         seen, front = {tensor}, [tensor]
         while front:
@@ -146,34 +147,35 @@ class Payoff:
 
     def _kernels(self, node: NodeProto) -> tuple[float, float]:
         """Nanoseconds of `node` in float and in int8; equal where nothing is known."""
-        found = self._work(node)
-        if found is None:
-            return 0.0, 0.0
-        kind, work = found
-        laws: tuple[KernelCost | None, ...] = (
-            self._costs.float_kernels.get(kind), self._costs.int8_kernels.get(kind)
-        )  # fmt: skip
-        if laws[0] is None or laws[1] is None:
-            return 0.0, 0.0
-        return laws[0].ns(work), laws[1].ns(work)
+        float_ns = int8_ns = 0.0
+        for kind, work in self._work(node):
+            in_float, in_int8 = self._costs.float_kernels.get(kind), self._costs.int8_kernels.get(kind)
+            if in_float is not None and in_int8 is not None:
+                float_ns += in_float.ns(work)
+                int8_ns += in_int8.ns(work)
+        return float_ns, int8_ns
 
-    def _work(self, node: NodeProto) -> tuple[str, Work] | None:
-        graph = self._graph
+    def _work(self, node: NodeProto) -> Iterator[tuple[str, Work]]:
+        """What `node` has to do, by kernel."""
+        output = _known(self._graph.shape(node.output[0]))
+        if output is None:
+            return
         if node.name in self._sites:
-            weight, data = _known(graph.shape(node.input[WEIGHT])), _known(graph.shape(node.input[DATA]))
-            output = _known(graph.shape(node.output[0]))
-            if weight is None or data is None or output is None:
-                return None
-            if node.op_type == "Conv":
-                group = int(attribute(node, "group", 1))
-                return ("DepthwiseConv" if _is_depthwise(group, weight) else "Conv"), conv_work(output, weight, group)
-            return node.op_type, matmul_work(data, data[-1], output[-1])
-        if node.op_type == "Mul":
-            output = _known(graph.shape(node.output[0]))
-            if output is not None and any(self._is_gate(tensor, output) for tensor in node.input):
-                positions = output[0] * math.prod(output[2:])
-                return "GateMul", Work(positions=positions, elements=positions * output[1])
-        return None
+            weight, data = _known(self._graph.shape(node.input[WEIGHT])), _known(self._graph.shape(node.input[DATA]))
+            if weight is None or data is None:
+                return
+            if node.op_type != "Conv":
+                yield node.op_type, matmul_work(data, data[-1], output[-1])
+                return
+            group = int(attribute(node, "group", 1))
+            yield ("DepthwiseConv" if group > 1 and weight[1] == 1 else "Conv"), conv_work(output, weight, group)
+            before = self._graph.producer(node.input[DATA])
+            if before is not None and before.op_type == "Softmax" and attribute(before, "axis", -1) == 1:
+                # With channels last, as an int8 Conv has them, a Softmax over channels need not jump through memory.
+                yield "ChannelSoftmax", Work(elements=math.prod(data))
+        elif node.op_type == "Mul" and any(self._is_gate(tensor, output) for tensor in node.input):
+            positions = output[0] * math.prod(output[2:])
+            yield "GateMul", Work(positions=positions, elements=positions * output[1])
 
     def _is_gate(self, tensor: str, output: tuple[int, ...]) -> bool:
         """Whether `tensor` holds one value for each channel of an image."""
@@ -210,10 +212,6 @@ def dear_nodes(
 ) -> dict[str, Refusal]:
     """Nodes of `regions` that are better left in float, with the reason."""
     return Payoff(graph, costs, regions, sites).refusals() if sites else {}
-
-
-def _is_depthwise(group: int, weight: tuple[int, ...]) -> bool:
-    return group > 1 and weight[1] == 1
 
 
 def _known(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:

@@ -61,7 +61,7 @@ class CostTable:
 
     Attributes:
         float_kernels: By operator type; "DepthwiseConv" for a Conv with one input channel in each group, "GateMul" for
-            a Mul by one value for each channel.
+            a Mul by one value for each channel, "ChannelSoftmax" for the Softmax over channels that a Conv reads.
         int8_kernels: Likewise; an operator that is missing in either costs the same in both.
         quantize: A QuantizeLinear.
         dequantize: A DequantizeLinear, once for each float reader (onnxruntime gives each its own).

@@ -17,6 +17,7 @@ ORT_X64_COSTS = CostTable(
         "MatMul": KernelCost(mac=0.0097, weight=0.066),
         "Gemm": KernelCost(mac=0.0097, weight=0.066),
         "GateMul": KernelCost(node=1000, element=0.15),
+        "ChannelSoftmax": KernelCost(element=7.0),
     },
     int8_kernels={
         "Conv": KernelCost(node=1100, position=1.15, tap=1.9, mac=0.0023, tail=0.26, weight=0.011),
@@ -24,6 +25,7 @@ ORT_X64_COSTS = CostTable(
         "MatMul": KernelCost(node=600, position=9.2, mac=0.0024, weight=0.017, element=0.19),
         "Gemm": KernelCost(node=600, position=9.2, mac=0.0024, weight=0.017, element=0.19),
         "GateMul": KernelCost(node=1000, position=15, element=0.1),
+        "ChannelSoftmax": KernelCost(element=1.3),
     },
     quantize=KernelCost(node=600, element=0.09),
     dequantize=KernelCost(node=600, element=0.09),
