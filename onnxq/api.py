@@ -45,20 +45,16 @@ from onnxq.report.report import DataFacts, Report
 from onnxq.stages import (
     Clock,
     Counted,
-    Known,
     check_output_is_no_input,
     check_recovery,
     check_sources,
-    check_stats,
     checkpointing_from,
     expected_int8,
+    find_ranges,
     incomplete,
     is_made_up,
-    known_from_stats,
     metadata_of,
-    no_stats,
     nothing_to_quantize,
-    observe,
     open_batches,
     origin_check,
     prepare,
@@ -69,6 +65,8 @@ from onnxq.stages import (
     uncorrected,
 )
 from onnxq.targets import ORT_CPU, resolve_target
+from onnxq.tuned import check_tuning, tune_placement, widened
+from onnxq.tuning.search import DEFAULT_SECONDS, Racing, Tuning
 from onnxq.verification.verify import verify_model
 
 DEFAULT_METHOD = "auto"
@@ -92,6 +90,7 @@ class QuantizeResult:
         qparams: Scale and zero-point of every quantized tensor.
         report: What was measured; truthy when every check passed.
         output: Where the model was written, if it was.
+        tuning: What `tune` found.
     """
 
     model: ModelProto
@@ -100,6 +99,7 @@ class QuantizeResult:
     qparams: QParamsTable
     report: Report
     output: Path | None = None
+    tuning: Tuning | None = None
 
 
 def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
@@ -122,12 +122,15 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     exclude: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
     placement: str = FAST,
+    tune: str | None = None,
+    tune_seconds: float = DEFAULT_SECONDS,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     nonfinite: NonFinite = "error",
     full_histogram: bool = False,
     memory_limit: int | None = None,
     progress: ProgressCallback | None = None,
+    tune_progress: Callable[[int, str], None] | None = None,
 ) -> QuantizeResult:
     """Quantize a float model to int8 for one target, and prove the result on the target's engine.
 
@@ -158,6 +161,10 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         exclude_ops: Operator types to keep in float, likewise.
         placement: "fast" also keeps nodes in float that are faster there, as far as the target's table tells (the ort
             targets for x64); "full" runs every node in int8 that can.
+        tune: "latency" races placements under onnxruntime on this machine and keeps the fastest whose outputs are as
+            close to the float model's, within 1 dB, as those of the default one. Interrupted, it goes on with the best
+            so far.
+        tune_seconds: How long that may take.
         threads: Threads for calibration inference; None leaves it to onnxruntime.
         providers: onnxruntime's execution providers for calibration in fall-back order, such as ("cuda", "cpu"); None
             means the CPU.
@@ -166,6 +173,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         memory_limit: Bytes that the tensors calibration looks at may take; where they do not fit, the data is read
             several times, with the same result.
         progress: Called now and then while calibrating.
+        tune_progress: Called after each placement that was raced, with their number and what was changed.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
@@ -178,6 +186,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     chosen = method_from_name(method, percentile=percentile, momentum=momentum)
     cache = None if tensorrt_cache is None else load_tensorrt_cache(tensorrt_cache)
     check_sources(chosen, stats, cache)
+    check_tuning(tune, tune_seconds, chosen, cache)
     options = CollectOptions(
         threads=threads,
         providers=providers,
@@ -188,23 +197,24 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     check_output_is_no_input(output, data=data, tensorrt_cache=tensorrt_cache)
     if output is not None:
         check_output(Path(output), force=force)
-    prepared = prepare(model, target, PlanOptions.of(exclude, exclude_ops, placement))
+    placing = PlanOptions.of(exclude, exclude_ops, placement)
+    prepared = prepare(model, target, placing)
     if not any(d.action is Action.INT8 for d in prepared.plan.nodes):
         raise nothing_to_quantize(prepared.plan)
     clock.lap("plan")
     batches = open_batches(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
     calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
     calibration, samples = keep_first(calibration)
-    if cache is not None:
-        known = Known(no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
-    elif stats is None:
-        known = observe(prepared, calibration, chosen, options, progress)
-    else:
-        check_stats(prepared, stats)
-        known = known_from_stats(prepared.plan, stats, chosen)
+    observed = prepared if tune is None else widened(prepared, placing)
+    known = find_ranges(observed, calibration, chosen, options, stats=stats, cache=cache, progress=progress)
     if data is not None and (stats is not None or cache is not None):
         read_through(calibration)
     clock.lap("calibrate")
+    tuning = None
+    if tune is not None:
+        racing = Racing(seconds=tune_seconds, threads=threads, progress=tune_progress)
+        prepared, tuning = tune_placement(prepared, placing, known.ranges, held_out, racing)
+        clock.lap("tune")
     qparams = solve_from_ranges(prepared.graph, prepared.plan, known.ranges, prepared.target)
     graph = prepared.graph
     if recover == "fast":
@@ -241,7 +251,9 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     report = build_report(verification, facts, plan=plan, qparams=qparams)
     if path is not None:
         save_model(result, path, force=force, base_dir=quantized.base_dir)
-    return QuantizeResult(model=result, plan=plan, stats=known.stats, qparams=qparams, report=report, output=path)
+    return QuantizeResult(
+        model=result, plan=plan, stats=known.stats, qparams=qparams, report=report, output=path, tuning=tuning
+    )
 
 
 def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user

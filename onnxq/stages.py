@@ -163,6 +163,30 @@ def observe(
     return known_from_stats(plan, stats, method)
 
 
+def find_ranges(  # noqa: PLR0913 - what `quantize` hands through
+    prepared: Prepared,
+    batches: Batches,
+    method: Method,
+    options: CollectOptions,
+    *,
+    stats: StatsTable | None,
+    cache: TensorRTCache | None,
+    progress: ProgressCallback | None,
+) -> Known:
+    """The ranges of the plan's tensors: from a cache, from statistics, or from running the model over `batches`.
+
+    Raises:
+        ArtifactError: `stats` or `cache` belong to another model, or lack tensors.
+        DataError: the data does not fit the model, is empty, or holds NaN/Inf.
+    """
+    if cache is not None:
+        return Known(no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
+    if stats is None:
+        return observe(prepared, batches, method, options, progress)
+    check_stats(prepared, stats)
+    return known_from_stats(prepared.plan, stats, method)
+
+
 def known_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> Known:
     """What `method` makes of statistics.
 

@@ -12,7 +12,6 @@ from onnx import NodeProto
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 
-
 FAST, FULL = "fast", "full"
 PLACEMENTS = (FAST, FULL)
 
@@ -26,11 +25,13 @@ class PlanOptions:
         exclude_ops: Operator types.
         placement: "fast" also keeps nodes in float that the target's table of costs says are faster there; "full" runs
             every node in int8 that can.
+        slower: Names of nodes that were measured to be faster in float.
     """
 
     exclude: tuple[str, ...] = ()
     exclude_ops: tuple[str, ...] = ()
     placement: str = FAST
+    slower: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, exclude: str | Iterable[str], exclude_ops: str | Iterable[str], placement: str = FAST) -> PlanOptions:
@@ -48,7 +49,7 @@ class PlanOptions:
 
     def excludes(self, node: NodeProto) -> bool:
         """Whether the user wants `node` kept in float."""
-        if node.op_type in self.exclude_ops or node.name in self.exclude:
+        if node.op_type in self.exclude_ops or node.name in self.exclude or node.name in self.slower:
             return True
         return any(fnmatch.fnmatchcase(node.name, pattern) for pattern in self.exclude)
 

@@ -78,6 +78,8 @@ Decided = tuple[Action, str, str]
 
 
 def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions) -> Verdict:
+    if node.name in options.slower:
+        return Refusal("the tuned placement keeps it in float", "tune")
     if options.excludes(node):
         return Refusal("excluded by the user", "user")
     return compute_site(graph, node, target)
