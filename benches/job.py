@@ -23,7 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import version_converter
 
-from benches.variants import STATIC
+from benches.variants import LATENCY_STATIC, STATIC
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_PEER_OPSET = 13
@@ -155,7 +155,9 @@ def quantize_static(job: Job) -> list[dict[str, Any]]:
             return next(self._feeds, None)
 
     enums = {"activation_type": oq.QuantType, "weight_type": oq.QuantType, "calibrate_method": oq.CalibrationMethod}
-    arguments = {k: enums[k][v] if k in enums else v for k, v in STATIC[job["variant"]].arguments.items()}
+    arguments = {
+        k: enums[k][v] if k in enums else v for k, v in ({**STATIC, **LATENCY_STATIC})[job["variant"]].arguments.items()
+    }
     output = Path(job["output"]) / f"{job['variant']}.onnx"
     prepared = output.with_suffix(".prepared.onnx")
     started = time.perf_counter()

@@ -18,7 +18,7 @@ class StaticVariant:
     """
 
     title: str
-    arguments: Mapping[str, str | bool] = field(default_factory=dict)
+    arguments: Mapping[str, str | bool | list[str]] = field(default_factory=dict)
 
 
 def _uint8(weights: str, **more: str | bool) -> dict[str, str | bool]:
@@ -39,3 +39,20 @@ STATIC: dict[str, StaticVariant] = {
         title="static U8S8 per-channel, Percentile", arguments=_uint8("QInt8", calibrate_method="Percentile")
     ),
 }
+
+_MATRIX_OPS = ["Conv", "MatMul", "Gemm"]
+
+
+def _typed(activations: str, weights: str, **more: str | bool | list[str]) -> dict[str, str | bool | list[str]]:
+    return {"activation_type": activations, "weight_type": weights, "per_channel": True, **more}
+
+
+LATENCY_STATIC: dict[str, StaticVariant] = {
+    f"{name}-{short}": StaticVariant(title=f"{name.upper()}, {title}", arguments=_typed(*types, **more))
+    for name, types in (("u8s8", ("QUInt8", "QInt8")), ("u8u8", ("QUInt8", "QUInt8")), ("s8s8", ("QInt8", "QInt8")))
+    for short, title, more in (
+        ("all", "all", {}),
+        ("matrix", "Conv, MatMul", {"op_types_to_quantize": _MATRIX_OPS}),
+    )
+}
+"""Settings that differ in speed; see `benches.latency`."""
