@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from onnxq.calibration.concat_ranges import with_joined_concats
 from onnxq.calibration.methods import Method, expected_sqnr_db, method_from_name, solve_range
 from onnxq.calibration.methods.density import Density
 from onnxq.calibration.methods.percentile import zeros_reach
@@ -131,6 +132,7 @@ def solve_from_ranges(graph: Graph, plan: QuantPlan, ranges: RangeTable, target:
         ModelError: a weight holds NaN or Inf.
     """
     table: dict[str, QuantParams] = {}
+    ranges = with_joined_concats(graph, plan, ranges)
     for key, tensor in plan.tensors.items():
         if isinstance(tensor.source, Observed):
             table[key] = _observed(ranges[key], tensor, tensor.source)

@@ -171,6 +171,9 @@ class Regions:
     def _reads_codes(self, node: NodeProto) -> bool:
         inputs = self.data_inputs(node)
         carried = [self._is_code(t) for t in inputs]
+        if node.op_type == "Add" and any(self.code_writer(t) is not None for t in inputs):
+            # One pair for the other operand, or a DQ for this one and a Q behind the Add: int8 costs less.
+            return True
         return any(carried) and all(
             is_code or self._is_small(t, node.output[0]) for t, is_code in zip(inputs, carried, strict=True)
         )
