@@ -8,7 +8,7 @@ choice is a minimum cut (J. Kleinberg, E. Tardos, "Algorithm Design", 7.10): nod
     reader --endless--> tensor --Q--> writer              the writer in float, any reader in int8
     Conv --layout--> Conv                                 one in int8, the other in float, elementwise operators between
 
-A node without known sizes costs the same on both sides. Open sizes of inputs are taken as usual ones: one sample,
+A node with a weight whose sizes are unknown runs in int8. Open sizes of inputs are taken as usual ones: one sample,
 images of 224 x 224, sequences of 128.
 """
 
@@ -42,6 +42,12 @@ _STEPS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 """By how much the margin is widened until something is left in int8."""
 
 
+_NO_GAIN = (
+    "int8 is not expected to be faster than float here: the layers are too small; "
+    "tune='latency' (--tune latency) measures it"
+)
+
+
 class Payoff:
     """What the int8 nodes of a graph cost.
 
@@ -50,6 +56,9 @@ class Payoff:
         costs: The costs of the engine.
         regions: The int8 nodes when cost is no object.
         sites: The nodes with weights.
+
+    Attributes:
+        pays: After `refusals`, whether int8 is expected to be faster than float in this graph at all.
     """
 
     def __init__(self, graph: Graph, costs: CostTable, regions: Regions, sites: Mapping[str, ComputeSite]) -> None:
@@ -57,6 +66,7 @@ class Payoff:
         self._costs = costs
         self._regions = regions
         self._sites = sites
+        self.pays = True
 
     def refusals(self) -> dict[str, Refusal]:
         """Nodes that are better left in float, with the reason.
@@ -68,13 +78,15 @@ class Payoff:
             dear = self._cut(kernels, self._costs.margin * step)
             if not set(self._sites) <= set(dear):
                 return {name: self._refusal(name, *kernels[name]) for name in dear}
+            self.pays = False
         return {}
 
     def _cut(self, kernels: Mapping[str, tuple[float, float]], margin: float) -> list[str]:
         """The nodes on the float side of the cheapest cut."""
         network = Network()
         for name, (float_ns, int8_ns) in kernels.items():
-            network.add(INT8, (name,), _whole(float_ns * margin))
+            unknown = name in self._sites and int8_ns == 0.0
+            network.add(INT8, (name,), ENDLESS if unknown else _whole(float_ns * margin))
             network.add((name,), FLOAT, _whole(int8_ns))
         for tensor in self._regions.quantized:
             self._add_tensor(network, tensor)
@@ -209,16 +221,21 @@ class Payoff:
 
 def dear_nodes(
     graph: Graph, costs: CostTable, regions: Regions, sites: Mapping[str, ComputeSite]
-) -> dict[str, Refusal]:
-    """Nodes of `regions` that are better left in float, with the reason."""
-    return Payoff(graph, costs, regions, sites).refusals() if sites else {}
+) -> tuple[dict[str, Refusal], tuple[str, ...]]:
+    """Nodes of `regions` that are better left in float, with the reason; and what a user should know about that."""
+    if not sites:
+        return {}, ()
+    payoff = Payoff(graph, costs, regions, sites)
+    refusals = payoff.refusals()
+    return refusals, () if payoff.pays else (_NO_GAIN,)
 
 
 def _known(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
+    """The sizes, where all but the first are known; an open first one is a batch of one sample."""
     if shape is None:
         return None
-    sizes = tuple(d for d in shape if isinstance(d, int))
-    return sizes if len(sizes) == len(shape) else None
+    sizes = tuple(d if isinstance(d, int) else 1 for d in shape)
+    return sizes if all(isinstance(d, int) for d in shape[1:]) else None
 
 
 def _elements(shape: tuple[Dim, ...] | None) -> int | None:
@@ -241,7 +258,7 @@ def _with_usual_sizes(graph: Graph) -> Graph:
     named: dict[str, int] = {}
     for name in graph.inputs:
         shape = graph.shape(name)
-        if shape is None or _known(shape) is not None:
+        if shape is None or all(isinstance(d, int) for d in shape):
             continue
         sizes = []
         for axis, dim in enumerate(shape):

@@ -51,7 +51,8 @@ def make_plan(
     verdicts = {n.name: _verdict(graph, n, target, options) for n in graph.nodes}
     sites = {name: v for name, v in verdicts.items() if isinstance(v, ComputeSite)}
     if target.placement is Placement.REGIONS:
-        dear = _dear_nodes(graph, target, sites, options)
+        dear, remarks = _dear_nodes(graph, target, sites, options)
+        notes = (*notes, *remarks)
         sites = {name: site for name, site in sites.items() if name not in dear}
         verdicts |= dear
         activations, decided, holds = _place_regions(graph, target, sites, options, dear)
@@ -120,10 +121,10 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
 
 def _dear_nodes(
     graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions
-) -> dict[str, Refusal]:
-    """Nodes that could run in int8 and are faster in float, with the reason (C17)."""
+) -> tuple[dict[str, Refusal], tuple[str, ...]]:
+    """Nodes that could run in int8 and are faster in float, with the reason, and remarks on that (C17)."""
     if target.costs is None or options.placement == FULL:
-        return {}
+        return {}, ()
     return dear_nodes(graph, target.costs, Regions(graph, target, sites, options), sites)
 
 

@@ -60,6 +60,8 @@ def test_a_tiny_model_keeps_something_in_int8() -> None:
         "(float[N,4] x) => (float[N,4] y) { [fc] y = Gemm<transB=1>(x, w) }", options=FASTEST, w=normal(4, 4)
     )
     assert actions(plan) == {"fc": "int8"}
+    assert plan.notes[0].startswith("int8 is not expected to be faster than float here")
+    assert not block(256, 28).notes
 
 
 def test_a_float_island_between_convs_moves_the_border() -> None:
