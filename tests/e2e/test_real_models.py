@@ -105,7 +105,7 @@ def test_second_run_writes_the_same_bytes(name: str) -> None:
     ("name", "share"), [("ppocrv4_det", 0.34), ("ppocrv4_rec", 0.32), ("yolov8n_320", 0.3), ("ppocr_cls", 0.75)]
 )
 def test_file_is_smaller(name: str, share: float) -> None:
-    """A quarter for the weights; the rest are parameters, and weights of layers too small to pay (most of ppocr_cls)."""
+    """A quarter for the weights; the rest are parameters, and layers too small to pay (most of ppocr_cls)."""
     report = quantized(name, ORT).report
     assert report.size_after_bytes <= share * report.size_before_bytes
 
