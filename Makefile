@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PYTHON310 ?= python3.10
 
-.PHONY: check lint test test-min conformance fuzz bench bench-accuracy docs
+.PHONY: check lint test test-min conformance fuzz bench bench-accuracy bench-latency docs
 
 check: lint  ## style, types and the fast tests: about a minute on two cores
 	$(PYTHON) -m pytest -q -n auto -m "not slow"
@@ -28,6 +28,9 @@ bench:  ## every model and peer side by side; writes benches/RESULTS.md
 
 bench-accuracy:  ## labelled accuracy of every model with intervals; writes benches/ACCURACY.md, goes on where it was cut
 	$(PYTHON) -m benches.labelled
+
+bench-latency:  ## float, onnxq and quantize_static under onnxruntime and OpenVINO, in benches/RESULTS.md
+	$(PYTHON) -m benches.latency
 
 docs:  ## the command line reference, from the commands themselves
 	$(PYTHON) scripts/cli_reference.py

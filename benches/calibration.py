@@ -23,6 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benches import machine
+from benches.sections import RESULTS, write_section
 from onnxq import api
 from onnxq.calibration import runner
 from onnxq.calibration.inputs import InputSpecs
@@ -32,11 +33,9 @@ from onnxq.calibration.sources import open_data
 from onnxq.planning.options import PlanOptions
 from tests.zoo import ZOO, ZooModel
 
-RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
 MODELS = ("yolov8n_320", "ppocrv4_rec", "efficientnet_lite0_224", "kwt1_speech_commands", "wordlang_transformer")
 BATCH_SIZES = (1, 8)
 STATIC = ("MinMax", "Entropy", "Percentile")
-START, END = "<!-- calibration -->", "<!-- /calibration -->"
 ROUND_SECONDS = 0.6
 MOST_BATCHES = 400
 
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made = bench(model, size, options.static, rounds=options.rounds, seconds=options.seconds)
             print("\n".join(map(_line, made)), flush=True)
             rows += made
-    write_section(options.output, section(rows))
+    write_section(options.output, "calibration", section(rows))
     return 0 if rows else 1
 
 
@@ -210,14 +209,6 @@ def section(rows: list[list[str]]) -> str:
     table = "\n".join(_line(row) for row in [head, ["---"] * len(head), *rows])
     text = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
     return f"## Cost of calibration\n\nWritten by `python -m benches.calibration`. {text}\n\n{facts}\n\n{table}"
-
-
-def write_section(path: Path, text: str) -> None:
-    """Put the section between its markers, at the end of a file that has none."""
-    old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    before, _, rest = old.partition(START)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before.rstrip()}\n\n{START}\n{text}\n{END}\n{after.lstrip()}".lstrip(), encoding="utf-8")
 
 
 def _line(row: Sequence[str]) -> str:

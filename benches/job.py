@@ -23,7 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import version_converter
 
-from benches.variants import STATIC, STATIC_TENSORRT
+from benches.variants import LATENCY_STATIC, STATIC, STATIC_TENSORRT
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_PEER_OPSET = 13
@@ -166,7 +166,7 @@ def quantize_static(job: Job) -> list[dict[str, Any]]:
         def get_next(self) -> Feed | None:
             return next(self._feeds, None)
 
-    variant = {**STATIC, **STATIC_TENSORRT}[job["variant"]]
+    variant = {**STATIC, **STATIC_TENSORRT, **LATENCY_STATIC}[job["variant"]]
     enums = {"activation_type": oq.QuantType, "weight_type": oq.QuantType, "calibrate_method": oq.CalibrationMethod}
     arguments = {k: enums[k][v] if k in enums else v for k, v in variant.arguments.items()}
     output = Path(job["output"]) / f"{job['variant']}.onnx"

@@ -15,11 +15,11 @@ import numpy as np
 from benches import machine, tables
 from benches.job import run_job, shortened
 from benches.measure import Session, judge, latencies_ms, one_sample
+from benches.sections import RESULTS, write_section
 from benches.variants import ONNXQ_METHODS, STATIC
 from tests.zoo import ZOO, ZooModel
 from tests.zoo.entry import samples_in
 
-RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
 QUICK_MODELS = (
     "digits_resnet",
     "wordlang_transformer",
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
     command = " ".join(["python -m benches.run", *(sys.argv[1:] if arguments is None else arguments)])
     if measured and options.output:
-        options.output.write_text(tables.document(machine.facts(), measured, command), encoding="utf-8")
+        write_section(options.output, "comparison", tables.document(machine.facts(), measured, command))
     return 0 if measured else 1
 
 
@@ -147,7 +147,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, help="samples to measure on")
     parser.add_argument("--rounds", type=int, help="rounds of latency")
     parser.add_argument("--timeout", type=float, help="seconds a quantizer may take on one model")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown to write")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose section is replaced")
     parser.add_argument("--json", type=Path, help="raw numbers to write")
     options = parser.parse_args(arguments)
     if options.methods is None:

@@ -46,8 +46,8 @@ def title(variant: str) -> str:
 
 
 def document(facts: Mapping[str, str], models: Sequence[Mapping[str, Any]], command: str) -> str:
-    """The whole of RESULTS.md."""
-    head = ["# Measurements", "", f"Written by `{command}`; do not edit.", ""]
+    """The section of RESULTS.md."""
+    head = ["## onnxq and quantize_static", "", f"Written by `{command}`; do not edit.", ""]
     head += [f"- {key}: {value}" for key, value in facts.items()]
     parts = ["\n".join(head), LEGEND.rstrip(), summary(models)]
     parts += [model_section(m) for m in models]
@@ -65,14 +65,16 @@ def summary(models: Sequence[Mapping[str, Any]]) -> str:
         shown = f"{_percent(best)} ({best['variant']})".strip() if best else "all fail"
         rows.append([model["name"], model["metric"], _percent(results.get("float", {})), _percent(ours), shown,
                      _db(ours), _db(best), _ratio(ours), _ratio(best)])  # fmt: skip
-    return "## Summary\n\nThe best static setting is picked by its result on the very samples shown.\n\n" + _table(rows)
+    return "### Summary\n\nThe best static setting is picked by its result on the very samples shown.\n\n" + _table(
+        rows
+    )
 
 
 def model_section(model: Mapping[str, Any]) -> str:
     """Every variant of one model."""
     note = f" Here {model['opaque']}." if model["opaque"] else ""
     text = (
-        f"## {model['name']}\n\n{model['source']}; metric: {model['metric']}; "
+        f"### {model['name']}\n\n{model['source']}; metric: {model['metric']}; "
         f"{model['calib_samples']} samples to calibrate, {model['eval_samples']} to measure.{note}"
     )
     plain = next((r.get("seconds") for r in model["results"] if r["variant"] == "float"), None)

@@ -55,3 +55,19 @@ STATIC_TENSORRT: dict[str, StaticVariant] = {
     for method in ("MinMax", "Entropy", "Percentile")
 }
 """What onnxruntime's documentation asks for in front of TensorRT."""
+_MATRIX_OPS = ["Conv", "MatMul", "Gemm"]
+
+
+def _typed(activations: str, weights: str, **more: str | bool | list[str]) -> dict[str, str | bool | list[str]]:
+    return {"activation_type": activations, "weight_type": weights, "per_channel": True, **more}
+
+
+LATENCY_STATIC: dict[str, StaticVariant] = {
+    f"{name}-{short}": StaticVariant(title=f"{name.upper()}, {title}", arguments=_typed(*types, **more))
+    for name, types in (("u8s8", ("QUInt8", "QInt8")), ("u8u8", ("QUInt8", "QUInt8")), ("s8s8", ("QInt8", "QInt8")))
+    for short, title, more in (
+        ("all", "all", {}),
+        ("matrix", "Conv, MatMul", {"op_types_to_quantize": _MATRIX_OPS}),
+    )
+}
+"""Settings that differ in speed; see `benches.latency`."""

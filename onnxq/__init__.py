@@ -26,7 +26,8 @@ from onnxq.errors import (
 from onnxq.version import VERSION
 
 if TYPE_CHECKING:
-    from onnxq.api import calibrate, quantize, verify
+    from onnxq.api import quantize
+    from onnxq.calibrating import calibrate
     from onnxq.calibration.images import ImageOptions
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from onnxq.search.ranking import Sensitivity
     from onnxq.search.sensitivity import sensitivity
     from onnxq.stripping import StripResult, strip
+    from onnxq.verifying import verify
 
 __version__ = VERSION
 
@@ -57,7 +59,7 @@ _LAZY = {
     "StatsTable": "onnxq.calibration.statistics",
     "StripResult": "onnxq.stripping",
     "build_engine": "onnxq.engine",
-    "calibrate": "onnxq.api",
+    "calibrate": "onnxq.calibrating",
     "channel_ranges": "onnxq.channels",
     "evaluate": "onnxq.evaluation.evaluate",
     "load_stats": "onnxq.calibration.stats_file",
@@ -65,7 +67,7 @@ _LAZY = {
     "quantize": "onnxq.api",
     "sensitivity": "onnxq.search.sensitivity",
     "strip": "onnxq.stripping",
-    "verify": "onnxq.api",
+    "verify": "onnxq.verifying",
 }
 
 __all__ = [

@@ -15,69 +15,57 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onnxq.calibration.checkpoint import Checkpointing
-from onnxq.calibration.collection import collect_as_asked
+from onnxq.arguments import check_output_is_no_input, check_overrides, check_sources
+from onnxq.calibrating import calibrate
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import Layout
 from onnxq.calibration.kept import keep_first
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, NonFinite
-from onnxq.calibration.sharding import Shard, shard_from
 from onnxq.calibration.solve import replaced_note, solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
 from onnxq.evaluation.metrics import Function
+from onnxq.facts import (
+    Clock,
+    Counted,
+    counted_share,
+    incomplete,
+    is_made_up,
+    metadata_of,
+    source_name,
+    unrecovered,
+)
 from onnxq.graph.model import (
     ModelSource,
-    load_graph,
     save_model,
     set_metadata,
     size_bytes,
 )
 from onnxq.graph.saving import check_output, data_file, needs_data_file
-from onnxq.nested_stages import NestedRun, check_plan, readable_for, with_inside
-from onnxq.passes.settle_types import runnable
+from onnxq.nested_stages import NestedRun, check_plan, readable_for
 from onnxq.planning.macs import plan_with_macs
-from onnxq.planning.options import Ends, PlanOptions
+from onnxq.planning.options import FAST, Ends, PlanOptions
 from onnxq.planning.overrides import Override
 from onnxq.recorded_options import OPTIONS_KEY, record_options
 from onnxq.recovery.registry import Recovery, Solved
 from onnxq.report.build import RunFacts, build_report
-from onnxq.report.report import DataFacts, Report
+from onnxq.report.report import DataFacts
 from onnxq.result import QuantizeResult
 from onnxq.search.budget import budget_from
 from onnxq.search.candidates import Candidates
 from onnxq.search.mixed import checks_of, notes_of, search_if_asked
 from onnxq.search.reading import Reading
-from onnxq.stages import (
-    DEFAULT_RECOVERY,
-    Clock,
-    Counted,
-    Known,
-    check_output_is_no_input,
-    check_overrides,
-    check_sources,
-    check_stats,
-    checkpointing_from,
-    counted_share,
-    expected_int8,
-    incomplete,
-    is_made_up,
-    known_from_stats,
-    metadata_of,
-    no_stats,
-    observe,
-    open_batches,
-    origin_check,
-    prepare,
-    read_through,
-    source_name,
-    unrecovered,
-)
-from onnxq.targets import ORT_CPU, TargetSource, resolve_target
+from onnxq.stages import DEFAULT_RECOVERY, expected_int8, find_ranges, prepare, read_through
+from onnxq.targets import ORT_CPU, TargetSource
 from onnxq.training import TRAINING, known_from_training, refuse_other_scales, widened
+from onnxq.tuned import check_tuning, for_all_placements, tune_placement
+from onnxq.tuning.search import DEFAULT_SECONDS, Racing
 from onnxq.verification.verify import verify_model
+from onnxq.verifying import verify
+
+__all__ = ["calibrate", "quantize", "verify"]
 
 DEFAULT_METHOD = "auto"
 
@@ -87,7 +75,7 @@ HELD_OUT_BATCHES = 8
 ProgressCallback = Callable[[Progress], None]
 
 
-def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
+def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the user
     model: ModelSource,
     data: Any = None,
     *,
@@ -111,6 +99,9 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     include_ops: Sequence[str] = (),
     include_between: Sequence[Ends] = (),
     overrides: Sequence[Override | Mapping[str, Any]] = (),
+    placement: str = FAST,
+    tune: str | None = None,
+    tune_seconds: float = DEFAULT_SECONDS,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     nonfinite: NonFinite = "error",
@@ -125,6 +116,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     eval_data: Any = None,
     search_seconds: float | None = None,
     progress: ProgressCallback | None = None,
+    tune_progress: Callable[[int, str], None] | None = None,
 ) -> QuantizeResult:
     """Quantize a float model to int8 for one target, and prove the result on the target's engine.
 
@@ -163,6 +155,12 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         include_ops: Operator types to quantize, besides `include`.
         include_between: Pairs of tensors, between which nodes are quantized, besides `include`.
         overrides: Types, methods and ranges of single nodes and tensors: onnxq.Override, or a dict with its fields.
+        placement: "fast" also keeps nodes in float that are faster there, as far as the target's table tells (the ort
+            targets for x64); "full" runs every node in int8 that can.
+        tune: "latency" races placements under onnxruntime on this machine and keeps the fastest whose outputs are as
+            close to the float model's, within 1 dB, as those of the default one. Interrupted, it goes on with the best
+            so far.
+        tune_seconds: How long that may take.
         threads: Threads for calibration inference; None leaves it to onnxruntime.
         providers: onnxruntime's execution providers for calibration in fall-back order, such as ("cuda", "cpu"); None
             means the CPU.
@@ -180,6 +178,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         eval_data: Samples to judge models on; the calibration data unless given.
         search_seconds: Time limit of the search, 600 unless given. The best model found so far is the result.
         progress: Called now and then while calibrating and searching.
+        tune_progress: Called after each placement that was raced, with their number and what was changed.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
@@ -193,6 +192,7 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     ranging = method_from_name(method, percentile=percentile, momentum=momentum)
     cache = None if tensorrt_cache is None else load_tensorrt_cache(tensorrt_cache)
     check_sources(ranging, stats, cache)
+    check_tuning(tune, tune_seconds, ranging, cache)
     budget = budget_from(
         max_drop=max_drop,
         min_sqnr=min_sqnr,
@@ -213,7 +213,9 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     check_output_is_no_input(output, data=data, tensorrt_cache=tensorrt_cache)
     if output is not None:
         check_output(Path(output), force=force)
-    wanted = PlanOptions.of(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
+    wanted = PlanOptions.of(
+        exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement
+    )
     prepared = prepare(model, target, wanted, recovery)
     refuse_other_scales(prepared, cache)
     check_overrides(prepared.plan, ranging, cache)
@@ -224,18 +226,19 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
     calibration = readable_for(prepared, calibration)
     calibration, samples = keep_first(calibration)
-    if cache is not None:
-        known = Known(no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
-    elif prepared.trained is not None and stats is None:
-        known = known_from_training(prepared, data, calibration, ranging, options, progress)
-    elif stats is None:
-        known = observe(prepared, calibration, ranging, options, progress)
+    observed = prepared if tune is None else for_all_placements(prepared, wanted)
+    if prepared.trained is not None and stats is None and cache is None:
+        known = known_from_training(observed, data, calibration, ranging, options, progress)
     else:
-        check_stats(prepared, stats)
-        known = known_from_stats(prepared.plan, stats, ranging)
+        known = find_ranges(observed, calibration, ranging, options, stats=stats, cache=cache, progress=progress)
     if data is not None and (stats is not None or cache is not None):
         read_through(calibration)
     clock.lap("calibrate")
+    tuning = None
+    if tune is not None:
+        racing = Racing(seconds=tune_seconds, threads=threads, progress=tune_progress)
+        prepared, tuning = tune_placement(prepared, wanted, known.ranges, held_out, racing)
+        clock.lap("tune")
     trained = prepared.trained
     qparams = solve_from_ranges(
         prepared.graph,
@@ -326,136 +329,5 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         report=report,
         output=path,
         search=found,
+        tuning=tuning,
     )
-
-
-def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
-    model: ModelSource,
-    data: Any = None,
-    *,
-    target: TargetSource = ORT_CPU,
-    batch_size: int | None = None,
-    limit: int | None = None,
-    layout: Layout | None = None,
-    images: ImageOptions | str | None = None,
-    exclude: Sequence[str] = (),
-    exclude_ops: Sequence[str] = (),
-    exclude_between: Sequence[Ends] = (),
-    include: Sequence[str] = (),
-    include_ops: Sequence[str] = (),
-    include_between: Sequence[Ends] = (),
-    overrides: Sequence[Override | Mapping[str, Any]] = (),
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
-    nonfinite: NonFinite = "error",
-    full_histogram: bool = False,
-    range_only: bool = False,
-    memory_limit: int | None = None,
-    shard: Shard | str | tuple[int, int] | None = None,
-    checkpoint: Checkpointing | str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    ray: str | bool = False,
-    progress: ProgressCallback | None = None,
-    remark: Callable[[str], None] | None = None,
-) -> StatsTable:
-    """Statistics of every activation that `target` quantizes, enough for every method.
-
-    Args:
-        model: As for `quantize`, and so are all arguments that are not listed here.
-        data: Calibration data, all of which is used.
-        range_only: Keep the extremes alone: less work, and enough for the method "max".
-        shard: Take only one part of the data, as (3, 16) or "3/16": the third of sixteen. Merge the parts' statistics
-            with `StatsTable.merge`.
-        checkpoint: File in which the statistics so far are saved once a minute, and which is removed at the end.
-        resume: Go on from the checkpoint of an interrupted run, where there is one.
-        ray: Spread the batches over a Ray cluster: its address, or True for the one of this machine.
-        remark: Called at the end with each thing about the data that a person should read.
-
-    Raises:
-        ModelError: the model cannot be read, is not valid, or is quantized already.
-        DataError: the data does not fit the model, is empty, or holds NaN/Inf.
-        ConfigError: an argument has an impossible value, or a checkpoint exists and `resume` is not given.
-        ArtifactError: the checkpoint is damaged, or belongs to another model, plan or data.
-        InterruptedRunError: a signal that the given Checkpointing looks out for ended the run.
-    """
-    options = CollectOptions(
-        threads=threads,
-        providers=providers,
-        nonfinite=nonfinite,
-        full_histogram=full_histogram,
-        range_only=range_only,
-        memory_limit=memory_limit,
-    )
-    placement = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
-    prepared = prepare(model, target, PlanOptions.of(*placement))
-    part = None if shard is None else shard_from(shard)
-    batches = open_batches(
-        prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images, shard=part
-    )
-    batches = readable_for(prepared, batches)
-    stats = collect_as_asked(
-        runnable(prepared.graph),
-        prepared.plan.observed(),
-        batches,
-        digest=prepared.plan.digest,
-        options=options,
-        progress=progress,
-        checkpointing=checkpointing_from(checkpoint, resume),
-        ray=ray,
-    )
-    stats = with_inside(stats, prepared, batches, options)
-    if remark is not None:
-        for text in (*batches.warnings, *batches.notes):
-            remark(text)
-    return stats
-
-
-def verify(  # noqa: PLR0913 - one keyword for each choice of the user
-    float_model: ModelSource,
-    quantized_model: ModelSource,
-    data: Any = None,
-    *,
-    target: TargetSource = ORT_CPU,
-    batch_size: int | None = None,
-    limit: int | None = None,
-    layout: Layout | None = None,
-    images: ImageOptions | str | None = None,
-) -> Report:
-    """Ask the target's engine what it runs in int8, and compare outputs with the float model.
-
-    Args:
-        float_model: The float model.
-        quantized_model: Any Q/DQ model of it, not only one that onnxq made.
-        data: Inputs to compare on, as for `quantize`; None takes synthetic inputs.
-        target: Name of the target.
-        batch_size: As for `quantize`.
-        limit: As for `quantize`.
-        layout: As for `quantize`.
-        images: As for `quantize`.
-
-    Raises:
-        ModelError: a model cannot be read or run.
-        DataError: the data does not fit, or the models have different outputs.
-        ConfigError: there is no such target.
-    """
-    table, _ = resolve_target(target)
-    source, quantized = load_graph(float_model), load_graph(quantized_model)
-    batches = open_batches(source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
-    feeds = Counted(batches)
-    # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
-    candidate = quantized.to_model() if quantized.base_dir is None else quantized
-    verification = verify_model(source, candidate, feeds, table.name, engine=table.engine)
-    facts = RunFacts(
-        size_before_bytes=size_bytes(float_model, source),
-        size_after_bytes=size_bytes(quantized_model, quantized),
-        data=DataFacts(
-            source=source_name(data),
-            samples=0,
-            held_out_samples=feeds.samples,
-            synthetic=False,
-            synthetic_comparison=data is None,
-        ),
-        warnings=batches.warnings,
-        notes=batches.notes,
-    )
-    return build_report(verification, facts, extra_checks=origin_check(source, quantized, verification.outputs))

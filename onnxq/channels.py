@@ -16,10 +16,7 @@ from onnxq.graph.model import (
 )
 from onnxq.passes.settle_types import runnable
 from onnxq.planning.options import PlanOptions
-from onnxq.stages import (
-    open_batches,
-    prepare,
-)
+from onnxq.stages import open_batches, prepare
 from onnxq.targets import ORT_CPU, TargetSource
 
 

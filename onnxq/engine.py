@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from onnxq.arguments import check_output_is_no_input
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import Layout
 from onnxq.errors import ConfigError, ModelError
 from onnxq.graph.model import ModelSource, load_graph
 from onnxq.graph.saving import check_output
 from onnxq.graph.view import Graph
-from onnxq.stages import check_output_is_no_input, open_batches
+from onnxq.stages import open_batches
 from onnxq.verification.engines import tensorrt
 from onnxq.verification.engines.result import EngineReport
 from onnxq.verification.engines.tensorrt_profiles import (

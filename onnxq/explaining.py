@@ -14,7 +14,7 @@ from onnxq.errors import OnnxqError
 from onnxq.graph.model import ModelSource
 from onnxq.nested import whole_plan
 from onnxq.planning.macs import plan_with_macs
-from onnxq.planning.options import Ends, PlanOptions
+from onnxq.planning.options import FAST, Ends, PlanOptions
 from onnxq.planning.overrides import Override
 from onnxq.planning.plan import QuantPlan
 from onnxq.report.explanation import Explanation, explain_plan
@@ -33,6 +33,7 @@ def plan(  # noqa: PLR0913 - one keyword for each choice of the user
     include_ops: Sequence[str] = (),
     include_between: Sequence[Ends] = (),
     overrides: Sequence[Override | Mapping[str, Any]] = (),
+    placement: str = FAST,
 ) -> QuantPlan:
     """What would be quantized for `target`, and why not, without any data. Arguments as for `quantize`.
 
@@ -40,8 +41,8 @@ def plan(  # noqa: PLR0913 - one keyword for each choice of the user
         ModelError: the model cannot be read, is not valid, or is quantized already.
         ConfigError: an argument has an impossible value, or names what the model does not have.
     """
-    placement = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
-    prepared = prepare(model, target, PlanOptions.of(*placement))
+    choices = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement)
+    prepared = prepare(model, target, PlanOptions.of(*choices))
     return whole_plan(prepared.plan, prepared.nested)
 
 
@@ -53,7 +54,7 @@ def explain(  # noqa: PLR0913 - one keyword for each choice of the user
     method: str = "auto",
     percentile: float | None = None,
     parameters: bool = True,
-    **placement: Any,
+    **choices: Any,
 ) -> tuple[QuantPlan, Explanation]:
     """A plan, and its rows for each node and tensor.
 
@@ -63,7 +64,7 @@ def explain(  # noqa: PLR0913 - one keyword for each choice of the user
         method: How ranges are chosen from them.
         percentile: For method "percentile".
         parameters: Whether scales and zero-points are wanted, for which weights have to be read.
-        placement: exclude, include, overrides and so on, as for `plan`.
+        choices: exclude, include, overrides and so on, as for `plan`.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
@@ -71,7 +72,7 @@ def explain(  # noqa: PLR0913 - one keyword for each choice of the user
         ArtifactError: `stats` belong to another model, or lack tensors.
     """
     chosen = method_from_name(method, percentile=percentile)
-    prepared = prepare(model, target, PlanOptions.of(**placement))
+    prepared = prepare(model, target, PlanOptions.of(**choices))
     graph, made = prepared.graph, _counted(prepared)
     if stats is not None:
         check_stats(prepared, stats)

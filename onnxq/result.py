@@ -12,6 +12,7 @@ from onnxq.calibration.statistics import StatsTable
 from onnxq.planning.plan import QuantPlan
 from onnxq.report.report import Report
 from onnxq.search.mixed import SearchResult
+from onnxq.tuning.search import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class QuantizeResult:
         report: What was measured; truthy when every check passed.
         output: Where the model was written, if it was.
         search: What the search for layers to leave in float found, if one was asked for.
+        tuning: What `tune` found, if it was asked for.
     """
 
     model: ModelProto
@@ -35,3 +37,4 @@ class QuantizeResult:
     report: Report
     output: Path | None = None
     search: SearchResult | None = None
+    tuning: Tuning | None = None

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.checkpoint import Checkpointing
+from onnxq.calibration.batches import Batches
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import InputSpecs, Layout
 from onnxq.calibration.methods import MOVING_AVERAGE, Method
@@ -29,11 +24,10 @@ from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.synthetic import synthetic_batches
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.calibration.trained import TrainedParams, trained_params
-from onnxq.errors import ArtifactError, ConfigError, ModelError, UnsupportedModelError
+from onnxq.errors import ArtifactError, ModelError, UnsupportedModelError
 from onnxq.faults import blamed_on
 from onnxq.graph.model import (
     ModelSource,
-    get_metadata,
     load_graph,
     model_digest,
     quantized_nodes,
@@ -56,12 +50,8 @@ from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
 from onnxq.plural import counted
 from onnxq.recovery.registry import Recovery
-from onnxq.report.build import POOR_SQNR_DB
 from onnxq.targets import TargetSource, resolve_target
 from onnxq.targets.schema import Target
-from onnxq.verification.check import Check
-from onnxq.verification.compare import OutputError
-from onnxq.version import VERSION
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -227,6 +217,30 @@ def observe(
     return known_from_stats(plan, stats, method)
 
 
+def find_ranges(  # noqa: PLR0913 - what `quantize` hands through
+    prepared: Prepared,
+    batches: Batches,
+    method: Method,
+    options: CollectOptions,
+    *,
+    stats: StatsTable | None,
+    cache: TensorRTCache | None,
+    progress: ProgressCallback | None,
+) -> Known:
+    """The ranges of the plan's tensors: from a cache, from statistics, or from running the model over `batches`.
+
+    Raises:
+        ArtifactError: `stats` or `cache` belong to another model, or lack tensors.
+        DataError: the data does not fit the model, is empty, or holds NaN/Inf.
+    """
+    if cache is not None:
+        return Known(no_stats(prepared), cache.ranges(prepared.plan), "TensorRT calibration cache")
+    if stats is None:
+        return observe(prepared, batches, method, options, progress)
+    check_stats(prepared, stats)
+    return known_from_stats(prepared.plan, stats, method)
+
+
 def known_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> Known:
     """What `method` makes of statistics.
 
@@ -240,82 +254,6 @@ def known_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> Know
 def no_stats(prepared: Prepared) -> StatsTable:
     """For ranges that come from elsewhere."""
     return StatsTable(tensors={}, digest=prepared.plan.digest, samples=0)
-
-
-def counted_share(stats: StatsTable) -> float:
-    """Share of the finite elements that is in histograms; 1 where none was seen."""
-    finite = sum(s.finite for s in stats.values())
-    return sum(s.counted for s in stats.values()) / finite if finite else 1.0
-
-
-def incomplete(stats: StatsTable) -> tuple[str, ...]:
-    """What a report says of statistics that lack shards of the data."""
-    if stats.shards is None:
-        return ()
-    return (f"the statistics are of {stats.shards} only, not of all calibration data; merge the rest (onnxq merge)",)
-
-
-def is_made_up(data: Any, stats: StatsTable | None, cache: TensorRTCache | None) -> bool:
-    """Whether the ranges come from synthetic inputs."""
-    return data is None and stats is None and cache is None
-
-
-def check_overrides(plan: QuantPlan, method: Method, cache: TensorRTCache | None) -> None:
-    """See that overrides of the method are about ranges that a method finds.
-
-    Raises:
-        ConfigError: the ranges come from a cache or from a moving average.
-    """
-    named = [name for name, tensor in plan.tensors.items() if tensor.method is not None]
-    if named and (cache is not None or method.name == MOVING_AVERAGE):
-        source = "a TensorRT calibration cache" if cache is not None else "a moving average"
-        raise ConfigError(
-            f"tensor {named[0]!r} has a method of its own, but the ranges come from {source}",
-            hint="drop method from overrides= (--override, [[override]]), or give a range there",
-        )
-
-
-def check_sources(method: Method, stats: StatsTable | None, cache: TensorRTCache | None) -> None:
-    """See that ranges come from one place, and from one that the method can use.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    if cache is not None and stats is not None:
-        raise ConfigError(
-            "ranges can come from statistics or from a TensorRT calibration cache, not from both",
-            hint="leave out stats= (--stats) or tensorrt_cache= (--calibration-cache)",
-        )
-    if method.name == MOVING_AVERAGE and stats is not None:
-        raise ConfigError(
-            "a moving average follows the batches in their order, which statistics do not keep",
-            hint="leave stats= (--stats) out and pass data= (--data), or choose another method= (--method)",
-        )
-
-
-def checkpointing_from(given: Checkpointing | str | os.PathLike[str] | None, resume: bool) -> Checkpointing | None:
-    """The checkpointing that `checkpoint=` and `resume=` ask for.
-
-    Raises:
-        ConfigError: there is no place to resume from.
-    """
-    if isinstance(given, Checkpointing):
-        return replace(given, resume=given.resume or resume)
-    if given is not None:
-        return Checkpointing(path=Path(given), resume=resume)
-    if resume:
-        raise ConfigError(
-            "there is no checkpoint to resume from", hint="name it with checkpoint= (--checkpoint) beside resume=True"
-        )
-    return None
-
-
-def unrecovered(recovery: Recovery, samples: Sequence[Batch]) -> tuple[str, ...]:
-    """A note where recovery was wanted and had nothing to work on."""
-    if samples or not recovery.needs_samples:
-        return ()
-    left_out = ", ".join(step.name for step in recovery.steps if step.adjust is not None)
-    return (f"no recovery of accuracy ({left_out}): that takes a few samples, data= (--data)",)
 
 
 def read_through(batches: Batches) -> None:
@@ -350,89 +288,3 @@ def nothing_to_quantize(plan: QuantPlan) -> UnsupportedModelError:
 def expected_int8(prepared: Prepared, plan: QuantPlan) -> list[str]:
     """Nodes of `plan` that the engine must be seen to run in int8: those with weights."""
     return [d.node for d in plan.nodes if d.action is Action.INT8 and d.op in prepared.target.compute]
-
-
-class Clock:
-    """Seconds by step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, step: str) -> None:
-        now = time.perf_counter()
-        self.seconds[step] = now - self._last
-        self._last = now
-
-
-class Counted:
-    """Feeds of some batches; counts the samples that pass and keeps the shapes of the first feed."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.samples = 0
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
-        for batch in self._batches.stream():
-            self.samples += batch.samples
-            self.shapes = self.shapes or {name: array.shape for name, array in batch.arrays.items()}
-            yield batch.arrays
-
-
-def origin_check(source: Graph, quantized: Graph, outputs: Sequence[OutputError]) -> tuple[Check, ...]:
-    """Whether a quantized model was made from `source`, where its metadata tells.
-
-    Another digest alone proves little: the same model, saved again with other metadata, has one. Where the outputs have
-    nothing in common either, it is another model.
-    """
-    made_from = get_metadata(quantized.frame).get("onnxq.float_digest")
-    if made_from is None:
-        return ()
-    digest = model_digest(source)
-    detail = f"the file names the same digest, {digest[:12]}"
-    if made_from != digest:
-        detail = f"the file says it was made from another float model: digest {made_from[:12]}, not {digest[:12]}"
-    unlike = any(o.sqnr_db is not None and o.sqnr_db < POOR_SQNR_DB for o in outputs)
-    return (Check(name="made from this float model", passed=made_from == digest or not unlike, detail=detail),)
-
-
-def check_output_is_no_input(output: str | os.PathLike[str] | None, **inputs: Any) -> None:
-    """Refuse to write over what is read, whatever `force` says.
-
-    Args:
-        output: Where to write.
-        inputs: What is read, by the name of its argument; only paths count.
-
-    Raises:
-        ConfigError: they are one file.
-    """
-    for name, given in inputs.items():
-        if output is None or not isinstance(given, (str, os.PathLike)):
-            continue
-        if Path(output).resolve() == Path(given).resolve():
-            raise ConfigError(
-                f"this is the file given as {name}=, which is read",
-                where=f"output {os.fspath(output)!r}",
-                hint="choose another place with output= (-o)",
-            )
-
-
-def source_name(data: Any) -> str:
-    """What the data is called in the report."""
-    if data is None:
-        return "synthetic inputs"
-    return str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
-
-
-def metadata_of(plan: QuantPlan, known: Known, recovery: Recovery, *, synthetic: bool) -> dict[str, str]:
-    """What the file says about how it was made; nothing that changes from run to run."""
-    return {
-        "onnxq.version": VERSION,
-        "onnxq.target": plan.target,
-        "onnxq.method": known.label,
-        "onnxq.recover": ",".join(recovery.names) or "none",
-        "onnxq.data": "synthetic" if synthetic else known.stats.data_fingerprint,
-        "onnxq.samples": str(known.stats.samples),
-        "onnxq.float_digest": plan.digest,
-    }

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from onnxq.arguments import check_output_is_no_input
 from onnxq.errors import ModelError
 from onnxq.graph.model import ModelSource, load_graph, quantized_nodes, save_model
 from onnxq.graph.saving import check_output
 from onnxq.passes.base import PassManager
 from onnxq.passes.strip_qdq import StripQDQ
 from onnxq.plural import counted
-from onnxq.stages import check_output_is_no_input
 
 _METADATA = "onnxq."
 """Entries of the metadata that tell of the quantization start so."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from onnxq.graph.view import CAPTURED, Graph, Use
 from onnxq.passes.infer_shapes import InferShapes
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import FULL, PlanOptions
 from onnxq.planning.plan import Derived, Fixed, FromValues, QuantPlan, SharedWith, Source, TensorPlan
 from onnxq.planning.planner import make_plan
 from onnxq.targets import TARGETS
@@ -25,10 +25,10 @@ ORT = "ort-x64-vnni"
 
 
 def planned(text: str | Graph, *, target: str = ORT, options: PlanOptions | None = None, **constants: Any) -> QuantPlan:
-    """The plan of a graph given as text."""
+    """The plan of a graph given as text; what its nodes would cost is left out unless the options say otherwise."""
     graph = graph_of(text, **constants) if isinstance(text, str) else text
     InferShapes().run(graph)
-    return make_plan(graph, TARGETS[target], options=options or PlanOptions(), digest="test")
+    return make_plan(graph, TARGETS[target], options=options or PlanOptions(placement=FULL), digest="test")
 
 
 def actions(plan: QuantPlan) -> dict[str, str]:

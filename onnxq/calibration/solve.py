@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
+from onnxq.calibration.concat_ranges import with_joined_concats
 from onnxq.calibration.methods import Method, expected_sqnr_db, method_from_name, solve_range
 from onnxq.calibration.methods.density import Density
 from onnxq.calibration.methods.percentile import zeros_reach
@@ -158,6 +159,7 @@ def solve_from_ranges(  # noqa: PLR0913 - what parameters depend on
     """
     table: dict[str, QuantParams] = {}
     known = known or {}
+    ranges = with_joined_concats(graph, plan, ranges)
     for key, tensor in plan.tensors.items():
         if key in known:
             table[key] = _safe(graph, tensor, known[key], target)

@@ -19,6 +19,7 @@ from onnxq.cli.parameters import (
     IMAGE_PRESETS,
     LAYOUTS,
     NONFINITE,
+    PLACEMENTS,
     RESIZES,
     TARGETS,
     Bytes,
@@ -99,6 +100,7 @@ class PlanOptions:
     include_op: tuple[str, ...]
     include_between: tuple[str, ...]
     override: tuple[dict[str, Any], ...]
+    where: str
 
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments of the Python API."""
@@ -111,6 +113,7 @@ class PlanOptions:
             "include_ops": self.include_op,
             "include_between": self.include_between,
             "overrides": self.override,
+            "placement": self.where,
         }
 
 
@@ -214,6 +217,14 @@ def plan_options() -> Decorator:
             metavar=Table.name,
             help="Quantize single nodes or tensors differently, such as 'tensors = \"images\", range = [0, 1]'; "
             "repeatable. See docs/control.md.",
+        ),
+        click.option(
+            "--placement",
+            "where",
+            type=Name(PLACEMENTS),
+            default="fast",
+            show_default=True,
+            help="fast keeps nodes in float that are faster there; full runs in int8 what can.",
         ),
     )
 

@@ -23,6 +23,7 @@ SENSITIVITY_MODES = ("only", "all-but")
 RANK_BY = ("sqnr", "cosine", "kl")
 RECOVERIES = ("none", "fast", "best")
 RECOVERY_STEPS = ("clip", "rounding", "bias")
+PLACEMENTS = ("fast", "full")
 NONFINITE = ("error", "ignore")
 RESIZES = ("stretch", "crop", "letterbox", "height")
 

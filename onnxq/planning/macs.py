@@ -53,6 +53,17 @@ def _count(shape: tuple[Dim, ...] | None, *, start: int) -> int | None:
 
 def plan_with_macs(plan: QuantPlan, graph: Graph, input_shapes: Mapping[str, tuple[int, ...]]) -> QuantPlan:
     """`plan`, its arithmetic counted for inputs of the given shapes."""
+    fixed = with_input_shapes(graph, input_shapes)
+    return replace(plan, nodes=tuple(_counted(fixed, d) for d in plan.nodes))
+
+
+def _counted(graph: Graph, decision: NodeDecision) -> NodeDecision:
+    # What stands inside the body of another node keeps the count that it was planned with.
+    return replace(decision, macs=macs(graph, graph.node(decision.node))) if graph.has_node(decision.node) else decision
+
+
+def with_input_shapes(graph: Graph, input_shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """A copy of `graph` with inputs of the given shapes, and all shapes that follow from them."""
     fixed = graph.copy()
     for name, shape in input_shapes.items():
         dims = fixed.inputs[name].type.tensor_type.shape.dim
@@ -60,9 +71,4 @@ def plan_with_macs(plan: QuantPlan, graph: Graph, input_shapes: Mapping[str, tup
             dim.dim_value = size
     fixed.set_value_info(())
     infer_shapes(fixed)
-    return replace(plan, nodes=tuple(_counted(fixed, d) for d in plan.nodes))
-
-
-def _counted(graph: Graph, decision: NodeDecision) -> NodeDecision:
-    # What stands inside the body of another node keeps the count that it was planned with.
-    return replace(decision, macs=macs(graph, graph.node(decision.node))) if graph.has_node(decision.node) else decision
+    return fixed

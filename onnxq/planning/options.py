@@ -23,6 +23,11 @@ from onnxq.planning.overrides import Override, override_of
 Ends = tuple[str, str] | str
 """Two tensors, or both in one string: "FROM:TO"."""
 
+FAST, FULL = "fast", "full"
+PLACEMENTS = (FAST, FULL)
+TUNE_RULE = "tune"
+"""What plans give as the rule of a node that was measured to be faster in float."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
@@ -36,6 +41,9 @@ class PlanOptions:
         include_ops: Operator types to quantize.
         include_between: Pairs of tensors: every node on a path from the first to the second may be quantized.
         overrides: Types, methods and ranges of single nodes and tensors; later ones win.
+        placement: "fast" also keeps nodes in float that the target's table of costs says are faster there; "full" runs
+            every node in int8 that can.
+        slower: Names of nodes that were measured to be faster in float.
         path: Where the graph stands inside the model, as in "If_0/then_branch"; "" for the model's own graph. Names of
             nodes then begin with it; tensors, and overrides, are those of the model's own graph only.
     """
@@ -47,12 +55,14 @@ class PlanOptions:
     include_ops: tuple[str, ...] = ()
     include_between: tuple[Ends, ...] = ()
     overrides: tuple[Override, ...] = ()
+    placement: str = FAST
+    slower: frozenset[str] = frozenset()
     path: str = ""
 
     def inside(self, path: str) -> PlanOptions:
         """The same wishes for a graph at `path` in this one."""
         whole = f"{self.path}/{path}" if self.path else path
-        return replace(self, path=whole, exclude_between=(), include_between=(), overrides=())
+        return replace(self, path=whole, exclude_between=(), include_between=(), overrides=(), slower=frozenset())
 
     @classmethod
     def of(  # noqa: PLR0913, PLR0917 - one keyword for each choice of the user
@@ -64,12 +74,18 @@ class PlanOptions:
         include_ops: str | Iterable[str] = (),
         include_between: Iterable[Ends] = (),
         overrides: Iterable[Override | Mapping[str, Any]] = (),
+        placement: str = FAST,
     ) -> PlanOptions:
         """The options from what a user gives, where one string is one pattern and not its letters.
 
         Raises:
-            ConfigError: an override has an unknown key or an impossible value.
+            ConfigError: an override has an unknown key or an impossible value, or there is no such placement.
         """
+        if placement not in PLACEMENTS:
+            raise ConfigError(
+                f"unknown placement {placement!r}; known: {', '.join(PLACEMENTS)}",
+                hint="pass placement='fast' or placement='full' (--placement)",
+            )
         return cls(
             exclude=several(exclude),
             exclude_ops=several(exclude_ops),
@@ -78,6 +94,7 @@ class PlanOptions:
             include_ops=several(include_ops),
             include_between=_pairs(include_between),
             overrides=tuple(override_of(one, number) for number, one in enumerate(overrides, start=1)),
+            placement=placement,
         )
 
     def select(self, graph: Graph, source: Graph | None = None) -> Selection:
@@ -94,7 +111,7 @@ class PlanOptions:
         excluded = finder.nodes(self.exclude, self.exclude_ops, self.exclude_between, "exclude")
         included = finder.nodes(self.include, self.include_ops, self.include_between, "include")
         asked = self.include or self.include_ops or self.include_between
-        return Selection(excluded=excluded, included=included if asked else None)
+        return Selection(excluded=excluded | self.slower, included=included if asked else None)
 
 
 @dataclass(frozen=True, kw_only=True)

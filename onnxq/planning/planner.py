@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from onnx import NodeProto
@@ -15,8 +15,9 @@ from onnxq.planning.bounds import cut, known_bounds, reading_bounds
 from onnxq.planning.compute import WEIGHT, ComputeSite, Refusal, compute_site
 from onnxq.planning.inputs import InputPairs
 from onnxq.planning.macs import macs
-from onnxq.planning.options import PlanOptions, Selection
+from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions, Selection
 from onnxq.planning.overrides import apply_overrides
+from onnxq.planning.payoff import dear_nodes
 from onnxq.planning.plan import (
     Action,
     Derived,
@@ -56,10 +57,16 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         ConfigError: an option names what the graph does not have, or asks for what the target does not take.
     """
     selection = options.select(graph, source)
-    verdicts = {n.name: _verdict(graph, n, target, selection) for n in graph.nodes}
+    verdicts = {n.name: _verdict(graph, n, target, options, selection) for n in graph.nodes}
     sites = {name: v for name, v in verdicts.items() if isinstance(v, ComputeSite)}
-    place = _place_regions if target.placement is Placement.REGIONS else _place_inputs
-    activations, decided, holds = place(graph, target, sites, selection)
+    if target.placement is Placement.REGIONS:
+        dear, remarks = _dear_nodes(graph, target, sites, options, selection)
+        notes = (*notes, *remarks)
+        sites = {name: site for name, site in sites.items() if name not in dear}
+        verdicts |= dear
+        activations, decided, holds = _place_regions(graph, target, sites, selection, dear)
+    else:
+        activations, decided, holds = _place_inputs(graph, target, sites, selection)
     placed = {**activations, **_weights(graph, target, sites), **_biases(graph, sites)}
     overridden = apply_overrides(graph, placed, options.overrides, target)
     tensors = overridden.tensors
@@ -87,7 +94,9 @@ Decided = tuple[Action, str, str]
 """Action, reason, rule."""
 
 
-def _verdict(graph: Graph, node: NodeProto, target: Target, selection: Selection) -> Verdict:
+def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions, selection: Selection) -> Verdict:
+    if node.name in options.slower:
+        return Refusal("the tuned placement keeps it in float", TUNE_RULE)
     if selection.forbids(node):
         return Refusal("excluded by the user", "user")
     found = compute_site(graph, node, target)
@@ -132,10 +141,23 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
 # ---- activations: regions ----------------------------------------------------------------------------------------
 
 
+def _dear_nodes(
+    graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions, selection: Selection
+) -> tuple[dict[str, Refusal], tuple[str, ...]]:
+    """Nodes that could run in int8 and are faster in float, with the reason, and remarks on that (C17)."""
+    if target.costs is None or options.placement == FULL:
+        return {}, ()
+    return dear_nodes(graph, target.costs, Regions(graph, target, sites, selection), sites)
+
+
 def _place_regions(
-    graph: Graph, target: Target, sites: dict[str, ComputeSite], selection: Selection
+    graph: Graph,
+    target: Target,
+    sites: dict[str, ComputeSite],
+    selection: Selection,
+    avoided: Collection[str],
 ) -> tuple[dict[str, TensorPlan], dict[str, Decided], tuple[str, ...]]:
-    regions = Regions(graph, target, sites, selection)
+    regions = Regions(graph, target, sites, selection, avoided)
     tensors: dict[str, TensorPlan] = {}
     for name in regions.quantized:
         writer = regions.code_writer(name)

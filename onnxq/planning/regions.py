@@ -14,7 +14,7 @@ Q of their own on an input or whose output nobody wants as codes, until nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from onnx import NodeProto
 
@@ -33,6 +33,13 @@ _MOST_FUSED = 2
 class Regions:
     """The int8 nodes of one graph and the tensors between them.
 
+    Args:
+        graph: The float graph.
+        target: Its table.
+        sites: The nodes with weights that run in int8.
+        selection: What the user keeps in float.
+        avoided: Names of further nodes to keep in float.
+
     Attributes:
         members: Names of the int8 nodes, weights or not.
         fused: Activation nodes that disappear, with the int8 node that takes each in.
@@ -40,13 +47,22 @@ class Regions:
         holds: Tensors behind which the engine must not look, in graph order.
     """
 
-    def __init__(self, graph: Graph, target: Target, sites: dict[str, ComputeSite], selection: Selection) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        sites: dict[str, ComputeSite],
+        selection: Selection,
+        avoided: Collection[str] = (),
+    ) -> None:
         self._graph = graph
         self._target = target
         self._sites = sites
         bias_adds = {s.bias_use.node for s in sites.values() if s.bias_use is not None} - set(sites)
         self.members = set(sites) | {
-            n.name for n in graph.nodes if self._has_kernel(n) and n.name not in bias_adds and not selection.excludes(n)
+            n.name
+            for n in graph.nodes
+            if self._has_kernel(n) and not (n.name in bias_adds or n.name in avoided or selection.excludes(n))
         }
         self._tail: dict[str, tuple[str, list[str]]] = {}
         for name in self.members:
@@ -155,6 +171,9 @@ class Regions:
     def _reads_codes(self, node: NodeProto) -> bool:
         inputs = self.data_inputs(node)
         carried = [self._is_code(t) for t in inputs]
+        if node.op_type == "Add" and any(self.code_writer(t) is not None for t in inputs):
+            # One pair for the other operand, or a DQ for this one and a Q behind the Add: int8 costs less.
+            return True
         return any(carried) and all(
             is_code or self._is_small(t, node.output[0]) for t, is_code in zip(inputs, carried, strict=True)
         )

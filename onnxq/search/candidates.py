@@ -17,7 +17,7 @@ from onnxq.calibration.solve import QParamsTable
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import QuantParams
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions
 from onnxq.planning.plan import QuantPlan, Role, SharedWith
 from onnxq.planning.planner import make_plan
 from onnxq.stages import Prepared, rewrite
@@ -73,13 +73,22 @@ class Candidates:
             NotMadeError: it would quantize a tensor that the whole plan does not, or in another way.
         """
         prepared = self.prepared
+        # What the whole plan keeps in float for speed stays there: chosen anew, it might quantize other nodes.
+        speed = {TUNE_RULE} if prepared.target.costs is None else {TUNE_RULE, prepared.target.costs.rule}
+        slower = {d.node: d for d in prepared.plan.nodes if d.rule in speed}
         options = replace(
-            self.options, exclude=(*self.options.exclude, *(glob.escape(name) for name in sorted(excluded)))
+            self.options,
+            exclude=(*self.options.exclude, *(glob.escape(name) for name in sorted(excluded))),
+            placement=FULL,
+            slower=frozenset(slower),
         )
         plan = make_plan(
             prepared.graph, prepared.target, options=options, digest=prepared.plan.digest, notes=prepared.plan.notes
         )
-        nodes = tuple(replace(d, reason=REASON, rule="budget") if d.node in excluded else d for d in plan.nodes)
+        nodes = tuple(
+            replace(d, reason=REASON, rule="budget") if d.node in excluded else slower.get(d.node, d)
+            for d in plan.nodes
+        )
         return Candidate(replace(plan, nodes=nodes), self._params(plan), self._restored(excluded), prepared.widened)
 
     def _params(self, plan: QuantPlan) -> QParamsTable:

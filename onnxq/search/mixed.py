@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
+from onnxq.facts import Clock
 from onnxq.passes.settle_types import runnable
 from onnxq.plural import counted
 from onnxq.search.budget import Budget
@@ -22,7 +23,6 @@ from onnxq.search.ranking import LayerEffect
 from onnxq.search.reading import Judged, first_samples
 from onnxq.search.referee import Judgement, Referee
 from onnxq.search.sensitivity import counted_plan, effects_of, measure_alone
-from onnxq.stages import Clock
 from onnxq.verification.check import Check
 
 STAGE = "searching"

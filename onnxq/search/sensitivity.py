@@ -15,10 +15,11 @@ from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.errors import ConfigError
+from onnxq.facts import Clock
 from onnxq.graph.model import ModelSource
 from onnxq.passes.settle_types import runnable
 from onnxq.planning.macs import plan_with_macs
-from onnxq.planning.options import Ends, PlanOptions
+from onnxq.planning.options import FAST, Ends, PlanOptions
 from onnxq.planning.overrides import Override
 from onnxq.planning.plan import QuantPlan
 from onnxq.search.candidates import Candidates, NotMadeError
@@ -28,7 +29,6 @@ from onnxq.search.layers import Layer, layers_of
 from onnxq.search.progress import Callback, report_to
 from onnxq.search.ranking import By, LayerEffect, Mode, Sensitivity
 from onnxq.stages import (
-    Clock,
     Prepared,
     check_stats,
     known_from_stats,
@@ -68,6 +68,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     include_ops: Sequence[str] = (),
     include_between: Sequence[Ends] = (),
     overrides: Sequence[Override | Mapping[str, Any]] = (),
+    placement: str = FAST,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     seconds: float | None = None,
@@ -96,7 +97,8 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     _check(mode, by, samples, seconds)
     clock = Clock()
     chosen = method_from_name(method, percentile=percentile)
-    user = PlanOptions.of(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides)
+    choices = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement)
+    user = PlanOptions.of(*choices)
     prepared = prepare(model, target, user)
     options = CollectOptions(threads=threads, providers=providers)
     batches = open_batches(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
+from onnxq.targets.ort_costs import ORT_X64_COSTS
 from onnxq.targets.schema import (
     BiasForm,
     ChannelAxis,
@@ -97,6 +98,7 @@ ORT_X64_VNNI = Target(
     pass_through={rule.op: rule for rule in _PASS_THROUGH},
     taken=frozenset({"AveragePool", "Softmax"}),
     fused_activations=frozenset({"Relu", "Clip"}),
+    costs=ORT_X64_COSTS,
     float_reasons=_FLOAT_REASONS,
     sources={
         **dict.fromkeys(("C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12"), "run"),
@@ -110,4 +112,4 @@ ORT_X64_AVX2 = replace(
     guard=WeightGuard.PAIR_SUM,
 )
 
-ORT_ARM64 = replace(ORT_X64_VNNI, name="ort-arm64")
+ORT_ARM64 = replace(ORT_X64_VNNI, name="ort-arm64", costs=None)

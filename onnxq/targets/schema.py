@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnxq.numerics.specs import QuantSpec
+from onnxq.targets.costs import CostTable
 
 
 class Placement(enum.Enum):
@@ -140,6 +141,8 @@ class Target:
         min_opset: Lowest opset of the quantized model.
         half_types: Whether int8 nodes may stand among float16 and bfloat16, their scales in that type too. Where not,
             and for float64 everywhere, the graph around them is made to compute in float32.
+        costs: What kernels cost, so that no node runs in int8 that is faster in float; None where it was not measured
+            (REGIONS only).
         float_reasons: Why operators that are often asked about stay float, by type.
         sources: Where a rule comes from, by its identifier.
     """
@@ -163,5 +166,6 @@ class Target:
     concat_shares: bool = False
     min_opset: int = 13
     half_types: bool = False
+    costs: CostTable | None = None
     float_reasons: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -54,7 +54,9 @@ def test_every_argument_of_quantize_has_an_option() -> None:
         "overrides": "override",
         "providers": "ep",
         "tensorrt_cache": "calibration_cache",
+        "placement": "where",
         "progress": None,
+        "tune_progress": None,
         "model": None,
     }
     options = {p.name for p in cli.commands["quantize"].params}

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
+import onnxq
 from onnxq.errors import ModelError
 from onnxq.targets import TARGETS, cpu_has_vnni
 from onnxq.verification.engines.onnxruntime import executed_precision
 from tests.e2e.probes import ROUNDING, U8, U8_POSITIVE, Probe, error, kernels, values, weight_scale
+from tests.graphs import model_of, normal
 
 SAME = {"pads": [1, 1, 1, 1]}
 
@@ -427,3 +429,25 @@ def _split_node(x: str) -> Any:
 
 def _runs_on_codes(model: ModelProto, op: str) -> bool:
     return any(n.op == op and n.precision.value in ("int8", "fused") for n in executed_precision(model).nodes)
+
+
+# ---- C17: what does not pay stays float ----------------------------------------------------------------------------
+
+
+def test_c17_a_node_that_does_not_pay_runs_in_float_between_int8_ones() -> None:
+    """Left alone, onnxruntime would take the float depthwise Conv between a DQ and a Q into int8 (C16)."""
+    text = """(float[N,16,56,56] x) => (float[N,32,56,56] y) {
+    [c1] a = Conv<pads=[1,1,1,1]>(x, w1)
+    [r1] ar = Relu(a)
+    [dw] b = Conv<pads=[2,2,2,2], group=16>(ar, w2)
+    [r2] br = Relu(b)
+    [c2] c = Conv<pads=[1,1,1,1]>(br, w3)
+    [c3] y = Conv<pads=[1,1,1,1]>(c, w4)
+    }"""
+    weights = {"w1": normal(16, 16, 3, 3), "w2": normal(16, 1, 5, 5), "w3": normal(32, 16, 3, 3)}
+    model = model_of(text, **weights, w4=normal(32, 32, 3, 3))
+    data = [{"x": normal(1, 16, 56, 56, seed=seed)} for seed in range(5)]
+    made = onnxq.quantize(model, data, target="ort-x64-avx2")
+    assert made.report
+    ran = {n.node: n.precision.value for n in executed_precision(made.model).nodes}
+    assert {name: ran[name] for name in ("c2", "c3", "dw")} == {"c2": "int8", "c3": "int8", "dw": "float"}

@@ -40,7 +40,7 @@ FORK_CONSTANTS: dict[str, Any] = {"w": W, "v": normal(16, 32, 3, 3, seed=1), "u"
 
 
 def chain(*overrides: Override, target: str = "ort-x64-vnni") -> QuantPlan:
-    return planned(CHAIN, target=target, options=PlanOptions(overrides=overrides), **CONSTANTS)
+    return planned(CHAIN, target=target, options=PlanOptions(placement="full", overrides=overrides), **CONSTANTS)
 
 
 # ---- what an override changes --------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_what_only_moves_codes_shares_an_override() -> None:
 
 
 def test_a_group_shares_an_override() -> None:
-    options = PlanOptions(overrides=(Override(tensors="a", range=[-1.0, 1.0]),))
+    options = PlanOptions(placement="full", overrides=(Override(tensors="a", range=[-1.0, 1.0]),))
     plan = planned(FORK, target="tensorrt", options=options, **FORK_CONSTANTS)
     assert [t.source for name, t in plan.tensors.items() if name in ("a", "c")] == [Fixed(-1.0, 1.0)] * 2
     assert plan.notes == ("the override of tensors 'a' also holds for 1 tensor that must share parameters, first 'c'",)
@@ -117,7 +117,7 @@ def test_a_group_shares_an_override() -> None:
 
 
 def test_a_weight_of_two_nodes_shares_an_override() -> None:
-    options = PlanOptions(overrides=(Override(nodes="left", per_channel=False),))
+    options = PlanOptions(placement="full", overrides=(Override(nodes="left", per_channel=False),))
     plan = planned(FORK, target="tensorrt", options=options, **FORK_CONSTANTS)
     assert plan.tensors["w"].spec.axis is None
     assert plan.notes == ("the override of nodes 'left' also holds for node 'right', which reads weight 'w' too",)
@@ -125,7 +125,7 @@ def test_a_weight_of_two_nodes_shares_an_override() -> None:
 
 def test_two_overrides_of_one_group_leave_one_range() -> None:
     options = PlanOptions(
-        overrides=(Override(tensors="a", range=[-1.0, 1.0]), Override(tensors="c", range=[-2.0, 2.0]))
+        placement="full", overrides=(Override(tensors="a", range=[-1.0, 1.0]), Override(tensors="c", range=[-2.0, 2.0]))
     )
     plan = planned(FORK, target="tensorrt", options=options, **FORK_CONSTANTS)
     assert {plan.tensors[name].source for name in ("a", "c")} == {Fixed(-2.0, 2.0)}
@@ -266,7 +266,7 @@ def test_overrides_that_do_not_fit_the_plan(case: str) -> None:
 
 def test_channels_where_there_can_be_none() -> None:
     text = "(float[N,4,16] x) => (float[N,4,16] y) { [mm] y = MatMul(x, w) }"
-    options = PlanOptions(overrides=(Override(tensors="w", per_channel=True),))
+    options = PlanOptions(placement="full", overrides=(Override(tensors="w", per_channel=True),))
     with pytest.raises(ConfigError, match="weight 'w' cannot have a scale for each channel here"):
         planned(text, options=options, w=normal(4, 16, 16))
 

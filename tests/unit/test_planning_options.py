@@ -61,7 +61,7 @@ def test_patterns(pattern: str, found: tuple[str, ...]) -> None:
 
 def test_what_is_no_regular_expression() -> None:
     with pytest.raises(ConfigError) as error:
-        planned(DIAMOND, options=PlanOptions(exclude=("re:conv(",)), w=W)
+        planned(DIAMOND, options=PlanOptions(placement="full", exclude=("re:conv(",)), w=W)
     assert error.value.message.startswith("'re:conv(' is not a regular expression: ")
     assert error.value.where == "exclude=(...) (--exclude)"
 
@@ -77,14 +77,14 @@ def test_what_is_no_string() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (PlanOptions(exclude=("re:left|right",)), {"left", "right", "relu", "join"}),
+        (PlanOptions(placement="full", exclude=("re:left|right",)), {"left", "right", "relu", "join"}),
         # The Add has no code on either side any more, but what is excluded by name alone is the Conv.
-        (PlanOptions(include=("stem", "tail")), {"left", "relu", "right", "join"}),
-        (PlanOptions(include_ops=("Conv",)), {"join"}),
-        (PlanOptions(include=("re:.*",)), set()),
+        (PlanOptions(placement="full", include=("stem", "tail")), {"left", "relu", "right", "join"}),
+        (PlanOptions(placement="full", include_ops=("Conv",)), {"join"}),
+        (PlanOptions(placement="full", include=("re:.*",)), set()),
         # Exclude wins.
-        (PlanOptions(include_ops=("Conv",), exclude=("tail",)), {"join", "tail"}),
-        (PlanOptions(include=("left",), include_ops=("Add",)), {"stem", "right", "tail", "join"}),
+        (PlanOptions(placement="full", include_ops=("Conv",), exclude=("tail",)), {"join", "tail"}),
+        (PlanOptions(placement="full", include=("left",), include_ops=("Add",)), {"stem", "right", "tail", "join"}),
     ],
 )
 def test_include_and_exclude(options: PlanOptions, expected: set[str]) -> None:
@@ -92,25 +92,30 @@ def test_include_and_exclude(options: PlanOptions, expected: set[str]) -> None:
 
 
 def test_activations_come_along_unless_they_are_excluded() -> None:
-    assert actions(planned(DIAMOND, options=PlanOptions(include=("left",)), w=W))["relu"] == "fused"
-    options = PlanOptions(include=("left",), exclude=("relu",))
+    assert actions(planned(DIAMOND, options=PlanOptions(placement="full", include=("left",)), w=W))["relu"] == "fused"
+    options = PlanOptions(placement="full", include=("left",), exclude=("relu",))
     assert actions(planned(DIAMOND, options=options, w=W))["relu"] == "float"
 
 
 def test_an_excluded_activation_is_float_where_pairs_are_on_inputs_too() -> None:
     assert actions(planned(DIAMOND, target="tensorrt", w=W))["relu"] == "fused"
-    plan = planned(DIAMOND, options=PlanOptions(exclude=("relu",)), target="tensorrt", w=W)
+    plan = planned(DIAMOND, options=PlanOptions(placement="full", exclude=("relu",)), target="tensorrt", w=W)
     assert reason(plan, "relu") == "excluded by the user [user]"
 
 
 def test_a_node_that_is_not_included_says_so() -> None:
-    plan = planned(DIAMOND, options=PlanOptions(include=("left",)), w=W)
+    plan = planned(DIAMOND, options=PlanOptions(placement="full", include=("left",)), w=W)
     assert reason(plan, "tail") == "not among the nodes that the user includes [user]"
 
 
 def test_include_is_understood_where_pairs_are_on_inputs() -> None:
-    assert floats(PlanOptions(include=("right",)), target="tensorrt") == {"stem", "left", "relu", "tail"}
-    plan = planned(DIAMOND, options=PlanOptions(include=("right",)), target="tensorrt", w=W)
+    assert floats(PlanOptions(placement="full", include=("right",)), target="tensorrt") == {
+        "stem",
+        "left",
+        "relu",
+        "tail",
+    }
+    plan = planned(DIAMOND, options=PlanOptions(placement="full", include=("right",)), target="tensorrt", w=W)
     # The residual Add fuses behind the included Conv, and so its other branch has a pair.
     assert [line.split()[0] for line in tensors(plan)] == ["a", "c", "w"]
 
@@ -136,8 +141,8 @@ def test_between_means_every_node_on_a_path(ends: Any, nodes: set[str]) -> None:
 
 
 def test_excluded_between_stay_float() -> None:
-    assert floats(PlanOptions.of(exclude_between=[("a", "e")])) == {"left", "relu", "right", "join"}
-    assert floats(PlanOptions.of(include_between=["a:c"])) == {"stem", "right", "join", "tail"}
+    assert floats(PlanOptions.of(exclude_between=[("a", "e")], placement="full")) == {"left", "relu", "right", "join"}
+    assert floats(PlanOptions.of(include_between=["a:c"], placement="full")) == {"stem", "right", "join", "tail"}
 
 
 def test_names_of_tensors_may_hold_colons() -> None:

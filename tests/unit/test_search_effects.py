@@ -58,7 +58,7 @@ TARGETS = ("ort-x64-vnni", "ort-x64-avx2", "tensorrt", "openvino")
 
 
 def prepared_with(model: ModelProto | Path, feeds: list, target: str) -> tuple[Prepared, Bench, list[Layer]]:
-    prepared = prepare(model, target, PlanOptions())
+    prepared = prepare(model, target, PlanOptions(placement="full"))
     batches = open_batches(prepared.source, feeds, batch_size=None, limit=None, layout=None, images=None)
     known = observe(prepared, batches, method_from_name("max"), CollectOptions(), None)
     qparams = solve_from_ranges(prepared.graph, prepared.plan, known.ranges, prepared.target)
@@ -223,7 +223,7 @@ def test_a_layer_that_is_made_bad_comes_first() -> None:
         values = numpy_helper.to_array(proto).copy()
         values[index] *= 1 / 300 if name == "w2" else 300
         proto.CopyFrom(numpy_helper.from_array(values, name))
-    found = onnxq.sensitivity(bad, FEEDS, target="ort-x64-vnni", method="max")
+    found = onnxq.sensitivity(bad, FEEDS, placement="full", target="ort-x64-vnni", method="max")
     assert {row.node for row in found.ranked()[:2]} == {"c1", "c2"}
     assert found.ranked()[1].effect.sqnr_db < 25 < found.ranked()[2].effect.sqnr_db
     assert (found.samples, found.missing, len(found.layers)) == (12, 0, 4)
@@ -234,7 +234,7 @@ def test_a_layer_that_is_made_bad_comes_first() -> None:
 
 
 def test_all_but_one_runs_the_whole_model() -> None:
-    found = onnxq.sensitivity(RESIDUAL, FEEDS, target="ort-x64-vnni", mode="all-but", samples=4)
+    found = onnxq.sensitivity(RESIDUAL, FEEDS, placement="full", target="ort-x64-vnni", mode="all-but", samples=4)
     assert [row.node for row in found.layers] == ["c1", "c2", "c3", "mm"]
     ranked = [row.effect.sqnr_db for row in found.ranked()]
     assert ranked == sorted(ranked, reverse=True)
@@ -246,7 +246,7 @@ def test_an_interrupt_gives_what_was_measured() -> None:
         if getattr(now, "stage", "") and now.samples == 2:
             raise KeyboardInterrupt
 
-    found = onnxq.sensitivity(RESIDUAL, FEEDS, target="ort-x64-vnni", progress=stop)
+    found = onnxq.sensitivity(RESIDUAL, FEEDS, placement="full", target="ort-x64-vnni", progress=stop)
     assert (len(found.layers), found.missing) == (2, 2)
     assert found.warnings == ("2 layers not measured: the time was over",)
 

@@ -116,11 +116,11 @@ def data_of_digits(count: int) -> dict[str, np.ndarray]:
 
 
 def test_quantize_meets_an_sqnr() -> None:
-    plain = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI)
+    plain = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full")
     assert plain.search is None
     worst = plain.report.worst_sqnr_db
     assert worst is not None
-    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, min_sqnr=worst + 3)
+    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full", min_sqnr=worst + 3)
     assert made.search is not None
     assert made.search.met
     assert made.report.passed
@@ -135,14 +135,14 @@ def test_quantize_meets_an_sqnr() -> None:
 
 @pytest.mark.parametrize("target", ["ort-x64-avx2", "tensorrt", "openvino"])
 def test_every_target_is_searched(target: str) -> None:
-    made = onnxq.quantize(RESIDUAL, FEEDS, target=target, min_cosine=0.9995)
+    made = onnxq.quantize(RESIDUAL, FEEDS, target=target, placement="full", min_cosine=0.9995)
     assert made.search is not None
     assert made.search.met
     assert made.report.passed
 
 
 def test_quantize_meets_a_drop_with_labels_beside_the_samples() -> None:
-    made = onnxq.quantize(DIGITS, data_of_digits(200), target=VNNI, max_drop="0.5%", batch_size=50)
+    made = onnxq.quantize(DIGITS, data_of_digits(200), target=VNNI, placement="full", max_drop="0.5%", batch_size=50)
     assert made.search is not None
     assert (made.search.met, made.search.judged, made.search.samples) == (True, 1, 200)
     assert "top1 changes by +0.00 points" in made.search.details[0]
@@ -159,7 +159,9 @@ def test_a_metric_of_the_user_is_searched_for() -> None:
         return 1.0 - np.abs(outputs["y"].max(1) - labels)
 
     def found(max_drop: float):
-        return onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, metric=closeness, labels=labels, max_drop=max_drop).search
+        return onnxq.quantize(
+            RESIDUAL, FEEDS, target=VNNI, placement="full", metric=closeness, labels=labels, max_drop=max_drop
+        ).search
 
     loose, tight = found(20.0), found(2.0)
     assert (loose.met, loose.float_layers) == (True, ())
@@ -168,7 +170,7 @@ def test_a_metric_of_the_user_is_searched_for() -> None:
 
 
 def test_a_budget_that_cannot_be_met_fails_the_report() -> None:
-    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, min_sqnr=500.0)
+    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full", min_sqnr=500.0)
     assert made.search is not None
     assert not made.search.met
     assert not made.report.passed
@@ -181,7 +183,7 @@ def test_an_interrupt_gives_the_best_model_so_far() -> None:
         if getattr(now, "stage", "") == "searching" and now.samples >= 2:
             raise KeyboardInterrupt
 
-    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, min_sqnr=60.0, progress=stop)
+    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full", min_sqnr=60.0, progress=stop)
     assert made.search is not None
     assert made.search.stopped == "interrupted"
     assert made.search.judged == 2
@@ -189,30 +191,30 @@ def test_an_interrupt_gives_the_best_model_so_far() -> None:
 
 
 def test_a_time_limit_ends_the_search() -> None:
-    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, min_sqnr=60.0, search_seconds=1e-6)
+    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full", min_sqnr=60.0, search_seconds=1e-6)
     assert made.search is not None
     assert made.search.stopped == "the time was over"
 
 
 def test_generators_and_other_samples_are_judged_on() -> None:
-    made = onnxq.quantize(RESIDUAL, iter(FEEDS), target=VNNI, min_cosine=0.9)
+    made = onnxq.quantize(RESIDUAL, iter(FEEDS), target=VNNI, placement="full", min_cosine=0.9)
     assert made.search is not None
     assert made.search.samples == 12
-    other = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, min_cosine=0.9, eval_data=iter(FEEDS[:1]))
+    other = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full", min_cosine=0.9, eval_data=iter(FEEDS[:1]))
     assert other.search is not None
     assert other.search.samples == 4
 
 
 def test_statistics_serve_a_search() -> None:
-    stats = onnxq.calibrate(RESIDUAL, FEEDS, target=VNNI)
-    fresh = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, min_sqnr=52.0, stats=stats)
+    stats = onnxq.calibrate(RESIDUAL, FEEDS, target=VNNI, placement="full")
+    fresh = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full", min_sqnr=52.0, stats=stats)
     assert fresh.search is not None
     assert len(fresh.stats) == len(stats)
 
 
 def test_layers_in_float_keep_their_weights_and_biases() -> None:
     """Bias correction makes up for rounded weights: a layer that stays float must not get it."""
-    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, min_sqnr=52.0)
+    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full", min_sqnr=52.0)
     assert made.search is not None
     assert made.search.float_layers
     values = {t.name: numpy_helper.to_array(t) for t in made.model.graph.initializer}
@@ -225,8 +227,8 @@ def test_layers_in_float_keep_their_weights_and_biases() -> None:
 
 def test_a_pool_behind_a_float_layer_keeps_the_range_of_its_input() -> None:
     """In the whole plan `p` shares the parameters of `e`; with c2 in float it stands alone, and has no statistics."""
-    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, min_sqnr=52.0)
-    again = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, exclude=["c2", "add", "r2"])
+    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full", min_sqnr=52.0)
+    again = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full", exclude=["c2", "add", "r2"])
     assert "p" in again.qparams
     assert made.report.passed or made.search is not None
 
@@ -251,7 +253,7 @@ def test_a_pool_behind_a_float_layer_keeps_the_range_of_its_input() -> None:
 )
 def test_what_cannot_be_searched_for_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises((ConfigError, DataError), match=message):
-        onnxq.quantize(**({"model": RESIDUAL, "data": FEEDS, "target": VNNI} | arguments))
+        onnxq.quantize(**({"model": RESIDUAL, "data": FEEDS, "target": VNNI, "placement": "full"} | arguments))
 
 
 def test_points_are_percentage_points() -> None:
@@ -268,14 +270,16 @@ def test_names_with_brackets_are_taken_literally() -> None:
         w=normal(32, 32, seed=1), v=normal(32, 32, seed=2),
     )  # fmt: skip
     model.graph.node[0].name = "fc[2]"
-    made = onnxq.quantize(model, [{"x": normal(8, 32)}], target=VNNI, min_sqnr=400.0)
+    made = onnxq.quantize(model, [{"x": normal(8, 32)}], target=VNNI, placement="full", min_sqnr=400.0)
     assert made.search is not None
     assert len(made.search.float_layers) == 1
 
 
 def test_statistics_and_other_samples_are_enough_for_a_search() -> None:
-    stats = onnxq.calibrate(RESIDUAL, FEEDS, target=VNNI)
-    made = onnxq.quantize(RESIDUAL, target=VNNI, stats=stats, eval_data=FEEDS, min_sqnr=48.0, recover="none")
+    stats = onnxq.calibrate(RESIDUAL, FEEDS, target=VNNI, placement="full")
+    made = onnxq.quantize(
+        RESIDUAL, target=VNNI, placement="full", stats=stats, eval_data=FEEDS, min_sqnr=48.0, recover="none"
+    )
     assert made.search is not None
     assert made.search.float_layers
 
@@ -284,7 +288,9 @@ def test_candidates_keep_the_parameters_of_the_whole_plan() -> None:
     """Recovery may have changed weights and their scales: a candidate that solved its own would lose that."""
     prepared, bench, _ = prepared_with(RESIDUAL, FEEDS, VNNI)
     doubled = {k: replace(p, scale=2 * p.scale) for k, p in bench.qparams.items()}
-    candidates = Candidates(prepared=prepared, options=PlanOptions(), qparams=doubled, recovered=prepared.graph)
+    candidates = Candidates(
+        prepared=prepared, options=PlanOptions(placement="full"), qparams=doubled, recovered=prepared.graph
+    )
     made = candidates.make(["c2"])
     assert {"w1", "b", "p"} <= set(made.qparams)
     assert "w2" not in made.qparams
@@ -297,6 +303,8 @@ def test_candidates_outside_of_the_whole_plan_are_not_made() -> None:
     prepared, bench, _ = prepared_with(RESIDUAL, FEEDS, VNNI)
     less = {key: tensor for key, tensor in prepared.plan.tensors.items() if key != "b"}
     part = replace(prepared, plan=replace(prepared.plan, tensors=less))
-    candidates = Candidates(prepared=part, options=PlanOptions(), qparams=bench.qparams, recovered=prepared.graph)
+    candidates = Candidates(
+        prepared=part, options=PlanOptions(placement="full"), qparams=bench.qparams, recovered=prepared.graph
+    )
     with pytest.raises(NotMadeError, match="b"):
         candidates.make(["c3"])

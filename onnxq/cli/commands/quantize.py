@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_report
 from onnxq.cli.searching import SEARCH_OPTIONS, SearchOptions
 from onnxq.errors import ConfigError
+from onnxq.plural import counted
 
 if TYPE_CHECKING:
     from onnxq.report.report import Report
@@ -25,6 +28,9 @@ _SYNTHETIC = (
     "warning: NO CALIBRATION DATA. Ranges come from synthetic inputs and accuracy on real inputs is unknown; "
     "pass --data SRC, or put samples beside the model as {beside}"
 )
+
+
+_TELL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,8 @@ class Ranges:
     stats: Path | None
     save_stats: Path | None
     calibration_cache: Path | None
+    tune: str | None
+    tune_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +89,17 @@ _RANGE_OPTIONS = (
         "--calibration-cache",
         type=options.FILE,
         help="TensorRT's calibration cache, for --target tensorrt: its scales, and no calibration.",
+    ),
+    click.option(
+        "--tune", type=Name(("latency",)), help="Race placements on this machine and keep the fastest; ort targets."
+    ),
+    click.option(
+        "--tune-seconds",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        metavar="S",
+        help="Time limit of --tune; Ctrl-C ends it early and keeps the best so far.",
     ),
 )
 
@@ -186,6 +205,9 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
             percentile=ranges.percentile,
             momentum=ranges.momentum,
             recover=ranges.recover,
+            tune=ranges.tune,
+            tune_seconds=ranges.tune_seconds,
+            tune_progress=_tuning_progress(quiet),
             **collecting.keywords(),
             stats=None if ranges.stats is None else load_stats(ranges.stats),
             tensorrt_cache=ranges.calibration_cache,
@@ -197,6 +219,18 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     if ranges.save_stats is not None:
         result.stats.save(ranges.save_stats)
     return result.report
+
+
+def _tuning_progress(quiet: bool) -> Callable[[int, str], None]:
+    """Tells now and then how far tuning has come."""
+    last = [0.0]
+
+    def tell(count: int, change: str) -> None:
+        if time.monotonic() - last[0] >= _TELL_SECONDS:
+            last[0] = time.monotonic()
+            say(f"tuning: {counted(count, 'placement')} raced, last with {change}", quiet=quiet)
+
+    return tell
 
 
 def _check_statistics_are_kept(ranges: Ranges) -> None:

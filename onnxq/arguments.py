@@ -1,0 +1,86 @@
+"""Whether the arguments that a user gives go together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnxq.calibration.checkpoint import Checkpointing
+from onnxq.calibration.methods import MOVING_AVERAGE, Method
+from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.errors import ConfigError
+from onnxq.planning.plan import QuantPlan
+
+
+def check_overrides(plan: QuantPlan, method: Method, cache: TensorRTCache | None) -> None:
+    """See that overrides of the method are about ranges that a method finds.
+
+    Raises:
+        ConfigError: the ranges come from a cache or from a moving average.
+    """
+    named = [name for name, tensor in plan.tensors.items() if tensor.method is not None]
+    if named and (cache is not None or method.name == MOVING_AVERAGE):
+        source = "a TensorRT calibration cache" if cache is not None else "a moving average"
+        raise ConfigError(
+            f"tensor {named[0]!r} has a method of its own, but the ranges come from {source}",
+            hint="drop method from overrides= (--override, [[override]]), or give a range there",
+        )
+
+
+def check_sources(method: Method, stats: StatsTable | None, cache: TensorRTCache | None) -> None:
+    """See that ranges come from one place, and from one that the method can use.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if cache is not None and stats is not None:
+        raise ConfigError(
+            "ranges can come from statistics or from a TensorRT calibration cache, not from both",
+            hint="leave out stats= (--stats) or tensorrt_cache= (--calibration-cache)",
+        )
+    if method.name == MOVING_AVERAGE and stats is not None:
+        raise ConfigError(
+            "a moving average follows the batches in their order, which statistics do not keep",
+            hint="leave stats= (--stats) out and pass data= (--data), or choose another method= (--method)",
+        )
+
+
+def checkpointing_from(given: Checkpointing | str | os.PathLike[str] | None, resume: bool) -> Checkpointing | None:
+    """The checkpointing that `checkpoint=` and `resume=` ask for.
+
+    Raises:
+        ConfigError: there is no place to resume from.
+    """
+    if isinstance(given, Checkpointing):
+        return replace(given, resume=given.resume or resume)
+    if given is not None:
+        return Checkpointing(path=Path(given), resume=resume)
+    if resume:
+        raise ConfigError(
+            "there is no checkpoint to resume from", hint="name it with checkpoint= (--checkpoint) beside resume=True"
+        )
+    return None
+
+
+def check_output_is_no_input(output: str | os.PathLike[str] | None, **inputs: Any) -> None:
+    """Refuse to write over what is read, whatever `force` says.
+
+    Args:
+        output: Where to write.
+        inputs: What is read, by the name of its argument; only paths count.
+
+    Raises:
+        ConfigError: they are one file.
+    """
+    for name, given in inputs.items():
+        if output is None or not isinstance(given, (str, os.PathLike)):
+            continue
+        if Path(output).resolve() == Path(given).resolve():
+            raise ConfigError(
+                f"this is the file given as {name}=, which is read",
+                where=f"output {os.fspath(output)!r}",
+                hint="choose another place with output= (-o)",
+            )

@@ -1,0 +1,117 @@
+"""Facts of a run, for its report and for the metadata of its model."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxq.calibration.batches import Batch, Batches
+from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.graph.model import (
+    get_metadata,
+    model_digest,
+)
+from onnxq.graph.view import Graph
+from onnxq.planning.plan import QuantPlan
+from onnxq.recovery.registry import Recovery
+from onnxq.report.build import POOR_SQNR_DB
+from onnxq.stages import Known
+from onnxq.verification.check import Check
+from onnxq.verification.compare import OutputError
+from onnxq.version import VERSION
+
+
+def counted_share(stats: StatsTable) -> float:
+    """Share of the finite elements that is in histograms; 1 where none was seen."""
+    finite = sum(s.finite for s in stats.values())
+    return sum(s.counted for s in stats.values()) / finite if finite else 1.0
+
+
+def incomplete(stats: StatsTable) -> tuple[str, ...]:
+    """What a report says of statistics that lack shards of the data."""
+    if stats.shards is None:
+        return ()
+    return (f"the statistics are of {stats.shards} only, not of all calibration data; merge the rest (onnxq merge)",)
+
+
+def is_made_up(data: Any, stats: StatsTable | None, cache: TensorRTCache | None) -> bool:
+    """Whether the ranges come from synthetic inputs."""
+    return data is None and stats is None and cache is None
+
+
+def unrecovered(recovery: Recovery, samples: Sequence[Batch]) -> tuple[str, ...]:
+    """A note where recovery was wanted and had nothing to work on."""
+    if samples or not recovery.needs_samples:
+        return ()
+    left_out = ", ".join(step.name for step in recovery.steps if step.adjust is not None)
+    return (f"no recovery of accuracy ({left_out}): that takes a few samples, data= (--data)",)
+
+
+def source_name(data: Any) -> str:
+    """What the data is called in the report."""
+    if data is None:
+        return "synthetic inputs"
+    return str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
+
+
+def metadata_of(plan: QuantPlan, known: Known, recovery: Recovery, *, synthetic: bool) -> dict[str, str]:
+    """What the file says about how it was made; nothing that changes from run to run."""
+    return {
+        "onnxq.version": VERSION,
+        "onnxq.target": plan.target,
+        "onnxq.method": known.label,
+        "onnxq.recover": ",".join(recovery.names) or "none",
+        "onnxq.data": "synthetic" if synthetic else known.stats.data_fingerprint,
+        "onnxq.samples": str(known.stats.samples),
+        "onnxq.float_digest": plan.digest,
+    }
+
+
+def origin_check(source: Graph, quantized: Graph, outputs: Sequence[OutputError]) -> tuple[Check, ...]:
+    """Whether a quantized model was made from `source`, where its metadata tells.
+
+    Another digest alone proves little: the same model, saved again with other metadata, has one. Where the outputs have
+    nothing in common either, it is another model.
+    """
+    made_from = get_metadata(quantized.frame).get("onnxq.float_digest")
+    if made_from is None:
+        return ()
+    digest = model_digest(source)
+    detail = f"the file names the same digest, {digest[:12]}"
+    if made_from != digest:
+        detail = f"the file says it was made from another float model: digest {made_from[:12]}, not {digest[:12]}"
+    unlike = any(o.sqnr_db is not None and o.sqnr_db < POOR_SQNR_DB for o in outputs)
+    return (Check(name="made from this float model", passed=made_from == digest or not unlike, detail=detail),)
+
+
+class Clock:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] = now - self._last
+        self._last = now
+
+
+class Counted:
+    """Feeds of some batches; counts the samples that pass and keeps the shapes of the first feed."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.samples = 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        for batch in self._batches.stream():
+            self.samples += batch.samples
+            self.shapes = self.shapes or {name: array.shape for name, array in batch.arrays.items()}
+            yield batch.arrays

@@ -1,0 +1,114 @@
+"""What a node costs on an engine, as far as placement must know: a linear law for each kind of kernel.
+
+    ns = node + position * P + tap * P * kh * kw + mac * MACs + tail * T + weight * W + element * E
+
+P counts output positions (pixels or rows), T the output channels beyond a multiple of 16, once for each position (for a
+depthwise kernel once for each tap), W the elements of the weight, E those of the output. The numbers are fitted to
+measured kernels by `benches/kernel_costs.py`; they have to tell what costs more from what costs less, not predict
+latency.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_LANES = 16
+"""Channels that a kernel handles at once; what is left over is slow in int8 and padded in float."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How much of everything a node does; see the module's formula."""
+
+    positions: int = 0
+    taps: int = 0
+    macs: int = 0
+    tails: int = 0
+    weights: int = 0
+    elements: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelCost:
+    """Nanoseconds for a node and for each unit of its work; see the module's formula."""
+
+    node: float = 0.0
+    position: float = 0.0
+    tap: float = 0.0
+    mac: float = 0.0
+    tail: float = 0.0
+    weight: float = 0.0
+    element: float = 0.0
+
+    def ns(self, work: Work) -> float:
+        """Nanoseconds for `work`."""
+        return (
+            self.node
+            + self.position * work.positions
+            + self.tap * work.taps
+            + self.mac * work.macs
+            + self.tail * work.tails
+            + self.weight * work.weights
+            + self.element * work.elements
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostTable:
+    """Costs of one engine.
+
+    Attributes:
+        float_kernels: By operator type; "DepthwiseConv" for a Conv with one input channel in each group, "GateMul" for
+            a Mul by one value for each channel, "ChannelSoftmax" for the Softmax over channels that a Conv reads.
+        int8_kernels: Likewise; an operator that is missing in either costs the same in both.
+        quantize: A QuantizeLinear.
+        dequantize: A DequantizeLinear, once for each float reader (onnxruntime gives each its own).
+        layout: A change between the layouts of float and int8 image kernels, where a float Conv borders on codes.
+        margin: By what factor a node must be slower in int8, with its conversions, before it is left in float.
+        source: Where the numbers come from.
+        rule: Identifier of the rule, as listed in the target's documentation.
+    """
+
+    float_kernels: Mapping[str, KernelCost]
+    int8_kernels: Mapping[str, KernelCost]
+    quantize: KernelCost
+    dequantize: KernelCost
+    layout: KernelCost
+    margin: float
+    source: str
+    rule: str
+
+
+def conv_work(output: Sequence[int], weight: Sequence[int], group: int) -> Work:
+    """Work of a Conv.
+
+    Args:
+        output: Its shape, (N, M, ...).
+        weight: Its shape, (M, C / group, ...).
+        group: Number of groups.
+    """
+    positions = output[0] * math.prod(output[2:])
+    taps = positions * math.prod(weight[2:])
+    depthwise = group > 1 and weight[1] == 1
+    return Work(
+        positions=positions,
+        taps=taps,
+        macs=positions * math.prod(weight),
+        tails=(taps if depthwise else positions) * (output[1] % _LANES),
+        weights=math.prod(weight),
+        elements=positions * output[1],
+    )
+
+
+def matmul_work(data: Sequence[int], reduced: int, features: int) -> Work:
+    """Work of a MatMul or Gemm by a (reduced, features) weight; `data` is the shape of its data."""
+    rows = math.prod(data[:-1])
+    return Work(
+        positions=rows,
+        macs=rows * reduced * features,
+        tails=rows * (features % _LANES),
+        weights=reduced * features,
+        elements=rows * features,
+    )

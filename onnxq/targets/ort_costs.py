@@ -1,0 +1,36 @@
+"""Costs of onnxruntime's CPU kernels, in nanoseconds on one thread.
+
+Written from the output of `python -m benches.kernel_costs`: onnxruntime 1.32 on an AMD EPYC with AVX512-VNNI. Two
+things stand out. The depthwise int8 kernel works through channels 16 at a time and is slow for few of them; the int8
+Mul by a gate starts anew at each pixel. Softmax, AveragePool and products of two activations are slower in int8 at
+every size that was measured, so they are no candidates at all (C10, R28).
+"""
+
+from __future__ import annotations
+
+from onnxq.targets.costs import CostTable, KernelCost
+
+ORT_X64_COSTS = CostTable(
+    float_kernels={
+        "Conv": KernelCost(node=220, tap=1.45, mac=0.0085, tail=0.8, weight=0.1),
+        "DepthwiseConv": KernelCost(node=1350, mac=0.0118, tail=0.03, element=0.105),
+        "MatMul": KernelCost(mac=0.0097, weight=0.066),
+        "Gemm": KernelCost(mac=0.0097, weight=0.066),
+        "GateMul": KernelCost(node=1000, element=0.15),
+        "ChannelSoftmax": KernelCost(element=7.0),
+    },
+    int8_kernels={
+        "Conv": KernelCost(node=1100, position=1.15, tap=1.9, mac=0.0023, tail=0.26, weight=0.011),
+        "DepthwiseConv": KernelCost(node=1450, position=3.6, tap=0.93, mac=0.0122, tail=0.2, element=0.08),
+        "MatMul": KernelCost(node=600, position=9.2, mac=0.0024, weight=0.017, element=0.19),
+        "Gemm": KernelCost(node=600, position=9.2, mac=0.0024, weight=0.017, element=0.19),
+        "GateMul": KernelCost(node=1000, position=15, element=0.1),
+        "ChannelSoftmax": KernelCost(element=1.3),
+    },
+    quantize=KernelCost(node=600, element=0.09),
+    dequantize=KernelCost(node=600, element=0.09),
+    layout=KernelCost(node=600, element=0.25),
+    margin=1.1,
+    source="onnxruntime 1.32, x64 with AVX512-VNNI, one thread (benches/kernel_costs.py)",
+    rule="C17",
+)

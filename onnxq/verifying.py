@@ -1,0 +1,74 @@
+"""`onnxq.verify`: any Q/DQ model against its float model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxq.calibration.images import ImageOptions
+from onnxq.calibration.inputs import Layout
+from onnxq.facts import (
+    Counted,
+    origin_check,
+    source_name,
+)
+from onnxq.graph.model import (
+    ModelSource,
+    load_graph,
+    size_bytes,
+)
+from onnxq.report.build import RunFacts, build_report
+from onnxq.report.report import DataFacts, Report
+from onnxq.stages import open_batches
+from onnxq.targets import ORT_CPU, TargetSource, resolve_target
+from onnxq.verification.verify import verify_model
+
+
+def verify(  # noqa: PLR0913 - one keyword for each choice of the user
+    float_model: ModelSource,
+    quantized_model: ModelSource,
+    data: Any = None,
+    *,
+    target: TargetSource = ORT_CPU,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    layout: Layout | None = None,
+    images: ImageOptions | str | None = None,
+) -> Report:
+    """Ask the target's engine what it runs in int8, and compare outputs with the float model.
+
+    Args:
+        float_model: The float model.
+        quantized_model: Any Q/DQ model of it, not only one that onnxq made.
+        data: Inputs to compare on, as for `quantize`; None takes synthetic inputs.
+        target: Name of the target.
+        batch_size: As for `quantize`.
+        limit: As for `quantize`.
+        layout: As for `quantize`.
+        images: As for `quantize`.
+
+    Raises:
+        ModelError: a model cannot be read or run.
+        DataError: the data does not fit, or the models have different outputs.
+        ConfigError: there is no such target.
+    """
+    table, _ = resolve_target(target)
+    source, quantized = load_graph(float_model), load_graph(quantized_model)
+    batches = open_batches(source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    feeds = Counted(batches)
+    # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
+    candidate = quantized.to_model() if quantized.base_dir is None else quantized
+    verification = verify_model(source, candidate, feeds, table.name, engine=table.engine)
+    facts = RunFacts(
+        size_before_bytes=size_bytes(float_model, source),
+        size_after_bytes=size_bytes(quantized_model, quantized),
+        data=DataFacts(
+            source=source_name(data),
+            samples=0,
+            held_out_samples=feeds.samples,
+            synthetic=False,
+            synthetic_comparison=data is None,
+        ),
+        warnings=batches.warnings,
+        notes=batches.notes,
+    )
+    return build_report(verification, facts, extra_checks=origin_check(source, quantized, verification.outputs))

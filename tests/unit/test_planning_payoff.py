@@ -1,0 +1,148 @@
+"""What int8 saves against what its conversions cost (C17). The numbers themselves are measured in benches/."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnxq.errors import ConfigError
+from onnxq.planning.options import FAST, PlanOptions
+from onnxq.planning.plan import QuantPlan
+from onnxq.targets import TARGETS
+from tests.graphs import normal
+from tests.planned import actions, activations, planned, reason
+
+FASTEST = PlanOptions(placement=FAST)
+BLOCK = """(float[N,{c},{s},{s}] x) => (float[N,{c},{s},{s}] y) {{
+[c1] a = Conv(x, w1)
+[r1] ar = Relu(a)
+[dw] b = Conv<pads=[2,2,2,2], group={c}>(ar, w2)
+[r2] br = Relu(b)
+[c2] y = Conv(br, w3)
+}}"""
+
+
+def block(channels: int, size: int, options: PlanOptions = FASTEST, target: str = "ort-x64-vnni") -> QuantPlan:
+    """Pointwise, depthwise, pointwise."""
+    weights = {
+        "w1": normal(channels, channels, 1, 1),
+        "w2": normal(channels, 1, 5, 5),
+        "w3": normal(channels, channels, 1, 1),
+    }
+    return planned(BLOCK.format(c=channels, s=size), options=options, target=target, **weights)
+
+
+def test_wide_layers_are_int8() -> None:
+    assert set(actions(block(256, 28)).values()) == {"int8", "fused"}
+
+
+def test_a_depthwise_conv_of_few_channels_stays_float() -> None:
+    """16 channels: the int8 kernel takes six times as long (measured), more than the pairs around a float one."""
+    plan = block(16, 112)
+    assert actions(plan)["dw"] == "float"
+    assert reason(plan, "dw").startswith("int8 costs more here than it saves: about ")
+    assert reason(plan, "dw").endswith("in float [C17]")
+
+
+def test_full_placement_leaves_costs_out() -> None:
+    assert actions(block(16, 112, PlanOptions(placement="full")))["dw"] == "int8"
+
+
+def test_a_target_that_was_not_measured_has_no_such_rule() -> None:
+    assert TARGETS["ort-arm64"].costs is None
+    assert actions(block(16, 112, target="ort-arm64"))["dw"] == "int8"
+
+
+def test_a_tiny_model_keeps_something_in_int8() -> None:
+    plan = planned(
+        "(float[N,4] x) => (float[N,4] y) { [fc] y = Gemm<transB=1>(x, w) }", options=FASTEST, w=normal(4, 4)
+    )
+    assert actions(plan) == {"fc": "int8"}
+    assert plan.notes[0].startswith("int8 is not expected to be faster than float here")
+    assert not block(256, 28).notes
+
+
+def test_a_float_island_between_convs_moves_the_border() -> None:
+    """Nothing is quantized for the depthwise Conv that stays float: no pair goes in front of it."""
+    plan = block(16, 112)
+    assert not any(line.endswith("-> dw.0") and line.startswith("x ") for line in activations(plan))
+    for decision in plan.nodes:
+        assert decision.reason
+
+
+def test_a_narrow_gate_is_not_multiplied_in_int8() -> None:
+    """Squeeze-and-excite: the int8 Mul starts anew at each pixel, 15 ns of them for 8 channels."""
+    text = """(float[N,8,112,112] x) => (float[N,64,112,112] y) {
+    [c1] a = Conv<pads=[1,1,1,1]>(x, w1)
+    [pool] p = GlobalAveragePool(a)
+    [sig] s = Sigmoid(p)
+    [mul] m = Mul(a, s)
+    [c2] y = Conv<pads=[1,1,1,1]>(m, w2)
+    }"""
+    constants = {"w1": normal(8, 8, 3, 3), "w2": normal(64, 8, 3, 3)}
+    assert actions(planned(text, options=FASTEST, **constants))["mul"] == "float"
+    assert actions(planned(text, **constants))["mul"] == "int8"
+
+
+def test_a_softmax_over_channels_keeps_its_conv_in_int8() -> None:
+    """The box head of YOLOv8: behind a float Conv that Softmax is six times slower (measured)."""
+    text = """(float[N,64,4,2100] x) => (float[N,16,4,2100] y) {
+    [c1] a = Conv<pads=[1,1,1,1]>(x, w1)
+    [soft] s = Softmax<axis=AXIS>(a)
+    [c2] y = Conv<pads=[2,2,2,2], group=16>(s, w2)
+    }"""
+    weights = {"w1": normal(16, 64, 3, 3), "w2": normal(16, 1, 5, 5)}
+    assert actions(planned(text.replace("AXIS", "1"), options=FASTEST, **weights))["c2"] == "int8"
+    assert actions(planned(text.replace("AXIS", "2"), options=FASTEST, **weights))["c2"] == "float"
+
+
+def test_open_sizes_are_taken_as_usual_ones() -> None:
+    weights = {"w1": normal(16, 16, 1, 1), "w2": normal(16, 1, 5, 5), "w3": normal(16, 16, 1, 1)}
+    text = BLOCK.format(c=16, s=112).replace("[N,16,112,112]", "[N,16,H,W]")
+    assert actions(planned(text, options=FASTEST, **weights))["dw"] == "float"
+
+
+def test_unknown_sizes_leave_nodes_in_int8() -> None:
+    plan = planned(
+        "(float[A,B,C,D] x, int64[4] shape) => (float[E,F,G,H] y) { [r] z = Reshape(x, shape) [c] y = Conv(z, w) }",
+        options=FASTEST,
+        w=normal(16, 16, 1, 1),
+    )
+    assert actions(plan)["c"] == "int8"
+
+
+def test_an_unknown_placement_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown placement 'best'; known: fast, full") as error:
+        PlanOptions.of(placement="best")
+    assert "--placement" in str(error.value.hint)
+
+
+def test_a_node_that_was_measured_to_be_slower_says_so() -> None:
+    plan = block(256, 28, replace(FASTEST, slower=frozenset({"dw"})))
+    assert reason(plan, "dw") == "the tuned placement keeps it in float [tune]"
+
+
+def test_an_add_takes_one_operand_from_float() -> None:
+    """A residual from a padded (float) shortcut: one pair for it costs less than a DQ and a Q around a float Add."""
+    plan = planned(
+        """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
+        [c1] a = Conv<pads=[1,1,1,1]>(x, w)
+        [t] s = Tanh(x)
+        [add] d = Add(a, s)
+        [c2] y = Conv<pads=[1,1,1,1]>(d, w)
+        }""",
+        w=normal(16, 16, 3, 3),
+    )
+    assert actions(plan)["add"] == "int8"
+    assert "s u8 observed[-1,1] -> add.1" in activations(plan)
+
+
+def test_the_numbers_are_sound() -> None:
+    costs = TARGETS["ort-x64-vnni"].costs
+    assert costs is not None
+    assert costs.float_kernels.keys() == costs.int8_kernels.keys()
+    assert costs.margin >= 1.0
+    for law in (*costs.float_kernels.values(), *costs.int8_kernels.values(), costs.quantize, costs.layout):
+        assert np.isfinite([law.node, law.position, law.tap, law.mac, law.tail, law.weight, law.element]).all()

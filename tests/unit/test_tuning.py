@@ -1,0 +1,176 @@
+"""The search for the fastest placement, with models whose speed is known beforehand."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxq
+from onnxq.errors import ConfigError
+from onnxq.graph.view import Graph
+from onnxq.tuning.blocks import blocks
+from onnxq.tuning.race import race
+from onnxq.tuning.search import Floats, Racing, Search
+from tests.graphs import graph_of, model_of, normal
+from tests.planned import planned
+
+CONV = "(float[1,16,16,16] x) => (float[1,16,16,16] y) { [c] y = Conv<pads=[1,1,1,1]>(x, w) }"
+FEED = {"x": normal(1, 16, 16, 16)}
+CLOSE = (1 - 1e-3) * normal(16, 16, 3, 3)
+FAR = 0.2 * normal(16, 16, 3, 3)
+
+
+def conv() -> Graph:
+    return graph_of(CONV, w=normal(16, 16, 3, 3))
+
+
+def search(builds: dict[Floats, Graph], **racing: Any) -> Search:
+    return Search(builds.get, conv(), [FEED], FEED, Racing(**racing))
+
+
+A, B, NONE = frozenset("a"), frozenset("b"), frozenset[str]()
+
+
+def test_a_race_tells_the_faster_one() -> None:
+    def spin(milliseconds: float) -> Any:
+        def run(_: Any) -> None:
+            until = time.thread_time() + milliseconds / 1e3
+            while time.thread_time() < until:
+                pass
+
+        return run
+
+    found = race(spin(1.0), spin(2.0), {}, one_thread=True)
+    # CPU time, measured in turns: a factor of two cannot be mistaken for one of 1.5.
+    assert 1.5 < found.ratio < 2.7
+    assert found.challenger_ms > found.champion_ms
+
+
+def heavy(repeats: int, weight: Any = None) -> Graph:
+    """A Conv whose branch of `repeats` Convs adds nothing: their weights are zero."""
+    chain = " ".join(f"[z{i}] q{i + 1} = Conv<pads=[1,1,1,1]>(q{i}, zero)" for i in range(repeats))
+    text = (
+        f"(float[1,16,16,16] x) => (float[1,16,16,16] y) {{ [s] q0 = Relu(x) {chain} "
+        f"[c] k = Conv<pads=[1,1,1,1]>(x, w) [zz] last = Conv<pads=[1,1,1,1]>(q{repeats}, zero) [a] y = Add(k, last) }}"
+    )
+    return graph_of(
+        text, w=normal(16, 16, 3, 3) if weight is None else weight, zero=np.zeros((16, 16, 3, 3), np.float32)
+    )
+
+
+def test_the_fastest_placement_is_kept() -> None:
+    builds = {A: heavy(24), NONE: heavy(0), A | B: heavy(23)}
+    found = search(builds).run(A, NONE, lambda floats: [])
+    assert found.floats == NONE
+    assert not found.is_default
+    assert found.best_ms < found.default_ms
+    assert [t.kept for t in found.trials] == [True]
+    assert "default placement" in found.summary()
+
+
+def test_an_equally_fast_placement_is_not_kept() -> None:
+    found = search({A: heavy(8, CLOSE), NONE: heavy(8, CLOSE)}).run(A, NONE, lambda floats: [])
+    assert found.is_default
+    assert [t.change for t in found.trials] == ["every node in int8 that can"]
+    assert "none is faster than the default one" in found.summary()
+
+
+def test_a_faster_placement_that_is_wrong_is_not_kept() -> None:
+    builds = {A: heavy(24, CLOSE), NONE: heavy(0, FAR)}
+    found = search(builds).run(A, NONE, lambda floats: [])
+    assert found.floats == A
+    assert not found.trials[0].kept
+    assert found.trials[0].sqnr_db is not None
+
+
+def test_blocks_that_help_are_put_together() -> None:
+    builds = {NONE: heavy(30), A: heavy(20), B: heavy(20), A | B: heavy(0)}
+    found = search(builds).run(NONE, NONE, lambda floats: [("a", A), ("b", B)])
+    assert found.floats == A | B
+    assert [t.change for t in found.trials] == ["a in float", "b in float", "the 2 changes together that helped most"]
+
+
+def test_a_placement_that_cannot_be_built_is_passed_over() -> None:
+    found = search({NONE: heavy(2)}).run(NONE, NONE, lambda floats: [("a", A)])
+    assert found.trials == ()
+    assert found.is_default
+
+
+def test_the_time_limit_ends_the_search() -> None:
+    found = search({NONE: heavy(2), A: heavy(0)}, seconds=1e-9).run(NONE, NONE, lambda floats: [("a", A)])
+    assert found.stopped == "time limit"
+    assert found.floats == NONE
+
+
+def test_an_interrupt_keeps_the_best_so_far() -> None:
+    def told(count: int, change: str) -> None:
+        raise KeyboardInterrupt
+
+    builds = {A: heavy(24), NONE: heavy(0)}
+    found = search(builds, progress=told).run(A, NONE, lambda floats: [("b", B)])
+    assert found.stopped == "interrupted"
+    assert "interrupted" in found.summary()
+    assert len(found.trials) == 1
+
+
+def test_blocks_are_regions_then_nodes_then_dear_nodes() -> None:
+    text = """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
+    [c1] a = Conv(x, w)
+    [h] b = HardSigmoid(a)
+    [c2] c = Conv(b, w)
+    [c3] y = Conv(c, w)
+    }"""
+    graph = graph_of(text, w=normal(16, 16, 1, 1))
+    found = list(blocks(graph, planned(graph), {"Conv"}, {"h"}))
+    assert found == [
+        ("'c1'", frozenset({"c1"})),
+        ("'c2', 'c3'", frozenset({"c2", "c3"})),
+        ("'c1'", frozenset({"c1"})),
+        ("'c2'", frozenset({"c2"})),
+        ("'c3'", frozenset({"c3"})),
+    ]
+
+
+NET = """(float[N,16,12,12] x) => (float[N,16,12,12] y) {
+[c1] a = Conv<pads=[1,1,1,1]>(x, w)
+[h] b = HardSigmoid(a)
+[dw] c = Conv<pads=[2,2,2,2], group=16>(b, v)
+[c3] y = Conv(c, u)
+}"""
+
+
+def test_quantize_tunes_and_tells() -> None:
+    model = model_of(NET, w=normal(16, 16, 3, 3), v=normal(16, 1, 5, 5), u=normal(16, 16, 1, 1))
+    data = [{"x": normal(2, 16, 12, 12, seed=i)} for i in range(6)]
+    told: list[int] = []
+    result = onnxq.quantize(
+        model,
+        data,
+        target="ort-cpu",
+        tune="latency",
+        tune_seconds=20,
+        tune_progress=lambda count, what: told.append(count),
+    )
+    assert result.report
+    assert result.tuning is not None
+    assert told == list(range(1, len(result.tuning.trials) + 1))
+    assert any(note.startswith("tuned for latency on this machine") for note in result.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"tune": "size"}, "unknown aim 'size'"),
+        ({"tune": "latency", "tune_seconds": 0.0}, "the time limit is 0.0 s"),
+        ({"tune": "latency", "method": "moving-average"}, "tuning needs statistics of all tensors"),
+        ({"tune": "latency", "target": "openvino"}, "measured under onnxruntime, and the target is openvino"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(keywords: dict[str, Any], message: str) -> None:
+    model = model_of(CONV, w=normal(16, 16, 3, 3))
+    with pytest.raises(ConfigError, match=message) as error:
+        onnxq.quantize(model, [FEED], **keywords)
+    assert "--t" in str(error.value.hint)
