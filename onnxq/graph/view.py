@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxq.errors import InternalError, ModelError
 from onnxq.graph.external_data import is_external
@@ -217,7 +217,7 @@ class Graph:
         *,
         name: str,
         domain: str = "",
-        attributes: Mapping[str, Any] | None = None,
+        attributes: Mapping[str, Any] | Sequence[AttributeProto] = (),
     ) -> NodeProto:
         """Append a node; its name is made unique. Call `sort` once all edits are done."""
         node = helper.make_node(
@@ -226,8 +226,10 @@ class Graph:
             list(outputs),
             name=_free_name(name, self._nodes),
             domain=domain,
-            **(attributes or {}),
+            **(attributes if isinstance(attributes, Mapping) else {}),
         )
+        if not isinstance(attributes, Mapping):
+            node.attribute.extend(attributes)
         self._names.update(node.output)
         self._attach(node)
         return node

@@ -77,11 +77,11 @@ def _copy_node(graph: Graph, node: NodeProto, reads: Mapping[str, str], writes: 
     for body in bodies(own):
         for old, new in reads.items():
             rename_captured(body, old, new)
-    added = graph.add_node(
+    graph.add_node(
         node.op_type,
         [reads.get(tensor, tensor) for tensor in node.input],
         [writes[tensor] if tensor else "" for tensor in node.output],
         name=f"{node.name}_shadow",
         domain=node.domain,
+        attributes=own.attribute,
     )
-    added.attribute.extend(own.attribute)

