@@ -111,7 +111,7 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
         raise ConfigError(
             "this is the model", where=f"output {str(path)!r}", hint="choose another place with output= (-o)"
         )
-    check_output(path, force=force)
+    check_output(path, force=force, model=False)
     graph = load_graph(model)
     given = [_named(graph, shapes or {}) for shapes in (min_shapes, opt_shapes, max_shapes)]
     asked = given_ranges(graph, *given)

@@ -60,8 +60,13 @@ def save_model(
         raise _unwritable(target, error) from error
 
 
-def check_output(target: Path, *, force: bool = False) -> None:
+def check_output(target: Path, *, force: bool = False, model: bool = True) -> None:
     """See that a file may be written to `target`, before any work is done for it.
+
+    Args:
+        target: The file.
+        force: Whether it may be there already.
+        model: Whether it is an ONNX model, not something that is made of one.
 
     Raises:
         ConfigError: the folder does not exist or cannot be written to, `target` is no place for a file or has no name
@@ -77,13 +82,13 @@ def check_output(target: Path, *, force: bool = False) -> None:
         raise ConfigError("this is a folder, not a file", where=where, hint="add a file name to output= (-o)")
     if target.exists() and not target.is_file():
         raise ConfigError("this is not a regular file", where=where, hint=elsewhere)
-    if target.suffix.lower() != ".onnx":
+    if model and target.suffix.lower() != ".onnx":
         raise ConfigError(
             "the name of a model ends in .onnx", where=where, hint=f"pass output={target.name + '.onnx'!r} (-o)"
         )
     if not force and target.exists():
         raise _exists(target)
-    if not force and (data := data_file(target)).is_file():
+    if model and not force and (data := data_file(target)).is_file():
         raise _exists(target, f"the file {data.name!r} for large weights exists beside it")
     try:
         try_folder(target.parent)

@@ -24,6 +24,8 @@ class InlineIf(Pass):
        are taken; bodies inside the branch follow.
     2. What the If gives out is handed on by an Identity, which another pass removes.
     3. Left alone: the condition is computed, or the branch has sparse initializers.
+    4. Left alone: a Range in the branch or behind it is not given scalars for certain. onnxruntime computes one of
+       vectors of one element as long as a branch hides their shape; then it refuses the model.
     """
 
     def run(self, graph: Graph) -> PassResult:
@@ -39,11 +41,31 @@ class InlineIf(Pass):
             if body.sparse_initializer:  # case 3
                 log.miss("its branch has sparse initializers", node.name)
                 continue
+            if not _ranges_are_of_scalars(graph, body):  # case 4
+                log.miss("its branch has a Range of what may be no scalar", node.name)
+                continue
             _inline(graph, node, body)
             log.edit(f"its condition is constant: the {taken} took its place", node.name)
         if log.edits:
             graph.prune()
         return log.result(graph)
+
+
+def _ranges_are_of_scalars(graph: Graph, body: GraphProto) -> bool:
+    scalars = {t.name for t in body.initializer if not t.dims}
+    scalars |= {t for n in body.node if n.op_type == "Constant" for t in n.output if _is_scalar(n)}
+    return all(
+        tensor in scalars or graph.rank(tensor) == 0
+        for node in (*body.node, *graph.nodes)
+        if node.op_type == "Range"
+        for tensor in node.input
+    )
+
+
+def _is_scalar(constant: NodeProto) -> bool:
+    return any(
+        (a.name == "value" and not a.t.dims) or a.name in ("value_int", "value_float") for a in constant.attribute
+    )
 
 
 def _inline(graph: Graph, node: NodeProto, body: GraphProto) -> None:
