@@ -14,6 +14,9 @@ import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,8 +39,6 @@ from tests.zoo import ZOO, ZooModel
 MODELS = ("yolov8n_320", "ppocrv4_rec", "efficientnet_lite0_224", "kwt1_speech_commands", "wordlang_transformer")
 BATCH_SIZES = (1, 8)
 STATIC = ("MinMax", "Entropy", "Percentile")
-TOO_LARGE = {"ppocrv4_rec": ("Entropy", "Percentile")}
-"""Calibrators of `quantize_static` that keep every tensor of every batch, and with these models take more than 20 GB."""
 ROUND_SECONDS = 0.6
 MOST_BATCHES = 400
 
@@ -54,11 +55,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: absent ({model.source})")
             continue
         for size in BATCH_SIZES:
-            made = bench(model, size, options.static, rounds=options.rounds, seconds=options.seconds)
+            made = _apart(name, size, options)
             print("\n".join(map(_line, made)), flush=True)
             rows += made
     write_section(options.output, "calibration", section(rows))
     return 0 if rows else 1
+
+
+def _apart(name: str, size: int, options: argparse.Namespace) -> list[list[str]]:
+    """The rows from a process of its own; peers that keep every tensor can have it killed, and are left out then."""
+    static, killed = list(options.static), list[str]()
+    while True:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            run = pool.submit(_bench_by_name, name, size, static, options.rounds, options.seconds)
+            try:
+                return run.result() + [
+                    [name, str(size), f"quantize_static {k}", "killed: memory", "", ""] for k in killed
+                ]
+            except BrokenProcessPool:
+                if not static:
+                    raise
+                killed.insert(0, static.pop())
+
+
+def _bench_by_name(name: str, size: int, static: Sequence[str], rounds: int, seconds: float) -> list[list[str]]:
+    return bench(ZOO[name], size, static, rounds=rounds, seconds=seconds)
 
 
 def bench(model: ZooModel, size: int, static: Sequence[str], *, rounds: int, seconds: float) -> list[list[str]]:
@@ -120,8 +141,7 @@ def _variants(model: ZooModel, feeds: list[Feed], static: Sequence[str], folder:
         "**onnxq, full statistics**": onnxq(),
         "onnxq, every element counted": onnxq(full_histogram=True),
     }
-    fitting = [name for name in static if name not in TOO_LARGE.get(model.name, ())]
-    return variants | {f"quantize_static {name}": _static(path, name, feeds, folder) for name in fitting}
+    return variants | {f"quantize_static {name}": _static(path, name, feeds, folder) for name in static}
 
 
 def _static(path: str, method: str, feeds: list[Feed], folder: Path) -> Variant:
