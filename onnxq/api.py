@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onnxq.arguments import check_output_is_no_input, check_overrides, check_sources
+from onnxq.arguments import check_output_is_no_input, check_overrides, check_rewrites, check_sources
 from onnxq.calibrating import calibrate
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import Layout
@@ -57,7 +57,7 @@ from onnxq.search.budget import budget_from
 from onnxq.search.candidates import Candidates
 from onnxq.search.mixed import checks_of, notes_of, search_if_asked
 from onnxq.search.reading import Reading
-from onnxq.stages import DEFAULT_RECOVERY, expected_int8, find_ranges, prepare, read_through
+from onnxq.stages import DEFAULT_RECOVERY, expected_int8, find_ranges, of_rescaled, prepare, read_through, rescaled
 from onnxq.targets import ORT_CPU, TargetSource
 from onnxq.training import TRAINING, known_from_training, refuse_other_scales, widened
 from onnxq.tuned import check_tuning, for_all_placements, tune_placement
@@ -220,11 +220,13 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     refuse_other_scales(prepared, cache)
     check_overrides(prepared.plan, ranging, cache)
     check_plan(prepared)
+    check_rewrites(recovery, stats, cache, trained=prepared.trained is not None)
     clock.lap("plan")
     reading = Reading(batch_size=batch_size, limit=limit, layout=layout, images=images)
     batches = reading.open(prepared.source, data, budget)
     calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
     calibration = readable_for(prepared, calibration)
+    prepared, calibration, rescalings = rescaled(prepared, recovery, calibration, options)
     calibration, samples = keep_first(calibration)
     observed = prepared if tune is None else for_all_placements(prepared, wanted)
     if prepared.trained is not None and stats is None and cache is None:
@@ -239,6 +241,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         racing = Racing(seconds=tune_seconds, threads=threads, progress=tune_progress)
         prepared, tuning = tune_placement(prepared, wanted, known.ranges, held_out, racing)
         clock.lap("tune")
+    known = of_rescaled(known, recovery)
     trained = prepared.trained
     qparams = solve_from_ranges(
         prepared.graph,
@@ -308,6 +311,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         notes=(
             *chosen.plan.notes,
             *replaced_note(known.label, known.replaced),
+            *rescalings,
             *inside.notes(),
             *batches.notes,
             *(unrecovered(recovery, samples) if trained is None else (*trained.notes, *widened(prepared, qparams))),

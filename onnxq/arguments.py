@@ -13,6 +13,7 @@ from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.errors import ConfigError
 from onnxq.planning.plan import QuantPlan
+from onnxq.recovery.registry import Recovery
 
 
 def check_overrides(plan: QuantPlan, method: Method, cache: TensorRTCache | None) -> None:
@@ -84,3 +85,20 @@ def check_output_is_no_input(output: str | os.PathLike[str] | None, **inputs: An
                 where=f"output {os.fspath(output)!r}",
                 hint="choose another place with output= (-o)",
             )
+
+
+def check_rewrites(recovery: Recovery, stats: StatsTable | None, cache: TensorRTCache | None, *, trained: bool) -> None:
+    """See that ranges are not of another graph than the one that `recovery` makes.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if not recovery.rewrites or (stats is None and cache is None and not trained):
+        return
+    given = (
+        "statistics are" if stats is not None else "TensorRT's scales are" if cache is not None else "its scales are"
+    )
+    raise ConfigError(
+        f"{given} those of the model as it came, and recover={recovery.names!r} rescales it before calibration",
+        hint="leave equalize, smooth and absorb out of recover= (--recover), or pass data= (--data) alone",
+    )

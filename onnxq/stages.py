@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from onnx import TensorProto
 from onnxq.calibration.batches import Batches
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import InputSpecs, Layout
+from onnxq.calibration.kept import read_ahead
 from onnxq.calibration.methods import MOVING_AVERAGE, Method
 from onnxq.calibration.observers import observe_moving_average
 from onnxq.calibration.progress import Progress
@@ -109,8 +111,6 @@ def prepare(
         if done:
             PassManager([LiftConstants(), RemoveIdentity(), StripPairs(pairs)], name="strip pairs").run(graph)
         passes = normalise_float().run(graph)
-        for rewritten in recovery.rewrites:
-            graph = rewritten(graph)
         PassManager(give_biases, name="prepare").run(graph)
         digest = model_digest(source)
         nested_passes = PassManager([normalise_float(), *give_biases], name="prepare subgraph")
@@ -127,6 +127,25 @@ def prepare(
         nested=nested,
         trained=trained,
     )
+
+
+def rescaled(
+    prepared: Prepared, recovery: Recovery, batches: Batches, options: CollectOptions
+) -> tuple[Prepared, Batches, tuple[str, ...]]:
+    """The model with its float graph rewritten as `recovery` asks, the data to calibrate on, and what was done."""
+    if not recovery.rewrites:
+        return prepared, batches, ()
+    batches, samples = read_ahead(batches)
+    graph, facts = recovery.rewritten(prepared.graph, prepared.plan, prepared.target, samples, options)
+    return replace(prepared, graph=graph), batches, facts
+
+
+def of_rescaled(known: Known, recovery: Recovery) -> Known:
+    """`known` with statistics that no other form of the model takes for its own, where the graph was rewritten."""
+    if not recovery.rewrites:
+        return known
+    text = f"{known.stats.digest} {' '.join(recovery.names)}"
+    return replace(known, stats=replace(known.stats, digest=hashlib.sha256(text.encode()).hexdigest()))
 
 
 def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable, *, widened: bool = False) -> Graph:

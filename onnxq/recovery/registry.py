@@ -1,6 +1,6 @@
 """What can be done to win back accuracy: steps with names, in the order in which they run, and bundles of them.
 
-    rewrites of the float graph        before it is planned and calibrated     `Step.rewrite`
+    rewrites of the float graph        planned, before it is calibrated        `Step.rewrite`
     parameters of the weights          while parameters are solved             `Step.clips_weights`
     weights and biases                 once all parameters are known           `Step.adjust`
 
@@ -20,6 +20,7 @@ from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.bias_correction import correct_biases
+from onnxq.recovery.float_rewrites import FLOAT_REWRITES, FloatRewrite
 from onnxq.recovery.weight_rounding import round_weights
 from onnxq.targets.schema import Target
 
@@ -52,7 +53,7 @@ class Step:
     Attributes:
         name: Its name in `recover=` and --recover.
         summary: What it does, in a few words.
-        rewrite: Turns the normalised float graph into another one of the same function, which is not the one given.
+        rewrite: Turns the planned float graph into another one of the same function (see `float_rewrites`).
         clips_weights: Weights get the range with the least squared error, not all they hold.
         adjust: From the graph that earlier steps left to one with other constants of the same names and types.
         needs_biases: Every node with weights has to have a bias of its own.
@@ -60,7 +61,7 @@ class Step:
 
     name: str
     summary: str
-    rewrite: Callable[[Graph], Graph] | None = None
+    rewrite: FloatRewrite | None = None
     clips_weights: bool = False
     adjust: Callable[[Solved, Graph], Graph] | None = None
     needs_biases: bool = False
@@ -83,6 +84,22 @@ def _correct(solved: Solved, chosen: Graph) -> Graph:
 
 
 STEPS: tuple[Step, ...] = (
+    Step(
+        name="equalize",
+        summary="neighbouring layers share the spread of their channels",
+        rewrite=FLOAT_REWRITES["equalize"],
+    ),
+    Step(
+        name="smooth",
+        summary="spread of activations goes into the weights that read them",
+        rewrite=FLOAT_REWRITES["smooth"],
+    ),
+    Step(
+        name="absorb",
+        summary="offsets of channels go into the next layer's bias",
+        rewrite=FLOAT_REWRITES["absorb"],
+        needs_biases=True,
+    ),
     Step(name="clip", summary="weights are clipped where that costs less than it gains", clips_weights=True),
     Step(name="rounding", summary="weights are rounded so that outputs, not weights, come out right", adjust=_round),
     Step(
@@ -132,8 +149,20 @@ class Recovery:
         return any(step.clips_weights for step in self.steps)
 
     @property
-    def rewrites(self) -> tuple[Callable[[Graph], Graph], ...]:
-        return tuple(step.rewrite for step in self.steps if step.rewrite is not None)
+    def rewrites(self) -> bool:
+        """Whether the float graph is rewritten before it is calibrated."""
+        return any(step.rewrite is not None for step in self.steps)
+
+    def rewritten(
+        self, graph: Graph, plan: QuantPlan, target: Target, samples: Sequence[Batch], options: CollectOptions
+    ) -> tuple[Graph, tuple[str, ...]]:
+        """The planned graph, rewritten, and what was done, in sentences."""
+        facts: list[str] = []
+        for step in self.steps:
+            if step.rewrite is not None:
+                graph, found = step.rewrite(graph, plan, target, samples, options)
+                facts += found
+        return graph, tuple(facts)
 
     def adjusted(self, solved: Solved) -> Graph:
         """The float graph with the constants that will be quantized; `solved` is not changed."""

@@ -8,9 +8,7 @@ import pytest
 
 import onnxq
 from onnxq.cli.parameters import RECOVERIES, RECOVERY_STEPS
-from onnxq.graph.view import Graph
-from onnxq.recovery import registry
-from onnxq.recovery.registry import BUNDLES, STEPS, Recovery, Step
+from onnxq.recovery.registry import BUNDLES, STEPS, Recovery
 from tests.graphs import model_of, normal
 
 ORT = "ort-x64-vnni"
@@ -75,20 +73,23 @@ def test_clipping_makes_scales_smaller() -> None:
     assert (clipped < whole).any()
 
 
-def test_a_rewrite_of_the_float_graph_comes_before_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_relu(graph: Graph) -> Graph:
-        copy = graph.copy()
-        relu = next(node for node in copy.nodes if node.op_type == "Relu")
-        conv = next(node for node in copy.nodes if node.op_type == "Conv")
-        copy.remove_node(relu)
-        copy.set_output(conv, 0, relu.output[0])
-        return copy
-
-    extra = Step(name="bare", summary="no Relu", rewrite=without_relu)
-    monkeypatch.setattr(registry, "STEPS", (extra, *STEPS))
-    result = onnxq.quantize(model(), DATA, target=ORT, recover=("bias", "bare"))
-    assert "Relu" not in {node.op_type for node in result.model.graph.node}
-    assert "Relu" not in {decision.op for decision in result.plan.nodes}
+@pytest.mark.parametrize("step", ["equalize", "smooth", "absorb"])
+def test_rescaling_leaves_the_function_and_its_statistics_fit_no_other_graph(step: str) -> None:
+    text = "(float[N,16,8,8] x) => (float[N,16,8,8] y) { a = Conv<pads=[1,1,1,1]>(x, v) r = Relu(a) y = Conv(r, w) }"
+    spread = np.logspace(-2, 2, 16, dtype=np.float32).reshape(16, 1, 1, 1)
+    given = model_of(
+        text, v=normal(16, 16, 3, 3) * spread, w=normal(16, 16, 1, 1, seed=1) / spread.reshape(1, 16, 1, 1)
+    )
+    result = onnxq.quantize(given, DATA, target="tensorrt", recover=(step, "bias"))
+    assert result.report.passed
+    assert any(note.split(":")[0] in ("equalization", "smoothing", "bias absorption") for note in result.report.notes)
+    with pytest.raises(onnxq.ArtifactError, match="another model"):
+        onnxq.quantize(given, DATA, target="tensorrt", stats=result.stats)
+    plain = onnxq.quantize(given, DATA, target="tensorrt", recover="none")
+    with pytest.raises(onnxq.ConfigError, match="rescales it before calibration"):
+        onnxq.quantize(given, DATA, target="tensorrt", stats=plain.stats, recover=step)
+    if step == "equalize":
+        assert result.report.worst_sqnr_db > plain.report.worst_sqnr_db + 3  # one scale for all channels of `r`
 
 
 def test_without_recovery_no_node_gets_a_bias() -> None:
