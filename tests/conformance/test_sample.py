@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.cases import cases, tests
+from tests.conformance.cases import cases
+from tests.conformance.cases import tests as backend_tests
 from tests.conformance.judge import judge
 
 EVERY = 61
 """About 33 tests, in up to three forms each, in some 10 seconds; a prime, so that no family of tests is favoured."""
 
 
-@pytest.mark.parametrize("index", range(7, len(tests()), EVERY))
+@pytest.mark.parametrize("index", range(7, len(backend_tests()), EVERY))
 def test_model_comes_out_right_or_with_a_typed_error(index: int) -> None:
     verdicts = [judge(case) for case in cases(index)]
     assert [v for v in verdicts if v.outcome == "wrong"] == []
