@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from onnxq.calibration.solve import range_of_values
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import quantize
+from onnxq.numerics.blocks import range_of_values
 from onnxq.numerics.qparams import QuantParams, qparams_from_range
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec

@@ -23,9 +23,10 @@ from onnxq.calibration.methods.percentile import zeros_reach
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, attribute
-from onnxq.numerics.clipping import clipped_params
+from onnxq.numerics.blocks import range_of_values
+from onnxq.numerics.clipping import clipped_params, nearest_power_of_two
 from onnxq.numerics.pair_guard import guard_pair_sums
-from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
+from onnxq.numerics.qparams import QuantParams, Range, next_power_of_two, qparams_from_range
 from onnxq.numerics.scale_types import with_scale_in_bfloat16, with_scale_in_float16
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.plan import Derived, Fixed, FromValues, Observed, QuantPlan, Role, SharedWith, TensorPlan
@@ -244,7 +245,7 @@ def _observed(found: Range, tensor: TensorPlan, bounds: Observed) -> QuantParams
         rmax if bounds.upper is None else min(rmax, bounds.upper),
     )
     params = qparams_from_range(cut, tensor.spec)
-    if tensor.spec.symmetric:
+    if tensor.spec.symmetric or tensor.spec.power_of_two:
         return params
     if bounds.lower != 0.0:
         return _reaching(params, rmin <= cut.rmin == bounds.lower, rmax >= cut.rmax == bounds.upper, cut)
@@ -278,7 +279,9 @@ def within_limit(params: QuantParams, upper: float) -> QuantParams:
 def _from_values(graph: Graph, tensor: TensorPlan, target: Target, *, clip_weights: bool) -> QuantParams:
     values = constant_values(graph, tensor.name)
     params = qparams_from_range(range_of_values(values, tensor.spec), tensor.spec)
-    if clip_weights and tensor.role is Role.WEIGHT:
+    if tensor.spec.power_of_two:
+        params = nearest_power_of_two(values, params)
+    elif clip_weights and tensor.role is Role.WEIGHT:
         params = clipped_params(values, params)
     return _safe(graph, tensor, params, target)
 
@@ -286,7 +289,8 @@ def _from_values(graph: Graph, tensor: TensorPlan, target: Target, *, clip_weigh
 def _safe(graph: Graph, tensor: TensorPlan, params: QuantParams, target: Target) -> QuantParams:
     """`params`, widened where the target's kernels would overflow with the codes of a weight."""
     # Products of two unsigned types are added in 32 bits.
-    if tensor.role is Role.WEIGHT and target.guard is WeightGuard.PAIR_SUM and tensor.spec.qtype.signed:
+    plain = tensor.spec.qtype.name == "int8"
+    if tensor.role is Role.WEIGHT and target.guard is WeightGuard.PAIR_SUM and plain:
         values = constant_values(graph, tensor.name)
         for use in tensor.uses:
             params = _guarded(graph.node(use.node), values, params)
@@ -311,14 +315,6 @@ def constant_values(graph: Graph, name: str) -> NDArray[Any]:
     return values
 
 
-def range_of_values(values: NDArray[Any], spec: QuantSpec) -> Range:
-    """Smallest range that holds all `values`, for each channel of `spec`."""
-    if spec.axis is None:
-        return Range.of(float(values.min(initial=0.0)), float(values.max(initial=0.0)))
-    others = tuple(a for a in range(values.ndim) if a != spec.axis)
-    return Range(rmin=values.min(axis=others, initial=0.0), rmax=values.max(axis=others, initial=0.0))
-
-
 def _guarded(node: NodeProto, values: NDArray[Any], params: QuantParams) -> QuantParams:
     """`params` made safe for the order in which the kernel of `node` reduces (C14)."""
     if node.op_type == "Conv":
@@ -338,6 +334,7 @@ def _widened_for_bias(graph: Graph, bias: TensorPlan, data: QuantParams, weight:
     if weight.spec.axis is None:
         smallest = smallest.max(initial=0.0)
     scale = np.maximum(weight.scale.astype(np.float64), smallest).astype(np.float32)
+    scale = next_power_of_two(scale) if weight.spec.power_of_two else scale
     return weight if np.array_equal(scale, weight.scale) else replace(weight, scale=scale)
 
 

@@ -16,9 +16,13 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 from onnxq.errors import ModelError
 
 _CHUNK_BYTES = 2**22
-_HALF_BYTE_TYPES = frozenset(
-    getattr(TensorProto, name) for name in ("INT4", "UINT4", "FLOAT4E2M1") if hasattr(TensorProto, name)
-)
+# Types of which several elements share a byte; older versions of onnx lack some.
+_BITS = {
+    getattr(TensorProto, name): bits
+    for bits, names in ((4, ("INT4", "UINT4", "FLOAT4E2M1")), (2, ("INT2", "UINT2")))
+    for name in names
+    if hasattr(TensorProto, name)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +188,8 @@ def _size_bytes(proto: TensorProto) -> int | None:
     if any(size < 0 for size in proto.dims):
         raise _unreadable(proto.name, f"its shape is {tuple(proto.dims)}")
     count = int(math.prod(proto.dims))
-    if proto.data_type in _HALF_BYTE_TYPES:
-        return (count + 1) // 2
+    if proto.data_type in _BITS:
+        return -(-count * _BITS[proto.data_type] // 8)
     try:
         return int(count * helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize)
     except (KeyError, TypeError):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.numerics.arrays import fake_quantize
+from onnxq.numerics.blocks import sum_of_slices
 from onnxq.numerics.qparams import SMALLEST_SCALE, QuantParams
 
 _FACTORS = np.linspace(1.0, 0.6, 21)
@@ -25,16 +26,31 @@ def clipped_params(values: NDArray[Any], params: QuantParams) -> QuantParams:
 
     Args:
         values: Constants, any shape.
-        params: Symmetric parameters that cover them, per-tensor or per-channel.
+        params: Symmetric parameters that cover them: per-tensor, per-channel or in blocks.
     """
-    axis = params.spec.axis
-    others = None if axis is None else tuple(a for a in range(values.ndim) if a != axis % values.ndim)
+    return _least_error(values, params, _FACTORS)
+
+
+def nearest_power_of_two(values: NDArray[Any], params: QuantParams) -> QuantParams:
+    """`params`, whose scales are powers of two, with half the scale wherever that leaves the smaller squared error.
+
+    The next larger power of two clips nothing, and costs up to a bit; half of it cuts off the largest values.
+
+    Args:
+        values: As for `clipped_params`.
+        params: As for `clipped_params`.
+    """
+    return _least_error(values, params, np.array([1.0, 0.5])) if params.spec.symmetric else params
+
+
+def _least_error(values: NDArray[Any], params: QuantParams, factors: NDArray[np.float64]) -> QuantParams:
     exact = values.astype(np.float64)
     best = params.scale
     least = np.full(params.scale.shape, np.inf)
-    for factor in _FACTORS:
+    for factor in factors:
         scale = np.maximum(params.scale.astype(np.float64) * factor, SMALLEST_SCALE).astype(np.float32)
-        error = ((fake_quantize(values, replace(params, scale=scale)) - exact) ** 2).sum(axis=others)
+        noise = (fake_quantize(values, replace(params, scale=scale)) - exact) ** 2
+        error = sum_of_slices(noise, params.spec)
         better = error < least
         best, least = np.where(better, scale, best), np.where(better, error, least)
     return replace(params, scale=best)

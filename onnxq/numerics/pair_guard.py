@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.numerics.arrays import quantize
-from onnxq.numerics.qparams import QuantParams
+from onnxq.numerics.qparams import QuantParams, next_power_of_two
 
 LARGEST_PAIR_SUM = 128
 
@@ -43,7 +43,9 @@ def guard_pair_sums(values: NDArray[Any], params: QuantParams, walk: Sequence[in
         # The rounding of both codes can keep the sum at 129 a little longer, hence the small push.
         growth = np.where(worst > LARGEST_PAIR_SUM, worst / LARGEST_PAIR_SUM * (1 + 2**-12), 1.0)
         scale = scale * (growth if params.spec.axis is not None else growth.max())
-        params = replace(params, scale=scale.astype(np.float32))
+        narrowed = scale.astype(np.float32)
+        params = replace(params, scale=next_power_of_two(narrowed) if params.spec.power_of_two else narrowed)
+        scale = params.scale.astype(np.float64)
     return params
 
 

@@ -5,8 +5,10 @@
 symmetric:   scale = max(-rmin, rmax) / ((qmax - qmin) // 2)     zero_point = middle code
 asymmetric:  scale = (rmax - rmin) / (qmax - qmin)               zero_point = round(qmin - rmin / scale)
 
-with qmin/qmax of the spec, so a narrow int8 range divides by 127 either way. The range always includes 0, so that zero
-(padding, ReLU's floor) is exact. Source: ONNX DynamicQuantizeLinear, and arXiv 1712.05877 section 2.1.
+with qmin/qmax of the spec, so a narrow int8 range divides by 127 either way, and an 8-bit float by 448. The range
+always includes 0, so that zero (padding, ReLU's floor) is exact. A scale that has to be a power of two is the next
+larger one, so that nothing clips. Source: ONNX DynamicQuantizeLinear, and arXiv 1712.05877 section 2.1; for E4M3,
+NVIDIA's TensorRT developer guide, "Working with Quantized Types" (amax / 448).
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ class Range:
     """Closed interval of real values, always including zero.
 
     Attributes:
-        rmin: float64, shape () or (C,), <= 0.
-        rmax: float64, shape () or (C,), >= 0.
+        rmin: float64, shape () or (C,) or, in blocks, that of the scales; <= 0.
+        rmax: float64, the same shape; >= 0.
     """
 
     rmin: NDArray[np.float64]
@@ -45,8 +47,8 @@ class Range:
     def __post_init__(self) -> None:
         rmin = np.minimum(np.asarray(self.rmin, np.float64), 0.0)
         rmax = np.maximum(np.asarray(self.rmax, np.float64), 0.0)
-        if rmin.shape != rmax.shape or rmin.ndim > 1:
-            raise InternalError(f"range ends have shapes {rmin.shape} and {rmax.shape}; expected equal, () or (C,)")
+        if rmin.shape != rmax.shape:
+            raise InternalError(f"range ends have shapes {rmin.shape} and {rmax.shape}; expected equal ones")
         if not (np.isfinite(rmin).all() and np.isfinite(rmax).all()):
             raise InternalError(f"range [{rmin}, {rmax}] is not finite")
         object.__setattr__(self, "rmin", _frozen(rmin))
@@ -62,7 +64,8 @@ class QuantParams:
     """Scale and zero-point of one tensor.
 
     Attributes:
-        scale: float32, shape () or (C,), > 0 and finite.
+        scale: float32, > 0 and finite. Shape () for per-tensor, (C,) for per-channel; in blocks, that of the array with
+            the number of blocks along the axis.
         zero_point: dtype of the spec's type, same shape as `scale`.
         spec: The form these parameters belong to.
     """
@@ -74,10 +77,13 @@ class QuantParams:
     def __post_init__(self) -> None:
         scale = np.asarray(self.scale, np.float32)
         zero_point = np.asarray(self.zero_point, self.spec.qtype.dtype)
-        if scale.shape != zero_point.shape or scale.ndim > 1:
+        if scale.shape != zero_point.shape:
             raise InternalError(f"scale has shape {scale.shape}, zero_point {zero_point.shape}")
-        if (scale.ndim == 1) != (self.spec.axis is not None):
-            raise InternalError(f"scale of shape {scale.shape} does not fit axis {self.spec.axis}")
+        axis, block_size = self.spec.axis, self.spec.block_size
+        fits = scale.ndim >= 1 if block_size is not None else scale.ndim == (0 if axis is None else 1)
+        if not fits:
+            blocks = "" if block_size is None else f" in blocks of {block_size}"
+            raise InternalError(f"scale of shape {scale.shape} does not fit axis {axis}{blocks}")
         if not (np.isfinite(scale).all() and (scale > 0).all()):
             raise InternalError(f"scale must be positive and finite, got {scale}")
         object.__setattr__(self, "scale", _frozen(scale))
@@ -88,7 +94,7 @@ def qparams_from_range(range_: Range, spec: QuantSpec) -> QuantParams:
     """Parameters that cover `range_`.
 
     Args:
-        range_: Shape () for a per-tensor spec, (C,) for a per-channel one.
+        range_: Shape () for a per-tensor spec, (C,) for a per-channel one, that of the scales for blocks.
         spec: The form wanted.
 
     Returns:
@@ -104,10 +110,11 @@ def qparams_from_range(range_: Range, spec: QuantSpec) -> QuantParams:
     if spec.symmetric:
         amax = np.maximum(-rmin, rmax)
         scale = _positive_float32(amax / ((qmax - qmin) // 2))
-        middle = 0 if spec.qtype.signed else (spec.qtype.qmax + 1) // 2
-        zero_point = np.full(scale.shape, middle)
+        scale = next_power_of_two(scale) if spec.power_of_two else scale
+        zero_point = np.full(scale.shape, spec.middle)
     else:
         scale = _positive_float32((rmax - rmin) / (qmax - qmin))
+        scale = next_power_of_two(scale) if spec.power_of_two else scale
         zero_point = np.clip(np.rint(qmin - rmin / scale.astype(np.float64)), qmin, qmax)
     return QuantParams(scale=scale, zero_point=zero_point.astype(spec.qtype.dtype), spec=spec)
 
@@ -116,3 +123,15 @@ def _positive_float32(scale: NDArray[np.float64]) -> NDArray[np.float32]:
     # A dead channel quantizes to all zeros under any scale; 1.0 keeps products of scales away from denormals.
     scale = np.where(scale == 0.0, 1.0, scale)
     return np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
+
+
+def next_power_of_two(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The smallest powers of two that are not below `scale`, which is positive.
+
+    >>> next_power_of_two(np.float32([0.3, 0.25])).tolist()
+    [0.5, 0.25]
+    """
+    fraction, exponent = np.frexp(scale)
+    # frexp gives fractions in [0.5, 1); 2^127 is the largest power of two in float32.
+    exponent = np.minimum(np.where(fraction == 0.5, exponent - 1, exponent), 127)
+    return np.asarray(np.ldexp(np.float32(1.0), exponent), np.float32)

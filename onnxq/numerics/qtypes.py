@@ -1,7 +1,10 @@
-"""The integer types that quantized tensors are stored in.
+"""The types that quantized tensors are stored in.
 
 Code ranges follow the ONNX QuantizeLinear operator: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
 `min_opset` is the first opset whose QuantizeLinear/DequantizeLinear accept the type.
+
+Arrays of codes are numpy arrays of `dtype`: 2- and 4-bit codes take a whole byte each (`packing` makes the bytes of a
+model of them), and 8-bit floats are uint8 that hold their bit patterns (`float8`).
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ class QType:
         name: Lower-case name, as used in flags and files.
         dtype: The numpy dtype that carries the codes.
         onnx_type: The TensorProto.DataType value.
-        qmin: The smallest code.
-        qmax: The largest code.
+        qmin: The smallest code; of a float type, the smallest value.
+        qmax: The largest code; of a float type, the largest value.
+        bits: Bits that a code takes in a model.
         min_opset: The first ONNX opset that can quantize to it.
+        is_float: Whether codes are floating-point numbers, whose steps grow with the value.
     """
 
     name: str
@@ -31,34 +36,59 @@ class QType:
     onnx_type: int
     qmin: int
     qmax: int
+    bits: int
     min_opset: int
+    is_float: bool = False
 
     @property
     def signed(self) -> bool:
         return self.qmin < 0
 
-    @property
-    def bits(self) -> int:
-        return int(self.qmax - self.qmin).bit_length()
+
+def _integer(name: str, carrier: type[np.integer], onnx_type: int, bits: int, min_opset: int) -> QType:
+    signed = np.issubdtype(carrier, np.signedinteger)
+    qmin, qmax = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    return QType(
+        name=name, dtype=np.dtype(carrier), onnx_type=onnx_type, qmin=qmin, qmax=qmax, bits=bits, min_opset=min_opset
+    )
 
 
-INT8 = QType(name="int8", dtype=np.dtype(np.int8), onnx_type=3, qmin=-128, qmax=127, min_opset=10)
-UINT8 = QType(name="uint8", dtype=np.dtype(np.uint8), onnx_type=2, qmin=0, qmax=255, min_opset=10)
-INT16 = QType(name="int16", dtype=np.dtype(np.int16), onnx_type=5, qmin=-32768, qmax=32767, min_opset=21)
-UINT16 = QType(name="uint16", dtype=np.dtype(np.uint16), onnx_type=4, qmin=0, qmax=65535, min_opset=21)
+INT2 = _integer("int2", np.int8, 26, 2, 25)
+UINT2 = _integer("uint2", np.uint8, 25, 2, 25)
+INT4 = _integer("int4", np.int8, 22, 4, 21)
+UINT4 = _integer("uint4", np.uint8, 21, 4, 21)
+INT8 = _integer("int8", np.int8, 3, 8, 10)
+UINT8 = _integer("uint8", np.uint8, 2, 8, 10)
+INT16 = _integer("int16", np.int16, 5, 16, 21)
+UINT16 = _integer("uint16", np.uint16, 4, 16, 21)
 # int32 is a storage type of DequantizeLinear only: it carries biases with scale = x_scale * w_scale.
-INT32 = QType(name="int32", dtype=np.dtype(np.int32), onnx_type=6, qmin=-(2**31), qmax=2**31 - 1, min_opset=10)
+INT32 = _integer("int32", np.int32, 6, 32, 10)
+FLOAT8E4M3FN = QType(
+    name="float8e4m3fn",
+    dtype=np.dtype(np.uint8),
+    onnx_type=17,
+    qmin=-448,
+    qmax=448,
+    bits=8,
+    min_opset=19,
+    is_float=True,
+)
 
-QTYPES: dict[str, QType] = {t.name: t for t in (INT8, UINT8, INT16, UINT16, INT32)}
+QTYPES: dict[str, QType] = {
+    t.name: t for t in (INT2, UINT2, INT4, UINT4, INT8, UINT8, INT16, UINT16, INT32, FLOAT8E4M3FN)
+}
+
+_ALIASES = {"fp8": FLOAT8E4M3FN.name, "float8": FLOAT8E4M3FN.name, "e4m3fn": FLOAT8E4M3FN.name}
 
 
 def qtype_from_name(name: str) -> QType:
-    """The type called `name`.
+    """The type called `name`; "fp8" stands for float8e4m3fn.
 
     Raises:
         ConfigError: no such type.
     """
     try:
-        return QTYPES[name]
-    except KeyError:
-        raise ConfigError(f"unknown quantized type {name!r}; known: {', '.join(sorted(QTYPES))}") from None
+        return QTYPES[_ALIASES.get(name, name)]
+    except (KeyError, TypeError):
+        known = ", ".join(sorted([*QTYPES, "fp8"]))
+        raise ConfigError(f"unknown quantized type {name!r}; known: {known}") from None

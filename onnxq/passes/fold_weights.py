@@ -1,7 +1,8 @@
 """Turns the float weights, biases and constants of the plan into integer initializers behind a DequantizeLinear.
 
 Cases:
-  1. A weight or constant becomes codes of its type; one initializer and one DequantizeLinear serve all its readers.
+  1. A weight or constant becomes codes of its type, with `block_size` where scales belong to blocks; one initializer
+     and one DequantizeLinear serve all its readers.
   2. A bias becomes int32 codes of rank 1 with the scale derived from its node's data and weight.
   3. The axis is always written with a vector of scales: TensorRT's parser and ONNX have different defaults (R7).
   4. A float copy that somebody else still reads stays; one that nobody reads leaves the graph.
@@ -13,8 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from onnxq.calibration.solve import QParamsTable, constant_values
+from onnxq.graph.code_tensors import code_tensor
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import quantize
+from onnxq.numerics.specs import QuantSpec
 from onnxq.passes.base import Pass, PassLog, PassResult
 from onnxq.passes.insert_qdq import add_params
 from onnxq.planning.plan import QuantPlan, Role, TensorPlan
@@ -49,7 +52,8 @@ class FoldWeights(Pass):
         if tensor.role is Role.BIAS:
             # A bias that is one number for all columns gets a code for each: their scales differ.
             values = np.broadcast_to(values.reshape(-1), params.scale.shape or (values.size,))
-        codes = graph.add_initializer(graph.unique_name(f"{name}_quantized"), quantize(values, params))
+        codes = graph.unique_name(f"{name}_quantized")
+        graph.add_initializer(codes, code_tensor(quantize(values, params), params.spec.qtype, codes))
         scale, zero_point = add_params(graph, name, self._qparams, key)
         result = graph.unique_name(f"{name}_dequantized")
         graph.add_node(
@@ -57,8 +61,14 @@ class FoldWeights(Pass):
             [codes, scale, zero_point],
             [result],
             name=f"{name}_DequantizeLinear",
-            attributes={} if params.spec.axis is None else {"axis": params.spec.axis},
+            attributes=_attributes(params.spec),
         )
         graph.replace_uses(name, result, tensor.uses)
         if not graph.uses(name) and not graph.is_output(name):
             graph.remove_initializer(name)
+
+
+def _attributes(spec: QuantSpec) -> dict[str, int]:
+    """What a DequantizeLinear says of the slices that have a scale."""
+    axis = {} if spec.axis is None else {"axis": spec.axis}
+    return axis if spec.block_size is None else {**axis, "block_size": spec.block_size}

@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from onnxq.calibration.solve import QParamsTable
 from onnxq.errors import InternalError
+from onnxq.graph.code_tensors import code_tensor
 from onnxq.graph.float_types import HALF_TYPES, float_tensor
 from onnxq.graph.view import CAPTURED, Graph, Use
 from onnxq.passes.base import Pass, PassLog, PassResult
@@ -58,7 +59,8 @@ def add_params(graph: Graph, stem: str, qparams: QParamsTable, key: str) -> tupl
     name, elem_type = graph.unique_name(f"{stem}_scale"), graph.dtype(stem)
     half = elem_type if elem_type in HALF_TYPES else TensorProto.FLOAT
     scale = graph.add_initializer(name, float_tensor(params.scale, half, name))
-    zero_point = graph.add_initializer(graph.unique_name(f"{stem}_zero_point"), params.zero_point)
+    name = graph.unique_name(f"{stem}_zero_point")
+    zero_point = graph.add_initializer(name, code_tensor(params.zero_point, params.spec.qtype, name))
     return scale, zero_point
 
 

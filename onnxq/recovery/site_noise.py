@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.solve import range_of_values
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize
+from onnxq.numerics.blocks import range_of_values
 from onnxq.numerics.qparams import Range, qparams_from_range
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.plan import QuantPlan, Role, SharedWith

@@ -17,8 +17,8 @@ from onnxq.numerics import (
     qtype_from_name,
     quantize,
 )
+from tests.pairs import through_onnxruntime
 from tests.strategies import activations, finite_arrays, specs
-from tests.unit.test_numerics_arrays import through_onnxruntime
 
 # A session for each example costs milliseconds; the default deadline is for pure functions.
 RUNS_SESSIONS = settings(max_examples=60, deadline=None)

@@ -13,11 +13,11 @@ from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.kept import keep_first
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.solve import range_of_values
 from onnxq.calibration.sources import open_data
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize
+from onnxq.numerics.blocks import range_of_values
 from onnxq.numerics.qparams import QuantParams, qparams_from_range
 from onnxq.passes.give_biases import GiveBiases
 from onnxq.planning.options import PlanOptions

@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxq.calibration.methods import method_from_name, solve_range
-from onnxq.calibration.solve import constant_values, range_of_values, ranges_from_stats, solve, sound_range
+from onnxq.calibration.solve import constant_values, ranges_from_stats, solve, sound_range
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, Use
 from onnxq.numerics.arrays import quantize
+from onnxq.numerics.blocks import range_of_values
 from onnxq.numerics.qparams import QuantParams
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
