@@ -28,6 +28,7 @@ from onnxq.version import VERSION
 if TYPE_CHECKING:
     from onnxq.api import quantize
     from onnxq.calibrating import calibrate
+    from onnxq.calibration.data import Data
     from onnxq.calibration.images import ImageOptions
     from onnxq.calibration.statistics import StatsTable
     from onnxq.calibration.stats_file import load_stats
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _LAZY = {
+    "Data": "onnxq.calibration.data",
     "EngineResult": "onnxq.engine",
     "Evaluation": "onnxq.evaluation.evaluation",
     "ImageOptions": "onnxq.calibration.images",
@@ -73,6 +75,7 @@ _LAZY = {
 __all__ = [
     "ArtifactError",
     "ConfigError",
+    "Data",
     "DataError",
     "EngineResult",
     "Evaluation",

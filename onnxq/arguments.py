@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.calibration.checkpoint import Checkpointing
+from onnxq.calibration.data import bare
 from onnxq.calibration.methods import MOVING_AVERAGE, Method
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
@@ -76,7 +77,8 @@ def check_output_is_no_input(output: str | os.PathLike[str] | None, **inputs: An
     Raises:
         ConfigError: they are one file.
     """
-    for name, given in inputs.items():
+    for name, value in inputs.items():
+        given = bare(value)
         if output is None or not isinstance(given, (str, os.PathLike)):
             continue
         if Path(output).resolve() == Path(given).resolve():

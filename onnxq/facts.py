@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxq.calibration.batches import Batch, Batches
+from onnxq.calibration.data import bare
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.graph.model import (
@@ -54,6 +55,7 @@ def unrecovered(recovery: Recovery, samples: Sequence[Batch]) -> tuple[str, ...]
 
 def source_name(data: Any) -> str:
     """What the data is called in the report."""
+    data = bare(data)
     if data is None:
         return "synthetic inputs"
     return str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__

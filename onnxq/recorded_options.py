@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from onnxq.calibration.data import Data
 from onnxq.calibration.images import ImageOptions
 from onnxq.errors import ArtifactError
 from onnxq.planning.overrides import Override
@@ -44,11 +45,13 @@ def record_options(function: Callable[..., Any], given: Mapping[str, Any]) -> st
         for name, value in plain.items()
         if value != _plain(parameters[name].default)
     }
+    if isinstance(given.get("data"), Data) and given["data"].recorded:
+        changed["data"] = given["data"].recorded
     return json.dumps(changed, sort_keys=True, separators=(",", ":"))
 
 
 def recall_options(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The options that `record_options` wrote, as keyword arguments.
+    """The options that `record_options` wrote, as keyword arguments; under "data" what was said of the samples.
 
     Args:
         metadata: Entries of a quantized model.

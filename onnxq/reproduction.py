@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from onnxq.api import quantize
+from onnxq.calibration.data import data_from
 from onnxq.errors import ModelError
 from onnxq.graph.model import ModelSource, get_metadata, load_graph, model_digest
 from onnxq.recorded_options import recall_options
@@ -36,6 +38,8 @@ def reproduce(float_model: ModelSource, quantized_model: ModelSource, data: Any 
             hint="leave out --reproduce",
         )
     options = recall_options(said)
+    if read_as := options.pop("data", None):
+        data = replace(data_from(data), **read_as)
     again = quantize(float_model, data, target=said["onnxq.target"], **options).model
     name = "made again from the float model"
     if (digest := model_digest(made)) == model_digest(again):

@@ -193,6 +193,7 @@ def open_batches(  # noqa: PLR0913 - what the public functions hand through
         images=images,
         shard=shard,
         skip=skip,
+        graph=graph,
     )
 
 

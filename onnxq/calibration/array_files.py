@@ -7,6 +7,7 @@ with what its compressed bytes can hold. Format: https://numpy.org/doc/stable/re
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -102,6 +103,18 @@ def open_columns(path: Path) -> Iterator[Mapping[str, Column]]:
         except _DAMAGED as error:
             raise DataError(f"not a readable {path.suffix} file: {error}", where=str(path)) from error
         yield columns
+
+
+def read_npy(content: bytes, where: str) -> NDArray[Any]:
+    """The array of a .npy file in memory.
+
+    Raises:
+        DataError: it is not in that format, or holds Python objects.
+    """
+    try:
+        return _column(_Member("", io.BytesIO(content), len(content)), where).take(None)
+    except _DAMAGED as error:
+        raise DataError(f"not in the .npy format: {error}", where=where) from error
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from onnxq.calibration.cutting import Column, Cutter
+from onnxq.calibration.cutting import Column, Cutter, Piece
 from onnxq.calibration.inputs import InputSpecs
 from onnxq.errors import DataError
 from onnxq.plural import counted
@@ -77,12 +77,14 @@ class Item:
         size: Samples to feed at once where the model leaves that open; None feeds the item whole.
         stacked: Whether the first axis may come on top of the model's own axes.
         origin: File or position that the item came from, for messages.
+        starts: Whether the item starts a sequence, for models that carry a state.
     """
 
     columns: Mapping[str, Column]
     size: int | None
     stacked: bool
     origin: str | None = None
+    starts: bool = True
 
 
 class Source(Protocol):
@@ -266,14 +268,29 @@ class _HeldOut:
         return iter(self._held or ())
 
 
-def read_batches(source: Source, cutter: Cutter, *, limit: int | None, label: str) -> Iterator[Batch]:
+class Fill(Protocol):
+    """Completes what is fed with what the data does not hold; see `recurrence`."""
+
+    def starting(self) -> Fill:
+        """The same for another reading of the data, which begins with no state."""
+
+    def columns(self, item: Item) -> Mapping[str, Column]:
+        """What the cutter gets of an item, whose turn it is now."""
+
+    def complete(self, piece: Piece, where: str) -> Piece:
+        """The piece with an array for every input of the model."""
+
+
+def read_batches(
+    source: Source, cutter: Cutter, *, limit: int | None, label: str, fill: Fill | None = None
+) -> Iterator[Batch]:
     """Cut everything in `source` into batches, at most `limit` samples of them.
 
     Raises:
         DataError: an item does not fit the model.
     """
     left = limit
-    for batch in _cut(source, cutter, label):
+    for batch in _cut(source, cutter, label, fill):
         if left is not None and batch.samples > left:
             # The limit is a most: a batch whose size the model fixes cannot be cut and is left out.
             if not any(cutter.inputs[name].fixed_batch for name in batch.per_sample):
@@ -298,10 +315,13 @@ class _Label:
         return f"{self._label} batch {self.number}" + (f" ({self.origin})" if self.origin else "")
 
 
-def _cut(source: Source, cutter: Cutter, label: str) -> Iterator[Batch]:
+def _cut(source: Source, cutter: Cutter, label: str, fill: Fill | None) -> Iterator[Batch]:
     name = _Label(label)
+    filling = None if fill is None else fill.starting()
     for item in source.items(cutter.note):
         name.origin = item.origin
-        for piece in cutter.pieces(item.columns, size=item.size, stacked=item.stacked, where=name):
-            yield Batch(arrays=piece.arrays, samples=piece.samples, per_sample=piece.per_sample, label=name())
+        columns = item.columns if filling is None else filling.columns(item)
+        for piece in cutter.pieces(columns, size=item.size, stacked=item.stacked, where=name):
+            whole = piece if filling is None else filling.complete(piece, name())
+            yield Batch(arrays=whole.arrays, samples=whole.samples, per_sample=whole.per_sample, label=name())
             name.number += 1

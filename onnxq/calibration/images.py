@@ -28,6 +28,10 @@ from onnxq.plural import counted
 if TYPE_CHECKING:
     from PIL import Image
 
+_LARGEST_MEAN = 2.0
+_LARGEST_STD = 5.0
+"""Beyond these, mean and std are those of pixels from 0 to 255."""
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 Resize = Literal["stretch", "crop", "letterbox", "height"]
@@ -67,6 +71,14 @@ class ImageOptions:
                 f"mean {self.mean} and std {self.std} must be finite, and std positive",
                 hint="mean= and std= (--mean, --std) are in units of pixel / 255.",
             )
+        # A pixel / 255 lies within 0..1, and so does its mean; the widest spread in use is 1 (nothing is divided by).
+        if max(map(abs, self.mean)) > _LARGEST_MEAN or max(self.std) > _LARGEST_STD:
+            shares = [",".join(f"{v / 255:.4g}" for v in values) for values in (self.mean, self.std)]
+            raise ConfigError(
+                f"mean {self.mean} and std {self.std} are in units of 0..255, but those of pixel / 255 are expected",
+                hint=f"mean= and std= (--mean {shares[0]} --std {shares[1]}) are the same divided by 255; "
+                "without a division use std 1/255.",
+            )
 
 
 PRESETS: Mapping[str, ImageOptions] = {
@@ -101,17 +113,16 @@ class ImageSource:
 
     one_shot = False
 
-    def __init__(  # noqa: PLR0913 - the parts of one decision
+    def __init__(
         self,
         paths: list[Path],
         *,
         inputs: InputSpecs,
         options: ImageOptions | None,
         batch_size: int | None,
-        limit: int | None,
         where: str,
     ) -> None:
-        self._paths = spread(paths, limit)
+        self._paths = paths
         self._spec = _image_input(inputs, where)
         self._raw = self._spec.dtype == np.uint8
         if options is None and not self._raw:
@@ -203,13 +214,6 @@ def _normalised(pixels: NDArray[np.uint8], options: ImageOptions) -> NDArray[np.
     return scaled
 
 
-def spread(paths: list[Path], limit: int | None) -> list[Path]:
-    """`limit` files taken evenly over the list: the first ones alone would all be of one class."""
-    if limit is None or limit >= len(paths):
-        return paths
-    return [paths[i * len(paths) // limit] for i in range(limit)]
-
-
 def _image_input(inputs: InputSpecs, where: str) -> InputSpec:
     spec = next(iter(inputs.values()))
     if len(inputs) != 1 or spec.shape is None or len(spec.shape) != 4 or _channels(spec) not in (1, 3, None):
@@ -239,6 +243,22 @@ def _size(spec: InputSpec, options: ImageOptions, where: str) -> tuple[int, int]
             hint="pass images=ImageOptions(size=(height, width), ...) (--image-size HEIGHTxWIDTH).",
         )
     return int(size[0] or 0), int(size[1] or 0)
+
+
+def open_image(path: Path) -> Any:
+    """The image in a file, as Pillow has it, read whole.
+
+    Raises:
+        DataError: it is no image, or Pillow is not installed.
+    """
+    try:
+        image = _pillow().open(path)
+        image.load()
+    except (MemoryError, DataError):
+        raise
+    except Exception as error:  # as above
+        raise DataError(f"not a readable image: {error}", where=str(path)) from error
+    return image
 
 
 def _pillow() -> Any:

@@ -174,8 +174,9 @@ class InputSpec:
 class InputSpecs(Mapping[str, InputSpec]):
     """All inputs of a model by name, in the model's order."""
 
-    def __init__(self, specs: Iterable[InputSpec]) -> None:
+    def __init__(self, specs: Iterable[InputSpec], loops: Mapping[str, str] | None = None) -> None:
         self._specs = {spec.name: spec for spec in specs}
+        self._loops = dict(loops or {})
 
     @classmethod
     def from_graph(cls, graph: Graph) -> InputSpecs:
@@ -186,7 +187,8 @@ class InputSpecs(Mapping[str, InputSpec]):
         """
         if not graph.inputs:
             raise ModelError("the model has no inputs, so there is nothing to calibrate with")
-        return cls(_spec(graph, name) for name in graph.inputs)
+        specs = [_spec(graph, name) for name in graph.inputs]
+        return cls(specs, _loops(graph, specs))
 
     def __getitem__(self, name: str) -> InputSpec:
         return self._specs[name]
@@ -217,12 +219,30 @@ class InputSpecs(Mapping[str, InputSpec]):
         raise DataError("; ".join(parts), where=where, hint=self._name_hint(missing, extra))
 
     def _name_hint(self, missing: list[str], extra: list[str]) -> str:
+        loops = {self._loops[name]: name for name in missing if name in self._loops}
+        if loops and len(loops) == len(missing) < len(self):
+            flags = " ".join(f"--state {output}={name}" for output, name in loops.items())
+            return f"where outputs are inputs of the next step, pass onnxq.Data(..., state={loops}) ({flags})."
         wanted = missing or list(self)
         for name in extra:
             close = difflib.get_close_matches(name, wanted, n=1)
             if close:
                 return f"did you mean {close[0]!r} instead of {name!r}?"
         return f"the model's inputs are {', '.join(map(repr, self))}."
+
+
+def _loops(graph: Graph, specs: Iterable[InputSpec]) -> dict[str, str]:
+    """Outputs that could be the next step's input, by that input: of the same type and shape, and no other's."""
+    found: dict[str, str] = {}
+    for spec in specs:
+        for output in graph.outputs:
+            ours, theirs = spec.shape or (), graph.shape(output) or ()
+            sizes = [(a, b) for a, b in zip(ours, theirs, strict=False) if isinstance(a, int) and isinstance(b, int)]
+            alike = len(ours) == len(theirs) > 1 and sizes and all(a == b for a, b in sizes)
+            if alike and graph.dtype(output) == graph.dtype(spec.name) and output not in found.values():
+                found[spec.name] = output
+                break
+    return found
 
 
 def transposed_shape(shape: tuple[int, ...], *, to: Layout) -> tuple[int, ...]:

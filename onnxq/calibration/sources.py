@@ -4,41 +4,53 @@ file.npz, file.npy, a folder of them      the first axis counts samples
 a folder of images                        needs `images`: how pixels become numbers is never guessed
 test_data_set_*/input_*.pb                ONNX's test data, one batch for each set
 file.py with load_data()                  Polygraphy's convention: yields {input name: array}, one batch each
+file.json                                 Polygraphy's inputs, see `polygraphy_json`
+.jsonl, .csv, .tsv, .txt                  texts, with a tokenizer or a hook, see `texts`
+.wav, a folder of them or of other files  with a hook, which makes model input of each file, see `feeds`
 an iterable, a function that returns one, an object with get_next() (onnxruntime's CalibrationDataReader)
-                                          {input name: array}, one batch each
+                                          {input name: array} or what `feeds` takes, one batch each
 {input name: array} or one array          as a .npz or .npy file
+
+Data (see `data`) says more about any of them: shuffled, with a state, through a hook.
 """
 
 from __future__ import annotations
 
 import runpy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
 
-from onnxq.calibration.array_files import SUFFIXES, array_shapes, open_columns
-from onnxq.calibration.batches import Batches, Item, Notes, Source, read_batches
-from onnxq.calibration.cutting import ArrayColumn, Column, Cutter
+from onnxq.calibration.array_files import SUFFIXES
+from onnxq.calibration.array_sources import ArraysSource, FilesSource
+from onnxq.calibration.batches import Batches, Notes, Source, read_batches
+from onnxq.calibration.cutting import Cutter
+from onnxq.calibration.data import Data, Hook, data_from
+from onnxq.calibration.feeds import FeedsSource
+from onnxq.calibration.files import FOLDER_SUFFIXES, files_source
 from onnxq.calibration.images import IMAGE_SUFFIXES, ImageOptions, ImageSource, image_options
 from onnxq.calibration.inputs import InputSpecs, Layout
+from onnxq.calibration.onnx_test_data import TestDataSource, input_files
+from onnxq.calibration.polygraphy_json import json_feeds
+from onnxq.calibration.recurrence import Recurrence
 from onnxq.calibration.sharded_batches import ShardedBatches
 from onnxq.calibration.sharding import Shard
+from onnxq.calibration.shuffling import chosen_files
+from onnxq.calibration.user_code import function_from
 from onnxq.calibration.variation import watched
 from onnxq.errors import ConfigError, DataError
-from onnxq.graph.external_data import is_external
+from onnxq.graph.view import Graph
 
 LABELS = "labels"
 """An extra array of this name in a .npz file is skipped: it is where data sets keep their classes."""
 
-_UNNAMED = ("", "arr_0")
-"""An array in a .npy file, and what numpy.savez calls one that was given no name."""
-
 _KINDS = (
-    "a .npz or .npy file, a folder of them, a folder of images, test_data_set_* folders, or a .py file with load_data()"
+    "a .npz or .npy file, a folder of them, a folder of images, test_data_set_* folders, a .py file with load_data(), "
+    "a .json file of Polygraphy, texts (.jsonl, .csv, .txt) with tokenizer= (--tokenizer), or .wav and other files "
+    "with preprocess= (--preprocess)"
 )
 
 
@@ -53,12 +65,13 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
     shard: Shard | None = None,
     label: str = "calibration",
     skip: Collection[str] = (),
+    graph: Graph | None = None,
 ) -> Batches:
     """Open calibration or verification data for a model.
 
     Args:
         source: A path (str or Path), an iterable of `{input name: array}`, a function that returns one, an onnxruntime
-            CalibrationDataReader, a dict of arrays, or one array. See the module's table.
+            CalibrationDataReader, a dict of arrays, or one array (see the module's table); or Data.
         inputs: What the model expects.
         batch_size: Samples in a run, for files, arrays and images and where the model leaves it open; 1 by default.
             Batches from iterables are fed as they come.
@@ -68,6 +81,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         shard: The part of the data to take, after `limit`; the result is then a ShardedBatches.
         label: What the data is called in messages.
         skip: Arrays in files and dicts that are not fed, besides "labels".
+        graph: The model, which Data with a state needs.
 
     Raises:
         ConfigError: an option has an impossible value, or none for this kind of source.
@@ -79,9 +93,26 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
             raise ConfigError(f"{name} is {value}", hint=f"{name}= (--{flag}) is a number of samples, 1 or more.")
     if layout not in (None, "nchw", "nhwc"):
         raise ConfigError(f"unknown layout {layout!r}", hint="layout= (--layout) is 'nchw' or 'nhwc'.")
-    opened = _source(source, inputs, batch_size, limit, image_options(images), frozenset((LABELS, *skip)))
+    said = data_from(source)
+    recurrence = None
+    if said.state:
+        if graph is None:
+            raise ConfigError("a state needs its model", hint="open data with the model it is for")
+        recurrence = Recurrence(graph, said.state)
+    opening = _Opening(
+        said=said,
+        inputs=inputs,
+        batch_size=batch_size,
+        limit=limit,
+        images=image_options(images),
+        skip=frozenset((LABELS, *skip)),
+        optional=frozenset(said.state.values()),
+    )
+    opened = opening.open()
     if images is not None and not isinstance(opened, ImageSource):
-        raise images_without_files(source)
+        raise images_without_files(said.source)
+    if said.shuffle is not None:
+        opened = _shuffled(opened, said.shuffle)
     notes = Notes()
     if batch_size is not None and (why := _batch_size_is_moot(opened, inputs, batch_size)):
         notes.add(f"batch_size= (--batch-size) has no effect: {why}")
@@ -89,10 +120,14 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
     if shard is not None and isinstance(opened, ImageSource):
         # Decoding is dear: a shard reads only its own images.
         total, opened = opened.samples, opened.part(shard)
-    cutter = Cutter(inputs=inputs, layout=None if isinstance(opened, ImageSource) else layout, note=notes.add)
+    cutter = Cutter(
+        inputs=inputs if recurrence is None else recurrence.inputs,
+        layout=None if isinstance(opened, ImageSource) else layout,
+        note=notes.add,
+    )
     known = opened.samples
     batches = Batches(
-        lambda: watched(read_batches(opened, cutter, limit=limit, label=label), notes, label=label),
+        lambda: watched(read_batches(opened, cutter, limit=limit, label=label, fill=recurrence), notes, label=label),
         inputs=inputs,
         notes=notes,
         expected_samples=min(known, limit) if known is not None and limit is not None else known,
@@ -122,63 +157,172 @@ def _batch_size_is_moot(source: Source, inputs: InputSpecs, batch_size: int) -> 
     return None
 
 
-def _source(  # noqa: PLR0913, PLR0917 - the parts of one decision
-    source: object,
-    inputs: InputSpecs,
-    batch_size: int | None,
-    limit: int | None,
-    images: ImageOptions | None,
-    skip: frozenset[str],
-) -> Source:
-    if isinstance(source, (str, Path)):
-        return _path_source(Path(source), inputs, batch_size, limit, images, skip)
-    if isinstance(source, np.ndarray):
-        return ArraysSource({"": source}, inputs, batch_size, skip)
-    if isinstance(source, Mapping):
-        return ArraysSource(source, inputs, batch_size, skip)
-    if callable(source) or callable(getattr(source, "get_next", None)) or isinstance(source, Iterable):
-        return FeedsSource(source)
-    raise DataError(
-        f"data of type {type(source).__name__} is of no known kind",
-        hint=f"pass data= (--data) {_KINDS}, or an iterable of {{input name: array}}.",
-    )
+def _shuffled(opened: Source, seed: int) -> Source:
+    """The source in a random order.
 
-
-def _path_source(  # noqa: PLR0913, PLR0917 - the parts of one decision
-    path: Path,
-    inputs: InputSpecs,
-    batch_size: int | None,
-    limit: int | None,
-    images: ImageOptions | None,
-    skip: frozenset[str],
-) -> Source:
-    where = str(path)
-    if not path.exists():
-        raise DataError("no such file or folder", where=where, hint="check the path in data= (--data).")
-    if path.is_file():
-        if path.suffix.lower() in SUFFIXES:
-            return FilesSource([path], inputs, batch_size, skip)
-        if path.suffix == ".py":
-            return FeedsSource(_load_data(path), origin=path.name)
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return ImageSource([path], inputs=inputs, options=images, batch_size=batch_size, limit=limit, where=where)
-        raise DataError(f"{path.suffix or 'a file without suffix'} is no known kind of data", where=where, hint=_hint())
-    sets = sorted(p for p in path.glob("test_data_set_*") if p.is_dir()) or ([path] if _inputs_of(path) else [])
-    if sets:
-        return TestDataSource(sets, inputs)
-    arrays = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-    pictures = image_files(path)
-    if arrays and pictures:
-        raise DataError(
-            f"the folder holds both arrays ({arrays[0].name}) and images ({pictures[0].name})",
-            where=where,
-            hint="pass a folder that holds one kind of data.",
+    Raises:
+        ConfigError: it can only be read from its start.
+    """
+    if isinstance(opened, ImageSource):
+        return opened  # in this order already, ahead of the limit
+    shuffled = getattr(opened, "shuffled", None)
+    if shuffled is None:
+        raise ConfigError(
+            "this data cannot be shuffled: it is read from its start",
+            hint="leave out shuffle= (--shuffle), and shuffle where the data is made, with a fixed seed",
         )
-    if pictures:
-        return ImageSource(pictures, inputs=inputs, options=images, batch_size=batch_size, limit=limit, where=where)
-    if arrays:
-        return FilesSource(arrays, inputs, batch_size, skip)
-    raise DataError("no calibration data: the folder holds neither arrays nor images", where=where, hint=_hint())
+    result: Source = shuffled(seed)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opening:
+    """What it takes to open a source. Attributes as the arguments of `open_data`, and `optional`, names of states."""
+
+    said: Data
+    inputs: InputSpecs
+    batch_size: int | None
+    limit: int | None
+    images: ImageOptions | None
+    skip: frozenset[str]
+    optional: frozenset[str]
+
+    def open(self) -> Source:
+        """The source of the right kind.
+
+        Raises:
+            ConfigError: something was said that has no meaning for it.
+            DataError: it is of no known kind, is missing or is empty.
+        """
+        source = self.said.source
+        if isinstance(source, (str, Path)):
+            opened = self._path(Path(source))
+        elif isinstance(source, np.ndarray):
+            opened = ArraysSource({"": source}, self._needed(), self._size(), self.skip)
+        elif isinstance(source, Mapping):
+            opened = ArraysSource(source, self._needed(), self._size(), self.skip)
+        elif callable(source) or callable(getattr(source, "get_next", None)) or isinstance(source, Iterable):
+            opened = self._feeds(source)
+        elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):  # a torch Dataset
+            opened = self._feeds(_Indexed(source))
+        else:
+            raise DataError(
+                f"data of type {type(source).__name__} is of no known kind",
+                hint=f"pass data= (--data) {_KINDS}, or an iterable of {{input name: array}}.",
+            )
+        self._check_hook(opened)
+        return opened
+
+    def _needed(self) -> InputSpecs:
+        """The inputs that data has to bring: all but states."""
+        return InputSpecs(spec for name, spec in self.inputs.items() if name not in self.optional)
+
+    def _size(self) -> int | None:
+        """Samples in a run; steps of a sequence go one by one."""
+        return 1 if self.said.state else self.batch_size
+
+    def _hook(self) -> Hook | None:
+        given = self.said.preprocess
+        if isinstance(given, str):
+            return function_from(given, what="preprocess", argument="preprocess= (--preprocess)")
+        return given
+
+    def _feeds(self, feeds: Any, origin: str | None = None) -> Source:
+        return FeedsSource(feeds, self.inputs, origin=origin, hook=self._hook(), optional=self.optional)
+
+    def _check_hook(self, opened: Source) -> None:
+        if self.said.preprocess is not None and isinstance(opened, (ArraysSource, FilesSource, TestDataSource)):
+            raise ConfigError(
+                "arrays are fed as they are, preprocess has nothing to do",
+                hint="leave out preprocess= (--preprocess), or yield what it makes from load_data() of a Python file",
+            )
+        if self.said.tokenizer is not None and not getattr(opened, "is_text", False):
+            raise ConfigError(
+                "a tokenizer is given, but the data is no text",
+                hint="leave out tokenizer= (--tokenizer), or pass a .jsonl, .csv or .txt file as data= (--data)",
+            )
+
+    def _path(self, path: Path) -> Source:
+        where = str(path)
+        if not path.exists():
+            raise DataError("no such file or folder", where=where, hint="check the path in data= (--data).")
+        if path.is_file():
+            return self._file(path)
+        sets = sorted(p for p in path.glob("test_data_set_*") if p.is_dir()) or ([path] if input_files(path) else [])
+        if sets:
+            return TestDataSource(sets, self.inputs)
+        arrays = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        pictures = image_files(path)
+        if arrays and pictures:
+            raise DataError(
+                f"the folder holds both arrays ({arrays[0].name}) and images ({pictures[0].name})",
+                where=where,
+                hint="pass a folder that holds one kind of data.",
+            )
+        if pictures:
+            return self._pictures(pictures, where)
+        if arrays:
+            return FilesSource(arrays, self._needed(), self._size(), self.skip)
+        others = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        if self.said.preprocess is None:
+            others = [p for p in others if p.suffix.lower() in FOLDER_SUFFIXES]
+        if others:
+            return self._files(others, where)
+        raise DataError("no calibration data: the folder holds neither arrays nor images", where=where, hint=_hint())
+
+    def _file(self, path: Path) -> Source:
+        suffix = path.suffix.lower()
+        if suffix in SUFFIXES:
+            return FilesSource([path], self._needed(), self._size(), self.skip)
+        if suffix == ".py":
+            return self._feeds(_load_data(path), origin=path.name)
+        if suffix == ".json":
+            return self._feeds(json_feeds(path), origin=path.name)
+        if suffix in IMAGE_SUFFIXES:
+            return self._pictures([path], str(path))
+        if suffix in FOLDER_SUFFIXES or self.said.preprocess is not None:
+            return self._files([path], str(path))
+        raise DataError(
+            f"{path.suffix or 'a file without suffix'} is no known kind of data", where=str(path), hint=_hint()
+        )
+
+    def _pictures(self, pictures: list[Path], where: str) -> Source:
+        if self.said.preprocess is not None:
+            return self._files(pictures, where)
+        return ImageSource(
+            chosen_files(pictures, self.limit, self.said.shuffle),
+            inputs=self.inputs,
+            options=self.images,
+            batch_size=self._size(),
+            where=where,
+        )
+
+    def _files(self, paths: list[Path], where: str) -> Source:
+        return files_source(
+            paths,
+            said=self.said,
+            hook=self._hook(),
+            inputs=self.inputs,
+            batch_size=self._size(),
+            optional=self.optional,
+            where=where,
+        )
+
+
+class _Indexed:
+    """A data set with len() and [i] as an iterable; Python's own protocol would need an IndexError at its end."""
+
+    def __init__(self, items: Any) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._items[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._items[i] for i in range(len(self._items)))
 
 
 def image_files(path: Path) -> list[Path]:
@@ -190,108 +334,6 @@ def image_files(path: Path) -> list[Path]:
 
 def _hint() -> str:
     return f"data= (--data) takes {_KINDS}."
-
-
-class ArraysSource:
-    """Arrays in memory, the first axis counting samples."""
-
-    one_shot = False
-
-    def __init__(
-        self, arrays: Mapping[str, Any], inputs: InputSpecs, batch_size: int | None, skip: frozenset[str]
-    ) -> None:
-        self._skip = skip
-        self._arrays = {name: np.asarray(value) for name, value in arrays.items()}
-        self._inputs = inputs
-        self._size = batch_size or 1
-        self.samples = _samples({n: a.shape for n, a in self._arrays.items()}, inputs)
-
-    def items(self, note: Callable[[str], None]) -> Iterator[Item]:
-        columns: dict[str, Column] = {name: ArrayColumn(array) for name, array in self._arrays.items()}
-        yield Item(_named(columns, self._inputs, note, self._skip), self._size, stacked=True)
-
-
-class FilesSource:
-    """.npy and .npz files, the first axis of their arrays counting samples."""
-
-    one_shot = False
-
-    def __init__(self, paths: list[Path], inputs: InputSpecs, batch_size: int | None, skip: frozenset[str]) -> None:
-        self._skip = skip
-        self._paths = paths
-        self._inputs = inputs
-        self._size = batch_size or 1
-        counts = [_samples(array_shapes(path), inputs) for path in paths]
-        self.samples: int | None = sum(c or 0 for c in counts)
-
-    def items(self, note: Callable[[str], None]) -> Iterator[Item]:
-        for path in self._paths:
-            with open_columns(path) as columns:
-                yield Item(_named(columns, self._inputs, note, self._skip), self._size, stacked=True, origin=path.name)
-
-
-def _samples(shapes: Mapping[str, tuple[int, ...]], inputs: InputSpecs) -> int | None:
-    """Longest first axis among the inputs: the sample count in all but contrived data."""
-    lengths = [shape[0] for name, shape in shapes.items() if shape and (name in inputs or len(inputs) == 1)]
-    return max(lengths, default=None)
-
-
-def _named(
-    columns: Mapping[str, Column], inputs: InputSpecs, note: Callable[[str], None], skip: frozenset[str]
-) -> Mapping[str, Column]:
-    """Columns under the model's input names: labels left out, a lone array given to a lone input."""
-    kept = {name: column for name, column in columns.items() if name not in skip or name in inputs}
-    for name in columns:
-        if name not in kept:
-            note(f"the array {name!r} was skipped: it is not an input of the model")
-    if len(kept) == 1 and len(inputs) == 1:
-        ((name, column),) = kept.items()
-        if name not in inputs and name not in _UNNAMED:
-            note(f"the only array, {name!r}, was taken for the only input, {next(iter(inputs))!r}")
-        return {next(iter(inputs)): column}
-    if "" in kept:
-        raise DataError(
-            f"a single array cannot feed the model's {len(inputs)} inputs",
-            hint=f"use a .npz file with the arrays {', '.join(map(repr, inputs))}.",
-        )
-    return kept
-
-
-class FeedsSource:
-    """Anything that yields `{input name: array}`, one batch each."""
-
-    samples: int | None = None
-
-    def __init__(self, feeds: Any, origin: str | None = None) -> None:
-        self._feeds = feeds
-        self._origin = origin
-        self._reads = 0
-        reader = hasattr(feeds, "get_next")
-        self._rewind: Callable[[], object] | None = getattr(feeds, "rewind", None) if reader else None
-        one_shot_iterator = not callable(feeds) and iter(feeds) is feeds if not reader else self._rewind is None
-        self.one_shot = one_shot_iterator
-
-    def items(self, note: Callable[[str], None]) -> Iterator[Item]:
-        for number, feed in enumerate(self._iterate(), start=1):
-            if not isinstance(feed, Mapping):
-                raise DataError(
-                    f"item {number} of the data is of type {type(feed).__name__}",
-                    hint="yield a dict {input name: array} for each batch.",
-                )
-            yield Item(
-                {str(name): ArrayColumn(np.asarray(value)) for name, value in feed.items()},
-                size=None,
-                stacked=False,
-                origin=self._origin,
-            )
-
-    def _iterate(self) -> Iterator[Any]:
-        self._reads += 1
-        if hasattr(self._feeds, "get_next"):
-            if self._reads > 1 and self._rewind is not None:
-                self._rewind()
-            return iter(self._feeds.get_next, None)
-        return iter(self._feeds() if callable(self._feeds) else self._feeds)
 
 
 def _load_data(path: Path) -> Callable[[], Iterator[Any]]:
@@ -312,40 +354,3 @@ def _load_data(path: Path) -> Callable[[], Iterator[Any]]:
             )
 
     return feeds
-
-
-class TestDataSource:
-    """ONNX test data: a folder of input_<i>.pb for each batch."""
-
-    one_shot = False
-    __test__ = False  # not a test class, whatever pytest thinks of its name
-
-    def __init__(self, folders: list[Path], inputs: InputSpecs) -> None:
-        self._folders = folders
-        self._inputs = inputs
-        self.samples: int | None = None
-
-    def items(self, note: Callable[[str], None]) -> Iterator[Item]:
-        for folder in self._folders:
-            columns = dict(chain.from_iterable(self._read(path) for path in _inputs_of(folder)))
-            yield Item(columns, size=None, stacked=False, origin=folder.name)
-
-    def _read(self, path: Path) -> Iterator[tuple[str, Column]]:
-        try:
-            proto = TensorProto.FromString(path.read_bytes())
-            # A test vector has no business with files; onnx would look in the working directory.
-            array = None if is_external(proto) else numpy_helper.to_array(proto)
-        except Exception as error:  # protobuf's error class differs between its implementations
-            raise DataError(f"not a readable tensor: {error}", where=str(path)) from error
-        if array is None:
-            raise DataError("not a readable tensor: its data lies in another file", where=str(path))
-        # The file's number is the input's position; the name inside is optional in the format.
-        position = int(path.stem.removeprefix("input_"))
-        names = list(self._inputs)
-        by_position = names[position] if position < len(names) else path.stem
-        yield (proto.name if proto.name in self._inputs else by_position), ArrayColumn(array)
-
-
-def _inputs_of(folder: Path) -> list[Path]:
-    found = [p for p in folder.glob("input_*.pb") if p.stem.removeprefix("input_").isdigit()]
-    return sorted(found, key=lambda p: int(p.stem.removeprefix("input_")))

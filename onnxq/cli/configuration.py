@@ -63,6 +63,8 @@ def _kind(option: click.Option) -> Kind:
         return Kind.SWITCH
     if isinstance(option.type, Table):
         return Kind.TABLES
+    if option.name == "preprocess":
+        return Kind.PATH  # the function's name behind a colon stays where it is
     if option.multiple:
         return Kind.TEXTS
     by_type: tuple[tuple[type[Any], Kind], ...] = (

@@ -26,9 +26,11 @@ from onnxq.cli.parameters import (
     ImageSize,
     Name,
     Numbers,
+    StateLink,
     Table,
     TargetName,
 )
+from onnxq.errors import ConfigError
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -55,6 +57,12 @@ class DataOptions:
     resize: str | None
     crop_share: float | None
     image_size: tuple[int, int] | None
+    shuffle: int | None
+    state: tuple[tuple[str, str], ...]
+    preprocess: str | None
+    tokenizer: Path | None
+    text_column: str | None
+    max_length: int | None
 
     def beside(self, model: Path) -> DataOptions:
         """With the calibration data that lies beside the model, where none was named."""
@@ -64,12 +72,32 @@ class DataOptions:
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments of the Python API."""
         return {
-            "data": self.data,
+            "data": self.source(),
             "batch_size": self.batch_size,
             "limit": self.limit,
             "layout": self.layout,
             "images": self._images(),
         }
+
+    def source(self) -> Any:
+        """The data with what is said about how it is read, where something is."""
+        said: dict[str, Any] = {
+            "shuffle": self.shuffle,
+            "state": dict(self.state or ()),
+            "preprocess": self.preprocess,
+            "tokenizer": self.tokenizer,
+            "text_column": None if self.text_column is None else tuple(self.text_column.split(",")),
+            "max_length": self.max_length,
+        }
+        given = {name: value for name, value in said.items() if value not in (None, {})}
+        if not given:
+            return self.data
+        if self.data is None:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(f"{named} without data", hint="pass --data SRC")
+        from onnxq.calibration.data import Data  # noqa: PLC0415 - numpy only now
+
+        return Data(self.data, **given)
 
     def _images(self) -> Any:
         """A preset, changed by what was given beside it; None where nothing was said about images."""
@@ -172,6 +200,29 @@ def data_options(help_text: str) -> Decorator:
             metavar=ImageSize.name,
             help="Images: size, where the model leaves it open.",
         ),
+        click.option(
+            "--shuffle",
+            type=click.IntRange(min=0),
+            metavar="SEED",
+            help="Read the samples in a random order, the same for the same seed; --limit then takes the first of it.",
+        ),
+        click.option(
+            "--state",
+            multiple=True,
+            type=StateLink(),
+            metavar=StateLink.name,
+            help="The model's OUTPUT is its INPUT in the next step; starts at zero with each sequence; repeatable.",
+        ),
+        click.option(
+            "--preprocess",
+            metavar="FILE.py:FUNCTION",
+            help="A function that makes model input of a file (sound, image, row of text, any other); the file is run.",
+        ),
+        click.option("--tokenizer", type=FILE, help="Texts: the model's tokenizer.json."),
+        click.option(
+            "--text-column", metavar="NAME[,NAME]", help="Texts: column to take, two for pairs.  [default: text]"
+        ),
+        click.option("--max-length", type=COUNT, metavar="N", help="Texts: most tokens of a sample."),
     )
 
 

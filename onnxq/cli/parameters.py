@@ -95,6 +95,20 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click
             return self.fail(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406.", param, ctx)
 
 
+class StateLink(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
+    """An output and the input that takes its value in the next step: stateN=state."""
+
+    name = "OUTPUT=INPUT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        output, _, name = str(value).partition("=")
+        if not output or not name:
+            return self.fail(f"{value!r} is not an output and an input such as stateN=state.", param, ctx)
+        return output, name
+
+
 class Percent(click.FloatRange):
     """A share in percent: 95 or 95%."""
 

@@ -112,6 +112,7 @@ def labelled_data(  # noqa: PLR0913 - what is handed through
     return open_data(
         data,
         inputs=InputSpecs.from_graph(graph),
+        graph=runnable(graph),
         batch_size=batch_size,
         limit=limit,
         layout=layout,

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.calibration.array_files import array_shapes, open_columns
-from onnxq.calibration.images import spread
+from onnxq.calibration.data import bare, data_from
+from onnxq.calibration.shuffling import chosen_files, order_in_files
 from onnxq.calibration.sources import LABELS, image_files
 from onnxq.errors import ConfigError, DataError
 
@@ -35,6 +36,7 @@ _HINT = (
 
 def label_key(given: object, data: object) -> str | None:
     """The name of the array of `data` that holds the labels, where they lie there."""
+    data = bare(data)
     if not isinstance(given, (str, Path, type(None))):
         return None
     name = LABELS if given is None else str(given)
@@ -56,9 +58,18 @@ def load_labels(given: object, data: object, *, limit: int | None) -> NDArray[An
         ConfigError: the labels are of no known kind.
         DataError: a file is missing, damaged, or lacks the label of a sample.
     """
-    images = _images(data, limit)
+    shuffle, data = data_from(data).shuffle, bare(data)
+    images = _images(data, limit, shuffle)
     if given is None:
-        return _found_beside(data, images)
+        return _found_beside(data, images, shuffle)
+    inside = isinstance(given, (str, Path)) and (str(given) == FOLDERS or str(given) in _arrays_beside(data))
+    if shuffle is not None and not inside and not (images and str(given).lower().endswith(".csv")):
+        raise ConfigError(
+            "the data is shuffled, and nothing says which of these labels belongs to which sample",
+            where="labels",
+            hint="leave out shuffle= (--shuffle), or keep the labels beside the samples: an array of the .npz, "
+            "'folders', or a .csv of file names and classes.",
+        )
     if not isinstance(given, (str, Path)):
         return _column(np.asarray(given), "labels=")
     text = str(given)
@@ -70,7 +81,7 @@ def load_labels(given: object, data: object, *, limit: int | None) -> NDArray[An
     if Path(text).suffix.lower() in _FILES or Path(text).exists():
         return _from_file(Path(text), images, Path(str(data)))
     if text in _arrays_beside(data):
-        return _of_data(data, text)
+        return _of_data(data, text, shuffle)
     raise ConfigError(f"{text!r} is neither a file of labels nor an array of the data", hint=_HINT)
 
 
@@ -140,22 +151,26 @@ def _arrays_beside(data: object) -> set[str]:
     return set(array_shapes(files[0])) if files else set()
 
 
-def _of_data(data: object, key: str) -> NDArray[Any]:
+def _of_data(data: object, key: str, shuffle: int | None) -> NDArray[Any]:
     if isinstance(data, Mapping):
-        return _column(np.asarray(data[key]), f"array {key!r} of the data")
-    return np.concatenate([_from_npz(path, key) for path in _npz_files(data)])
+        parts = [_column(np.asarray(data[key]), f"array {key!r} of the data")]
+    else:
+        parts = [_from_npz(path, key) for path in _npz_files(data)]
+    if shuffle is not None:
+        parts = [parts[i][order] for i, order in order_in_files(shuffle, [len(part) for part in parts])]
+    return np.concatenate(parts)
 
 
-def _images(data: object, limit: int | None) -> list[Path]:
+def _images(data: object, limit: int | None, shuffle: int | None) -> list[Path]:
     """The image files that are fed, in their order."""
     if not isinstance(data, (str, Path)) or not Path(data).exists() or _npz_files(data):
         return []
-    return spread(image_files(Path(data)), limit)
+    return chosen_files(image_files(Path(data)), limit, shuffle)
 
 
-def _found_beside(data: object, images: Sequence[Path]) -> NDArray[Any] | None:
+def _found_beside(data: object, images: Sequence[Path], shuffle: int | None) -> NDArray[Any] | None:
     if LABELS in _arrays_beside(data):
-        return _of_data(data, LABELS)
+        return _of_data(data, LABELS, shuffle)
     if images and all(len(path.relative_to(Path(str(data))).parts) > 1 for path in images if path != data):
         return _from_folders(Path(str(data)), images)
     return None

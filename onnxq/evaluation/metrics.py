@@ -12,22 +12,20 @@ Equal entries rank in the order of their classes, as argmax has it. A row with N
 
 from __future__ import annotations
 
-import runpy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.calibration.user_code import PYTHON, function_from
 from onnxq.errors import ConfigError, DataError
 from onnxq.evaluation.intervals import Interval, bootstrap, wilson
 
 Arrays = Mapping[str, NDArray[Any]]
 Function = Callable[[Arrays, Any], Any]
 
-PYTHON = "python:"
 METRICS = ("top1", "top5", "cosine", "sqnr")
 
 
@@ -240,29 +238,8 @@ def metric_from(given: str | Function) -> Metric:
     if given in known:
         return known[given]()
     if given.startswith(PYTHON):
-        return UserMetric(_function(given), given)
+        return UserMetric(function_from(given, what="metric", argument="metric= (--metric)"), given)
     raise ConfigError(
         f"unknown metric {given!r}",
         hint=f"metric= (--metric) is one of {', '.join(METRICS)} or python:FILE.py:FUNCTION",
     )
-
-
-def _function(given: str) -> Function:
-    path, _, name = given.removeprefix(PYTHON).rpartition(":")
-    where = f"metric {given!r}"
-    if not path or not name:
-        raise ConfigError(
-            "no file or no function is named", where=where, hint="write python:FILE.py:FUNCTION (--metric)"
-        )
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no file {path!r}", where=where, hint="check the path in metric= (--metric)")
-    try:
-        found = runpy.run_path(path).get(name)
-    except Exception as error:
-        raise ConfigError(
-            f"the file cannot be run: {type(error).__name__}: {error}", where=where, hint="run it with python first"
-        ) from error
-    if not callable(found):
-        raise ConfigError(f"the file defines no function {name!r}", where=where, hint="check metric= (--metric)")
-    function: Function = found
-    return function

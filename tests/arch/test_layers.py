@@ -70,6 +70,7 @@ HOMES = {
     "tensorrt": ("onnxq.verification.engines",),
     "tensorrt_rtx": ("onnxq.verification.engines",),
     "PIL": ("onnxq.calibration.images",),
+    "tokenizers": ("onnxq.calibration.texts",),
     "rich": ("onnxq.report.text", "onnxq.cli"),
     "click": ("onnxq.cli",),
     "torch": (),

@@ -11,7 +11,7 @@ import pytest
 import onnxq
 
 PUBLIC = {
-    "ArtifactError", "ConfigError", "DataError", "EngineResult", "Evaluation", "GateError", "ImageOptions",
+    "ArtifactError", "ConfigError", "Data", "DataError", "EngineResult", "Evaluation", "GateError", "ImageOptions",
     "InternalError", "InterruptedRunError", "ModelError", "OnnxqError", "Override", "PlanError", "QuantPlan",
     "QuantizeResult", "Report", "Sensitivity", "StatsTable", "StripResult", "UnsupportedModelError", "__version__",
     "build_engine", "calibrate", "channel_ranges", "evaluate", "load_stats", "plan", "quantize", "sensitivity", "strip",

@@ -23,8 +23,8 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "requests": (),
     "ftplib": (),
     "ssl": (),
-    # load_data() and metrics of Python files that the user names
-    "runpy": ("onnxq.calibration.sources", "onnxq.evaluation.metrics"),
+    # load_data(), hooks and metrics of Python files that the user names
+    "runpy": ("onnxq.calibration.sources", "onnxq.calibration.user_code"),
     "subprocess": ("onnxq.verification.engines",),  # TensorRT, whose builder can take the process down with it
     "socket": ("onnxq.calibration.ray_cluster",),  # whether the Ray cluster that the user names answers
 }

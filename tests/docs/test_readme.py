@@ -21,7 +21,10 @@ PAGES = sorted(
 )
 OPTIONS = {name for c in cli.commands.values() for p in c.params for name in (*p.opts, *p.secondary_opts)}
 # Options of other programs that the pages and messages name.
-FOREIGN = {"--no-deps", "--help", "--version", "--out", "--saved-model", "--keras", "--graphdef", "--tflite"}
+FOREIGN = {
+    "--no-deps", "--help", "--version", "--out", "--saved-model", "--keras", "--graphdef", "--tflite",
+    "--load-inputs", "--save-inputs",
+}  # fmt: skip
 
 
 def blocks(page: Path, language: str) -> list[str]:

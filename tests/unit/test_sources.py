@@ -124,10 +124,10 @@ def test_paths_of_no_use_are_refused(tmp_path):
     kinds = "data= (--data) takes a .npz or .npy file, a folder of them"
     with pytest.raises(DataError, match=r"none: no such file or folder\nHint: check the path in data= \(--data\)\.$"):
         open_data(tmp_path / "none", inputs=ONE)
-    (tmp_path / "d.csv").write_text("1,2")
+    (tmp_path / "d.dat").write_text("1,2")
     with pytest.raises(DataError) as caught:
-        open_data(tmp_path / "d.csv", inputs=ONE)
-    assert "d.csv: .csv is no known kind of data" in str(caught.value)
+        open_data(tmp_path / "d.dat", inputs=ONE)
+    assert "d.dat: .dat is no known kind of data" in str(caught.value)
     assert kinds in str(caught.value)
     with pytest.raises(DataError) as caught:
         open_data(tmp_path, inputs=ONE)
@@ -144,7 +144,7 @@ def test_objects_of_no_use_are_refused():
     with pytest.raises(DataError, match=r"^data of type int is of no known kind\nHint: pass data= \(--data\) a .npz"):
         open_data(7, inputs=ONE)
     with pytest.raises(DataError) as caught:
-        list(open_data([X], inputs=ONE))
+        list(open_data([X], inputs=TWO))
     assert str(caught.value) == (
         "item 1 of the data is of type ndarray\nHint: yield a dict {input name: array} for each batch."
     )

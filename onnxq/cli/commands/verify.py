@@ -80,7 +80,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     if reproduce:
         from onnxq.reproduction import reproduce as make_again  # noqa: PLC0415
 
-        again = make_again(float_model, quantized_model, data_from.data)
+        again = make_again(float_model, quantized_model, data_from.source())
         say(f"{again.name}: {again.detail}", quiet=quiet or not again.passed)
         found = replace(found, checks=(*found.checks, again))
     write_report(found, report)
