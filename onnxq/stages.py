@@ -38,6 +38,7 @@ from onnxq.graph.view import Graph
 from onnxq.nested import Nested, plan_nested
 from onnxq.passes.base import Pass, PassManager, PassResult
 from onnxq.passes.fold_weights import FoldWeights
+from onnxq.passes.fuse_hard_swish import with_whole_operators
 from onnxq.passes.give_biases import GiveBiases
 from onnxq.passes.hold_float import HoldFloat
 from onnxq.passes.insert_qdq import InsertQDQ
@@ -111,6 +112,7 @@ def prepare(
         if done:
             PassManager([LiftConstants(), RemoveIdentity(), StripPairs(pairs)], name="strip pairs").run(graph)
         passes = normalise_float().run(graph)
+        graph = with_whole_operators(graph, table)
         PassManager(give_biases, name="prepare").run(graph)
         digest = model_digest(source)
         nested_passes = PassManager([normalise_float(), *give_biases], name="prepare subgraph")

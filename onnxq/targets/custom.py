@@ -35,7 +35,7 @@ from onnxq.config import read_toml
 from onnxq.errors import ConfigError
 from onnxq.numerics.qtypes import QTYPES, qtype_from_name
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.schema import Placement, Target, WeightGuard
+from onnxq.targets.schema import HARD_SWISH, Placement, Target, WeightGuard
 
 BASE = "base"
 
@@ -279,6 +279,8 @@ def _check_operators(target: Target, reader: _Reader) -> None:
                     f"did you mean {close[0]!r}?" if close else "operators are those of https://onnx.ai/onnx/operators"
                 )
                 raise ConfigError(f"{key}: ONNX has no operator {op!r}", where=reader.where, hint=hint)
+    if other := sorted(target.whole_operators - {HARD_SWISH}):
+        raise reader.wrong("whole_operators", other[0], "an operator that onnxq can put together", [HARD_SWISH])
     for op in target.compute:
         if op not in COMPUTE_OPS:
             raise ConfigError(

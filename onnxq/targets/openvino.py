@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, Engine, Placement, Target
+from onnxq.targets.schema import HARD_SWISH, BiasForm, ChannelAxis, ComputeRule, Engine, Placement, Target
 
 OPENVINO = Target(
     name="openvino",
@@ -39,5 +39,6 @@ OPENVINO = Target(
     },
     fused_activations=frozenset({"Relu", "Clip"}),
     fusion_rule="V1",
-    sources={"V1": "run", "V2": "run", "R28": "doc, not measured"},
+    whole_operators=frozenset({HARD_SWISH}),
+    sources={"V1": "run", "V2": "run", "V5": "run", "R28": "doc, not measured"},
 )

@@ -82,7 +82,8 @@ _FLOAT_REASONS = {
         for op in ("Div", "Max", "Min", "PRelu", "Pow", "Sub", "Sum")
     },
     "AveragePool": "kept float: the int8 kernel of AveragePool is many times slower than the float one (C10)",
-    "Softmax": "kept float: 8-bit attention weights cost accuracy and save little",
+    "Softmax": "kept float: the int8 kernel of Softmax is slower than the float one (C10)",
+    "Where": "kept float: the int8 kernel of Where is slower than the float one (C10)",
 }  # fmt: skip
 
 ORT_X64_VNNI = Target(
@@ -96,7 +97,7 @@ ORT_X64_VNNI = Target(
     compute={rule.op: rule for rule in _COMPUTE},
     elementwise={rule.op: rule for rule in _ELEMENTWISE},
     pass_through={rule.op: rule for rule in _PASS_THROUGH},
-    taken=frozenset({"AveragePool", "Softmax"}),
+    taken=frozenset({"AveragePool", "ConvTranspose", "Softmax", "Where"}),
     fused_activations=frozenset({"Relu", "Clip"}),
     costs=ORT_X64_COSTS,
     float_reasons=_FLOAT_REASONS,

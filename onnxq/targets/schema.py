@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from onnxq.numerics.specs import QuantSpec
 from onnxq.targets.costs import CostTable
 
+HARD_SWISH = "HardSwish"
+
 
 class Placement(enum.Enum):
     """Which edges of an int8 node carry a Q/DQ pair."""
@@ -138,6 +140,8 @@ class Target:
         fusion_rule: Identifier of the rule by which they do (INPUTS only).
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
         concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).
+        whole_operators: Operators that the engine wants as one node, since it does not see through several that
+            compute the same; known is HardSwish.
         min_opset: Lowest opset of the quantized model.
         half_types: Whether int8 nodes may stand among float16 and bfloat16, their scales in that type too. Where not,
             and for float64 everywhere, the graph around them is made to compute in float32.
@@ -164,6 +168,7 @@ class Target:
     fusion_rule: str = ""
     residual_add: bool = False
     concat_shares: bool = False
+    whole_operators: frozenset[str] = frozenset()
     min_opset: int = 13
     half_types: bool = False
     costs: CostTable | None = None

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+import onnxq
 from onnxq.verification.engines.openvino import executed_precision, is_installed
 from onnxq.verification.engines.result import NodeExecution, Precision
 from tests.e2e.probes import U8, U8_POSITIVE, Probe, values
+from tests.graphs import model_of
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
 
@@ -149,3 +151,21 @@ def test_every_node_of_a_float_model_is_float() -> None:
     p = Probe(1, 16, 8, 8)
     report = executed_precision(p.finished(p.op("Relu", p.op("Conv", p.x, p.constant("w", values(16, 16, 3, 3))))))
     assert {n.precision for n in report.nodes} == {Precision.FLOAT}
+
+
+def test_v5_a_hard_swish_is_one_operator_for_openvino() -> None:
+    """In two operators it is a kernel of its own; put together the Conv computes it."""
+    w = values(16, 16, 3, 3)
+    text = """(float[1,16,8,8] x) => (float[1,16,8,8] y) {
+        [c] c = Conv<pads=[1,1,1,1]>(x, w)
+        [gate] g = HardSigmoid<alpha=0.16666667, beta=0.5>(c)
+        [swish] h = Mul(c, g)
+        [d] y = Conv<pads=[1,1,1,1]>(h, w)
+    }"""
+    model = model_of(text, opset=13, w=w)
+    data = [{"x": values(1, 16, 8, 8, seed=seed)} for seed in range(4)]
+    result = onnxq.quantize(model, data, target="openvino", recover="none")
+    assert result.report
+    assert "HardSigmoid" not in [n.op_type for n in result.model.graph.node]
+    ran = {n.node: n for n in executed_precision(result.model).nodes}
+    assert (ran["swish"].op, ran["swish"].engine_op) == ("HardSwish", "Convolution")

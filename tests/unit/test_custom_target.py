@@ -144,6 +144,11 @@ WRONG: dict[str, tuple[str, str, str | None]] = {
         None,
     ),
     "type of a switch": (HEAD + "residual_add = 1", "residual_add is 1, expected true or false", None),
+    "operator put together": (
+        HEAD + "whole_operators = ['Gelu']",
+        "whole_operators is 'Gelu', expected an operator that onnxq can put together",
+        "known: HardSwish",
+    ),
     "type of a text": (HEAD + "title = 1", "title is 1, expected a string", None),
     "table": (HEAD + "compute = 1", "compute is 1, expected a table", None),
     "rule": (HEAD + "[compute]\nConv = 1", "compute.Conv is 1, expected a table", None),
