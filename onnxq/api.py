@@ -44,6 +44,8 @@ from onnxq.graph.model import (
     size_bytes,
 )
 from onnxq.graph.saving import check_output, data_file, needs_data_file
+from onnxq.mode_stages import quantize_without_calibration
+from onnxq.modes import STATIC, check_mode
 from onnxq.nested_stages import NestedRun, check_plan, readable_for
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import FAST, Ends, PlanOptions
@@ -80,6 +82,8 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     data: Any = None,
     *,
     target: TargetSource = ORT_CPU,
+    mode: str = STATIC,
+    weights: str | None = None,
     method: str = DEFAULT_METHOD,
     percentile: float | None = None,
     momentum: float | None = None,
@@ -129,6 +133,10 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
             accuracy unknown; the report and the model's metadata say so.
         target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt or openvino; or the path
             of a .toml file with a table of your own.
+        mode: "static" quantizes weights and activations, with ranges from data. "dynamic" (ONNX Runtime) quantizes
+            weights, and activations while the model runs: no calibration, and `data` serves for the report alone. See
+            docs/modes.md.
+        weights: Type of the weights; what there is depends on `mode`, whose default None stands for.
         method: How ranges are chosen from statistics: max, percentile, entropy, mse or auto; or moving-average, which
             follows the batches in their order as PyTorch's observer does.
         percentile: For method "percentile", the share of values inside the range, in percent (more than 50).
@@ -187,6 +195,9 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         ArtifactError: `stats` or `tensorrt_cache` are damaged, belong to another model, or lack tensors.
     """
     given = dict(locals())
+    check_mode(mode, quantize, given)
+    if mode != STATIC:
+        return quantize_without_calibration(mode, given, record_options(quantize, given))
     recovery = Recovery.of(recover)
     clock = Clock()
     ranging = method_from_name(method, percentile=percentile, momentum=momentum)

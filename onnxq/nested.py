@@ -10,7 +10,7 @@ is known of its activations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +50,15 @@ class Nested:
 
 
 def plan_nested(  # noqa: PLR0913 - the parts of a plan
-    graph: Graph, target: Target, passes: Pass, *, options: PlanOptions, digest: str, source: Graph | None = None
+    graph: Graph,
+    target: Target,
+    passes: Pass,
+    *,
+    options: PlanOptions,
+    digest: str,
+    source: Graph | None = None,
+    planner: Callable[..., QuantPlan] = make_plan,
+    untyped: Pass | None = None,
 ) -> tuple[Nested, ...]:
     """Normalise the subgraphs of `graph`, in place, and plan those that can run in int8.
 
@@ -61,6 +69,9 @@ def plan_nested(  # noqa: PLR0913 - the parts of a plan
         options: What the user keeps in float.
         digest: Digest of the model.
         source: The model as it was given, for names that are gone.
+        planner: Makes the plan of one subgraph.
+        untyped: The passes for subgraphs that read something of unknown rank, and so are no graph that could be run on
+            its own; None leaves these as they are.
     """
     # TensorRT refuses quantized constants inside control flow; OpenVINO was not tried.
     if target.placement is not Placement.REGIONS:
@@ -73,13 +84,13 @@ def plan_nested(  # noqa: PLR0913 - the parts of a plan
             continue
         content = own_graph(graph, subgraph)
         infer_shapes(content)
-        if not _is_typed(content):
+        if (own_passes := passes if _is_typed(content) else untyped) is None:
             continue
-        passes.run(content)
+        own_passes.run(content)
         within = options.inside(subgraph.path)
-        inner = plan_nested(content, target, passes, options=within, digest=digest)
-        plan = make_plan(content, target, options=within, digest=digest)
-        if inner or any(d.action is Action.INT8 for d in plan.nodes):
+        inner = plan_nested(content, target, passes, options=within, digest=digest, planner=planner, untyped=untyped)
+        plan = planner(content, target, options=within, digest=digest)
+        if inner or any(d.action in (Action.INT8, Action.WEIGHTS) for d in plan.nodes):
             found.append(Nested(subgraph=subgraph, graph=content, plan=plan, inner=inner))
             with_subgraph(graph, subgraph, content)
     if found:

@@ -15,6 +15,8 @@ import click
 TARGETS = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino")
 METHODS = ("auto", "entropy", "max", "mse", "percentile")
 METHOD_NAMES = (*METHODS, "moving-average")
+MODES = ("static", "dynamic")
+WEIGHTS = ("int8",)
 IMAGE_PRESETS = ("imagenet", "yolo", "paddleocr")
 LAYOUTS = ("nchw", "nhwc")
 COLORS = ("rgb", "bgr")

@@ -97,6 +97,8 @@ class Action(enum.Enum):
     INT8 = "int8"
     FUSED = "fused"
     """Disappears into an int8 neighbour (a Relu inside a quantized Conv)."""
+    WEIGHTS = "weights"
+    """Computes in float with weights that are stored in few bits."""
     FLOAT = "float"
 
 

@@ -101,7 +101,12 @@ def build_report(
 def planned_counts(plan: QuantPlan) -> NodeCounts:
     """Nodes by the plan's decisions."""
     count = {action: sum(d.action is action for d in plan.nodes) for action in Action}
-    return NodeCounts(int8=count[Action.INT8], fused=count[Action.FUSED], float=count[Action.FLOAT])
+    return NodeCounts(
+        int8=count[Action.INT8],
+        fused=count[Action.FUSED],
+        weights=count[Action.WEIGHTS],
+        float=count[Action.FLOAT],
+    )
 
 
 def proven_counts(engine: EngineReport | None) -> NodeCounts | None:
@@ -113,7 +118,12 @@ def proven_counts(engine: EngineReport | None) -> NodeCounts | None:
 
 def _counted(nodes: Sequence[NodeExecution]) -> NodeCounts:
     count = Counter(n.precision for n in nodes)
-    return NodeCounts(int8=count[Precision.INT8], fused=count[Precision.FUSED], float=count[Precision.FLOAT])
+    return NodeCounts(
+        int8=count[Precision.INT8],
+        fused=count[Precision.FUSED],
+        weights=count[Precision.WEIGHTS],
+        float=count[Precision.FLOAT],
+    )
 
 
 def int8_mac_share(plan: QuantPlan) -> float | None:

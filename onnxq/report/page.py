@@ -11,11 +11,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from onnxq.plural import counted
-from onnxq.report.wording import data_text, files_text, output_text
+from onnxq.report.wording import counts_text, data_text, files_text, output_text
 from onnxq.sizes import size_text
 
 if TYPE_CHECKING:
-    from onnxq.report.report import LayerRow, NodeCounts, Report, TensorRow
+    from onnxq.report.report import LayerRow, Report, TensorRow
 
 _SHOWN_CHANNELS = 4
 
@@ -40,7 +40,8 @@ td { overflow-wrap: anywhere; min-width: 4rem } td.n { text-align: right; font-v
 th button { all: unset; cursor: pointer; font-weight: 600 } th button:focus-visible { outline: 2px solid var(--link) }
 input { font: inherit; color: inherit; background: var(--soft); border: 1px solid var(--line); border-radius: 6px;
   padding: .35rem .6rem; width: min(24rem, 100%); margin: 0 0 .5rem }
-.int8 { color: var(--good) } .fused { color: var(--link) } .float { color: var(--warn) } .other { color: var(--mute) }
+.int8, .weights { color: var(--good) } .fused { color: var(--link) } .float { color: var(--warn) }
+.other { color: var(--mute) }
 @media (max-width: 500px) { dl { grid-template-columns: 1fr; gap: 0 } dd { margin-bottom: .5rem } }
 """
 
@@ -141,11 +142,11 @@ def _facts(report: Report) -> str:
     if report.method:
         pairs.append(("method", report.method))
     if report.planned is not None:
-        pairs.append(("planned", _counts(report.planned)))
+        pairs.append(("planned", counts_text(report.planned)))
     if report.proven is not None:
-        pairs.append(("executed", _counts(report.proven)))
+        pairs.append(("executed", counts_text(report.proven)))
     if report.asked is not None:
-        pairs.append(("by its pairs", f"{_counts(report.asked)} (by the target's rules)"))
+        pairs.append(("by its pairs", f"{counts_text(report.asked)} (by the target's rules)"))
     if report.engine is not None:
         size = f", engine of {size_text(report.engine.size_bytes)}" if report.engine.size_bytes else ""
         pairs.append(("engine", f"{report.engine.engine} {report.engine.version}{size}"))
@@ -161,10 +162,6 @@ def _facts(report: Report) -> str:
     if report.output_path is not None:
         pairs.append(("written to", files_text(report.output_path, report.output_data_path)))
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs) + "</dl>"
-
-
-def _counts(counts: NodeCounts) -> str:
-    return f"{counts.int8} int8, {counts.fused} fused into them, {counts.float} float"
 
 
 def _checks(report: Report) -> str:

@@ -7,8 +7,9 @@ JSON schema, version 1 (`to_json`). Keys are added within a version, never renam
     target, method       strings; method is null where onnxq did not choose the ranges
     output_path          string or null
     output_data_path     string; null where the weights are in output_path itself
-    planned, proven      {int8, fused, float}: nodes by the plan, and as the engine runs them; null where unknown
-    asked                {int8, fused, float}: nodes as their Q/DQ pairs ask for, by the target's rules, where neither
+    planned, proven      {int8, fused, float, weights}: nodes by the plan, and as the engine runs them (weights: in
+                         float with weights in few bits); null where unknown
+    asked                the same: nodes as their Q/DQ pairs ask for, by the target's rules, where neither
                          plan nor engine tells of nodes (TensorRT); else null
     violations           [{rule, node, message, hint}]: broken rules of TensorRT
     engine               {name, version, accepted, size_bytes, build_seconds, ops: {type: count}, problems: [string]}
@@ -50,11 +51,12 @@ class NodeCounts:
     int8: int
     fused: int
     float: int
+    weights: int = 0
 
     @property
     def int8_share(self) -> float:  # type: ignore[valid-type]  # the field `float` hides the type
         """Share of nodes that run in int8 or inside an int8 neighbour; 0 without nodes."""
-        total = self.int8 + self.fused + self.float
+        total = self.int8 + self.fused + self.float + self.weights
         return (self.int8 + self.fused) / total if total else 0.0
 
 

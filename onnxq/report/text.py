@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxq.plural import counted
-from onnxq.report.report import LayerRow, NodeCounts, Report
-from onnxq.report.wording import data_text, files_text, output_text
+from onnxq.report.report import LayerRow, Report
+from onnxq.report.wording import counts_text, data_text, files_text, output_text
 from onnxq.sizes import size_text
 from onnxq.verification.structure import MATRIX_OPS
 
@@ -23,7 +23,7 @@ _SHOWN_REASONS = 5
 _SHOWN_NODES = 10
 _NAMED = re.compile(r"(?:\b[A-Z]\w* )?'[^']*'|(?<= is )-?\d+")
 """What differs between reasons of one kind: nodes, tensors and the values found."""
-_ACTION_STYLE = {"int8": "green", "fused": "cyan", "float": "yellow", "other": "dim", "": "dim"}
+_ACTION_STYLE = {"int8": "green", "fused": "cyan", "weights": "green", "float": "yellow", "other": "dim", "": "dim"}
 
 
 def plain(renderable: RenderableType, *, width: int = 100) -> str:
@@ -63,14 +63,14 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     yield "target", report.target + (f", method {report.method}" if report.method else "")
     if report.planned is not None:
         share = f", {report.int8_mac_share:.1%} of the arithmetic in int8" if report.int8_mac_share is not None else ""
-        yield "planned", _counts(report.planned) + share
+        yield "planned", counts_text(report.planned) + share
     if report.proven is not None and report.engine is not None:
-        yield "executed", f"{_counts(report.proven)} (told by {report.engine.engine} {report.engine.version})"
+        yield "executed", f"{counts_text(report.proven)} (told by {report.engine.engine} {report.engine.version})"
     elif report.engine is not None and report.engine.size_bytes:
         size = size_text(report.engine.size_bytes)
         yield "engine", f"{size}, built by {report.engine.engine} {report.engine.version}"
     if report.asked is not None:
-        yield "by its pairs", f"{_counts(report.asked)} (by the target's rules; its engine tells nothing of nodes)"
+        yield "by its pairs", f"{counts_text(report.asked)} (by the target's rules; its engine tells nothing of nodes)"
     yield from _left_in_float(report)
     if report.size_before_bytes and report.size_after_bytes:
         ratio = report.size_before_bytes / report.size_after_bytes
@@ -109,10 +109,6 @@ def _left_in_float(report: Report) -> Iterable[tuple[str, str]]:
         shown.append(f"and {sum(counts.values()) - sum(n for _, n in counts.most_common(_SHOWN_REASONS))} more")
     for number, line in enumerate(shown):
         yield "" if number else "left in float", line
-
-
-def _counts(counts: NodeCounts) -> str:
-    return f"{counts.int8} int8, {counts.fused} fused into them, {counts.float} float"
 
 
 def float_table(report: Report) -> RenderableType | None:

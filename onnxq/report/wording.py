@@ -9,7 +9,7 @@ from onnxq.plural import counted
 from onnxq.verification.compare import OutputError
 
 if TYPE_CHECKING:
-    from onnxq.report.report import DataFacts  # which imports the renderings that use this module
+    from onnxq.report.report import DataFacts, NodeCounts  # which imports the renderings that use this module
 
 
 def data_text(data: DataFacts) -> str:
@@ -25,6 +25,15 @@ def data_text(data: DataFacts) -> str:
     if data.from_statistics:
         return f"{calibrated} in the given statistics, {measured}"
     return f"{calibrated} from {data.source}, errors measured on {data.held_out_samples} held out"
+
+
+def counts_text(counts: NodeCounts) -> str:
+    """Nodes by the way they run, in a line; what there is none of is left out, but for int8 and float."""
+    parts = [f"{counts.int8} int8", f"{counts.fused} fused into them"]
+    if counts.weights:
+        weights = f"{counts.weights} in float with weights in few bits"
+        parts = [weights] if not counts.int8 and not counts.fused else [*parts, weights]
+    return ", ".join([*parts, f"{counts.float} float"])
 
 
 def files_text(model: str, data: str | None) -> str:

@@ -22,7 +22,7 @@ from onnxq.verification.engines.result import EngineMissingError, EngineReport, 
 from onnxq.verification.engines.tensorrt_run import no_device
 from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
 from onnxq.verification.reasons.tensorrt import account
-from onnxq.verification.structure import is_qdq
+from onnxq.verification.structure import is_qdq, quantizes_by_pairs
 from onnxq.verification.subgraphs import Inside, quantized_subgraphs
 
 Feed = Mapping[str, NDArray[Any]]
@@ -62,6 +62,8 @@ def ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed]) -> Answer:
     answer.stretches = fused_agreement(quantized, feeds[0])
     for inside in quantized_subgraphs(quantized, feeds):
         _ask_inside(answer, inside)
+    if not answer.stretches and not quantizes_by_pairs(quantized):
+        return answer  # fused and unfused were compared at the outputs
     wrong = [str(s) for s in answer.stretches if not s.agrees]
     answer.checks.append(check_all("fused and unfused agree", wrong, len(answer.stretches), "quantized tensors"))
     return answer
@@ -71,7 +73,8 @@ def _ask_inside(answer: Answer, inside: Inside) -> None:
     """What onnxruntime makes of a subgraph, asked on its own."""
     report = inside.named(ort_engine.executed_precision(inside.graph.to_model(), base_dir=inside.graph.base_dir))
     if answer.engine is not None:
-        answer.engine = replace(answer.engine, nodes=(*answer.engine.nodes, *report.nodes))
+        ops = dict(Counter(answer.engine.engine_ops) + Counter(report.engine_ops))
+        answer.engine = replace(answer.engine, nodes=(*answer.engine.nodes, *report.nodes), engine_ops=ops)
     if inside.feed is None:
         answer.warnings.append(f"{inside.path} was not run: no held-out input comes to it.")
     else:

@@ -6,15 +6,20 @@ into exactly one QuantizeLinear. This module answers those questions; what follo
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from onnx import NodeProto, TensorProto
 
-from onnxq.graph.view import STANDARD_DOMAINS, Graph
+from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
 
 QDQ_OPS = ("QuantizeLinear", "DequantizeLinear")
 MATRIX_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 """Operators that hold nearly all of a network's arithmetic."""
+INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "QAttention"})
+"""Operators that compute on codes by their definition."""
+OTHER_FORMS = INTEGER_OPS | {"DynamicQuantizeLinear", "MatMulNBits", "GatherBlockQuantized", "DequantizeLinear"}
+"""Operators of models without pairs."""
 _FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
@@ -47,6 +52,24 @@ class NodePlacement:
 def is_qdq(node: NodeProto) -> bool:
     """Whether `node` is a QuantizeLinear or DequantizeLinear of ONNX or of onnxruntime's contrib domain."""
     return node.op_type in QDQ_OPS and node.domain in (*STANDARD_DOMAINS, "com.microsoft")
+
+
+def quantizes_by_pairs(graph: Graph) -> bool:
+    """Whether a float model was, or was to be, quantized by Q/DQ pairs of its activations.
+
+    False for the two other forms, which have no such pair to look at: activations quantized while the model runs, and
+    weights alone in few bits.
+    """
+    ops = set(_ops(graph.nodes))
+    tables = any(n.op_type == "Gather" and graph.dtype(n.input[0]) == TensorProto.INT8 for n in graph.nodes)
+    return "QuantizeLinear" in ops or not (tables or ops & OTHER_FORMS)
+
+
+def _ops(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    for node in nodes:
+        yield node.op_type
+        for body in bodies(node):
+            yield from _ops(body.node)
 
 
 def dequantizer(graph: Graph, tensor: str) -> NodeProto | None:

@@ -18,14 +18,14 @@ from onnxq.graph.view import CAPTURED, Graph
 from onnxq.verification.agreement import Stretch
 from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.engines.result import EngineReport
-from onnxq.verification.structure import is_qdq
+from onnxq.verification.structure import OTHER_FORMS, is_qdq
 
 _FEEDS_KEPT = 32
 
 
 @dataclass(frozen=True)
 class Inside:
-    """A subgraph with Q and DQ nodes in it.
+    """A subgraph with quantized nodes in it.
 
     Attributes:
         path: Where it stands, as in "If_0/then_branch".
@@ -47,7 +47,7 @@ class Inside:
 
 
 def quantized_subgraphs(graph: Graph, feeds: Sequence[Feed], path: str = "") -> Iterator[Inside]:
-    """Every subgraph of `graph`, to any depth, that has Q or DQ nodes.
+    """Every subgraph of `graph`, to any depth, that has quantized nodes.
 
     Args:
         graph: A quantized graph, its types inferred.
@@ -62,7 +62,7 @@ def quantized_subgraphs(graph: Graph, feeds: Sequence[Feed], path: str = "") -> 
         infer_shapes(inner)
         here = f"{path}/{subgraph.path}" if path else subgraph.path
         deeper = any(True for _ in subgraphs(inner))
-        own = any(is_qdq(node) for node in inner.nodes)
+        own = any(is_qdq(node) or node.op_type in OTHER_FORMS for node in inner.nodes)
         if not own and not deeper:
             continue
         read = list(islice(_feeds_inside(graph, subgraph, inner, feeds), _FEEDS_KEPT))

@@ -33,9 +33,9 @@ from onnxq.verification.answers import Answer, ask_onnxruntime, ask_openvino, as
 from onnxq.verification.check import Check, check_all
 from onnxq.verification.compare import OutputComparison, OutputError, worse_than
 from onnxq.verification.engines.onnxruntime import OrtModel
-from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
+from onnxq.verification.engines.result import EngineReport, NodeExecution
+from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
-from onnxq.verification.structure import MATRIX_OPS, placements
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -91,6 +91,7 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
     target_name: str,
     *,
     expected_int8: Sequence[str] = (),
+    expected_weights: Sequence[str] = (),
     engine: Engine | None = None,
 ) -> VerifyResult:
     """Verify a quantized model on the engine it was made for.
@@ -102,6 +103,7 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
         feeds: Held-out batches: an array for each input. Read once.
         target_name: "ort-...", "tensorrt" or "openvino"; with `engine`, any name.
         expected_int8: Names of nodes that must run in int8 (of the plan); empty asks only for what the graph shows.
+        expected_weights: Names of nodes whose weights the engine must read in few bits.
         engine: Who is asked; None leaves that to the target's name.
 
     Returns:
@@ -128,7 +130,7 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
     else:
         answer = Answer(warnings=[_NO_ENGINE.format(target=target_name)])
     if answer.engine is not None and answer.engine.nodes:
-        answer.checks.append(_int8_check(answer.engine, quantized, expected_int8))
+        answer.checks.extend(kernel_checks(answer.engine, quantized, expected_int8, expected_weights))
     return VerifyResult(
         target=target_name,
         checks=(*measured.checks, *answer.checks),
@@ -221,19 +223,3 @@ def _unsound(error: OutputError) -> str:
     if error.shape_mismatches:
         return f"output {error.name!r} has another shape in {counted(error.shape_mismatches, 'batch', 'batches')}"
     return f"output {error.name!r} has no values"
-
-
-def _int8_check(engine: EngineReport, quantized: Graph, expected: Sequence[str]) -> Check:
-    """Do the nodes meant to run in int8 do so? Without a plan: matrix operators whose operands are dequantized."""
-    meant = set(expected) or {
-        p.node for p in placements(quantized) if p.op in MATRIX_OPS and {0, 1} <= set(p.dequantized)
-    }
-    ran = {n.node: n for n in engine.nodes}
-    bad = [
-        f"{ran[name].op} {name!r} runs in float: {ran[name].why}"
-        if name in ran
-        else f"node {name!r} is not in the model"
-        for name in sorted(meant)
-        if name not in ran or ran[name].precision is Precision.FLOAT
-    ]
-    return check_all("int8 nodes run in int8", bad, len(meant), "nodes meant to run in int8")

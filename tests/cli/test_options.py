@@ -18,6 +18,7 @@ from onnxq.calibration.runner import NonFinite
 from onnxq.cli import parameters
 from onnxq.cli.main import cli
 from onnxq.cli.options import DataOptions
+from onnxq.modes import MODES, WEIGHT_TYPES
 from onnxq.targets import ORT_CPU, TARGET_NAMES
 
 NOTHING: dict[str, Any] = dict.fromkeys(DataOptions.__dataclass_fields__)
@@ -31,6 +32,8 @@ def option(command: str, name: str) -> click.Option:
 
 def test_names_are_those_of_the_library() -> None:
     assert sorted(parameters.TARGETS) == sorted(TARGET_NAMES)
+    assert sorted(parameters.MODES) == sorted(MODES)
+    assert set(parameters.WEIGHTS) == {name for names in WEIGHT_TYPES.values() for name in names}
     assert sorted(parameters.METHODS) == sorted(METHODS)
     assert sorted(parameters.METHOD_NAMES) == sorted(METHOD_NAMES)
     assert sorted(parameters.IMAGE_PRESETS) == sorted(PRESETS)

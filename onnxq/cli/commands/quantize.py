@@ -13,6 +13,7 @@ import click
 from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places
+from onnxq.cli.forms import FORM_OPTIONS, FormOptions
 from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
 from onnxq.cli.parameters import METHOD_NAMES, Name, Recover
 from onnxq.cli.progress import calibration_progress
@@ -114,6 +115,7 @@ _RESULT_OPTIONS = (
 
 @click.command(short_help="Quantize a model, and prove the result.")
 @click.argument("model", type=options.FILE)
+@options.grouped(FormOptions, "form", *FORM_OPTIONS)
 @options.plan_options()
 @options.data_options("Calibration data, see below.  [default: MODEL.calib.npz if it exists]")
 @options.grouped(Ranges, "ranges", *_RANGE_OPTIONS)
@@ -126,6 +128,7 @@ _RESULT_OPTIONS = (
 def quantize(  # noqa: PLR0913 - one parameter for each group of options
     *,
     model: Path,
+    form: FormOptions,
     placement: options.PlanOptions,
     data_from: options.DataOptions,
     ranges: Ranges,
@@ -146,9 +149,10 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
       onnxq quantize resnet.onnx --data photos/ --images imagenet --limit 500
       onnxq quantize model.onnx --method percentile --percentile 99.9 --exclude '/head/*'
       onnxq quantize model.onnx --data test.npz --labels labels --max-drop 0.5%
+      onnxq quantize model.onnx --mode dynamic
       onnxq quantize model.onnx --config int8.toml --report int8.html --force
     """
-    output = results.output or model.with_suffix(".int8.onnx")
+    output = results.output or model.with_suffix(form.suffix)
     places = {"--output": output, "--report": results.report, "--save-stats": ranges.save_stats}
     chosen = data_from.beside(model)
     sources = {
@@ -161,9 +165,11 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     check_places(places, inputs=sources, force=results.force)
     check_report_suffix(results.report)
     _check_statistics_are_kept(ranges)
-    _say_where_data_is_from(data_from, chosen, ranges, model, quiet=results.quiet)
+    if form.needs_ranges:
+        _say_where_data_is_from(data_from, chosen, ranges, model, quiet=results.quiet)
     report = _run(
         model=model,
+        form=form,
         placement=placement,
         data_from=chosen,
         ranges=ranges,
@@ -185,6 +191,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
 def _run(  # noqa: PLR0913 - one parameter for each group of options
     *,
     model: Path,
+    form: FormOptions,
     placement: options.PlanOptions,
     data_from: options.DataOptions,
     ranges: Ranges,
@@ -200,6 +207,7 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
         result = api.quantize(
             model,
             **data_from.keywords(),
+            **form.keywords(),
             **placement.keywords(),
             method=ranges.method,
             percentile=ranges.percentile,

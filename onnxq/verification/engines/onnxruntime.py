@@ -29,16 +29,18 @@ from onnxq.graph.view import Graph
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.reasons.ort import why_float
 from onnxq.verification.reasons.reason import Reason, because, past_pairs
-from onnxq.verification.structure import MATRIX_OPS, is_qdq
+from onnxq.verification.structure import MATRIX_OPS, is_qdq, quantizes_by_pairs
 
 ENGINE = "onnxruntime"
 
 _MARKER = re.compile(r"@onnxq(\d+)@")
 _INTEGER_KERNELS = re.compile(
-    r"^(QLinear|QGemm|MatMulInteger|ConvInteger|DynamicQuantize(MatMul|LSTM)|QAttention|QMoE)"
+    r"^(QLinear|QGemm|MatMulInteger|ConvInteger|DynamicQuantize(MatMul|LSTM|Linear)|QAttention|QMoE)"
 )
+_WEIGHT_KERNELS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _CODE_TYPES = (TensorProto.INT8, TensorProto.UINT8)
+_EXPLAINED = (Precision.FLOAT, Precision.WEIGHTS)
 _LAYOUT_OPS = frozenset({"Transpose", "ReorderInput", "ReorderOutput"})
 _SMALL_INITIALIZER_BYTES = 1024
 
@@ -174,6 +176,7 @@ class _Reader:
         self._graph = graph
         self._originals = graph.nodes
         self._types = _tensor_types(executed)
+        self._by_pairs = quantizes_by_pairs(graph)
         self._found: dict[str, NodeProto] = {}
         # Layout conversions and moved Q/DQ are named after the node they serve: they count only if nothing better does.
         for node in sorted(executed.graph.node, key=lambda n: is_qdq(n) or n.op_type in _LAYOUT_OPS):
@@ -209,12 +212,14 @@ class _Reader:
             precision, kernel = self._precision(found), found.op_type
             if precision is Precision.FLOAT and self._is_integer(node):
                 precision = Precision.OTHER
-            reason = self._why(node, found) if precision is Precision.FLOAT else Reason(text="")
+            reason = self._why(node, found) if precision in _EXPLAINED else Reason(text="")
         return NodeExecution(
             node=node.name, op=node.op_type, precision=precision, engine_op=kernel, why=reason.text, rule=reason.rule
         )
 
     def _precision(self, found: NodeProto) -> Precision:
+        if found.op_type in _WEIGHT_KERNELS:
+            return Precision.WEIGHTS
         if _INTEGER_KERNELS.match(found.op_type):
             return Precision.INT8
         types = [self._types.get(t) for t in (*found.input[:1], *found.output[:1])]
@@ -228,6 +233,10 @@ class _Reader:
     def _why(self, node: NodeProto, found: NodeProto) -> Reason:
         if found.op_type == "MatMulNBits":
             return because("C15", "weight-only: the kernel dequantizes the weight and multiplies in float")
+        if found.op_type in _WEIGHT_KERNELS:
+            return Reason(text="weight-only: the kernel dequantizes the rows that it takes")
+        if not self._by_pairs:
+            return Reason(text="nothing quantizes its inputs")
         return why_float(self._graph, node)
 
     def _is_integer(self, node: NodeProto) -> bool:

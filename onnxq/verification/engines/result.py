@@ -24,6 +24,8 @@ class Precision(enum.Enum):
     INT8 = "int8"
     FUSED = "fused"
     """No kernel of its own: it became part of an int8 neighbour."""
+    WEIGHTS = "weights"
+    """A float kernel that reads its weights in few bits."""
     FLOAT = "float"
     OTHER = "other"
     """Neither: shape arithmetic, indices, or a constant computed while loading."""

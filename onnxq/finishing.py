@@ -1,0 +1,171 @@
+"""The end of the modes that need no calibration: metadata, verification, report, and the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnxq.calibration.images import ImageOptions
+from onnxq.calibration.inputs import Layout
+from onnxq.calibration.progress import Progress
+from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.solve import QParamsTable
+from onnxq.calibration.statistics import StatsTable
+from onnxq.errors import ModelError
+from onnxq.facts import Clock, Counted, source_name
+from onnxq.graph.model import ModelSource, quantized_nodes, save_model, set_metadata, size_bytes
+from onnxq.graph.saving import data_file, needs_data_file
+from onnxq.graph.view import Graph
+from onnxq.planning.macs import plan_with_macs
+from onnxq.planning.options import PlanOptions
+from onnxq.planning.plan import QuantPlan
+from onnxq.plural import counted
+from onnxq.recorded_options import OPTIONS_KEY
+from onnxq.report.build import RunFacts, build_report
+from onnxq.report.report import DataFacts
+from onnxq.result import QuantizeResult
+from onnxq.stages import open_batches
+from onnxq.targets.schema import Target
+from onnxq.verification.check import Check
+from onnxq.verification.verify import verify_model
+from onnxq.version import VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asked for, in any mode.
+
+    Attributes:
+        model: The float model as it was given.
+        data: The data as they were given.
+        target: The resolved table.
+        target_note: What is to be said about the choice of the target.
+        wanted: Which nodes, and how single ones differ.
+        batch_size, limit, layout, images: How the data are read.
+        collecting: How onnxruntime runs the model.
+        output: Where to write; None for nowhere.
+        force: Whether a file there may be replaced.
+        options: The options that shaped the model, for its metadata.
+        progress: Called now and then.
+    """
+
+    model: ModelSource
+    data: Any
+    target: Target
+    target_note: str | None
+    wanted: PlanOptions
+    batch_size: int | None
+    limit: int | None
+    layout: Layout | None
+    images: ImageOptions | str | None
+    collecting: CollectOptions
+    output: Path | None
+    force: bool
+    options: str
+    progress: Callable[[Progress], None] | None
+
+    def feeds(self, graph: Graph) -> Any:
+        """The data cut to batches for `graph`; synthetic ones where there are none."""
+        return open_batches(
+            graph,
+            self.data,
+            batch_size=self.batch_size,
+            limit=self.limit,
+            layout=self.layout,
+            images=self.images,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A quantized model and how it came about.
+
+    Attributes:
+        source: The float model.
+        planned: The graph of the plan.
+        quantized: The quantized graph.
+        plan: What was decided.
+        qparams: Parameters of its weights.
+        expected: Nodes that the engine must be seen to run as planned.
+        metadata: Entries beside those that every model gets.
+        label: What the report calls the method.
+        checks: Questions that were asked and answered already.
+        notes: Facts worth knowing.
+    """
+
+    source: Graph
+    planned: Graph
+    quantized: Graph
+    plan: QuantPlan
+    qparams: QParamsTable
+    expected: Sequence[str]
+    metadata: Mapping[str, str]
+    label: str
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def finish(made: Made, request: Request, clock: Clock) -> QuantizeResult:
+    """Verify a quantized model, write it, and say what came of it.
+
+    Raises:
+        DataError: the data does not fit the model.
+        ModelError: onnxruntime cannot run it.
+        ConfigError: the output cannot be written.
+    """
+    plan = made.plan
+    result = made.quantized.to_model()
+    entries = {"onnxq.version": VERSION, "onnxq.target": plan.target, "onnxq.float_digest": plan.digest}
+    set_metadata(result, {**entries, OPTIONS_KEY: request.options, **made.metadata})
+    batches = request.feeds(made.source)
+    feeds = Counted(batches)
+    clock.lap("rewrite")
+    verification = verify_model(
+        made.source,
+        result,
+        feeds,
+        plan.target,
+        expected_int8=made.expected,
+        engine=request.target.engine,
+    )
+    path = request.output
+    facts = RunFacts(
+        method=made.label,
+        size_before_bytes=size_bytes(request.model, made.source),
+        size_after_bytes=size_bytes(result, made.quantized),
+        data=DataFacts(
+            source=source_name(request.data),
+            samples=0,
+            held_out_samples=feeds.samples,
+            synthetic=False,
+            synthetic_comparison=request.data is None,
+        ),
+        output_path=None if path is None else str(path),
+        output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),
+        warnings=batches.warnings,
+        notes=(*plan.notes, *made.notes, *batches.notes),
+        seconds=clock.seconds,
+    )
+    measured = plan_with_macs(plan, made.planned, feeds.shapes)
+    report = build_report(verification, facts, plan=measured, qparams=made.qparams, extra_checks=made.checks)
+    if path is not None:
+        written = save_model(result, path, force=request.force, base_dir=made.quantized.base_dir)
+        report = replace(report, size_after_bytes=written)
+    stats = StatsTable(tensors={}, digest=plan.digest, samples=0)
+    return QuantizeResult(model=result, plan=measured, stats=stats, qparams=made.qparams, report=report, output=path)
+
+
+def refuse_quantized(source: Graph) -> None:
+    """See that a model is float.
+
+    Raises:
+        ModelError: it has quantized nodes.
+    """
+    done = quantized_nodes(source)
+    if done:
+        raise ModelError(
+            f"the model is quantized already: it has {counted(len(done), 'quantized node')}, first {done[0]!r}",
+            hint="give the float model; onnxq.strip(...) (onnxq strip) takes Q/DQ pairs out",
+        )

@@ -1,0 +1,53 @@
+"""Do the nodes that were meant to run in few bits do so? By the engine's own account of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from onnxq.graph.view import Graph
+from onnxq.verification.check import Check, check_all
+from onnxq.verification.engines.result import EngineReport, Precision
+from onnxq.verification.structure import INTEGER_OPS, MATRIX_OPS, placements, quantizes_by_pairs
+
+_INT8 = frozenset({Precision.INT8, Precision.FUSED, Precision.OTHER})
+
+
+def kernel_checks(
+    engine: EngineReport, quantized: Graph, expected_int8: Sequence[str], expected_weights: Sequence[str] = ()
+) -> list[Check]:
+    """The checks of one model.
+
+    Args:
+        engine: The engine's account.
+        quantized: The quantized model.
+        expected_int8: Nodes that must compute on codes; empty asks for what the graph shows.
+        expected_weights: Nodes whose weights must be read in few bits.
+    """
+    meant = set(expected_int8) or _meant(quantized)
+    checks = []
+    if meant or quantizes_by_pairs(quantized):
+        checks.append(_check(engine, meant, _INT8, "int8 nodes run in int8", "nodes meant to run in int8"))
+    if expected_weights:
+        wanted = set(expected_weights)
+        read = frozenset({Precision.WEIGHTS, Precision.INT8})
+        checks.append(_check(engine, wanted, read, "weights are read in few bits", "nodes with weights in few bits"))
+    return checks
+
+
+def _meant(quantized: Graph) -> set[str]:
+    """Matrix operators whose operands are dequantized; without pairs, operators that are integer by definition."""
+    if not quantizes_by_pairs(quantized):
+        return {n.name for n in quantized.nodes if n.op_type in INTEGER_OPS}
+    return {p.node for p in placements(quantized) if p.op in MATRIX_OPS and {0, 1} <= set(p.dequantized)}
+
+
+def _check(engine: EngineReport, meant: set[str], accepted: Collection[Precision], name: str, subject: str) -> Check:
+    ran = {n.node: n for n in engine.nodes}
+    bad = [
+        f"{ran[node].op} {node!r} runs in float: {ran[node].why}"
+        if node in ran
+        else f"node {node!r} is not in the model"
+        for node in sorted(meant)
+        if node not in ran or ran[node].precision not in accepted
+    ]
+    return check_all(name, bad, len(meant), subject)
