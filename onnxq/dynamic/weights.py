@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.solve import constant_values, range_of_values, solve_without_data
+from onnxq.calibration.solve import constant_values, solve_without_data
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import quantize
+from onnxq.numerics.blocks import range_of_values
 from onnxq.numerics.pair_guard import guard_pair_sums
 from onnxq.numerics.qparams import QuantParams, qparams_from_range
 from onnxq.planning.plan import QuantPlan, TensorPlan
