@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from onnxq.explaining import plan
     from onnxq.planning.overrides import Override
     from onnxq.planning.plan import QuantPlan
+    from onnxq.previews.preview import Preview, preview
     from onnxq.report.report import Report
     from onnxq.result import QuantizeResult
     from onnxq.search.ranking import Sensitivity
@@ -54,6 +55,7 @@ _LAZY = {
     "Evaluation": "onnxq.evaluation.evaluation",
     "ImageOptions": "onnxq.calibration.images",
     "Override": "onnxq.planning.overrides",
+    "Preview": "onnxq.previews.preview",
     "QuantPlan": "onnxq.planning.plan",
     "QuantizeResult": "onnxq.result",
     "Report": "onnxq.report.report",
@@ -66,6 +68,7 @@ _LAZY = {
     "evaluate": "onnxq.evaluation.evaluate",
     "load_stats": "onnxq.calibration.stats_file",
     "plan": "onnxq.explaining",
+    "preview": "onnxq.previews.preview",
     "quantize": "onnxq.api",
     "sensitivity": "onnxq.search.sensitivity",
     "strip": "onnxq.stripping",
@@ -87,6 +90,7 @@ __all__ = [
     "OnnxqError",
     "Override",
     "PlanError",
+    "Preview",
     "QuantPlan",
     "QuantizeResult",
     "Report",
@@ -101,6 +105,7 @@ __all__ = [
     "evaluate",
     "load_stats",
     "plan",
+    "preview",
     "quantize",
     "sensitivity",
     "strip",

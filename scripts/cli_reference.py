@@ -78,7 +78,7 @@ def _text(command: click.Command) -> str:
 
 
 def _options(command: click.Command) -> str:
-    rows = [row for p in command.params if isinstance(p, click.Option) for row in _row(p)]
+    rows = [row for p in command.params if isinstance(p, click.Option) and not p.hidden for row in _row(p)]
     return "\n".join(["| option | meaning |", "| --- | --- |", *rows]) + "\n"
 
 

@@ -14,7 +14,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,13 +55,13 @@ def _array(value: Any, where: str) -> NDArray[Any]:
         raise DataError(f"it is no base64: {error}", where=where, hint=_HINT) from error
 
 
-def write_json_feeds(stream: IO[str], feeds: Iterable[Mapping[str, NDArray[Any]]]) -> None:
-    """Write feeds one by one, so that any number of them needs the memory of one."""
-    stream.write("[")
-    for number, feed in enumerate(feeds):
-        encoded = {name: {"array": _encoded(array), "polygraphy_class": "ndarray"} for name, array in feed.items()}
-        stream.write(("," if number else "") + "\n" + json.dumps(encoded))
-    stream.write("\n]\n")
+def feeds_as_json(feeds: Iterable[Mapping[str, NDArray[Any]]]) -> str:
+    """Feeds as the text of such a file, a line for each."""
+    encoded = (
+        {name: {"array": _encoded(array), "polygraphy_class": "ndarray"} for name, array in feed.items()}
+        for feed in feeds
+    )
+    return "[\n" + ",\n".join(map(json.dumps, encoded)) + "\n]\n"
 
 
 def _encoded(array: NDArray[Any]) -> str:

@@ -4,6 +4,8 @@ onnxq.plan/1    {schema, target, opset, digest, notes, counts: {int8, fused, flo
                  int8_mac_share, nodes: [{node, op, action, reason, rule, macs, mac_share}],
                  tensors (with --tensors): [{tensor, role, dtype, axis, scale: [..], zero_point: [..], source,
                  group, rule, writer, readers}]}
+onnxq.data/1    {schema, source, samples, batches, inputs: [{name, dtype, expected, shapes, low, high, mean, std, zeros,
+                 channels}], outputs: [{name, shape, low, high}], preparations, warnings, notes}
 onnxq.engine/1  {schema, path, engine, version, size_bytes, seconds, notes,
                  profile: {input: {min: [..], opt: [..], max: [..]}}}
 onnxq.stats/1   {schema, path, digest, samples, data_fingerprint, tensors,

@@ -10,6 +10,7 @@ import click
 
 from onnxq.cli.commands.cache import cache
 from onnxq.cli.commands.calibrate import calibrate
+from onnxq.cli.commands.data import data
 from onnxq.cli.commands.engine import engine
 from onnxq.cli.commands.evaluate import evaluate
 from onnxq.cli.commands.inspect import inspect
@@ -54,7 +55,7 @@ def cli(ctx: click.Context) -> None:
 
 
 for command in (
-    quantize, plan, calibrate, merge, cache, verify, evaluate, sensitivity, engine, inspect, strip, targets
+    quantize, plan, data, calibrate, merge, cache, verify, evaluate, sensitivity, engine, inspect, strip, targets
 ):  # fmt: skip
     cli.add_command(command)
 

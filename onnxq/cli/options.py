@@ -166,12 +166,12 @@ class CollectOptions:
         }
 
 
-def data_options(help_text: str) -> Decorator:
-    """The options of `DataOptions`; `help_text` explains --data."""
+def data_options(help_text: str, *, as_argument: bool = False) -> Decorator:
+    """The options of `DataOptions`; `help_text` explains --data, hidden where an argument stands for it."""
     return grouped(
         DataOptions,
         "data_from",
-        click.option("--data", type=FILE, metavar="SRC", help=help_text),
+        click.option("--data", type=FILE, metavar="SRC", help=help_text, hidden=as_argument),
         click.option(
             "--batch-size", type=COUNT, metavar="N", help="Samples to feed at once, where the model leaves it open."
         ),

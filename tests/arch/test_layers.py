@@ -59,6 +59,7 @@ LAYERS: dict[str, int] = {
     "onnxq.engine": 9,
     "onnxq.evaluation": 9,
     "onnxq.search": 9,
+    "onnxq.previews": 9,
     "onnxq.result": 9,
     "onnxq.api": 9,
     "onnxq.reproduction": 10,

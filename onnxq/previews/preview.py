@@ -1,0 +1,239 @@
+"""`onnxq.preview`: what data would feed a model, before anything is quantized with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.images import ImageOptions, image_options
+from onnxq.calibration.inputs import InputSpecs, Layout
+from onnxq.calibration.session import Session, make_session
+from onnxq.errors import ConfigError
+from onnxq.facts import source_name
+from onnxq.graph.model import ModelSource, load_graph
+from onnxq.graph.view import Graph
+from onnxq.passes.settle_types import runnable
+from onnxq.previews.doubts import doubts_of_input, doubts_of_outputs
+from onnxq.previews.figures import ChannelFigures, Figures
+from onnxq.previews.preparations import Preparation, compared_preparations, doubt_of_preparation
+from onnxq.previews.thumbnails import thumbnail
+from onnxq.stages import open_batches
+
+SAMPLES = 100
+"""So many are looked at unless a limit says otherwise."""
+_RUNS = 8
+"""The float model is run on so many batches."""
+_PICTURES = 12
+
+SCHEMA = "onnxq.data/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputView:
+    """One input: what the model expects and what it would get.
+
+    Attributes:
+        name: Tensor name.
+        dtype: Element type.
+        expected: The shape that the model gives, as text; N stands for an open batch.
+        shapes: Shapes that would be fed, the first few that differ.
+        more_shapes: Whether there are others.
+        low: Smallest value; None where nothing has elements.
+        high: Largest value.
+        mean: Mean of the values.
+        std: Their standard deviation.
+        zeros: Share of zeros, 0..1.
+        channels: Figures of each channel of pictures.
+    """
+
+    name: str
+    dtype: str
+    expected: str
+    shapes: tuple[tuple[int, ...], ...]
+    more_shapes: bool
+    low: float | None
+    high: float | None
+    mean: float | None
+    std: float | None
+    zeros: float
+    channels: tuple[ChannelFigures, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputView:
+    """One output of the float model on the first feeds: its shape there, smallest and largest value."""
+
+    name: str
+    shape: tuple[int, ...]
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What data would feed a model.
+
+    Attributes:
+        source: What the data is called.
+        samples: Samples that were looked at.
+        batches: The feeds they came in.
+        inputs: What each input would get.
+        outputs: What the float model makes of the first feeds.
+        preparations: For a classifier of pictures, how sure it is of them prepared in the usual ways.
+        warnings: What is probably wrong.
+        notes: What a person should know.
+        pictures: PNG files of the first samples of pictures.
+    """
+
+    source: str
+    samples: int
+    batches: int
+    inputs: tuple[InputView, ...]
+    outputs: tuple[OutputView, ...]
+    preparations: tuple[Preparation, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    pictures: tuple[bytes, ...]
+
+    def to_json(self) -> str:
+        """The preview as a JSON document, schema onnxq.data/1, without pictures."""
+        document = {"schema": SCHEMA, **{k: v for k, v in asdict(self).items() if k != "pictures"}}
+        return json.dumps(_plain(document), indent=2, allow_nan=False)
+
+    def to_html(self) -> str:
+        """The preview as a page of its own, with pictures."""
+        from onnxq.previews.page import render_preview  # noqa: PLC0415 - only where a page is asked for
+
+        return render_preview(self)
+
+
+def preview(  # noqa: PLR0913 - as the other functions that read data
+    model: ModelSource,
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    layout: Layout | None = None,
+    images: ImageOptions | str | None = None,
+    keep: Callable[[Batch], None] | None = None,
+) -> Preview:
+    """Read data as `quantize` would, and say what the model would get: shapes, ranges, and what is probably wrong.
+
+    Args:
+        model: The float model: path, bytes or ModelProto.
+        data: As for `quantize`.
+        batch_size: As for `quantize`.
+        limit: Most samples to look at, 100 unless given.
+        layout: As for `quantize`.
+        images: As for `quantize`.
+        keep: Called with each batch.
+
+    Raises:
+        ModelError: the model cannot be read or run.
+        DataError: the data does not fit the model, is empty, or holds NaN.
+        ConfigError: an argument has an impossible value, or there is no data.
+    """
+    if data is None:
+        raise ConfigError("there is no data to look at", hint="pass data= (SRC)")
+    graph = load_graph(model)
+    readable = runnable(graph)
+    batches = open_batches(graph, data, batch_size=batch_size, limit=limit or SAMPLES, layout=layout, images=images)
+    inputs = InputSpecs.from_graph(readable)
+    session = make_session(readable.to_model(), base_dir=readable.base_dir)
+    figures = {name: Figures(spec=spec) for name, spec in inputs.items()}
+    looked = _Looked(session)
+    samples = count = 0
+    pictures: list[bytes] = []
+    for batch in batches.stream():
+        samples, count = samples + batch.samples, count + 1
+        for name, array in batch.arrays.items():
+            figures[name].add(array)
+            if figures[name].is_image and len(pictures) < _PICTURES:
+                pictures += [thumbnail(one, inputs[name].layout) for one in array[: _PICTURES - len(pictures)]]
+        looked.run(batch)
+        if keep is not None:
+            keep(batch)
+    preparations = compared_preparations(session, inputs, data, image_options(images), layout)
+    said = doubt_of_preparation(preparations)
+    notes = list(batches.notes)
+    if limit is None and samples == SAMPLES:
+        notes.append(f"the first {SAMPLES} samples were looked at; limit= (--limit) looks at more")
+    return Preview(
+        source=source_name(data),
+        samples=samples,
+        batches=count,
+        inputs=tuple(_input_view(one) for one in figures.values()),
+        outputs=looked.views(),
+        preparations=preparations,
+        warnings=(*batches.warnings, *_doubts(readable, figures, looked), *filter(None, [said])),
+        notes=tuple(notes),
+        pictures=tuple(pictures),
+    )
+
+
+class _Looked:
+    """The first feeds, run through the float model."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.values: dict[str, list[NDArray[Any]]] = {name: [] for name in session.output_names}
+        self._runs = 0
+
+    def run(self, batch: Batch) -> None:
+        if self._runs < _RUNS:
+            self._runs += 1
+            outputs = self._session.run(batch.arrays, where=batch.label)
+            for name, value in zip(self._session.output_names, outputs, strict=True):
+                if isinstance(value, np.ndarray):
+                    self.values[name].append(value)
+
+    def views(self) -> tuple[OutputView, ...]:
+        found = []
+        for name, values in self.values.items():
+            numbers = [v for v in values if v.size and v.dtype.kind in "fiub"]
+            found.append(
+                OutputView(
+                    name=name,
+                    shape=values[0].shape if values else (),
+                    low=min((float(v.min()) for v in numbers), default=None),
+                    high=max((float(v.max()) for v in numbers), default=None),
+                )
+            )
+        return tuple(found)
+
+
+def _doubts(graph: Graph, figures: dict[str, Figures], looked: _Looked) -> list[str]:
+    found = [doubt for one in figures.values() for doubt in doubts_of_input(graph, one)]
+    return [*found, *doubts_of_outputs(list(looked.values.items()))]
+
+
+def _input_view(figures: Figures) -> InputView:
+    total = figures.total
+    return InputView(
+        name=figures.name,
+        dtype=str(figures.dtype),
+        expected=figures.spec.describe(),
+        shapes=tuple(figures.shapes),
+        more_shapes=figures.more_shapes,
+        low=figures.low,
+        high=figures.high,
+        mean=None if total is None else total.mean,
+        std=None if total is None else total.std,
+        zeros=figures.zeros / figures.count if figures.count else 0.0,
+        channels=figures.channels,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """`value` for JSON, which knows no infinity."""
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

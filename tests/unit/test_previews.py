@@ -1,0 +1,155 @@
+"""Previews of data: figures, doubts, thumbnails, and how sure a classifier is."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxq
+from onnxq.calibration.images import ImageOptions
+from onnxq.errors import ConfigError, DataError
+from onnxq.graph.view import Graph
+from onnxq.previews.doubts import scales_pixels
+from onnxq.previews.thumbnails import thumbnail
+from tests.cli.conftest import tiny_model
+
+RNG = np.random.default_rng(0)
+DIGITS = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"
+
+
+def images(low, high, count=6):
+    return RNG.uniform(low, high, (count, 3, 8, 8)).astype(np.float32)
+
+
+def test_figures_are_those_of_the_data():
+    x = images(-1, 2)
+    x[:, 0] = np.where(x[:, 0] < 0, 0, x[:, 0])
+    found = onnxq.preview(tiny_model(), {"x": x}, batch_size=4)
+    (view,) = found.inputs
+    assert (found.samples, found.batches) == (6, 2)
+    assert (view.name, view.dtype, view.expected, view.shapes) == (
+        "x",
+        "float32",
+        "(n, 3, 8, 8)",
+        ((4, 3, 8, 8), (2, 3, 8, 8)),
+    )
+    assert (view.low, view.high) == (float(x.min()), float(x.max()))
+    # Sums of 1152 float64: rounding is below 1e-12 of values near 1.
+    assert view.mean == pytest.approx(float(x.astype(np.float64).mean()), abs=1e-9)
+    assert view.std == pytest.approx(float(x.astype(np.float64).std()), abs=1e-9)
+    assert view.zeros == pytest.approx((x == 0).mean())
+    assert [c.mean for c in view.channels] == pytest.approx(x.astype(np.float64).mean((0, 2, 3)).tolist(), abs=1e-9)
+    (output,) = found.outputs
+    assert (output.name, output.shape) == ("y", (4, 16, 1, 1))
+    assert found.warnings == ()
+
+
+def test_raw_pixels_and_channels_without_content_are_told():
+    x = images(0, 255)
+    x[:, 2] = 7
+    found = onnxq.preview(tiny_model(), {"x": x})
+    assert "like raw pixels, and the model does not scale them" in found.warnings[0]
+    assert found.warnings[1] == "channel 2 of input 'x' is 7 everywhere"
+    found = onnxq.preview(tiny_model(), {"x": images(-3e4, 3e4)})
+    assert "is it meant to?" in found.warnings[0]
+
+
+def scaling_model(op, value):
+    model = tiny_model()
+    model.graph.node[0].input[0] = "scaled"
+    model.graph.node.insert(0, helper.make_node(op, ["x", "by"], ["scaled"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32([value]), "by"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "scales"),
+    [("Sub", 127.5, True), ("Div", 255, True), ("Mul", 1 / 255, True), ("Sub", 0.5, False), ("Mul", 2, False)],
+)
+def test_models_that_scale_pixels_themselves_are_known(op, value, scales):
+    model = scaling_model(op, value)
+    assert scales_pixels(Graph(model), "x") is scales
+    raw, small = (onnxq.preview(model, {"x": images(0, high)}).warnings for high in (255, 1))
+    assert any("like raw pixels" in text for text in raw) is not scales
+    assert any("the model scales pixels from 0 to 255 itself" in text for text in small) is scales
+
+
+def test_outputs_that_are_always_the_same_are_told():
+    found = onnxq.preview(tiny_model(), {"x": 1000 + images(0, 0.001)})
+    assert any("output 'y' of the float model is the same, within 0.1 %" in text for text in found.warnings)
+
+
+def test_data_that_does_not_fit_is_an_error():
+    with pytest.raises(DataError, match=r"input 'x' has shape \(6, 8, 8, 3\).*\n.*layout='nhwc'"):
+        onnxq.preview(tiny_model(), {"x": images(0, 1).transpose(0, 2, 3, 1)})
+    with pytest.raises(ConfigError, match="there is no data to look at"):
+        onnxq.preview(tiny_model(), None)
+
+
+def test_a_hundred_samples_are_looked_at_unless_told_otherwise():
+    found = onnxq.preview(tiny_model(), {"x": images(0, 1, 150)})
+    assert found.samples == 100
+    assert found.notes[-1] == "the first 100 samples were looked at; limit= (--limit) looks at more"
+    assert onnxq.preview(tiny_model(), {"x": images(0, 1, 150)}, limit=120).samples == 120
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_thumbnails_are_pictures(layout):
+    pillow = pytest.importorskip("PIL.Image")
+    pixels = RNG.integers(0, 256, (5, 7, 3)).astype(np.float32)
+    pixels.flat[:2] = 0, 255
+    sample = pixels / 255 - 0.5
+    png = thumbnail(sample if layout == "nhwc" else sample.transpose(2, 0, 1), layout)
+    np.testing.assert_array_equal(np.asarray(pillow.open(io.BytesIO(png))), pixels.astype(np.uint8))
+    wide = thumbnail(np.zeros((1, 500, 1000), np.float32), "nchw")
+    assert pillow.open(io.BytesIO(wide)).size == (143, 72)
+
+
+def classifier():
+    """Twelve classes that tell colours apart where pixels lie within -1..1: a row for each mix of channels."""
+    weight = RNG.standard_normal((12, 3)).astype(np.float32)
+    weight[0] = (9, -9, -9)  # red, as -1..1 and in the order of RGB
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w"], ["y"], transB=1),
+    ]
+    values = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["n", 3, 8, 8]), ("y", ["n", 12]))
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [numpy_helper.from_array(weight, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_classifier_is_surest_of_the_right_preparation(tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    for i in range(4):
+        pillow.new("RGB", (9, 9), (140 + i, 120, 120)).save(tmp_path / f"{i}.png")
+    found = onnxq.preview(classifier(), tmp_path, images=ImageOptions(color="bgr"))
+    assert sum(p.given for p in found.preparations) == 1
+    assert [p.certainty for p in found.preparations] == sorted((p.certainty for p in found.preparations), reverse=True)
+    assert found.preparations[0].certainty > 0.9
+    assert any("the model is surer of the same pictures" in text for text in found.warnings)
+    assert "--mean" in found.warnings[-1]
+    assert len(found.pictures) == 4
+    as_best = ImageOptions(**{k: getattr(found.preparations[0], k) for k in ("mean", "std", "color")})
+    assert not any("surer" in text for text in onnxq.preview(classifier(), tmp_path, images=as_best).warnings)
+
+
+def test_the_page_and_the_document(tmp_path):
+    x = images(0, 1)
+    model = tiny_model()
+    found = onnxq.preview(model, {"x": x})
+    page = found.to_html()
+    assert page.count("data:image/png;base64,") == 6
+    assert "http" not in page
+    document = json.loads(found.to_json())
+    assert document["schema"] == "onnxq.data/1"
+    assert document["inputs"][0]["shapes"] == [[1, 3, 8, 8]]
+    onnx.save(model, str(tmp_path / "m.onnx"))
