@@ -43,7 +43,9 @@ from onnxq.graph.model import (
     set_metadata,
     size_bytes,
 )
-from onnxq.graph.saving import check_output, data_file, needs_data_file
+from onnxq.graph.saving import check_output, data_file, file_for_weights, needs_data_file
+from onnxq.graph.view import Graph
+from onnxq.graph.weights_file import name_file
 from onnxq.mode_stages import quantize_without_calibration
 from onnxq.modes import STATIC, check_mode
 from onnxq.nested_stages import NestedRun, check_plan, readable_for
@@ -286,63 +288,66 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         progress,
         clock,
     )
-    quantized = chosen.quantized()
-    result = quantized.to_model()
     made_up = is_made_up(data, stats, cache) and known.label != TRAINING
-    set_metadata(result, metadata_of(chosen.plan, known, recovery, synthetic=made_up))
-    set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
-    clock.lap("rewrite")
     path = None if output is None else Path(output)
-    feeds = Counted(held_out)
-    verification = verify_model(
-        prepared.source,
-        result,
-        feeds,
-        prepared.plan.target,
-        expected_int8=expected_int8(prepared, inside.with_outer(chosen.plan)),
-        engine=prepared.target.engine,
-    )
-    facts = RunFacts(
-        method=known.label,
-        size_before_bytes=size_bytes(model, prepared.source),
-        size_after_bytes=size_bytes(result, quantized),
-        data=DataFacts(
-            source=source_name(data),
-            samples=known.stats.samples,
-            held_out_samples=feeds.samples,
-            synthetic=made_up,
-            synthetic_comparison=data is None,
-            from_statistics=stats is not None,
-            counted_share=counted_share(known.stats),
-            providers=("cpu",) if providers is None or stats is not None else tuple(providers),
-        ),
-        output_path=None if path is None else str(path),
-        output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),
-        warnings=(*incomplete(known.stats), *batches.warnings),
-        notes=(
-            *chosen.plan.notes,
-            *replaced_note(known.label, known.replaced),
-            *rescalings,
-            *inside.notes(),
-            *batches.notes,
-            *(unrecovered(recovery, samples) if trained is None else (*trained.notes, *widened(prepared, qparams))),
-            *notes_of(found),
-        ),
-        seconds=clock.seconds,
-    )
-    plan = plan_with_macs(inside.with_outer(chosen.plan), prepared.graph, feeds.shapes)
-    qparams = {**chosen.qparams, **inside.qparams}
-    report = build_report(verification, facts, plan=plan, qparams=qparams, extra_checks=checks_of(found))
-    if path is not None:
-        written = save_model(result, path, force=force, base_dir=quantized.base_dir)
-        report = replace(report, size_after_bytes=written)
-    return QuantizeResult(
-        model=result,
-        plan=plan,
-        stats=inside.added_to(known.stats),
-        qparams=qparams,
-        report=report,
-        output=path,
-        search=found,
-        tuning=tuning,
-    )
+    with file_for_weights(path, prepared.source.initializers.values()) as weights:
+        quantized = chosen.quantized(weights)
+        result = quantized.to_model()
+        set_metadata(result, metadata_of(chosen.plan, known, recovery, synthetic=made_up))
+        set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
+        clock.lap("rewrite")
+        feeds = Counted(held_out)
+        beside = weights is not None or needs_data_file(result)
+        verification = verify_model(
+            prepared.source,
+            Graph(result, quantized.base_dir),
+            feeds,
+            prepared.plan.target,
+            expected_int8=expected_int8(prepared, inside.with_outer(chosen.plan)),
+            engine=prepared.target.engine,
+        )
+        facts = RunFacts(
+            method=known.label,
+            size_before_bytes=size_bytes(model, prepared.source),
+            size_after_bytes=size_bytes(result, quantized),
+            data=DataFacts(
+                source=source_name(data),
+                samples=known.stats.samples,
+                held_out_samples=feeds.samples,
+                synthetic=made_up,
+                synthetic_comparison=data is None,
+                from_statistics=stats is not None,
+                counted_share=counted_share(known.stats),
+                providers=("cpu",) if providers is None or stats is not None else tuple(providers),
+            ),
+            output_path=None if path is None else str(path),
+            output_data_path=str(data_file(path)) if path is not None and beside else None,
+            warnings=(*incomplete(known.stats), *batches.warnings),
+            notes=(
+                *chosen.plan.notes,
+                *replaced_note(known.label, known.replaced),
+                *rescalings,
+                *inside.notes(),
+                *batches.notes,
+                *(unrecovered(recovery, samples) if trained is None else (*trained.notes, *widened(prepared, qparams))),
+                *notes_of(found),
+            ),
+            seconds=clock.seconds,
+        )
+        plan = plan_with_macs(inside.with_outer(chosen.plan), prepared.graph, feeds.shapes)
+        qparams = {**chosen.qparams, **inside.qparams}
+        report = build_report(verification, facts, plan=plan, qparams=qparams, extra_checks=checks_of(found))
+        if path is not None:
+            written = save_model(result, path, force=force, base_dir=quantized.base_dir, weights=weights)
+            name_file(result.graph.initializer, data_file(path).name)
+            report = replace(report, size_after_bytes=written)
+        return QuantizeResult(
+            model=result,
+            plan=plan,
+            stats=inside.added_to(known.stats),
+            qparams=qparams,
+            report=report,
+            output=path,
+            search=found,
+            tuning=tuning,
+        )

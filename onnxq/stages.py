@@ -35,6 +35,7 @@ from onnxq.graph.model import (
     quantized_nodes,
 )
 from onnxq.graph.view import Graph
+from onnxq.graph.weights_file import WeightsFile
 from onnxq.nested import Nested, plan_nested
 from onnxq.passes.base import Pass, PassManager, PassResult
 from onnxq.passes.fold_weights import FoldWeights
@@ -150,7 +151,9 @@ def of_rescaled(known: Known, recovery: Recovery) -> Known:
     return replace(known, stats=replace(known.stats, digest=hashlib.sha256(text.encode()).hexdigest()))
 
 
-def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable, *, widened: bool = False) -> Graph:
+def rewrite(
+    graph: Graph, plan: QuantPlan, qparams: QParamsTable, *, widened: bool = False, weights: WeightsFile | None = None
+) -> Graph:
     """The quantized graph: pairs inserted, weights folded. `graph` is not changed.
 
     Args:
@@ -158,9 +161,10 @@ def rewrite(graph: Graph, plan: QuantPlan, qparams: QParamsTable, *, widened: bo
         plan: What to quantize.
         qparams: The parameters.
         widened: Whether `graph` was brought from float16 to float32; large constants then go back.
+        weights: The file that quantized weights go to; None keeps them in the graph.
     """
     quantized = graph.copy()
-    passes: list[Pass] = [InsertQDQ(plan, qparams), FoldWeights(plan, qparams), HoldFloat(plan)]
+    passes: list[Pass] = [InsertQDQ(plan, qparams), FoldWeights(plan, qparams, weights), HoldFloat(plan)]
     if widened:
         passes.append(StoreInHalf())
     PassManager(passes, name="rewrite").run(quantized)

@@ -38,6 +38,11 @@ class Draft:
         self._hidden = hidden
         self._synced = False
 
+    @property
+    def readable_at(self) -> Path:
+        """Where this process can read what was written so far (call `stream.flush` first)."""
+        return self._hidden if self._hidden is not None else _OPEN_FILES / str(self.stream.fileno())
+
     def sync(self) -> None:
         """Bring everything written so far to the disk."""
         self.stream.flush()

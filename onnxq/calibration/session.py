@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_model
+from onnx import ModelProto, helper
 
 from onnxq.errors import ConfigError, DataError, ModelError
+from onnxq.graph.external_data import in_draft, is_external, locate, take_inside, weights_are_large
 
 PROVIDERS: Mapping[str, str] = {
     "cpu": "CPUExecutionProvider",
@@ -42,6 +43,8 @@ DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
 
 # Protobuf refuses messages of 2 GiB; what is left covers the message around the weights.
 _MESSAGE_LIMIT = 2**31 - 2**20
+
+_PAGE_BYTES = 4096
 
 # Errors reach the user as exceptions; onnxruntime would print the same text to stderr once more at level 3.
 _FATAL_ONLY = 4
@@ -62,10 +65,10 @@ class Session:
         providers: Execution providers in use, first choice first.
     """
 
-    def __init__(self, session: ort.InferenceSession, folder: tempfile.TemporaryDirectory[str] | None = None) -> None:
+    def __init__(self, session: ort.InferenceSession, held: object = None) -> None:
         self._session = session
-        # Held so that external data stays on disk as long as onnxruntime may map it.
-        self._folder = folder
+        # What `loadable` wants to outlive the session.
+        self._held = held
         self.output_names: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
         self.providers: tuple[str, ...] = tuple(session.get_providers())
 
@@ -176,7 +179,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         options.optimized_model_filepath = str(optimised_model_path)
     chosen = _known_providers(providers)
     extra = {"disabled_optimizers": list(disabled_optimizers)} if disabled_optimizers else {}
-    source, folder = (str(model), None) if isinstance(model, Path) else loadable(model, base_dir, options)
+    source, held = (str(model), None) if isinstance(model, Path) else loadable(model, base_dir, options)
     try:
         session = ort.InferenceSession(source, options, providers=chosen, **extra)
     except MemoryError:
@@ -185,7 +188,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         raise ModelError(
             f"onnxruntime cannot load the model: {_useful(str(error))}", hint=hint_of_loading(str(error))
         ) from error
-    return Session(session, folder)
+    return Session(session, held)
 
 
 def hint_of_loading(error: str) -> str | None:
@@ -215,40 +218,72 @@ def _known_providers(providers: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(full))
 
 
-def loadable(
-    model: ModelProto, base_dir: Path | None, options: ort.SessionOptions
-) -> tuple[bytes | str, tempfile.TemporaryDirectory[str] | None]:
+def loadable(model: ModelProto, base_dir: Path | None, options: ort.SessionOptions) -> tuple[bytes | str, object]:
     """`model` in a form that this onnxruntime loads, with its external data and whatever its size.
 
     Args:
         model: The model.
         base_dir: Folder that its external data is relative to.
-        options: The session's options, to which the folder is added where onnxruntime knows how.
+        options: The session's options, which learn where the data is where onnxruntime knows how, and how to do with
+            little memory where the weights are large.
 
     Returns:
-        Bytes or a path, and the temporary folder that has to outlive the session, if there is one.
+        Bytes or a path, and what has to outlive the session.
 
     Raises:
         ModelError: external data cannot be read.
     """
-    external = any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer)
-    if external and base_dir is not None and _version() >= _FOLDER_OPTION_SINCE:
-        options.add_session_config_entry(_FOLDER_OPTION, str(base_dir))
-    elif external:
+    tensors = model.graph.initializer
+    if weights_are_large(tensors) or any(map(in_draft, tensors)):
+        # Packed for its kernels, onnxruntime would hold all weights in memory; as they are it maps them from the files.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    external = any(map(is_external, tensors))
+    held: object = None
+    if external and _version() >= _FOLDER_OPTION_SINCE:
+        if any(map(in_draft, tensors)):
+            model, base_dir, held = _with_drafts_mapped(model, base_dir, options)
+        if base_dir is not None:
+            options.add_session_config_entry(_FOLDER_OPTION, str(base_dir))
+    if external and (base_dir is None or _version() < _FOLDER_OPTION_SINCE):
         whole = ModelProto()
         whole.CopyFrom(model)
-        _read_external(whole, base_dir)
+        for tensor in filter(is_external, whole.graph.initializer):
+            take_inside(tensor, base_dir)
         model = whole
     if model.ByteSize() < _MESSAGE_LIMIT:
-        return model.SerializeToString(), None
+        return model.SerializeToString(), held
     return _through_folder(model)
 
 
-def _read_external(model: ModelProto, base_dir: Path | None) -> None:
-    try:
-        load_external_data_for_model(model, str(base_dir or ""))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"external data cannot be read: {error}") from error
+def _with_drafts_mapped(
+    model: ModelProto, base_dir: Path | None, options: ort.SessionOptions
+) -> tuple[ModelProto, Path, object]:
+    """`model` for a session that reads from memory what lies in files that are still being written.
+
+    Such a file has no name, and onnxruntime wants one for every tensor that is not in the message. It gets the name of
+    a file that is one large hole, and the values themselves, mapped into memory.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="onnxq-", ignore_cleanup_errors=True)
+    hole, size = Path(folder.name) / "hole", 0
+    mapped = ModelProto()
+    mapped.CopyFrom(model)  # weights are in files: there is little to copy
+    values = []
+    for tensor in filter(is_external, mapped.graph.initializer):
+        found = locate(tensor, base_dir)
+        if found.length < _PAGE_BYTES:
+            take_inside(tensor, base_dir)
+            continue
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        array = np.memmap(found.path, mode="r", dtype=dtype, offset=found.offset, shape=tuple(tensor.dims))
+        size = max(size, found.offset + found.length)
+        values.append(ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, tensor.data_type))
+        options.add_initializer(tensor.name, values[-1])
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = hole.name
+    with hole.open("wb") as file:
+        file.truncate(size)
+    return mapped, Path(folder.name), (folder, values)
 
 
 def _through_folder(model: ModelProto) -> tuple[str, tempfile.TemporaryDirectory[str]]:

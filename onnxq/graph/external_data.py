@@ -15,6 +15,14 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from onnxq.errors import ModelError
 
+LARGE_BYTES = 2**31
+"""With more in external files a model counts as large: what is done to it then works tensor by tensor, through files,
+for its weights may fill most of the memory. Fixed, so that a model is treated alike on every machine."""
+
+DRAFT = "onnxq-draft:"
+"""Location of data in a file that this process is still writing, before the file's path. Nothing that is read from
+outside may say so."""
+
 _CHUNK_BYTES = 2**22
 # Types of which several elements share a byte; older versions of onnx lack some.
 _BITS = {
@@ -93,6 +101,16 @@ def locate(proto: TensorProto, base_dir: Path | None) -> ExternalData:
     return ExternalData(tensor=proto.name, path=path, offset=offset or 0, length=size)
 
 
+def weights_are_large(tensors: Iterable[TensorProto]) -> bool:
+    """Whether so much of `tensors` lies in other files that memory has to be thought of."""
+    return bool(sum(math.prod(t.dims) * _item_bytes(t) for t in tensors if is_external(t)) > LARGE_BYTES)
+
+
+def in_draft(proto: TensorProto) -> bool:
+    """Whether the data of `proto` lies in a file that this process is writing."""
+    return is_external(proto) and any(e.key == "location" and e.value.startswith(DRAFT) for e in proto.external_data)
+
+
 def named_length(proto: TensorProto) -> int:
     """Bytes that `proto` says to have in another file; 0 where it does not say."""
     return next((int(e.value) for e in proto.external_data if e.key == "length" and e.value.isdecimal()), 0)
@@ -131,6 +149,8 @@ def check_data(tensors: Iterable[TensorProto], base_dir: Path | None) -> None:
     """
     for tensor in tensors:
         if is_external(tensor):
+            if in_draft(tensor):
+                raise _outside(tensor.name, DRAFT)
             if base_dir is not None:
                 locate(tensor, base_dir)
         elif tensor.HasField("raw_data") and (needed := _size_bytes(tensor)) not in (None, len(tensor.raw_data)):
@@ -161,17 +181,33 @@ def tensors_in(node: NodeProto) -> Iterator[TensorProto]:
 
 
 def _path_inside(tensor: str, location: str, base_dir: Path | None) -> Path:
+    if location.startswith(DRAFT):  # `check_data` lets none in
+        return Path(location[len(DRAFT) :])
     relative = Path(location)
     outside = base_dir is None or not location or relative.is_absolute() or ".." in relative.parts
     # Only what exists can be a link.
     if base_dir is None or outside or not (base_dir / relative).resolve().is_relative_to(base_dir.resolve()):
-        raise ModelError(
-            f"external data location {location!r} is not a path inside the model's folder",
-            where=f"tensor {tensor!r}",
-            hint="load the model from a file whose external data lies beside it, named by a relative path; "
-            "where symbolic links lead elsewhere, as in a download cache, copy the files into one folder",
-        )
+        raise _outside(tensor, location)
     return base_dir / relative
+
+
+def _outside(tensor: str, location: str) -> ModelError:
+    return ModelError(
+        f"external data location {location!r} is not a path inside the model's folder",
+        where=f"tensor {tensor!r}",
+        hint="load the model from a file whose external data lies beside it, named by a relative path; "
+        "where symbolic links lead elsewhere, as in a download cache, copy the files into one folder",
+    )
+
+
+def _item_bytes(proto: TensorProto) -> float:
+    """Bytes of one element; 0 for a type that this onnx does not know."""
+    if proto.data_type in _HALF_BYTE_TYPES:
+        return 0.5
+    try:
+        return int(helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize)
+    except (KeyError, TypeError):
+        return 0
 
 
 def _number(tensor: str, entries: dict[str, str], key: str) -> int | None:

@@ -7,29 +7,32 @@ in between leaves old weights or new ones, but no model beside them: never a mod
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 from onnx import ModelProto, TensorProto, helper
 
 from onnxq.errors import ConfigError
-from onnxq.graph.external_data import is_external, take_inside, tensors_in, tensors_of
-from onnxq.graph.view import frame_of, tensor_bytes
+from onnxq.graph.external_data import is_external, take_inside, tensors_in, tensors_of, weights_are_large
+from onnxq.graph.view import frame_of
+from onnxq.graph.weights_file import WeightsFile, name_file, unwritable, weights_file
 from onnxq.whole_files import Draft, draft, hidden_beside, try_folder, write_whole
 
 # protobuf refuses messages of 2 GiB and more; what is not weights (nodes, shapes) gets the difference.
 _INLINE_LIMIT_BYTES = 2**31 - 2**26
-# Small tensors stay in the model, where shape inference looks for them.
-_EXTERNAL_MIN_BYTES = 1024
-# Runtimes map the file into memory at multiples of the page size.
-_PAGE_BYTES = 4096
 
 
 def save_model(
-    model: ModelProto, path: str | os.PathLike[str], *, force: bool = False, base_dir: Path | None = None
+    model: ModelProto,
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    base_dir: Path | None = None,
+    weights: WeightsFile | None = None,
 ) -> int:
     """Write `model` to `path`; on any failure nothing is left behind and files already there stay as they were.
 
@@ -38,6 +41,7 @@ def save_model(
         path: Where to.
         force: Whether an existing file may be replaced.
         base_dir: Folder that the model's own external data locations are relative to.
+        weights: The file at `data_file(path)`, where part of the weights is written already.
 
     Returns:
         Bytes written.
@@ -49,15 +53,15 @@ def save_model(
     target = Path(path)
     check_output(target, force=force)
     try:
-        if needs_data_file(model):
-            return _write_with_data(model, target, base_dir, force=force)
+        if weights is not None or needs_data_file(model):
+            return _write_with_data(model, target, base_dir, force=force, weights=weights)
         content = _inlined(model, base_dir).SerializeToString(deterministic=True)
         write_whole(target, content, replace=force)
         return len(content)
     except FileExistsError as error:
         raise _exists(target) from error
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise unwritable(target, error) from error
 
 
 def check_output(target: Path, *, force: bool = False, model: bool = True) -> None:
@@ -93,7 +97,7 @@ def check_output(target: Path, *, force: bool = False, model: bool = True) -> No
     try:
         try_folder(target.parent)
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise unwritable(target, error) from error
 
 
 def _exists(target: Path, what: str = "the file exists") -> ConfigError:
@@ -104,12 +108,26 @@ def _exists(target: Path, what: str = "the file exists") -> ConfigError:
     )
 
 
-def _unwritable(target: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"the model cannot be written: {error.strerror or error}",
-        where=f"output {str(target)!r}",
-        hint="choose another place with output= (-o)",
-    )
+@contextlib.contextmanager
+def file_for_weights(target: Path | None, tensors: Iterable[TensorProto]) -> Iterator[WeightsFile | None]:
+    """The file that weights go to as they are quantized: for a large model that is to be written, else None.
+
+    Args:
+        target: Where the model goes; None for one that is not written.
+        tensors: The weights of the float model.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+    if target is None or not weights_are_large(tensors):
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            weights = stack.enter_context(weights_file(data_file(target)))
+        except OSError as error:
+            raise unwritable(target, error) from error
+        yield weights
 
 
 def data_file(target: Path) -> Path:
@@ -141,7 +159,9 @@ def _inlined(model: ModelProto, base_dir: Path | None) -> ModelProto:
     return whole
 
 
-def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, *, force: bool) -> int:
+def _write_with_data(
+    model: ModelProto, target: Path, base_dir: Path | None, *, force: bool, weights: WeightsFile | None
+) -> int:
     data_target = data_file(target)
     if data_target.exists() and not data_target.is_file():
         raise ConfigError(
@@ -155,38 +175,17 @@ def _write_with_data(model: ModelProto, target: Path, base_dir: Path | None, *, 
         slim.graph.node.add().CopyFrom(node)
     for field in ("input", "output", "value_info"):
         getattr(slim.graph, field).extend(getattr(model.graph, field))
-    with draft(data_target) as data, draft(target) as written:
+    where = weights_file(data_target) if weights is None else contextlib.nullcontext(weights)
+    with where as data, draft(target) as written:
         for tensor in chain.from_iterable(map(tensors_in, slim.graph.node)):
-            _move_out(tensor, tensor, data_target.name, data.stream, base_dir)
+            data.move(tensor, tensor, base_dir)
         for tensor in model.graph.initializer:
-            _move_out(tensor, slim.graph.initializer.add(), data_target.name, data.stream, base_dir)
+            data.move(tensor, slim.graph.initializer.add(), base_dir)
+        name_file(tensors_of(slim.graph), data_target.name)
         written.stream.write(slim.SerializeToString(deterministic=True))
-        size = data.stream.tell() + written.stream.tell()
-        _publish_pair(data, written, force=force)
+        size = data.draft.stream.tell() + written.stream.tell()
+        _publish_pair(data.draft, written, force=force)
     return size
-
-
-def _move_out(source: TensorProto, into: TensorProto, location: str, stream: BinaryIO, base_dir: Path | None) -> None:
-    """Let `into` be `source` with its data in `stream`; small tensors take their data along."""
-    data = None if source.data_type == TensorProto.STRING else tensor_bytes(source, base_dir)
-    if data is not None and source.data_location != TensorProto.EXTERNAL and len(data) < _EXTERNAL_MIN_BYTES:
-        data = None
-    if data is None:
-        if into is not source:
-            into.CopyFrom(source)
-        return
-    name, dims, data_type, doc = source.name, list(source.dims), source.data_type, source.doc_string
-    into.Clear()
-    into.name, into.data_type, into.doc_string = name, data_type, doc
-    into.dims.extend(dims)
-    if len(data) < _EXTERNAL_MIN_BYTES:
-        into.raw_data = data
-        return
-    stream.write(bytes(-stream.tell() % _PAGE_BYTES))
-    into.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", str(stream.tell())), ("length", str(len(data)))):
-        into.external_data.add(key=key, value=value)
-    stream.write(data)
 
 
 def _publish_pair(data: Draft, model: Draft, *, force: bool) -> None:

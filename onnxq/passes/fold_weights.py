@@ -7,15 +7,18 @@ Cases:
   3. The axis is always written with a vector of scales: TensorRT's parser and ONNX have different defaults (R7).
   4. A float copy that somebody else still reads stays; one that nobody reads leaves the graph.
   5. The reads are folded already: nothing happens.
+  6. With a file for weights, codes go there as they are made, so that those of a large model are never in memory.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxq.calibration.solve import QParamsTable, constant_values
 from onnxq.graph.code_tensors import code_tensor
 from onnxq.graph.view import Graph
+from onnxq.graph.weights_file import WeightsFile
 from onnxq.numerics.arrays import quantize
 from onnxq.numerics.specs import QuantSpec
 from onnxq.passes.base import Pass, PassLog, PassResult
@@ -29,11 +32,13 @@ class FoldWeights(Pass):
     Args:
         plan: What to fold.
         qparams: The parameters.
+        weights: Takes the codes; None leaves them in the graph.
     """
 
-    def __init__(self, plan: QuantPlan, qparams: QParamsTable) -> None:
+    def __init__(self, plan: QuantPlan, qparams: QParamsTable, weights: WeightsFile | None = None) -> None:
         self._plan = plan
         self._qparams = qparams
+        self._weights = weights
 
     def run(self, graph: Graph) -> PassResult:
         log = PassLog()
@@ -53,7 +58,7 @@ class FoldWeights(Pass):
             # A bias that is one number for all columns gets a code for each: their scales differ.
             values = np.broadcast_to(values.reshape(-1), params.scale.shape or (values.size,))
         codes = graph.unique_name(f"{name}_quantized")
-        graph.add_initializer(codes, code_tensor(quantize(values, params), params.spec.qtype, codes))
+        graph.add_initializer(codes, self._stored(code_tensor(quantize(values, params), params.spec.qtype, codes)))
         scale, zero_point = add_params(graph, name, self._qparams, key)
         result = graph.unique_name(f"{name}_dequantized")
         graph.add_node(
@@ -66,6 +71,11 @@ class FoldWeights(Pass):
         graph.replace_uses(name, result, tensor.uses)
         if not graph.uses(name) and not graph.is_output(name):
             graph.remove_initializer(name)
+
+    def _stored(self, codes: TensorProto) -> TensorProto:
+        if self._weights is not None:
+            self._weights.move(codes, codes, None)
+        return codes
 
 
 def _attributes(spec: QuantSpec) -> dict[str, int]:

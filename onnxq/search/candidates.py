@@ -16,6 +16,7 @@ import numpy as np
 from onnxq.calibration.solve import QParamsTable
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import Graph
+from onnxq.graph.weights_file import WeightsFile
 from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions
 from onnxq.planning.plan import QuantPlan, Role, SharedWith
@@ -45,9 +46,9 @@ class Candidate:
     graph: Graph
     widened: bool = False
 
-    def quantized(self) -> Graph:
-        """The quantized graph."""
-        return rewrite(self.graph, self.plan, self.qparams, widened=self.widened)
+    def quantized(self, weights: WeightsFile | None = None) -> Graph:
+        """The quantized graph, its weights in the file `weights` if there is one."""
+        return rewrite(self.graph, self.plan, self.qparams, widened=self.widened, weights=weights)
 
 
 @dataclass(frozen=True, kw_only=True)

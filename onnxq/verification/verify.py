@@ -32,15 +32,13 @@ from onnxq.verification.agreement import Stretch
 from onnxq.verification.answers import Answer, ask_onnxruntime, ask_openvino, ask_tensorrt
 from onnxq.verification.check import Check, check_all
 from onnxq.verification.compare import OutputComparison, OutputError, worse_than
-from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.engines.result import EngineReport, NodeExecution
 from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
+from onnxq.verification.side_by_side import outputs_of
 
 Feed = Mapping[str, NDArray[Any]]
 
-_UNFUSED_BATCHES = 8
-"""Batches that also run without optimisations: Q and DQ one by one are several times slower than fused."""
 _NO_ENGINE = "No engine was asked: the table of target {target!r} says engine = 'none'. Outputs alone were compared."
 _KEPT_BATCHES = 4
 """Batches that the engine itself is asked about."""
@@ -181,22 +179,19 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
     """Float model against the quantized one, in one pass over the batches."""
     started = time.perf_counter()
     float_graph, quantized = runnable(float_graph), runnable(quantized)
-    reference = OrtModel(float_graph.to_model(), base_dir=float_graph.base_dir)
-    candidate = OrtModel(quantized.to_model(), optimised=optimised, base_dir=quantized.base_dir)
-    unfused = OrtModel(quantized.to_model(), optimised=False, base_dir=quantized.base_dir) if optimised else None
+    models = [(float_graph, True), (quantized, optimised)] + ([(quantized, False)] if optimised else [])
     nested = any(True for _ in subgraphs(quantized))
     comparison, twin, plain = OutputComparison(), OutputComparison(), OutputComparison()
     kept: list[Feed] = []
     shapes: list[Mapping[str, tuple[int, ...]]] = []
-    for feed in feeds:
+    for feed, (want, got, *unfused) in outputs_of(models, feeds):
         if len(kept) < (_KEPT_FOR_SUBGRAPHS if nested else _KEPT_BATCHES):
             kept.append(feed)
         shapes.append({name: tuple(np.shape(value)) for name, value in feed.items()})
-        want, got = reference(feed), candidate(feed)
         comparison.add(want, got)
-        if unfused is not None and plain.batches < _UNFUSED_BATCHES:
+        if unfused:
             twin.add(want, got)
-            plain.add(want, unfused(feed))
+            plain.add(want, unfused[0])
     if not kept:
         raise DataError("there is no batch to verify with", hint="pass data with at least one sample (data=, --data)")
     outputs = comparison.result()
@@ -204,7 +199,7 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
     values = any(e.elements for e in outputs)
     unsound = [_unsound(e) for e in outputs if not e.is_sound and not (values and e.is_empty)]
     checks = [check_all("outputs are sound", unsound, len(outputs), "outputs")]
-    if unfused is not None:
+    if optimised:
         worse = worse_than(twin.result(), plain.result(), "unoptimised")
         checks.append(check_all("optimised as accurate as unoptimised", worse, len(outputs), "outputs"))
     return _Measured(

@@ -9,6 +9,7 @@ Source: https://onnxruntime.ai/docs/performance/model-optimizations/graph-optimi
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import time
@@ -25,6 +26,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxq.calibration.session import hint_of_loading, loadable
 from onnxq.errors import ModelError
+from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.reasons.ort import why_float
@@ -43,6 +45,7 @@ _CODE_TYPES = (TensorProto.INT8, TensorProto.UINT8)
 _EXPLAINED = (Precision.FLOAT, Precision.WEIGHTS)
 _LAYOUT_OPS = frozenset({"Transpose", "ReorderInput", "ReorderOutput"})
 _SMALL_INITIALIZER_BYTES = 1024
+_DATA = ".data"
 
 
 class OrtModel:
@@ -79,9 +82,7 @@ class OrtModel:
                 t.data_type == TensorProto.STRING for t in model.graph.initializer
             )
             _write_optimised(options, optimised_path, has_strings=strings)
-        source, self._folder = (
-            loadable(model, base_dir, options) if isinstance(model, ModelProto) else (str(model), None)
-        )
+        source, self._held = loadable(model, base_dir, options) if isinstance(model, ModelProto) else (str(model), None)
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exception types have no public common base
@@ -114,7 +115,7 @@ def _write_optimised(options: ort.SessionOptions, path: Path, *, has_strings: bo
         return  # onnxruntime 1.20 cannot write strings beside a file of weights
     # Weights go to a file of their own: the graph stays small and models over 2 GB can be written at all.
     prefix = "session.optimized_model_external_initializers_"
-    options.add_session_config_entry(prefix + "file_name", path.name + ".data")
+    options.add_session_config_entry(prefix + "file_name", path.name + _DATA)
     options.add_session_config_entry(prefix + "min_size_in_bytes", str(_SMALL_INITIALIZER_BYTES))
 
 
@@ -165,6 +166,9 @@ def _marked(graph: Graph) -> ModelProto:
 def _optimised(model: ModelProto, base_dir: Path | None) -> ModelProto:
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         path = Path(folder) / "optimised.onnx"
+        if weights_are_large(model.graph.initializer) and os.devnull == "/dev/null":
+            # Only nodes are looked at: the weights, as many gigabytes again, need not be written.
+            path.with_name(path.name + _DATA).symlink_to(os.devnull)
         OrtModel(model, base_dir=base_dir, optimised_path=path)
         return onnx.load(str(path), load_external_data=False)
 

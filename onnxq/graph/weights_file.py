@@ -1,0 +1,134 @@
+"""Weights on their way into the file that will lie beside a model, one tensor at a time.
+
+    bytes -> draft of `<name>.data` -> a reference that this process can follow -> the file appears -> the file's name
+
+The draft is invisible until it is complete (see `onnxq.whole_files`), but its content can be read, and onnxruntime maps
+it into memory. So a large model is quantized without ever holding more than the tensor at hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from onnxq.errors import ConfigError
+from onnxq.graph.external_data import DRAFT, in_draft, is_external, locate
+from onnxq.graph.messages import tensor_bytes
+from onnxq.whole_files import Draft, draft
+
+# Small tensors stay in the model, where shape inference looks for them.
+_EXTERNAL_MIN_BYTES = 1024
+# Runtimes map the file into memory at multiples of the page size.
+_PAGE_BYTES = 4096
+_CHUNK_BYTES = 2**22
+
+
+class WeightsFile:
+    """A file of weights that is being written.
+
+    Attributes:
+        draft: The file.
+    """
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+
+    def array(self, name: str, value: NDArray[Any]) -> TensorProto:
+        """A tensor of these values, with its data in the file unless it is small."""
+        if value.nbytes < _EXTERNAL_MIN_BYTES:
+            return numpy_helper.from_array(value, name)
+        kind = numpy_helper.from_array(np.zeros(0, value.dtype), name).data_type
+        proto = TensorProto(name=name, data_type=kind, dims=value.shape)
+        little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+        self._write(proto, _chunks_of(little), little.nbytes)
+        return proto
+
+    def move(self, source: TensorProto, into: TensorProto, base_dir: Path | None) -> None:
+        """Let `into` be `source` with its data in the file; small tensors take their data along.
+
+        Raises:
+            ModelError: external data of `source` cannot be read.
+        """
+        if self._holds(source) or (length := _length(source, base_dir)) is None:
+            if into is not source:
+                into.CopyFrom(source)
+            return
+        chunks = locate(source, base_dir).chunks() if is_external(source) else (tensor_bytes(source, base_dir) or b"",)
+        into.CopyFrom(
+            TensorProto(name=source.name, data_type=source.data_type, doc_string=source.doc_string, dims=source.dims)
+        )
+        if length < _EXTERNAL_MIN_BYTES:
+            into.raw_data = b"".join(chunks)
+        else:
+            self._write(into, chunks, length)
+
+    def _holds(self, tensor: TensorProto) -> bool:
+        return in_draft(tensor) and any(e.value == self._location for e in tensor.external_data)
+
+    @property
+    def _location(self) -> str:
+        return f"{DRAFT}{self.draft.readable_at}"
+
+    def _write(self, into: TensorProto, chunks: Iterable[bytes], length: int) -> None:
+        stream = self.draft.stream
+        stream.write(bytes(-stream.tell() % _PAGE_BYTES))
+        into.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self._location), ("offset", str(stream.tell())), ("length", str(length))):
+            into.external_data.add(key=key, value=value)
+        try:
+            for chunk in chunks:
+                stream.write(chunk)
+            stream.flush()
+        except OSError as error:
+            raise unwritable(self.draft.target, error) from error
+
+
+def _chunks_of(value: NDArray[Any]) -> Iterator[bytes]:
+    flat = value.reshape(-1)
+    step = max(_CHUNK_BYTES // max(value.itemsize, 1), 1)
+    for first in range(0, flat.size, step):
+        yield flat[first : first + step].tobytes()
+
+
+def _length(tensor: TensorProto, base_dir: Path | None) -> int | None:
+    """Bytes of a tensor that is to be moved; None for one that stays as it is."""
+    if tensor.data_type == TensorProto.STRING:
+        return None
+    if is_external(tensor):
+        return locate(tensor, base_dir).length
+    data = tensor_bytes(tensor, base_dir)
+    return None if data is None or len(data) < _EXTERNAL_MIN_BYTES else len(data)
+
+
+def name_file(tensors: Iterable[TensorProto], name: str) -> None:
+    """Let `tensors` whose data lies in a draft refer to the file `name` beside the model, in place."""
+    for tensor in filter(in_draft, tensors):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = name
+
+
+def unwritable(target: Path, error: OSError) -> ConfigError:
+    """The error for an output that cannot be written."""
+    return ConfigError(
+        f"the model cannot be written: {error.strerror or error}",
+        where=f"output {str(target)!r}",
+        hint="choose another place with output= (-o)",
+    )
+
+
+@contextlib.contextmanager
+def weights_file(target: Path) -> Iterator[WeightsFile]:
+    """A file of weights to appear at `target`; without `draft.publish` nothing of it remains.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    with draft(target) as made:
+        yield WeightsFile(made)

@@ -1,0 +1,59 @@
+"""Several models on the same batches: all loaded at once, or in turn where their weights are large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxq.graph.external_data import weights_are_large
+from onnxq.graph.view import Graph
+from onnxq.verification.engines.onnxruntime import OrtModel
+
+Feed = Mapping[str, NDArray[Any]]
+Outputs = Mapping[str, NDArray[Any]]
+
+_UNFUSED_BATCHES = 8
+"""Batches that also run without optimisations: Q and DQ one by one are several times slower than fused."""
+_BATCHES_IN_TURN = 8
+"""Batches whose outputs are kept while one large model makes room for the next."""
+
+
+def outputs_of(
+    models: Sequence[tuple[Graph, bool]], feeds: Iterable[Feed]
+) -> Iterator[tuple[Feed, tuple[Outputs, ...]]]:
+    """Each batch with what the models make of it.
+
+    Args:
+        models: Graphs, each with whether onnxruntime may optimise it. From the third on they run for the first batches
+            alone.
+        feeds: The batches. Read once.
+
+    Raises:
+        ModelError: onnxruntime cannot load or run a model.
+    """
+    if any(weights_are_large(graph.initializers.values()) for graph, _ in models):
+        yield from _in_turn(models, feeds)
+        return
+    loaded = [_load(*model) for model in models]
+    for count, feed in enumerate(feeds):
+        yield feed, tuple(model(feed) for model in (loaded if count < _UNFUSED_BATCHES else loaded[:2]))
+
+
+def _in_turn(models: Sequence[tuple[Graph, bool]], feeds: Iterable[Feed]) -> Iterator[tuple[Feed, tuple[Outputs, ...]]]:
+    stream = iter(feeds)
+    wanted = list(models)
+    while some := list(islice(stream, _BATCHES_IN_TURN)):
+        outputs = []
+        for model in wanted:
+            loaded = _load(*model)
+            outputs.append([loaded(feed) for feed in some])
+            del loaded  # before the next one comes
+        yield from zip(some, zip(*outputs, strict=True), strict=True)
+        wanted = wanted[:2]
+
+
+def _load(graph: Graph, optimised: bool) -> OrtModel:
+    return OrtModel(graph.to_model(), optimised=optimised, base_dir=graph.base_dir)
