@@ -25,6 +25,7 @@ from onnx import ModelProto, helper
 
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.graph.external_data import in_draft, is_external, locate, take_inside, weights_are_large
+from onnxq.graph.messages import frame_of
 
 PROVIDERS: Mapping[str, str] = {
     "cpu": "CPUExecutionProvider",
@@ -237,6 +238,7 @@ def loadable(model: ModelProto, base_dir: Path | None, options: ort.SessionOptio
     if weights_are_large(tensors) or any(map(in_draft, tensors)):
         # Packed for its kernels, onnxruntime would hold all weights in memory; as they are it maps them from the files.
         options.add_session_config_entry("session.disable_prepacking", "1")
+        model = _dequantizing_late(model)
     external = any(map(is_external, tensors))
     held: object = None
     if external and _version() >= _FOLDER_OPTION_SINCE:
@@ -253,6 +255,25 @@ def loadable(model: ModelProto, base_dir: Path | None, options: ort.SessionOptio
     if model.ByteSize() < _MESSAGE_LIMIT:
         return model.SerializeToString(), held
     return _through_folder(model)
+
+
+def _dequantizing_late(model: ModelProto) -> ModelProto:
+    """`model` with the weights' DequantizeLinear in front of all other nodes.
+
+    onnxruntime orders nodes from the outputs back, and of a node's inputs the one that stands first in the model comes
+    last: each weight is then dequantized right before its use, not all of them before anything else.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    first = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
+    if not first:
+        return model
+    moved = {node.output[0] for node in first}
+    ordered = frame_of(model)
+    ordered.graph.node.extend(first)
+    ordered.graph.node.extend(n for n in model.graph.node if not moved.intersection(n.output))
+    for name in ("initializer", "input", "output", "value_info"):
+        getattr(ordered.graph, name).extend(getattr(model.graph, name))
+    return ordered
 
 
 def _with_drafts_mapped(

@@ -1,0 +1,238 @@
+"""Memory and time for models of many gigabytes: `python -m benches.large --gigabytes 8`.
+
+A transformer of random weights is written to a temporary folder tensor by tensor (and removed afterwards), then run by
+onnxruntime alone and quantized by onnxq, each in a process of its own that is watched from outside.
+
+Two peaks are told: *anonymous* memory, which the process cannot do without, and *resident* memory, which also counts
+the pages of weight files that happen to be mapped and that the system takes back when it needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper
+
+from benches import machine
+from benches.sections import RESULTS, write_section
+
+VOCABULARY = 32000
+HEAD = 64
+TOKENS = 32
+SAMPLES = 6
+_PAGE_BYTES = 4096
+_DATA = "model.onnx.data"
+
+ALONE = """
+import sys
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+for ids in np.load(sys.argv[2])["ids"]:
+    session.run(None, {"ids": ids[None]})
+"""
+
+
+class Transformer:
+    """A decoder's layers, written as they are made.
+
+    Args:
+        width: Size of a token's vector.
+        layers: Their number.
+        data: Takes the weights.
+    """
+
+    def __init__(self, width: int, layers: int, data: BinaryIO) -> None:
+        self._rng = np.random.default_rng(0)
+        self._data = data
+        self._width = width
+        self.tensors: list[TensorProto] = []
+        self.nodes: list[NodeProto] = []
+        self._constant("heads", np.array([0, 0, width // HEAD, HEAD]))
+        self._constant("merged", np.array([0, 0, width]))
+        self._constant("scale", np.float32(HEAD**-0.5))
+        last = self._node("Gather", [self._weight("embedding", VOCABULARY, width, std=1.0), "ids"], "embedded")
+        for index in range(layers):
+            last = self._layer(f"layer{index}", last)
+        self._node("MatMul", [last, self._weight("head", width, VOCABULARY)], "logits")
+
+    def _layer(self, name: str, last: str) -> str:
+        normed = self._norm(f"{name}.norm1", last)
+        parts = {}
+        for part in ("query", "key", "value"):
+            made = self._linear(f"{name}.{part}", normed, self._width, self._width)
+            split = self._node("Reshape", [made, "heads"], f"{name}.{part}.heads")
+            perm = [0, 2, 3, 1] if part == "key" else [0, 2, 1, 3]
+            parts[part] = self._node("Transpose", [split], f"{name}.{part}.turned", perm=perm)
+        scores = self._node("MatMul", [parts["query"], parts["key"]], f"{name}.scores")
+        scaled = self._node("Mul", [scores, "scale"], f"{name}.scaled")
+        shares = self._node("Softmax", [scaled], f"{name}.shares", axis=-1)
+        mixed = self._node("MatMul", [shares, parts["value"]], f"{name}.mixed")
+        turned = self._node("Transpose", [mixed], f"{name}.back", perm=[0, 2, 1, 3])
+        joined = self._node("Reshape", [turned, "merged"], f"{name}.joined")
+        last = self._node("Add", [last, self._linear(f"{name}.out", joined, self._width, self._width)], f"{name}.sum1")
+        hidden = self._linear(f"{name}.up", self._norm(f"{name}.norm2", last), self._width, 4 * self._width)
+        active = self._node("Relu", [hidden], f"{name}.active")
+        return self._node("Add", [last, self._linear(f"{name}.down", active, 4 * self._width, self._width)], name)
+
+    def _norm(self, name: str, last: str) -> str:
+        gain = self._constant(f"{name}.gain", np.ones(self._width, np.float32))
+        shift = self._constant(f"{name}.shift", np.zeros(self._width, np.float32))
+        return self._node("LayerNormalization", [last, gain, shift], name)
+
+    def _linear(self, name: str, last: str, inputs: int, outputs: int) -> str:
+        product = self._node("MatMul", [last, self._weight(f"{name}.weight", inputs, outputs)], f"{name}.product")
+        bias = self._rng.standard_normal(outputs, np.float32) * np.float32(0.1)
+        return self._node("Add", [product, self._constant(f"{name}.bias", bias)], name)
+
+    def _node(self, op_type: str, inputs: list[str], output: str, **attributes: object) -> str:
+        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
+        return output
+
+    def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
+        self.tensors.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def _weight(self, name: str, *shape: int, std: float | None = None) -> str:
+        value = self._rng.standard_normal(shape, np.float32)
+        value *= np.float32(shape[0] ** -0.5 if std is None else std)
+        self._data.write(bytes(-self._data.tell() % _PAGE_BYTES))
+        entries = {"location": _DATA, "offset": self._data.tell(), "length": value.nbytes}
+        self._data.write(memoryview(value).cast("B"))
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
+        for key, entry in entries.items():
+            tensor.external_data.add(key=key, value=str(entry))
+        self.tensors.append(tensor)
+        return name
+
+
+def write_transformer(folder: Path, gigabytes: float) -> Path:
+    """Write a transformer of about this size and return its path."""
+    width = 4096 if gigabytes > 4 else 2048
+    rest = gigabytes * 1e9 - 8 * VOCABULARY * width
+    layers = max(round(rest / (48 * width**2)), 1)
+    with (folder / _DATA).open("wb") as data:
+        made = Transformer(width, layers, data)
+    graph = helper.make_graph(
+        made.nodes,
+        "transformer",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", "S"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", "S", VOCABULARY])],
+        made.tensors,
+    )
+    path = folder / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a process took, in GB and seconds."""
+
+    anonymous: float
+    resident: float
+    seconds: float
+    output: str
+
+
+def watch(*command: str) -> Watched:
+    """Run a command and watch its memory."""
+    peaks = {"RssAnon": 0, "VmRSS": 0}
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output)
+        while process.poll() is None:
+            for name, value in _memory(process.pid):
+                peaks[name] = max(peaks[name], value)
+            time.sleep(0.02)
+        seconds = time.perf_counter() - started
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+        output.seek(0)
+        return Watched(peaks["RssAnon"] / 1e6, peaks["VmRSS"] / 1e6, seconds, output.read())
+
+
+def _memory(pid: int) -> Iterator[tuple[str, int]]:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name in ("RssAnon", "VmRSS"):
+            yield name, int(value.split()[0])
+
+
+def bench(gigabytes: float, parent: Path | None) -> str:
+    """One model: rows of the table."""
+    with tempfile.TemporaryDirectory(prefix="onnxq-bench-", dir=parent) as name:
+        folder = Path(name)
+        path = write_transformer(folder, gigabytes)
+        size = sum(file.stat().st_size for file in folder.iterdir()) / 1e9
+        data = folder / "samples.npz"
+        np.savez(data, ids=np.random.default_rng(1).integers(0, VOCABULARY, (SAMPLES, TOKENS)))
+        alone = watch(sys.executable, "-c", ALONE, str(path), str(data))
+        print(f"{size:.1f} GB: onnxruntime {alone.anonymous:.1f} GB, {alone.seconds:.0f} s", flush=True)
+        output = folder / "int8.onnx"
+        made = watch(
+            sys.executable, "-m", "onnxq", "quantize", str(path), "--data", str(data), "-o", str(output), "--json"
+        )  # fmt: skip
+        report = json.loads(made.output)
+        written = sum(file.stat().st_size for file in folder.glob("int8.onnx*")) / 1e9
+    sqnr = min(one["sqnr_db"] for one in report["outputs"])
+    rows = [
+        [f"{size:.1f} GB", "onnxruntime alone", alone, "", ""],
+        ["", "onnxq quantize", made, f"{written:.1f}", f"{sqnr:.1f}"],
+    ]
+    return "\n".join(
+        f"| {model} | {what} | {w.anonymous:.2f} | {w.resident:.2f} | {w.seconds:.0f} | {file} | {noise} |"
+        for model, what, w, file, noise in rows
+    )
+
+
+def section(rows: Sequence[str]) -> str:
+    """The section of RESULTS.md."""
+    facts = "\n".join(f"- {name}: {value}" for name, value in machine.facts().items())
+    return f"""## Large models
+
+Written by `python -m benches.large`; do not edit.
+
+{facts}
+
+Transformers of random weights, float32, weights in a file beside the model. *onnxruntime alone* loads the model and
+runs the {SAMPLES} samples of {TOKENS} tokens that onnxq calibrates on; *onnxq quantize* is everything: digest, plan, calibration,
+bias correction, writing, and the proof on the engine. *Anonymous* memory is what the process cannot do without;
+*resident* also counts mapped pages of weight files, which the system takes back at need.
+
+| model | what | anonymous GB | resident GB | s | file GB | SQNR dB |
+| --- | --- | --- | --- | --- | --- | --- |
+{chr(10).join(rows)}
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Memory and time for large models")
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[2.5], help="sizes of the float models")
+    parser.add_argument("--folder", type=Path, help="where the models are written (and removed)")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    rows = [bench(size, options.folder) for size in options.gigabytes]
+    write_section(options.output, "large", section(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
