@@ -213,8 +213,8 @@ Written by `python -m benches.large`; do not edit.
 {facts}
 
 Transformers of random weights, float32, weights in a file beside the model. *onnxruntime alone* loads the model and
-runs the {SAMPLES} samples of {TOKENS} tokens that onnxq calibrates on; *onnxq quantize* is everything: digest, plan, calibration,
-bias correction, writing, and the proof on the engine. *Anonymous* memory is what the process cannot do without;
+runs the {SAMPLES} samples of {TOKENS} tokens that onnxq calibrates on; *onnxq quantize* is everything: digest, plan,
+calibration, bias correction, writing, and the proof on the engine. *Anonymous* memory is what the process needs;
 *resident* also counts mapped pages of weight files, which the system takes back at need.
 
 | model | what | anonymous GB | resident GB | s | file GB | SQNR dB |

@@ -290,14 +290,16 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     )
     made_up = is_made_up(data, stats, cache) and known.label != TRAINING
     path = None if output is None else Path(output)
-    with file_for_weights(path, prepared.source.initializers.values()) as weights:
-        quantized = chosen.quantized(weights)
+    with file_for_weights(path, prepared.source.initializers.values()) as file:
+        quantized = chosen.quantized(file)
         result = quantized.to_model()
+        if file is not None:
+            file.take(result.graph.initializer, quantized.base_dir)
         set_metadata(result, metadata_of(chosen.plan, known, recovery, synthetic=made_up))
         set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
         clock.lap("rewrite")
         feeds = Counted(held_out)
-        beside = weights is not None or needs_data_file(result)
+        beside = file is not None or needs_data_file(result)
         verification = verify_model(
             prepared.source,
             Graph(result, quantized.base_dir),
@@ -338,7 +340,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         qparams = {**chosen.qparams, **inside.qparams}
         report = build_report(verification, facts, plan=plan, qparams=qparams, extra_checks=checks_of(found))
         if path is not None:
-            written = save_model(result, path, force=force, base_dir=quantized.base_dir, weights=weights)
+            written = save_model(result, path, force=force, base_dir=quantized.base_dir, weights=file)
             name_file(result.graph.initializer, data_file(path).name)
             report = replace(report, size_after_bytes=written)
         return QuantizeResult(

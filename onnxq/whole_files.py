@@ -71,7 +71,8 @@ class Draft:
 
     def discard(self) -> None:
         """Remove what `publish` did not put into place."""
-        self.stream.close()
+        with contextlib.suppress(OSError):  # on a full disk, what is left to write cannot be written, nor is it wanted
+            self.stream.close()
         if self._hidden is not None:
             with contextlib.suppress(OSError):
                 self._hidden.unlink(missing_ok=True)

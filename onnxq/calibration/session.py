@@ -21,10 +21,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxq.errors import ConfigError, DataError, ModelError
-from onnxq.graph.external_data import in_draft, is_external, locate, take_inside, weights_are_large
+from onnxq.graph.external_data import BITS, in_draft, is_external, locate, take_inside, weights_are_large
 from onnxq.graph.messages import frame_of
 
 PROVIDERS: Mapping[str, str] = {
@@ -291,10 +291,10 @@ def _with_drafts_mapped(
     values = []
     for tensor in filter(is_external, mapped.graph.initializer):
         found = locate(tensor, base_dir)
-        if found.length < _PAGE_BYTES:
+        dtype = _plain_type(tensor)
+        if dtype is None or found.length < _PAGE_BYTES:
             take_inside(tensor, base_dir)
             continue
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
         array = np.memmap(found.path, mode="r", dtype=dtype, offset=found.offset, shape=tuple(tensor.dims))
         size = max(size, found.offset + found.length)
         values.append(ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, tensor.data_type))
@@ -305,6 +305,16 @@ def _with_drafts_mapped(
     with hole.open("wb") as file:
         file.truncate(size)
     return mapped, Path(folder.name), (folder, values)
+
+
+def _plain_type(tensor: TensorProto) -> np.dtype[Any] | None:
+    """The numpy type of a tensor that numpy holds as files do; None for 4-bit codes, bfloat16 and unknown types."""
+    try:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except (KeyError, TypeError):
+        return None
+    packed = tensor.data_type in BITS
+    return dtype if dtype.kind in "fiub" and not packed else None
 
 
 def _through_folder(model: ModelProto) -> tuple[str, tempfile.TemporaryDirectory[str]]:

@@ -25,7 +25,7 @@ outside may say so."""
 
 _CHUNK_BYTES = 2**22
 # Types of which several elements share a byte; older versions of onnx lack some.
-_BITS = {
+BITS = {
     getattr(TensorProto, name): bits
     for bits, names in ((4, ("INT4", "UINT4", "FLOAT4E2M1")), (2, ("INT2", "UINT2")))
     for name in names
@@ -103,7 +103,7 @@ def locate(proto: TensorProto, base_dir: Path | None) -> ExternalData:
 
 def weights_are_large(tensors: Iterable[TensorProto]) -> bool:
     """Whether so much of `tensors` lies in other files that memory has to be thought of."""
-    return bool(sum(math.prod(t.dims) * _item_bytes(t) for t in tensors if is_external(t)) > LARGE_BYTES)
+    return sum(_size_bytes(t) or 0 for t in tensors if is_external(t)) > LARGE_BYTES
 
 
 def in_draft(proto: TensorProto) -> bool:
@@ -200,16 +200,6 @@ def _outside(tensor: str, location: str) -> ModelError:
     )
 
 
-def _item_bytes(proto: TensorProto) -> float:
-    """Bytes of one element; 0 for a type that this onnx does not know."""
-    if proto.data_type in _HALF_BYTE_TYPES:
-        return 0.5
-    try:
-        return int(helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize)
-    except (KeyError, TypeError):
-        return 0
-
-
 def _number(tensor: str, entries: dict[str, str], key: str) -> int | None:
     text = entries.get(key)
     if text is None:
@@ -224,8 +214,8 @@ def _size_bytes(proto: TensorProto) -> int | None:
     if any(size < 0 for size in proto.dims):
         raise _unreadable(proto.name, f"its shape is {tuple(proto.dims)}")
     count = int(math.prod(proto.dims))
-    if proto.data_type in _BITS:
-        return -(-count * _BITS[proto.data_type] // 8)
+    if proto.data_type in BITS:
+        return -(-count * BITS[proto.data_type] // 8)
     try:
         return int(count * helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize)
     except (KeyError, TypeError):

@@ -17,7 +17,7 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto, helper
 
 from onnxq.errors import ConfigError
-from onnxq.graph.external_data import is_external, take_inside, tensors_in, tensors_of, weights_are_large
+from onnxq.graph.external_data import in_draft, is_external, take_inside, tensors_in, tensors_of, weights_are_large
 from onnxq.graph.view import frame_of
 from onnxq.graph.weights_file import WeightsFile, name_file, unwritable, weights_file
 from onnxq.whole_files import Draft, draft, hidden_beside, try_folder, write_whole
@@ -53,7 +53,7 @@ def save_model(
     target = Path(path)
     check_output(target, force=force)
     try:
-        if weights is not None or needs_data_file(model):
+        if weights is not None or needs_data_file(model) or any(map(in_draft, model.graph.initializer)):
             return _write_with_data(model, target, base_dir, force=force, weights=weights)
         content = _inlined(model, base_dir).SerializeToString(deterministic=True)
         write_whole(target, content, replace=force)

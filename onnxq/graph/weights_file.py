@@ -11,11 +11,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from onnxq.errors import ConfigError
 from onnxq.graph.external_data import DRAFT, in_draft, is_external, locate
@@ -26,7 +23,6 @@ from onnxq.whole_files import Draft, draft
 _EXTERNAL_MIN_BYTES = 1024
 # Runtimes map the file into memory at multiples of the page size.
 _PAGE_BYTES = 4096
-_CHUNK_BYTES = 2**22
 
 
 class WeightsFile:
@@ -39,15 +35,15 @@ class WeightsFile:
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
 
-    def array(self, name: str, value: NDArray[Any]) -> TensorProto:
-        """A tensor of these values, with its data in the file unless it is small."""
-        if value.nbytes < _EXTERNAL_MIN_BYTES:
-            return numpy_helper.from_array(value, name)
-        kind = numpy_helper.from_array(np.zeros(0, value.dtype), name).data_type
-        proto = TensorProto(name=name, data_type=kind, dims=value.shape)
-        little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
-        self._write(proto, _chunks_of(little), little.nbytes)
-        return proto
+    def take(self, tensors: Iterable[TensorProto], base_dir: Path | None) -> None:
+        """Move the data of `tensors` into the file, in place; small ones keep theirs.
+
+        Raises:
+            ModelError: external data cannot be read.
+            ConfigError: the file cannot be written.
+        """
+        for tensor in tensors:
+            self.move(tensor, tensor, base_dir)
 
     def move(self, source: TensorProto, into: TensorProto, base_dir: Path | None) -> None:
         """Let `into` be `source` with its data in the file; small tensors take their data along.
@@ -87,13 +83,6 @@ class WeightsFile:
             stream.flush()
         except OSError as error:
             raise unwritable(self.draft.target, error) from error
-
-
-def _chunks_of(value: NDArray[Any]) -> Iterator[bytes]:
-    flat = value.reshape(-1)
-    step = max(_CHUNK_BYTES // max(value.itemsize, 1), 1)
-    for first in range(0, flat.size, step):
-        yield flat[first : first + step].tobytes()
 
 
 def _length(tensor: TensorProto, base_dir: Path | None) -> int | None:

@@ -163,10 +163,11 @@ def test_model_file_brings_external_data_along(tmp_path):
 
 
 def test_model_file_splits_a_large_model(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxq.verification.engines.source._EXTERNAL_ABOVE_BYTES", 100)
+    monkeypatch.setattr("onnxq.graph.saving._INLINE_LIMIT_BYTES", 100)
+    monkeypatch.setattr("onnxq.graph.weights_file._EXTERNAL_MIN_BYTES", 100)
     model = float_conv()
     path = model_file(model, tmp_path)
-    assert (tmp_path / "weights.data").exists()
+    assert (tmp_path / "model.onnx.data").exists()
     assert onnx.load(path).graph.initializer[0].raw_data == float_conv().graph.initializer[0].raw_data
     assert model.graph.initializer[0].raw_data  # the caller's message keeps its weights
 
@@ -175,5 +176,6 @@ def test_model_file_without_its_external_data(tmp_path):
     onnx.save(float_conv(), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=64)
     model = onnx.load(tmp_path / "m.onnx", load_external_data=False)
     (tmp_path / "m.data").unlink()
-    with pytest.raises(ModelError, match="the model's external data cannot be read"):
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(ModelError, match="its external data cannot be read"):
         model_file(model, tmp_path / "elsewhere", tmp_path)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
-from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_model
+from onnx import ModelProto
 
-from onnxq.errors import ModelError
-
-_EXTERNAL_ABOVE_BYTES = 1 << 30
+from onnxq.graph.saving import save_model
 
 
 def model_file(model: ModelProto | str | Path, folder: Path, base_dir: Path | None = None) -> Path:
@@ -30,13 +26,5 @@ def model_file(model: ModelProto | str | Path, folder: Path, base_dir: Path | No
     if not isinstance(model, ModelProto):
         return Path(model).resolve()
     path = folder / "model.onnx"
-    own = ModelProto()
-    own.CopyFrom(model)  # both reading and writing external data change the message
-    if any(t.data_location == TensorProto.EXTERNAL for t in own.graph.initializer):
-        try:
-            load_external_data_for_model(own, str(base_dir or ""))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"the model's external data cannot be read: {error}") from error
-    large = sum(len(t.raw_data) for t in own.graph.initializer) > _EXTERNAL_ABOVE_BYTES
-    onnx.save(own, str(path), save_as_external_data=large, location="weights.data" if large else None)
+    save_model(model, path, base_dir=base_dir)
     return path
