@@ -85,6 +85,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     *,
     target: TargetSource = ORT_CPU,
     mode: str = STATIC,
+    activations: str | None = None,
     weights: str | None = None,
     method: str = DEFAULT_METHOD,
     percentile: float | None = None,
@@ -138,7 +139,10 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         mode: "static" quantizes weights and activations, with ranges from data. "dynamic" (ONNX Runtime) quantizes
             weights, and activations while the model runs: no calibration, and `data` serves for the report alone. See
             docs/modes.md.
-        weights: Type of the weights; what there is depends on `mode`, whose default None stands for.
+        activations: Type of the activations' codes, one that the target takes: int8, uint8, int16, uint16 or fp8. The
+            target's own unless given (docs/types.md).
+        weights: Type of the weights: in mode "static" one that the target takes, and what goes with the activations
+            unless given.
         method: How ranges are chosen from statistics: max, percentile, entropy, mse or auto; or moving-average, which
             follows the batches in their order as PyTorch's observer does.
         percentile: For method "percentile", the share of values inside the range, in percent (more than 50).
@@ -227,7 +231,16 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     if output is not None:
         check_output(Path(output), force=force)
     wanted = PlanOptions.of(
-        exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement
+        exclude,
+        exclude_ops,
+        exclude_between,
+        include,
+        include_ops,
+        include_between,
+        overrides,
+        placement,
+        activations,
+        weights,
     )
     prepared = prepare(model, target, wanted, recovery)
     refuse_other_scales(prepared, cache)

@@ -33,6 +33,8 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     data: Any = None,
     *,
     target: TargetSource = ORT_CPU,
+    activations: str | None = None,
+    weights: str | None = None,
     batch_size: int | None = None,
     limit: int | None = None,
     layout: Layout | None = None,
@@ -86,7 +88,10 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         range_only=range_only,
         memory_limit=memory_limit,
     )
-    choices = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement)
+    choices = (
+        *(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement),
+        *(activations, weights),
+    )
     prepared = prepare(model, target, PlanOptions.of(*choices))
     part = None if shard is None else shard_from(shard)
     batches = open_batches(

@@ -26,6 +26,8 @@ def plan(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     *,
     target: TargetSource = ORT_CPU,
+    activations: str | None = None,
+    weights: str | None = None,
     exclude: Sequence[str] = (),
     exclude_ops: Sequence[str] = (),
     exclude_between: Sequence[Ends] = (),
@@ -41,7 +43,10 @@ def plan(  # noqa: PLR0913 - one keyword for each choice of the user
         ModelError: the model cannot be read, is not valid, or is quantized already.
         ConfigError: an argument has an impossible value, or names what the model does not have.
     """
-    choices = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement)
+    choices = (
+        *(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement),
+        *(activations, weights),
+    )
     prepared = prepare(model, target, PlanOptions.of(*choices))
     return whole_plan(prepared.plan, prepared.nested)
 

@@ -55,6 +55,7 @@ from onnxq.planning.planner import make_plan
 from onnxq.plural import counted
 from onnxq.recovery.registry import Recovery
 from onnxq.targets import TargetSource, resolve_target
+from onnxq.targets.forms import with_types
 from onnxq.targets.schema import Target
 
 ProgressCallback = Callable[[Progress], None]
@@ -97,6 +98,7 @@ def prepare(
         ConfigError: there is no such target, its file is wrong, or an option names what is not there.
     """
     table, note = resolve_target(target)
+    table, remarks = with_types(table, options.activations, options.weights, options.types())
     source = load_graph(model)
     done = quantized_nodes(source)
     if done and not has_trained_pairs(source):
@@ -108,7 +110,7 @@ def prepare(
     give_biases = [GiveBiases()] if recovery.needs_biases else []
     with blamed_on(source):
         graph, changed = settle_types(source, table)
-        notes = tuple(filter(None, [note, note_of_types(changed)]))
+        notes = tuple(filter(None, [note, *remarks, note_of_types(changed)]))
         pairs = TrainedPairs()
         if done:
             PassManager([LiftConstants(), RemoveIdentity(), StripPairs(pairs)], name="strip pairs").run(graph)

@@ -26,6 +26,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.graph.external_data import BITS, in_draft, is_external, locate, take_inside, weights_are_large
 from onnxq.graph.messages import frame_of
+from onnxq.numerics.qtypes import QTYPES
 
 PROVIDERS: Mapping[str, str] = {
     "cpu": "CPUExecutionProvider",
@@ -140,6 +141,11 @@ class Binding:
             self.io.bind_ortvalue_output(name, value)
 
 
+# Before a Q with fp8 or 4-bit codes onnxruntime 1.32 drops a Relu as if codes were uint8, and cannot load a Clip.
+_WRONG_FOR_OTHER_CODES = ("ReluQuantRewrite", "ClipQuantRewrite")
+_OTHER_CODES = frozenset(t.onnx_type for t in QTYPES.values() if t.is_float or t.bits < 8)
+
+
 def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime that callers set
     model: ModelProto | Path,
     *,
@@ -179,7 +185,8 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     if optimised_model_path is not None:
         options.optimized_model_filepath = str(optimised_model_path)
     chosen = _known_providers(providers)
-    extra = {"disabled_optimizers": list(disabled_optimizers)} if disabled_optimizers else {}
+    left_out = [*disabled_optimizers, *(_WRONG_FOR_OTHER_CODES if _quantizes_to_other_codes(model) else ())]
+    extra = {"disabled_optimizers": left_out} if left_out else {}
     source, held = (str(model), None) if isinstance(model, Path) else loadable(model, base_dir, options)
     try:
         session = ort.InferenceSession(source, options, providers=chosen, **extra)
@@ -190,6 +197,12 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
             f"onnxruntime cannot load the model: {_useful(str(error))}", hint=hint_of_loading(str(error))
         ) from error
     return Session(session, held)
+
+
+def _quantizes_to_other_codes(model: ModelProto | Path) -> bool:
+    if isinstance(model, Path):
+        model = onnx.load(model, load_external_data=False)
+    return any(tensor.data_type in _OTHER_CODES for tensor in model.graph.initializer)
 
 
 def hint_of_loading(error: str) -> str | None:

@@ -145,7 +145,7 @@ def _in_form(found: QuantParams, spec: QuantSpec, bounds: Observed) -> tuple[Qua
     # The full range of the type, as in training: a narrow one would saturate one code earlier.
     same = replace(spec, narrow_range=False)
     moved = zero_point - own.qtype.qmin + spec.qtype.qmin
-    if own.qtype.bits != spec.qtype.bits or (spec.symmetric and moved != _middle(spec)):
+    if not _alike(own, spec) or (spec.symmetric and moved != _middle(spec)):
         return qparams_from_range(_range(found), spec), False
     if spec.symmetric or bounds.lower != 0.0:
         return QuantParams(scale=found.scale, zero_point=moved.astype(spec.qtype.dtype), spec=same), True
@@ -154,6 +154,13 @@ def _in_form(found: QuantParams, spec: QuantSpec, bounds: Observed) -> tuple[Qua
         return params, True
     cut = within_limit(params, bounds.upper)
     return cut, bool(np.isclose(cut.scale, params.scale, rtol=_SAME))
+
+
+def _alike(own: QuantSpec, spec: QuantSpec) -> bool:
+    """Whether codes of one form can be those of the other, moved."""
+    if own.qtype.is_float or spec.qtype.is_float or spec.power_of_two:
+        return False
+    return own.qtype.bits == spec.effective_bits
 
 
 def _middle(spec: QuantSpec) -> int:
@@ -194,7 +201,7 @@ def _weight(graph: Graph, tensor: TensorPlan, pairs: TrainedPairs) -> QuantParam
     """Parameters with which the constant gets the codes of the training; None where the target's form has none."""
     found, spec = pairs.weights[tensor.name], tensor.spec
     value = graph.constant(tensor.name)
-    if value is None or found.spec.qtype.bits != spec.qtype.bits:
+    if value is None or not _alike(found.spec, spec):
         return None
     trained = numpy_helper.to_array(pairs.values[tensor.name])
     moved = found.zero_point.astype(np.int64) - found.spec.qtype.qmin + spec.qtype.qmin

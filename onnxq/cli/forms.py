@@ -26,10 +26,9 @@ class FormOptions:
         """Whether data are calibrated on."""
         return self.mode == "static"
 
-    @property
-    def suffix(self) -> str:
-        """What the output is called after the model's own name."""
-        return f".{self.weights or 'int8'}.onnx"
+    def suffix(self, activations: str | None) -> str:
+        """What the output is called after the model's own name, with activations of a type (None: the default)."""
+        return f".{self.weights or activations or 'int8'}.onnx"
 
 
 FORM_OPTIONS = (

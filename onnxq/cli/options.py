@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from onnxq.cli.parameters import (
+    ACTIVATIONS,
     COLORS,
     IMAGE_PRESETS,
     LAYOUTS,
@@ -129,6 +130,7 @@ class PlanOptions:
     include_between: tuple[str, ...]
     override: tuple[dict[str, Any], ...]
     where: str
+    activations: str | None
 
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments of the Python API."""
@@ -142,6 +144,7 @@ class PlanOptions:
             "include_between": self.include_between,
             "overrides": self.override,
             "placement": self.where,
+            "activations": self.activations,
         }
 
 
@@ -276,6 +279,11 @@ def plan_options() -> Decorator:
             default="fast",
             show_default=True,
             help="fast keeps nodes in float that are faster there; full runs in int8 what can.",
+        ),
+        click.option(
+            "--activations",
+            type=Name(ACTIVATIONS),
+            help="Type of the activations, if not the target's own; weights follow. See docs/types.md.",
         ),
     )
 

@@ -20,6 +20,7 @@ from onnxq.numerics.qtypes import QType
 from onnxq.numerics.specs import QuantSpec
 from onnxq.targets import ORT_CPU, resolve_target
 from onnxq.targets.schema import Target
+from onnxq.targets.written import spec_extras
 
 _SOURCES = (
     "Sources: run (seen on the engine), src (read in its source), doc (the vendor's documentation); docs/targets.md "
@@ -53,6 +54,7 @@ def target_table(target: Target) -> RenderableType:
         ("Operators with weights", target.compute),
         ("Operators on codes", target.elementwise),
         ("Operators that keep parameters", target.pass_through),
+        ("Activations of other types", target.types),
     ):
         if rules:
             parts += [Text(""), _rules(heading, rules, target)]
@@ -70,7 +72,7 @@ def target_table(target: Target) -> RenderableType:
 
 
 def _facts(target: Target) -> Iterable[tuple[str, str]]:
-    shown = {"name", "title", "compute", "elementwise", "pass_through", "float_reasons", "sources"}
+    shown = {"name", "title", "compute", "elementwise", "pass_through", "types", "float_reasons", "sources"}
     for one in fields(target):
         value = getattr(target, one.name)
         if one.name in shown or value in (frozenset(), "", False, None):
@@ -84,7 +86,7 @@ def _rules(heading: str, rules: Mapping[str, Any], target: Target) -> Table:
         conditions = "; ".join(
             f"{one.name} {_text(getattr(rule, one.name))}"
             for one in fields(rule)
-            if one.name not in ("op", "rules") and getattr(rule, one.name) not in ((), 0, None, False, {})
+            if one.name not in ("op", "rules") and getattr(rule, one.name) not in ((), 0, None, False, {}, "")
         )
         sources = dict.fromkeys(target.sources.get(identifier, "?") for identifier in rule.rules.split())
         table.add_row(op, escape(conditions), escape(rule.rules), escape("; ".join(sources)))
@@ -92,8 +94,11 @@ def _rules(heading: str, rules: Mapping[str, Any], target: Target) -> Table:
 
 
 def _form(spec: QuantSpec) -> str:
-    narrow = ", narrow range" if spec.narrow_range else ""
-    return f"{spec.qtype.name}, {'symmetric' if spec.symmetric else 'asymmetric'}{narrow}"
+    parts = [spec.label, "symmetric" if spec.symmetric else "asymmetric"]
+    parts += ["narrow range"] if spec.narrow_range else []
+    parts += ["scales are powers of two"] if spec.power_of_two else []
+    parts += [f"blocks of {spec.block_size}"] if spec.block_size is not None else []
+    return ", ".join(parts)
 
 
 def _text(value: Any) -> str:
@@ -121,7 +126,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, QuantSpec):
-        return {"dtype": value.qtype.name, "symmetric": value.symmetric, "narrow_range": value.narrow_range}
+        form = {"dtype": value.qtype.name, "symmetric": value.symmetric, "narrow_range": value.narrow_range}
+        return {**form, **spec_extras(value)}
     if is_dataclass(value) and not isinstance(value, type):
         return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from onnx import NodeProto
@@ -9,7 +10,8 @@ from onnx import NodeProto
 from onnxq.graph.float_types import is_quantizable, type_name
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use, attribute
-from onnxq.targets.schema import ChannelAxis, ComputeRule, Target
+from onnxq.targets.forms import type_rule
+from onnxq.targets.schema import ChannelAxis, ComputeRule, Target, TypeRule
 
 DATA, WEIGHT, BIAS = 0, 1, 2
 """Input slots of Conv, ConvTranspose, MatMul and Gemm."""
@@ -40,6 +42,21 @@ class ComputeSite:
     output: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProductSite:
+    """A product of two activations that is quantized: attention.
+
+    Attributes:
+        node: Node name.
+        rule: The target's rule for it.
+        operands: Names of both inputs.
+    """
+
+    node: str
+    rule: ComputeRule
+    operands: tuple[str, str]
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Why a node stays float: the reason in the user's words, and the rule."""
@@ -48,13 +65,20 @@ class Refusal:
     rule: str
 
 
-def compute_site(graph: Graph, node: NodeProto, target: Target) -> ComputeSite | Refusal | None:
+def compute_site(graph: Graph, node: NodeProto, target: Target) -> ComputeSite | ProductSite | Refusal | None:
     """What `target` makes of `node`: a site, a refusal, or None for an operator without weights."""
     rule = target.compute.get(node.op_type)
     if rule is None or node.domain not in STANDARD_DOMAINS:
         return None
     data, weight = node.input[DATA], node.input[WEIGHT]
-    refusal = _operand_refusal(graph, node, rule, target.half_types) or _size_refusal(graph, node, rule)
+    typed = type_rule(target, target.activation)
+    if typed.products and node.op_type == "MatMul" and (product := _product(graph, node, rule, target)) is not None:
+        return product
+    refusal = (
+        _operand_refusal(graph, node, rule, target.half_types)
+        or _size_refusal(graph, node, rule)
+        or _tap_refusal(graph, node, typed)
+    )
     if refusal is not None:
         return refusal
     bias, bias_use, output = _bias(graph, node)
@@ -110,6 +134,28 @@ def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, half_type
     return None
 
 
+def _product(graph: Graph, node: NodeProto, rule: ComputeRule, target: Target) -> ProductSite | Refusal | None:
+    """What becomes of a product of two activations; None where an operand is constant."""
+    left, right = node.input[DATA], node.input[WEIGHT]
+    if graph.is_constant(left) or graph.is_constant(right):
+        return None
+    for tensor in (left, right):
+        if not is_quantizable(graph, tensor, half_types=target.half_types):
+            return Refusal(f"its input {tensor!r} is not float", rule.rules)
+        sizes = [d for d in (graph.shape(tensor) or ())[-2:] if isinstance(d, int)]
+        # A vector times a matrix, or a product of few terms.
+        if sizes and min(sizes) < rule.min_features:
+            return Refusal(f"its input {tensor!r} has a size of {min(sizes)}, too small to pay", "R29")
+    return ProductSite(node=node.name, rule=rule, operands=(left, right))
+
+
+def _tap_refusal(graph: Graph, node: NodeProto, typed: TypeRule) -> Refusal | None:
+    taps = math.prod(int(d) for d in graph.initializers[node.input[WEIGHT]].dims[2:])
+    if typed.max_taps and node.op_type in ("Conv", "ConvTranspose") and taps > typed.max_taps:
+        return Refusal(f"its filter has {taps} taps; the engine has kernels for {typed.max_taps} at most", typed.rules)
+    return None
+
+
 def _gemm_refusal(graph: Graph, node: NodeProto, rule: ComputeRule) -> Refusal | None:
     if attribute(node, "transA", 0):
         return Refusal("transA is set", rule.rules)
@@ -156,3 +202,12 @@ def _weight_axis(graph: Graph, node: NodeProto, rule: ComputeRule) -> int | None
     if rule.axis is ChannelAxis.GEMM:
         return 0 if attribute(node, "transB", 0) else 1
     return {ChannelAxis.FIRST: 0, ChannelAxis.SECOND: 1, ChannelAxis.LAST: rank - 1}[rule.axis]
+
+
+def reduced_axis(graph: Graph, node: NodeProto) -> int:
+    """The axis of the weight of `node` along which products are summed, which is the one that blocks divide."""
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return 1 if node.op_type == "Conv" else 0
+    if node.op_type == "Gemm":
+        return 1 if attribute(node, "transB", 0) else 0
+    return max(len(graph.initializers[node.input[WEIGHT]].dims) - 2, 0)

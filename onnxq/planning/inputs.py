@@ -14,11 +14,13 @@ already has a pair for another Conv, it is the same pair (R23):
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from onnx import NodeProto
 
 from onnxq.graph.float_types import is_quantizable
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
-from onnxq.planning.compute import DATA, ComputeSite
+from onnxq.planning.compute import DATA, ComputeSite, ProductSite
 from onnxq.planning.groups import Groups
 from onnxq.planning.options import Selection
 from onnxq.targets.schema import Target
@@ -37,7 +39,14 @@ class InputPairs:
         groups: Tensors that share parameters.
     """
 
-    def __init__(self, graph: Graph, target: Target, sites: dict[str, ComputeSite], selection: Selection) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        sites: dict[str, ComputeSite],
+        selection: Selection,
+        products: Iterable[ProductSite] = (),
+    ) -> None:
         self._graph = graph
         self._target = target
         self._sites = sites
@@ -46,6 +55,9 @@ class InputPairs:
         self.groups = Groups()
         for site in sites.values():
             self.uses.setdefault(site.data, []).append(Use(site.node, DATA))
+        for product in products:
+            for slot, tensor in enumerate(product.operands):
+                self.uses.setdefault(tensor, []).append(Use(product.node, slot))
         if target.residual_add:
             for node in graph.nodes:
                 if node.op_type == "Add" and node.domain in STANDARD_DOMAINS and not selection.forbids(node):

@@ -41,6 +41,8 @@ class PlanOptions:
         include_ops: Operator types to quantize.
         include_between: Pairs of tensors: every node on a path from the first to the second may be quantized.
         overrides: Types, methods and ranges of single nodes and tensors; later ones win.
+        activations: Type of all activations; None for the target's own.
+        weights: Type of all weights; None for what goes with the activations.
         placement: "fast" also keeps nodes in float that the target's table of costs says are faster there; "full" runs
             every node in int8 that can.
         slower: Names of nodes that were measured to be faster in float.
@@ -55,6 +57,8 @@ class PlanOptions:
     include_ops: tuple[str, ...] = ()
     include_between: tuple[Ends, ...] = ()
     overrides: tuple[Override, ...] = ()
+    activations: str | None = None
+    weights: str | None = None
     placement: str = FAST
     slower: frozenset[str] = frozenset()
     path: str = ""
@@ -75,6 +79,8 @@ class PlanOptions:
         include_between: Iterable[Ends] = (),
         overrides: Iterable[Override | Mapping[str, Any]] = (),
         placement: str = FAST,
+        activations: str | None = None,
+        weights: str | None = None,
     ) -> PlanOptions:
         """The options from what a user gives, where one string is one pattern and not its letters.
 
@@ -95,7 +101,14 @@ class PlanOptions:
             include_between=_pairs(include_between),
             overrides=tuple(override_of(one, number) for number, one in enumerate(overrides, start=1)),
             placement=placement,
+            activations=activations,
+            weights=weights,
         )
+
+    def types(self) -> tuple[str, ...]:
+        """Types of codes that overrides ask for."""
+        named = (name for one in self.overrides for name in (one.activation, one.weight))
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
     def select(self, graph: Graph, source: Graph | None = None) -> Selection:
         """What the options mean for the nodes of `graph`.

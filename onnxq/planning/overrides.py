@@ -26,6 +26,7 @@ from onnxq.numerics.qtypes import qtype_from_name
 from onnxq.planning.names import selected, several, unmatched
 from onnxq.planning.plan import Fixed, Observed, Role, TensorPlan, family_of
 from onnxq.plural import counted
+from onnxq.targets.forms import in_type
 from onnxq.targets.schema import Target
 
 _OPTION = "overrides=[...] (--override, [[override]])"
@@ -229,7 +230,7 @@ def _check_types(one: Override, target: Target) -> None:
         ("weight", target.weight.qtype.name, target.weight_types),
     ):
         name, known = getattr(one, key), [default, *sorted(set(others) - {default})]
-        if name is not None and name not in known:
+        if name is not None and qtype_from_name(name).name not in known:
             raise ConfigError(
                 f"{target.name} takes no {key}s of type {name!r}",
                 where=one.title,
@@ -285,7 +286,7 @@ def _changed(tensor: TensorPlan, one: Override, before: TensorPlan) -> TensorPla
     spec = tensor.spec
     if tensor.role is Role.WEIGHT:
         if one.weight is not None:
-            spec = replace(spec, qtype=qtype_from_name(one.weight))
+            spec = in_type(spec, qtype_from_name(one.weight))
         if one.per_channel is not None:
             spec = replace(spec, axis=before.spec.axis if one.per_channel else None)
         if one.per_channel and spec.axis is None:
@@ -296,7 +297,7 @@ def _changed(tensor: TensorPlan, one: Override, before: TensorPlan) -> TensorPla
             )
         return replace(tensor, spec=spec)
     if one.activation is not None:
-        spec = replace(spec, qtype=qtype_from_name(one.activation))
+        spec = in_type(spec, qtype_from_name(one.activation))
     source, method = tensor.source, tensor.method
     if isinstance(source, (Observed, Fixed)):
         if one.range is not None:

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from onnx import NodeProto
 
+from onnxq.errors import ConfigError
 from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, is_quantizable
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
-from onnxq.numerics.qtypes import INT32
+from onnxq.numerics.qtypes import INT32, qtype_from_name
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.bounds import cut, known_bounds, reading_bounds
-from onnxq.planning.compute import WEIGHT, ComputeSite, Refusal, compute_site
+from onnxq.planning.compute import DATA, WEIGHT, ComputeSite, ProductSite, Refusal, compute_site, reduced_axis
 from onnxq.planning.inputs import InputPairs
 from onnxq.planning.macs import macs
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions, Selection
@@ -66,10 +67,13 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         verdicts |= dear
         activations, decided, holds = _place_regions(graph, target, sites, selection, dear)
     else:
-        activations, decided, holds = _place_inputs(graph, target, sites, selection)
+        products = [v for v in verdicts.values() if isinstance(v, ProductSite)]
+        activations, decided, holds = _place_inputs(graph, target, sites, selection, products)
     placed = {**activations, **_weights(graph, target, sites), **_biases(graph, sites)}
     overridden = apply_overrides(graph, placed, options.overrides, target)
     tensors = overridden.tensors
+    if target.like_types:
+        _check_like_types(graph, tensors, target)
     decisions = tuple(_decision(graph, n, target, decided.get(n.name) or verdicts[n.name]) for n in graph.nodes)
     return QuantPlan(
         target=target.name,
@@ -82,6 +86,30 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
     )
 
 
+def _check_like_types(graph: Graph, tensors: Mapping[str, TensorPlan], target: Target) -> None:
+    """See that no node multiplies codes that are integers by codes that are floats.
+
+    Raises:
+        ConfigError: one does.
+    """
+    types: dict[str, dict[int, str]] = {}
+    for tensor in tensors.values():
+        for use in tensor.uses:
+            types.setdefault(use.node, {})[use.slot] = tensor.spec.qtype.name
+    for name, by_slot in types.items():
+        data, weight = by_slot.get(DATA), by_slot.get(WEIGHT)
+        if data is None or weight is None or data == weight:
+            continue
+        if qtype_from_name(data).is_float or qtype_from_name(weight).is_float:
+            node = graph.node(name)
+            raise ConfigError(
+                f"its first input would be {data} and its second {weight}; {target.name} multiplies like types only",
+                where=f"{node.op_type} {name!r}",
+                hint="give both in the override of the node: activation and weight (--override, [[override]]), and to "
+                "all nodes that read the same tensor",
+            )
+
+
 def _opset(graph: Graph, target: Target, tensors: Mapping[str, TensorPlan]) -> int:
     half = any(graph.dtype(t.name) in HALF_TYPES for t in tensors.values())
     return max([target.min_opset, HALF_SCALE_OPSET if half else 1, *(t.spec.qtype.min_opset for t in tensors.values())])
@@ -89,7 +117,7 @@ def _opset(graph: Graph, target: Target, tensors: Mapping[str, TensorPlan]) -> i
 
 # ---- nodes -------------------------------------------------------------------------------------------------------
 
-Verdict = ComputeSite | Refusal | None
+Verdict = ComputeSite | ProductSite | Refusal | None
 Decided = tuple[Action, str, str]
 """Action, reason, rule."""
 
@@ -100,7 +128,10 @@ def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions
     if selection.forbids(node):
         return Refusal("excluded by the user", "user")
     found = compute_site(graph, node, target)
-    candidate = isinstance(found, ComputeSite) or node.op_type in (*target.elementwise, *target.pass_through)
+    candidate = isinstance(found, (ComputeSite, ProductSite)) or node.op_type in (
+        *target.elementwise,
+        *target.pass_through,
+    )
     if candidate and selection.excludes(node):
         return Refusal("not among the nodes that the user includes", "user")
     return found
@@ -110,7 +141,9 @@ def _decision(graph: Graph, node: NodeProto, target: Target, verdict: Verdict | 
     if isinstance(verdict, tuple):
         action, reason, rule = verdict
     elif isinstance(verdict, ComputeSite):
-        action, reason, rule = Action.INT8, "inputs and weights are int8", verdict.rule.rules
+        action, reason, rule = Action.INT8, _quantized_reason(target), verdict.rule.rules
+    elif isinstance(verdict, ProductSite):
+        action, reason, rule = Action.INT8, f"both inputs are {target.activation.label}", verdict.rule.rules
     elif isinstance(verdict, Refusal):
         action, reason, rule = Action.FLOAT, verdict.reason, verdict.rule
     else:
@@ -118,6 +151,13 @@ def _decision(graph: Graph, node: NodeProto, target: Target, verdict: Verdict | 
     return NodeDecision(
         node=node.name, op=node.op_type, action=action, reason=reason, rule=rule, macs=macs(graph, node)
     )
+
+
+def _quantized_reason(target: Target) -> str:
+    data, weight = target.activation.label, target.weight.label
+    if {data, weight} <= {"int8", "uint8"}:
+        return "inputs and weights are int8"
+    return f"inputs and weights are {data}" if data == weight else f"inputs are {data} and weights {weight}"
 
 
 def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
@@ -227,9 +267,13 @@ def _constants(graph: Graph, target: Target, regions: Regions) -> dict[str, Tens
 
 
 def _place_inputs(
-    graph: Graph, target: Target, sites: dict[str, ComputeSite], selection: Selection
+    graph: Graph,
+    target: Target,
+    sites: dict[str, ComputeSite],
+    selection: Selection,
+    products: Sequence[ProductSite],
 ) -> tuple[dict[str, TensorPlan], dict[str, Decided], tuple[str, ...]]:
-    pairs = InputPairs(graph, target, sites, selection)
+    pairs = InputPairs(graph, target, sites, selection, products)
     bounds = _bounds_by_group(graph, pairs)
     tensors = {
         name: TensorPlan(
@@ -243,7 +287,11 @@ def _place_inputs(
         for name in in_graph_order(graph, pairs.uses)
     }
     decided: dict[str, Decided] = {
-        add: (Action.FUSED, f"fuses with its Conv; the skip branch {tensor!r} is int8", "R22")
+        add: (
+            Action.FUSED,
+            f"fuses with its Conv; the skip branch {tensor!r} is {target.activation.label}",
+            "R22",
+        )
         for add, tensor in pairs.skips.items()
     }
     for add, matmul in _bias_adds(sites).items():
@@ -298,12 +346,13 @@ def _weights(graph: Graph, target: Target, sites: dict[str, ComputeSite]) -> dic
         by_weight.setdefault(site.weight, []).append(site)
     plans: dict[str, TensorPlan] = {}
     for name, users in by_weight.items():
-        axes = {site.axis for site in users}
+        blocks = target.weight.block_size
+        axes = {site.axis if blocks is None else reduced_axis(graph, graph.node(site.node)) for site in users}
         axis = axes.pop() if len(axes) == 1 else None
         plans[name] = TensorPlan(
             name=name,
             role=Role.WEIGHT,
-            spec=replace(target.weight, axis=axis),
+            spec=replace(target.weight, axis=axis, block_size=None if axis is None else blocks),
             source=FromValues(),
             uses=tuple(Use(site.node, WEIGHT) for site in users),
         )

@@ -19,6 +19,8 @@ Everything is float64, for all groups of a Conv at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,10 +45,17 @@ class CodeLimits:
         qmin: Smallest code.
         qmax: Largest code.
         partner: For each of the K columns the one it is added to, -1 for none; None where sums do not matter.
+        rounded: What a number becomes as a code: the nearest integer, unless codes are floats.
     """
 
-    def __init__(self, qmin: int, qmax: int, partner: NDArray[np.intp] | None = None) -> None:
-        self.qmin, self.qmax, self.partner = float(qmin), float(qmax), partner
+    def __init__(
+        self,
+        qmin: int,
+        qmax: int,
+        partner: NDArray[np.intp] | None = None,
+        rounded: Callable[[Rows], Rows] = np.rint,
+    ) -> None:
+        self.qmin, self.qmax, self.partner, self.rounded = float(qmin), float(qmax), partner, rounded
 
     def permuted(self, order: NDArray[np.intp]) -> CodeLimits:
         """The limits for columns taken in `order`."""
@@ -55,7 +64,7 @@ class CodeLimits:
         place = np.empty_like(order)
         place[order] = np.arange(order.size)
         taken = self.partner[order]
-        return CodeLimits(int(self.qmin), int(self.qmax), np.where(taken < 0, -1, place[taken]))
+        return CodeLimits(int(self.qmin), int(self.qmax), np.where(taken < 0, -1, place[taken]), self.rounded)
 
     def nearest(self, wanted: Rows, codes: Rows, column: int, fixed: bool) -> Rows:
         """The allowed codes nearest to `wanted`, (g, m), for a column of `codes`, (g, m, K).
@@ -67,7 +76,7 @@ class CodeLimits:
             other = codes[:, :, self.partner[column]]
             low = np.maximum(low, -LARGEST_PAIR_SUM - other)
             high = np.minimum(high, LARGEST_PAIR_SUM - other)
-        return np.clip(np.rint(wanted), low, high)
+        return np.clip(self.rounded(wanted), low, high)
 
 
 def round_second_order(rows: Rows, moments: Rows, scales: Rows, limits: CodeLimits) -> Rows:

@@ -18,6 +18,7 @@ from onnxq.calibration.solve import QParamsTable, constant_values
 from onnxq.errors import InternalError
 from onnxq.graph.view import Graph, attribute
 from onnxq.numerics.arrays import dequantize, quantize
+from onnxq.numerics.float8 import encode_float8, round_to_float8
 from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.moments import Moments, gather_moments
@@ -84,15 +85,22 @@ def _rounded(
     if matrix is None or not np.isfinite(matrix).all() or params.zero_point.any():
         return None
     data = qparams.get(node.input[0])
-    if data is not None and data.scale.ndim == 0:
+    if data is not None and data.scale.ndim == 0 and not data.spec.qtype.is_float:
         matrix = matrix + float(data.scale) ** 2 / 12.0 * np.eye(matrix.shape[-1])
     weight = constant_values(graph, site.weight)
     rows = weight_rows(node, weight.astype(np.float64))
     # Scales run along the output channels, which are the rows of every group in their order.
     scales = np.broadcast_to(params.scale.astype(np.float64).reshape(-1), (rows.shape[0] * rows.shape[1],))
-    limits = CodeLimits(params.spec.qmin, params.spec.qmax, _partners(node, weight.shape, target))
+    floats = params.spec.qtype.is_float
+    limits = CodeLimits(
+        params.spec.qmin,
+        params.spec.qmax,
+        _partners(node, weight.shape, target) if params.spec.qtype.name == "int8" else None,
+        round_to_float8 if floats else np.rint,
+    )
     found = round_second_order(rows, matrix, scales.reshape(rows.shape[:2]), limits)
-    codes = weight_from_rows(node, found, weight.shape).astype(params.spec.qtype.dtype)
+    steps = weight_from_rows(node, found, weight.shape)
+    codes = encode_float8(steps) if floats else steps.astype(params.spec.qtype.dtype)
     return _checked(codes, params, site)
 
 

@@ -51,6 +51,8 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     data: Any = None,
     *,
     target: TargetSource = ORT_CPU,
+    activations: str | None = None,
+    weights: str | None = None,
     method: str = "auto",
     percentile: float | None = None,
     stats: StatsTable | None = None,
@@ -97,7 +99,10 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     _check(mode, by, samples, seconds)
     clock = Clock()
     chosen = method_from_name(method, percentile=percentile)
-    choices = (exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement)
+    choices = (
+        *(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement),
+        *(activations, weights),
+    )
     user = PlanOptions.of(*choices)
     prepared = prepare(model, target, user)
     options = CollectOptions(threads=threads, providers=providers)

@@ -1,4 +1,4 @@
-"""Targets of a user's own, from TOML files, and tables written as such.
+"""Targets of a user's own, from TOML files.
 
     name = "my-npu"
     base = "tensorrt"             # start from a built-in table and say what differs
@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import difflib
 import enum
-import json
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,17 @@ from onnxq.config import read_toml
 from onnxq.errors import ConfigError
 from onnxq.numerics.qtypes import QTYPES, qtype_from_name
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.schema import HARD_SWISH, Placement, Target, WeightGuard
+from onnxq.targets.schema import HARD_SWISH, BiasForm, Placement, Target, WeightGuard
 
 BASE = "base"
 
 COMPUTE_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators whose weight and bias inputs planning knows."""
 
-_SPEC_KEYS = ("dtype", "symmetric", "narrow_range")
-_ACTIVATION_TYPES = ("int8", "uint8", "int16", "uint16")
-_WEIGHT_TYPES = ("int8", "uint8")
+_SPEC_KEYS = ("dtype", "symmetric", "narrow_range", "bits", "block_size", "power_of_two")
+FLAGS = ("symmetric", "narrow_range", "power_of_two")
+_ACTIVATION_TYPES = ("int8", "uint8", "int16", "uint16", "float8e4m3fn")
+_WEIGHT_TYPES = ("int8", "uint8", "int16", "int4", "uint4", "int2", "uint2", "float8e4m3fn")
 
 
 def load_target(path: Path, known: Mapping[str, Target]) -> Target:
@@ -86,11 +86,6 @@ def target_from_table(table: Mapping[str, Any], known: Mapping[str, Target], whe
     return made
 
 
-def target_to_toml(target: Target) -> str:
-    """A complete file that `load_target` turns into an equal target."""
-    return "\n".join(_record_lines("", target)) + "\n"
-
-
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
@@ -114,9 +109,9 @@ class _Reader:
         known = [f.name for f in fields(cls) if f.name not in fixed]
         for key in given:
             if key not in known:
-                raise self.wrong_key(_join(path, key), key, [*known, BASE] if cls is Target else known)
+                raise self.wrong_key(joined(path, key), key, [*known, BASE] if cls is Target else known)
         values = {
-            key: self.value(_join(path, key), hints[key], value, getattr(base, key, None))
+            key: self.value(joined(path, key), hints[key], value, getattr(base, key, None))
             for key, value in given.items()
         }
         if base is not None:
@@ -125,7 +120,7 @@ class _Reader:
         for one in fields(cls):
             if one.name not in values and one.default is MISSING and one.default_factory is MISSING:
                 raise ConfigError(
-                    f"the key {_join(path, one.name)!r} is missing",
+                    f"the key {joined(path, one.name)!r} is missing",
                     where=self.where,
                     hint=f"it is {self.expected(hints[one.name])}"
                     + ("; or start from a built-in table: base = ..." if cls is Target else ""),
@@ -169,30 +164,38 @@ class _Reader:
             elif is_dataclass(hint):
                 cls = typing.cast("type[Any]", hint)
                 named = {"op": key} if any(f.name == "op" for f in fields(cls)) else {}
-                merged[key] = self.record(_join(path, key), cls, value, base.get(key), **named)
+                merged[key] = self.record(joined(path, key), cls, value, base.get(key), **named)
             else:
-                merged[key] = self.value(_join(path, key), hint, value, None)
+                merged[key] = self.value(joined(path, key), hint, value, None)
         return merged
 
     def spec(self, path: str, given: Any, base: QuantSpec | None) -> QuantSpec:
-        """A form of quantization: {dtype, symmetric, narrow_range}."""
+        """A form of quantization: {dtype, symmetric, narrow_range, ...}."""
         if not isinstance(given, Mapping):
             raise self.wrong(path, given, "a table with dtype, symmetric and narrow_range")
         for key in given:
             if key not in _SPEC_KEYS:
-                raise self.wrong_key(_join(path, key), key, _SPEC_KEYS)
+                raise self.wrong_key(joined(path, key), key, _SPEC_KEYS)
         for key in ("dtype", "symmetric"):
             if key not in given and base is None:
-                raise ConfigError(f"the key {_join(path, key)!r} is missing", where=self.where)
-        values: dict[str, Any] = {key: given[key] for key in ("symmetric", "narrow_range") if key in given}
+                raise ConfigError(f"the key {joined(path, key)!r} is missing", where=self.where)
+        values: dict[str, Any] = {key: given[key] for key in FLAGS if key in given}
         for key, value in values.items():
             if not isinstance(value, bool):
-                raise self.wrong(_join(path, key), value, "true or false")
+                raise self.wrong(joined(path, key), value, "true or false")
+        # `false` takes back what the base says.
+        values |= {key: None if given[key] is False else given[key] for key in ("bits", "block_size") if key in given}
+        if values.get("block_size") is not None:
+            values["axis"] = -1  # which one it is depends on the operator
         if "dtype" in given:
-            if given["dtype"] not in QTYPES:
-                raise self.wrong(_join(path, "dtype"), given["dtype"], "a type of codes", _ACTIVATION_TYPES)
+            known = (*QTYPES, "fp8")
+            if given["dtype"] not in known:
+                raise self.wrong(joined(path, "dtype"), given["dtype"], "a type of codes", known)
             values["qtype"] = qtype_from_name(given["dtype"])
-        return replace(base, **values) if base is not None else QuantSpec(**values)
+        try:
+            return replace(base, **values) if base is not None else QuantSpec(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error.message}", where=self.where, hint=error.hint) from error
 
     def expected(self, hint: Any) -> str:
         """What a field of this type holds, in words."""
@@ -228,7 +231,7 @@ def _is(hint: Any, given: Any) -> bool:
     return isinstance(given, (int, float) if hint is float else hint) and (hint is bool or not isinstance(given, bool))
 
 
-def _join(path: str, key: str) -> str:
+def joined(path: str, key: str) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
@@ -304,6 +307,16 @@ def _check_types(target: Target, reader: _Reader) -> None:
             where=reader.where,
             hint="13 is the first with per-channel scales",
         )
+    if target.activation.block_size is not None:
+        raise ConfigError(
+            "activation.block_size: activations have one scale each", where=reader.where, hint="take it out"
+        )
+    if target.weight.block_size is not None and any(r.bias is BiasForm.INT32 for r in target.compute.values()):
+        raise ConfigError(
+            "weight.block_size: an int32 bias needs one scale for each channel of the weight",
+            where=reader.where,
+            hint="set bias = 'float' in the rules of compute, or take it out",
+        )
     if not target.weight.symmetric:
         raise ConfigError(
             "weight.symmetric is False; onnxq writes symmetric weights alone, since the scale of a bias rests on them",
@@ -318,7 +331,8 @@ def _check_types(target: Target, reader: _Reader) -> None:
             if name not in known:
                 raise reader.wrong(field, name, f"a type of {key}s", known)
             needed = qtype_from_name(name).min_opset
-            if target.min_opset < needed:
+            # Types that a user has to ask for raise the opset when they do.
+            if field.endswith("dtype") and target.min_opset < needed:
                 raise ConfigError(
                     f"min_opset is {target.min_opset}, but {name} ({field}) needs opset {needed}",
                     where=reader.where,
@@ -326,63 +340,3 @@ def _check_types(target: Target, reader: _Reader) -> None:
                 )
     if target.guard is WeightGuard.PAIR_SUM and target.weight.qtype.name != "int8":
         raise reader.wrong("guard", "pair-sum", "'none': only int8 weights can overflow in pairs")
-
-
-# ---- writing -----------------------------------------------------------------------------------------------------
-
-
-def _record_lines(path: str, record: Any) -> Iterator[str]:
-    """The keys of a dataclass, then the tables of those that hold tables; what is as by default is left out."""
-    tables: list[str] = []
-    for one in fields(record):
-        value = getattr(record, one.name)
-        default = one.default_factory() if one.default_factory is not MISSING else one.default
-        if (one.name == "op" and path) or value is None or value == default:
-            continue
-        name = _join(path, one.name)
-        if isinstance(value, QuantSpec):
-            tables += ["", f"[{name}]", *_spec_lines(value)]
-        elif is_dataclass(value):
-            tables += ["", f"[{name}]", *_record_lines(name, value)]
-        elif isinstance(value, Mapping) and (not path or any(map(is_dataclass, value.values()))):
-            tables += _mapping_lines(name, value)
-        else:
-            yield f"{one.name} = {_toml(value)}"
-    yield from tables
-
-
-def _mapping_lines(path: str, table: Mapping[str, Any]) -> Iterator[str]:
-    plain = {key: value for key, value in table.items() if not is_dataclass(value)}
-    if plain:
-        yield from ("", f"[{path}]", *(f"{_key(key)} = {_toml(value)}" for key, value in plain.items()))
-    for key, record in table.items():
-        if key not in plain:
-            name = f"{path}.{_key(key)}"
-            yield from ("", f"[{name}]", *_record_lines(name, record))
-
-
-def _spec_lines(spec: QuantSpec) -> list[str]:
-    return [
-        f"dtype = {_toml(spec.qtype.name)}",
-        f"symmetric = {_toml(spec.symmetric)}",
-        f"narrow_range = {_toml(spec.narrow_range)}",
-    ]
-
-
-def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML writes it; strings of JSON are strings of TOML."""
-    if isinstance(value, enum.Enum):
-        return json.dumps(value.value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (frozenset, set)):
-        return _toml(sorted(value))
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False)

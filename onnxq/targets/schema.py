@@ -118,6 +118,28 @@ class PassThroughRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TypeRule:
+    """What is different where activations have a certain type of codes. Without a rule nothing is.
+
+    Attributes:
+        weights: Type of the weights that come with such activations; empty where they stay as they are.
+        products: Whether products of two activations (attention) are quantized too (INPUTS only).
+        max_taps: A Conv whose filter has more taps than that stays float; 0 for no limit.
+        simulated: Whether the engine takes the type but computes in float between the pairs: such a model tells the
+            accuracy, and gains no speed.
+        note: What a user should know of the type on this engine.
+        rules: Identifiers of the rules behind it.
+    """
+
+    weights: str = ""
+    products: bool = False
+    max_taps: int = 0
+    simulated: bool = False
+    note: str = ""
+    rules: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """Everything that placement, folding and verification must know of one engine.
 
@@ -130,6 +152,8 @@ class Target:
         engine: Which engine's verification answers for it.
         activation_types: Types of codes that activations may have besides that of `activation`, where a user asks.
         weight_types: Likewise for weights.
+        types: What is different for activations of a type, by its name.
+        like_types: Whether the data and the weight of a node must both be integers or both be floats.
         guard: Protection of weights.
         compute: Operators with weights, by type.
         elementwise: Operators on codes, by type (REGIONS only).
@@ -159,6 +183,8 @@ class Target:
     engine: Engine = Engine.NONE
     activation_types: frozenset[str] = frozenset()
     weight_types: frozenset[str] = frozenset()
+    types: Mapping[str, TypeRule] = field(default_factory=dict)
+    like_types: bool = False
     guard: WeightGuard = WeightGuard.NONE
     compute: Mapping[str, ComputeRule]
     elementwise: Mapping[str, ElementwiseRule] = field(default_factory=dict)

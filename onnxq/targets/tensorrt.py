@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from onnxq.numerics.qtypes import INT8
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, Engine, PassThroughRule, Placement, Target
+from onnxq.targets.schema import (
+    BiasForm,
+    ChannelAxis,
+    ComputeRule,
+    Engine,
+    PassThroughRule,
+    Placement,
+    Target,
+    TypeRule,
+)
 
 TENSORRT = Target(
     name="tensorrt",
@@ -17,6 +26,18 @@ TENSORRT = Target(
     activation=QuantSpec(qtype=INT8, symmetric=True),
     weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
     engine=Engine.TENSORRT,
+    activation_types=frozenset({"float8e4m3fn"}),
+    weight_types=frozenset({"float8e4m3fn"}),
+    types={
+        "float8e4m3fn": TypeRule(
+            weights="float8e4m3fn",
+            products=True,
+            max_taps=31,
+            note="fp8 needs a GPU of compute capability 8.9 or newer (Ada, Hopper, Blackwell)",
+            rules="R2 R34",
+        )
+    },
+    like_types=True,
     compute={
         "Conv": ComputeRule(
             op="Conv",
@@ -68,7 +89,10 @@ TENSORRT = Target(
         "Gelu": "LayerNorm, Softmax and GELU stay in higher precision (R27)",
     },
     sources={
+        "R2": "run",
         "R8": "run",
+        "R13": "run",
+        "R34": "doc, src ModelOpt, not measured",
         **dict.fromkeys(("R20", "R21", "R22", "R24", "R27", "R28", "R29", "R30"), "doc, not measured"),
     },
 )

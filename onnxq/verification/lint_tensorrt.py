@@ -11,9 +11,10 @@ R6  per-channel only on constants, one scale for each slice
 R7  a vector scale comes with its axis, and it is the axis of the output channels
 R8  no int32 (bias) DequantizeLinear
 R10 no DQ of a scalar constant; no int4 with an odd last dimension
-R11 opset: 13 for per-channel, 19 for fp16 scales, 21 for int4 and blocks; no QOperator nodes
+R11 opset: 13 for per-channel, 19 for fp8 and fp16 scales, 21 for int4 and blocks; no QOperator nodes
 R11b dimensions of the inputs that share a name are taken to be equal
 R12 the weight's DequantizeLinear feeds its operator directly
+R13 a node multiplies codes of like types: not fp8 by int8
 
 `lint_tensorrt` reports every violation, in graph order; for a model it passes, a build may still fail on something that
 has nothing to do with quantization.
@@ -29,7 +30,7 @@ from onnx import NodeProto, TensorProto
 
 from onnxq.graph.messages import type_name
 from onnxq.graph.view import Graph, attribute
-from onnxq.verification.structure import QDQ_OPS, code_type
+from onnxq.verification.structure import MATRIX_OPS, QDQ_OPS, code_type, dequantizer
 
 _CODE_TYPES = {
     TensorProto.INT8,
@@ -81,6 +82,8 @@ def lint_tensorrt(graph: Graph) -> list[Violation]:
         elif node.op_type in _QOPERATORS or node.op_type.startswith("QLinear"):
             message = f"{node.op_type} is a QOperator node; TensorRT reads Q/DQ only"
             found.append(_at(node, "R11", message, f"export in Q/DQ form; {_TARGET_HINT}"))
+        elif node.op_type in MATRIX_OPS:
+            found.extend(_like_type_rules(graph, node))
     found.extend(_input_rules(graph))
     return found
 
@@ -101,7 +104,7 @@ def _code_rules(graph: Graph, node: NodeProto) -> Iterator[Violation]:
                   f"keep the bias in float; {_TARGET_HINT}")  # fmt: skip
         return
     if dtype not in _CODE_TYPES:
-        yield _at(node, "R2", f"its codes are {type_name(dtype)}; TensorRT takes int8 only")
+        yield _at(node, "R2", f"its codes are {type_name(dtype)}; TensorRT takes int8 and fp8 only")
     name = _zero_point(node)
     if not name:
         yield _at(node, "R3", "it has no zero-point input; TensorRT takes that for int8, ONNX for uint8",
@@ -197,11 +200,24 @@ def _opset_rules(graph: Graph, node: NodeProto) -> Iterator[Violation]:
         needed, what = 13, "per-channel scales"
     if graph.dtype(node.input[1]) in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
         needed, what = 19, "half-precision scales"
+    if code_type(graph, node) == getattr(TensorProto, "FLOAT8E4M3FN", -1):
+        needed, what = 19, "fp8 codes"
     if attribute(node, "block_size", 0) or code_type(graph, node) == getattr(TensorProto, "INT4", -1):
         needed, what = 21, "int4 or block-wise scales"
     if graph.opset < needed:
         yield _at(node, "R11", f"{what} need opset {needed}, the model has {graph.opset}",
                   f"convert the model to opset {needed} first; {_TARGET_HINT} does so")  # fmt: skip
+
+
+def _like_type_rules(graph: Graph, node: NodeProto) -> Iterator[Violation]:
+    """R13."""
+    before = [dequantizer(graph, tensor) for tensor in node.input[:2]]
+    types = [code_type(graph, one) for one in before if one is not None]
+    float8 = getattr(TensorProto, "FLOAT8E4M3FN", -1)
+    if len(types) == 2 and types[0] != types[1] and float8 in types:
+        names = " by ".join(type_name(one) for one in types)
+        yield _at(node, "R13", f"it multiplies {names}; TensorRT multiplies like types only",
+                  "quantize both inputs to fp8, or both to int8")  # fmt: skip
 
 
 def _weight_path_rules(graph: Graph, node: NodeProto) -> Iterator[Violation]:

@@ -14,7 +14,7 @@ from onnxq.cli.main import cli
 from onnxq.config import parse_toml
 from onnxq.planning.overrides import Override
 from onnxq.targets import TARGETS, resolve_target
-from onnxq.targets.schema import ComputeRule, ElementwiseRule, Engine, PassThroughRule, Target
+from onnxq.targets.schema import ComputeRule, ElementwiseRule, Engine, PassThroughRule, Target, TypeRule
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "adding-a-target.md"
@@ -62,7 +62,7 @@ def test_every_key_is_explained() -> None:
     text = PAGE.read_text(encoding="utf-8")
     keys = {key for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)", row)}
     assert {f.name for f in fields(Target)} | {"base"} == keys
-    for rule in (ComputeRule, ElementwiseRule, PassThroughRule):
+    for rule in (ComputeRule, ElementwiseRule, PassThroughRule, TypeRule):
         assert all(f"`{f.name}`" in text for f in fields(rule) if f.name != "op")
     assert all(f"`{engine.value}`" in text for engine in Engine)
 

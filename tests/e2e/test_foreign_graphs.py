@@ -110,7 +110,7 @@ def test_graphs_made_for_tensorrt_build_there(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "rules", "reason"),
     [
-        ("u8s8", {"R1", "R2", "R8"}, "its codes are uint8; TensorRT takes int8 only (R2)"),
+        ("u8s8", {"R1", "R2", "R8"}, "its codes are uint8; TensorRT takes int8 and fp8 only (R2)"),
         ("s8s8", {"R1", "R8"}, "TensorRT is symmetric, the zero-point must be 0 (R1)"),
     ],
 )

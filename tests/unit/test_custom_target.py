@@ -12,8 +12,8 @@ import onnxq
 from onnxq.errors import ConfigError
 from onnxq.graph.model import load_graph
 from onnxq.targets import TARGETS, resolve_target
-from onnxq.targets.custom import target_to_toml
 from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, Engine, Target
+from onnxq.targets.written import target_to_toml
 from tests.graphs import model_of, normal, ops
 
 MINIMAL = """
@@ -161,9 +161,9 @@ WRONG: dict[str, tuple[str, str, str | None]] = {
         "did you mean 'int8'?",
     ),
     "dtype of weights": (
-        HEAD + "[weight]\ndtype = 'int16'",
-        "weight.dtype is 'int16', expected a type of weights",
-        "did you mean 'int8'?",
+        HEAD + "[weight]\ndtype = 'uint16'",
+        "weight.dtype is 'uint16', expected a type of weights",
+        "did you mean 'int16'?",
     ),
     "asymmetric weights": (
         HEAD + "[weight]\nsymmetric = false",

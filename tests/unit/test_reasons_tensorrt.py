@@ -152,7 +152,7 @@ CASES: dict[Callable[[], ModelProto], dict[str, tuple[str, str, str]]] = {
     uint8_codes: {
         "Conv": (
             "float",
-            "TensorRT refuses the pair on its input 'x': its codes are uint8; TensorRT takes int8 only (R2)",
+            "TensorRT refuses the pair on its input 'x': its codes are uint8; TensorRT takes int8 and fp8 only (R2)",
             "R2",
         )
     },

@@ -44,7 +44,7 @@ def test_r1_non_zero_zero_point():
 def test_r2_uint8_codes():
     found = lint_tensorrt(Graph(_activation(zero_point=np.uint8(0)).model()))
     assert [v.rule for v in found] == ["R2", "R2"]
-    assert found[0].message == "its codes are uint8; TensorRT takes int8 only"
+    assert found[0].message == "its codes are uint8; TensorRT takes int8 and fp8 only"
 
 
 def test_r3_zero_point_left_out():

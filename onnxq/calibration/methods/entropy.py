@@ -13,7 +13,8 @@ Zero: exact zeros are left out, since every window keeps them exact, and a bin n
 count (pytorch-quantization's rule), else the heap of near-zeros that a GELU leaves would decide alone.
 Symmetric: the histogram is of |x| over [0, amax]. Asymmetric: of x over [rmin, rmax]; the longer side is searched first
 with the other whole, then the other side with the first fixed.
-With 2048 levels or more (16-bit types) pooling is finer than the bins and sees nothing: the result is that of `max`.
+With 2048 levels or more (16-bit types) pooling is finer than the bins and sees nothing: the result is that of `max`. So
+it is for 8-bit floats, whose levels are not even.
 
 Evaluated with cumulated sums, one log per window and level. With b the counts, S_k and n_k a level's count and
 non-empty bins, T the total and o the part outside:
@@ -50,7 +51,7 @@ def solve_entropy(density: Density, spec: QuantSpec) -> Range:
     """
     steps = spec.qmax - spec.qmin
     levels = steps // 2 + 1 if spec.symmetric else steps + 1
-    if levels >= BINS or density.nonzero == 0.0:
+    if levels >= BINS or spec.qtype.is_float or density.nonzero == 0.0:
         return solve_max(density, spec)
     if spec.symmetric:
         amax = _one_sided(density.magnitude(), levels)

@@ -6,7 +6,9 @@ Its square has a closed antiderivative, rounding inside the range and clipping o
     E(x) = integral from 0 to x of e^2 = n s^3 / 12 + (x - n s)^3 / 3
 
 so counts c_j spread evenly over the bins [a_j, a_j + w_j) have the error sum_j c_j (E(a_j + w_j) - E(a_j)) / w_j.
-Zeros cost nothing: 0 is always a code. (An elementary integral; arXiv 2004.09602 section 3 names the two parts.)
+An 8-bit float has no one step: e is then the distance to the nearest of its values times s, and E is added up from
+value to value. Zeros cost nothing: 0 is always a code. (An elementary integral; arXiv 2004.09602 section 3 names the
+two parts.)
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.methods.density import Density
 from onnxq.calibration.statistics import TensorStats
 from onnxq.errors import InternalError
+from onnxq.numerics.float8 import VALUES
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
 from onnxq.numerics.specs import QuantSpec
 
@@ -94,6 +97,9 @@ def _errors(
     if density.counts.size == 0:
         return errors
     edges = density.edges
+    if spec.qtype.is_float:
+        weights = -np.diff(density.counts / np.diff(edges), prepend=0.0, append=0.0)
+        return np.maximum([float(np.dot(weights, _float8_error(edges, scale))) for scale in scales.tolist()], 0.0)
     # Summation by parts: sum_j d_j (E_{j+1} - E_j) = sum_j E_j (d_{j-1} - d_j), one product per candidate.
     weights = -np.diff(density.counts / np.diff(edges), prepend=0.0, append=0.0)
     steps, rest = np.empty_like(edges), np.empty_like(edges)
@@ -109,3 +115,14 @@ def _errors(
         errors[k] = inside + float(np.dot(weights, steps)) / 3.0
     # Cancellation can leave a few ulp below zero where nothing is lost.
     return np.maximum(errors, 0.0)
+
+
+def _float8_error(x: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """E(x), the integral from 0 to x of the squared distance to the nearest value of E4M3 times `scale`."""
+    values = VALUES[: VALUES.size // 2 - 1].astype(np.float64) * scale
+    ends = (values[1:] + values[:-1]) / 2.0
+    # Between two values the error rises and falls: two thirds of the cube of half their distance.
+    whole = np.concatenate(([0.0], np.cumsum(2.0 / 3.0 * (np.diff(values) / 2.0) ** 3)))
+    magnitude = np.abs(x)
+    nearest = np.searchsorted(ends, magnitude)
+    return np.asarray(np.copysign(whole[nearest] + (magnitude - values[nearest]) ** 3 / 3.0, x))

@@ -152,7 +152,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
       onnxq quantize model.onnx --mode dynamic
       onnxq quantize model.onnx --config int8.toml --report int8.html --force
     """
-    output = results.output or model.with_suffix(form.suffix)
+    output = results.output or model.with_suffix(form.suffix(placement.activations))
     places = {"--output": output, "--report": results.report, "--save-stats": ranges.save_stats}
     chosen = data_from.beside(model)
     sources = {

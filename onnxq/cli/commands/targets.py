@@ -32,7 +32,7 @@ def targets(name: str | None, as_toml: bool, as_json: bool) -> None:
     from onnxq.cli.target_view import list_table, target_document, target_table  # noqa: PLC0415 - numpy only now
     from onnxq.targets import TARGETS as TABLES  # noqa: PLC0415
     from onnxq.targets import resolve_target  # noqa: PLC0415
-    from onnxq.targets.custom import target_to_toml  # noqa: PLC0415
+    from onnxq.targets.written import target_to_toml  # noqa: PLC0415
 
     chosen = list(TABLES.values()) if name is None else [resolve_target(name)[0]]
     if as_toml:
