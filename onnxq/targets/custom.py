@@ -232,6 +232,7 @@ def _is(hint: Any, given: Any) -> bool:
 
 
 def joined(path: str, key: str) -> str:
+    """The name of a key inside a table."""
     return f"{path}.{key}" if path else str(key)
 
 
