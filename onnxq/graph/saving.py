@@ -33,6 +33,7 @@ def save_model(
     force: bool = False,
     base_dir: Path | None = None,
     weights: WeightsFile | None = None,
+    external: bool = False,
 ) -> int:
     """Write `model` to `path`; on any failure nothing is left behind and files already there stay as they were.
 
@@ -42,6 +43,7 @@ def save_model(
         force: Whether an existing file may be replaced.
         base_dir: Folder that the model's own external data locations are relative to.
         weights: The file at `data_file(path)`, where part of the weights is written already.
+        external: Whether weights go into a file of their own although they need not.
 
     Returns:
         Bytes written.
@@ -53,7 +55,7 @@ def save_model(
     target = Path(path)
     check_output(target, force=force)
     try:
-        if weights is not None or needs_data_file(model) or any(map(in_draft, model.graph.initializer)):
+        if external or weights is not None or needs_data_file(model) or any(map(in_draft, model.graph.initializer)):
             return _write_with_data(model, target, base_dir, force=force, weights=weights)
         content = _inlined(model, base_dir).SerializeToString(deterministic=True)
         write_whole(target, content, replace=force)

@@ -63,6 +63,7 @@ LAYERS: dict[str, int] = {
     "onnxq.result": 9,
     "onnxq.api": 9,
     "onnxq.reproduction": 10,
+    "onnxq.compat": 10,
     "onnxq": 10,
     "onnxq.cli": 11,
     "onnxq.__main__": 12,
