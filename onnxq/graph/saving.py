@@ -26,7 +26,7 @@ from onnxq.whole_files import Draft, draft, hidden_beside, try_folder, write_who
 _INLINE_LIMIT_BYTES = 2**31 - 2**26
 
 
-def save_model(
+def save_model(  # noqa: PLR0913 - one keyword for each choice of callers
     model: ModelProto,
     path: str | os.PathLike[str],
     *,
