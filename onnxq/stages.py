@@ -98,7 +98,8 @@ def prepare(
         ConfigError: there is no such target, its file is wrong, or an option names what is not there.
     """
     table, note = resolve_target(target)
-    table, remarks = with_types(table, options.activations, options.weights, options.types())
+    blocks = any(one.block_size is not None for one in options.overrides)
+    table, remarks = with_types(table, options.activations, options.weights, options.types(), blocks=blocks)
     source = load_graph(model)
     done = quantized_nodes(source)
     if done and not has_trained_pairs(source):

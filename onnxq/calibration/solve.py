@@ -23,7 +23,7 @@ from onnxq.calibration.methods.percentile import zeros_reach
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, attribute
-from onnxq.numerics.blocks import range_of_values
+from onnxq.numerics.blocks import range_of_values, scale_shape
 from onnxq.numerics.clipping import clipped_params, nearest_power_of_two
 from onnxq.numerics.pair_guard import guard_pair_sums
 from onnxq.numerics.qparams import QuantParams, Range, next_power_of_two, qparams_from_range
@@ -278,6 +278,9 @@ def within_limit(params: QuantParams, upper: float) -> QuantParams:
 
 def _from_values(graph: Graph, tensor: TensorPlan, target: Target, *, clip_weights: bool) -> QuantParams:
     values = constant_values(graph, tensor.name)
+    if isinstance(tensor.source, FromValues) and tensor.source.amax is not None:
+        ends = np.full(scale_shape(values.shape, tensor.spec), tensor.source.amax)
+        return _safe(graph, tensor, qparams_from_range(Range(rmin=-ends, rmax=ends), tensor.spec), target)
     params = qparams_from_range(range_of_values(values, tensor.spec), tensor.spec)
     if tensor.spec.power_of_two:
         params = nearest_power_of_two(values, params)

@@ -15,7 +15,7 @@ from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.compute import Refusal
 from onnxq.planning.macs import macs
 from onnxq.planning.options import PlanOptions, Selection
-from onnxq.planning.overrides import apply_overrides
+from onnxq.planning.overridden import apply_overrides
 from onnxq.planning.plan import Action, FromValues, NodeDecision, QuantPlan, Role, TensorPlan
 from onnxq.targets.schema import Target
 

@@ -5,10 +5,13 @@ Cases:
   2. A tensor that is also a graph output, and whose output the plan covers: the output is the dequantized tensor, under
      its own name.
   3. The pair is there already: nothing happens.
+  4. Codes of fewer bits than their type has (or without the smallest one): a Clip in front, for QuantizeLinear
+     saturates at the ends of the type alone.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from onnx import TensorProto
 
 from onnxq.calibration.solve import QParamsTable
@@ -48,9 +51,27 @@ class InsertQDQ(Pass):
             source, result = _free_output_name(graph, name), name
         codes = graph.unique_name(f"{name}_quantized")
         graph.replace_uses(name, result, tensor.uses)
+        source = self._saturated(graph, source, key, name)
         graph.add_node("QuantizeLinear", [source, scale, zero_point], [codes], name=f"{name}_QuantizeLinear")
         graph.add_node("DequantizeLinear", [codes, scale, zero_point], [result], name=f"{name}_DequantizeLinear")
         graph.copy_value_info(name, result)
+
+    def _saturated(self, graph: Graph, source: str, key: str, name: str) -> str:
+        """`source` cut to the values that codes of the form stand for (case 4); itself where the type does that."""
+        params = self._qparams[key]
+        if not params.spec.saturates_early:
+            return source
+        elem_type = graph.dtype(name)
+        half = elem_type if elem_type in HALF_TYPES else TensorProto.FLOAT
+        steps = np.array([params.spec.qmin, params.spec.qmax]) - params.zero_point.astype(np.int64)
+        limits = []
+        for end, value in zip(("lowest", "highest"), steps.astype(np.float32) * params.scale, strict=True):
+            limit = graph.unique_name(f"{name}_{end}")
+            limits.append(graph.add_initializer(limit, float_tensor(np.asarray(value), half, limit)))
+        cut = graph.unique_name(f"{name}_saturated")
+        graph.add_node("Clip", [source, *limits], [cut], name=f"{name}_Clip")
+        graph.copy_value_info(name, cut)
+        return cut
 
 
 def add_params(graph: Graph, stem: str, qparams: QParamsTable, key: str) -> tuple[str, str]:

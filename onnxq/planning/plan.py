@@ -60,7 +60,9 @@ class Derived:
 
 @dataclass(frozen=True)
 class FromValues:
-    """Range taken from the constant's own values."""
+    """Range taken from the constant's own values, or [-amax, amax] where that is given."""
+
+    amax: float | None = None
 
 
 Source = Observed | Fixed | SharedWith | Derived | FromValues

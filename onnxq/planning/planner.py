@@ -17,7 +17,7 @@ from onnxq.planning.compute import DATA, WEIGHT, ComputeSite, ProductSite, Refus
 from onnxq.planning.inputs import InputPairs
 from onnxq.planning.macs import macs
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions, Selection
-from onnxq.planning.overrides import apply_overrides
+from onnxq.planning.overridden import apply_overrides
 from onnxq.planning.payoff import dear_nodes
 from onnxq.planning.plan import (
     Action,
@@ -32,6 +32,7 @@ from onnxq.planning.plan import (
     TensorPlan,
 )
 from onnxq.planning.regions import Regions, in_graph_order
+from onnxq.targets.forms import BLOCK_OPSET
 from onnxq.targets.schema import BiasForm, Placement, Target
 
 
@@ -112,7 +113,15 @@ def _check_like_types(graph: Graph, tensors: Mapping[str, TensorPlan], target: T
 
 def _opset(graph: Graph, target: Target, tensors: Mapping[str, TensorPlan]) -> int:
     half = any(graph.dtype(t.name) in HALF_TYPES for t in tensors.values())
-    return max([target.min_opset, HALF_SCALE_OPSET if half else 1, *(t.spec.qtype.min_opset for t in tensors.values())])
+    blocks = any(t.spec.block_size is not None for t in tensors.values())
+    return max(
+        [
+            target.min_opset,
+            BLOCK_OPSET if blocks else 1,
+            HALF_SCALE_OPSET if half else 1,
+            *(t.spec.qtype.min_opset for t in tensors.values()),
+        ]
+    )
 
 
 # ---- nodes -------------------------------------------------------------------------------------------------------

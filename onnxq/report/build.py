@@ -229,6 +229,8 @@ def source_text(source: Source) -> str:
         return f"shared with {source.tensor!r}"
     if isinstance(source, Derived):
         return f"derived from {source.data!r} and {source.weight!r}"
+    if isinstance(source, FromValues) and source.amax is not None:
+        return f"given: amax {source.amax:g}"
     if isinstance(source, FromValues):
         return "its own values"
     return type(source).__name__

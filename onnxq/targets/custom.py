@@ -312,9 +312,10 @@ def _check_types(target: Target, reader: _Reader) -> None:
         raise ConfigError(
             "activation.block_size: activations have one scale each", where=reader.where, hint="take it out"
         )
-    if target.weight.block_size is not None and any(r.bias is BiasForm.INT32 for r in target.compute.values()):
+    blocks = target.blocks or target.weight.block_size is not None
+    if blocks and any(r.bias is BiasForm.INT32 for r in target.compute.values()):
         raise ConfigError(
-            "weight.block_size: an int32 bias needs one scale for each channel of the weight",
+            "blocks, weight.block_size: an int32 bias needs one scale for each channel of the weight",
             where=reader.where,
             hint="set bias = 'float' in the rules of compute, or take it out",
         )

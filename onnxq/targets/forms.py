@@ -10,6 +10,9 @@ from onnxq.numerics.qtypes import QType, qtype_from_name
 from onnxq.numerics.specs import QuantSpec
 from onnxq.targets.schema import Target, TypeRule
 
+BLOCK_OPSET = 21
+"""The first opset whose DequantizeLinear takes a scale for each block."""
+
 _NO_RULE = TypeRule(rules="")
 
 
@@ -19,7 +22,12 @@ def type_rule(target: Target, spec: QuantSpec) -> TypeRule:
 
 
 def with_types(
-    target: Target, activations: str | None, weights: str | None, others: Iterable[str] = ()
+    target: Target,
+    activations: str | None,
+    weights: str | None,
+    others: Iterable[str] = (),
+    *,
+    blocks: bool = False,
 ) -> tuple[Target, tuple[str, ...]]:
     """The table in which activations and weights have the types that a user asks for, and what the user should know.
 
@@ -28,6 +36,7 @@ def with_types(
         activations: Name of a type for all activations; None for the table's own.
         weights: Likewise for weights; None for what belongs to the activations.
         others: Types that single tensors will have, which the opset of the model has to know too.
+        blocks: Whether single weights will have a scale for each block, likewise.
 
     Raises:
         ConfigError: there is no such type, or the engine does not take it.
@@ -38,13 +47,15 @@ def with_types(
     weight = _wanted(target, weights, own, {*target.weight_types, target.weight.qtype.name}, "weights")
     if weights is not None and activations is None and target.like_types and weight.is_float != data.is_float:
         # Weights of a type that only goes with activations of that type.
-        return with_types(target, weights, weights, others)
+        return with_types(target, weights, weights, others, blocks=blocks)
     if target.like_types and weight.is_float != data.is_float:
         raise ConfigError(
             f"{target.name} multiplies codes of like types only, not {data.name} activations by {weight.name} weights",
             hint="leave weights= (--weights) out, or give activations= (--activations) the same type",
         )
     needed = max([target.min_opset, data.min_opset, weight.min_opset, *(qtype_from_name(n).min_opset for n in others)])
+    if blocks or target.weight.block_size is not None:
+        needed = max(needed, BLOCK_OPSET)
     made = replace(
         target,
         activation=in_type(target.activation, data),

@@ -153,6 +153,7 @@ class Target:
         activation_types: Types of codes that activations may have besides that of `activation`, where a user asks.
         weight_types: Likewise for weights.
         types: What is different for activations of a type, by its name.
+        blocks: Whether weights may have a scale for each block beside quantized activations.
         like_types: Whether the data and the weight of a node must both be integers or both be floats.
         guard: Protection of weights.
         compute: Operators with weights, by type.
@@ -184,6 +185,7 @@ class Target:
     activation_types: frozenset[str] = frozenset()
     weight_types: frozenset[str] = frozenset()
     types: Mapping[str, TypeRule] = field(default_factory=dict)
+    blocks: bool = False
     like_types: bool = False
     guard: WeightGuard = WeightGuard.NONE
     compute: Mapping[str, ComputeRule]

@@ -141,7 +141,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "strange key": (
         {"nodes": "*", "zzz": 1},
         "override 1: unknown key 'zzz'\nHint: known keys: nodes, tensors, activation, weight, per_channel, method, "
-        "percentile, range",
+        "percentile, range, amax, weight_amax, activation_bits, weight_bits, symmetric, narrow_range, power_of_two, "
+        "block_size",
     ),
     "about nothing": (
         {"method": "max"},
@@ -150,7 +151,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "changes nothing": (
         {"nodes": "*"},
         "override 1 (override of nodes '*'): it changes nothing\nHint: add one of activation, weight, per_channel, "
-        "method, percentile, range",
+        "method, percentile, range, amax, weight_amax, activation_bits, weight_bits, symmetric, narrow_range, "
+        "power_of_two, block_size",
     ),
     "method": (
         {"nodes": "*", "method": "maxx"},
@@ -222,7 +224,7 @@ MISPLACED: dict[str, tuple[Override, str, str]] = {
     "type of activations": (
         Override(nodes="*", activation="uint8"),
         "tensorrt",
-        "override of nodes '*': tensorrt takes no activations of type 'uint8'\nHint: it takes int8",
+        "override of nodes '*': tensorrt takes no activations of type 'uint8'\nHint: it takes int8 or float8e4m3fn",
     ),
     "node": (
         Override(nodes="tow", method="max"),
