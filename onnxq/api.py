@@ -134,8 +134,8 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
             defines `load_data()`), an iterable of `{input name: array}`, or an onnxruntime CalibrationDataReader. The
             last batches are set aside to compare float and int8 on. None takes synthetic inputs, which leave the
             accuracy unknown; the report and the model's metadata say so.
-        target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt or openvino; or the path
-            of a .toml file with a table of your own.
+        target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt, openvino, qnn or xnnpack;
+            or the path of a .toml file with a table of your own.
         mode: "static" quantizes weights and activations, with ranges from data. "dynamic" (ONNX Runtime) quantizes
             weights, and activations while the model runs: no calibration, and `data` serves for the report alone. See
             docs/modes.md.

@@ -298,7 +298,7 @@ def target_option() -> Decorator:
         default="ort-cpu",
         show_default=True,
         help="Engine that will run the model: ort-cpu (this machine's CPU), ort-x64-avx2, ort-x64-vnni, ort-arm64, "
-        "tensorrt, openvino, or a .toml file with a table of your own.",
+        "tensorrt, openvino, qnn, xnnpack, or a .toml file with a table of your own.",
     )
 
 

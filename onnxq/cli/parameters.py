@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import click
 
-TARGETS = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino")
+TARGETS = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino", "qnn", "xnnpack")
 METHODS = ("auto", "entropy", "max", "mse", "percentile")
 METHOD_NAMES = (*METHODS, "moving-average")
 MODES = ("static", "dynamic")

@@ -22,6 +22,7 @@ from onnxq.planning.payoff import dear_nodes
 from onnxq.planning.plan import (
     Action,
     Derived,
+    Fixed,
     FromValues,
     NodeDecision,
     Observed,
@@ -32,7 +33,7 @@ from onnxq.planning.plan import (
     TensorPlan,
 )
 from onnxq.planning.regions import Regions, in_graph_order
-from onnxq.targets.forms import BLOCK_OPSET
+from onnxq.targets.forms import BLOCK_OPSET, type_rule
 from onnxq.targets.schema import BiasForm, Placement, Target
 
 
@@ -220,7 +221,7 @@ def _place_regions(
             name=name,
             role=Role.ACTIVATION,
             spec=target.activation,
-            source=_region_source(graph, regions, name, writer),
+            source=_region_source(graph, target, regions, name, writer),
             uses=uses,
             covers_output=writer is not None and graph.is_output(name),
         )
@@ -248,11 +249,13 @@ def _place_regions(
     return tensors, decided, tuple(regions.holds)
 
 
-def _region_source(graph: Graph, regions: Regions, tensor: str, writer: str | None) -> Source:
+def _region_source(graph: Graph, target: Target, regions: Regions, tensor: str, writer: str | None) -> Source:
     """Codes that were only moved keep the parameters they came with; everything else is observed."""
     node = graph.node(writer) if writer is not None else None
     if node is not None and regions.moves_codes(node):
         return SharedWith(node.input[0])
+    if node is not None and (ends := type_rule(target, target.activation).outputs.get(node.op_type)) is not None:
+        return Fixed(ends[0], ends[1])
     known = known_bounds(graph, tensor)
     return cut(known, reading_bounds(graph, tensor)) if node is not None else known
 
@@ -264,7 +267,7 @@ def _constants(graph: Graph, target: Target, regions: Regions) -> dict[str, Tens
         if node.name not in regions.members or node.op_type not in target.elementwise:
             continue
         for slot, tensor in enumerate(node.input):
-            if tensor and graph.is_constant(tensor):
+            if tensor and graph.is_constant(tensor) and graph.is_float(tensor):
                 uses.setdefault(tensor, []).append(Use(node.name, slot))
     return {
         name: TensorPlan(name=name, role=Role.CONSTANT, spec=target.activation, source=FromValues(), uses=tuple(where))
@@ -355,13 +358,16 @@ def _weights(graph: Graph, target: Target, sites: dict[str, ComputeSite]) -> dic
         by_weight.setdefault(site.weight, []).append(site)
     plans: dict[str, TensorPlan] = {}
     for name, users in by_weight.items():
-        blocks = target.weight.block_size
+        # Nodes that share a weight but want it in different forms get the target's own.
+        forms = {site.rule.weight or target.weight for site in users}
+        form = forms.pop() if len(forms) == 1 else target.weight
+        blocks = form.block_size
         axes = {site.axis if blocks is None else reduced_axis(graph, graph.node(site.node)) for site in users}
         axis = axes.pop() if len(axes) == 1 else None
         plans[name] = TensorPlan(
             name=name,
             role=Role.WEIGHT,
-            spec=replace(target.weight, axis=axis, block_size=None if axis is None else blocks),
+            spec=replace(form, axis=axis, block_size=None if axis is None else blocks),
             source=FromValues(),
             uses=tuple(Use(site.node, WEIGHT) for site in users),
         )

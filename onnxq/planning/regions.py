@@ -79,7 +79,8 @@ class Regions:
             if self.code_writer(self.output_of(name)) == name
             for f in self._tail[name][1]
         }
-        self.holds = in_graph_order(graph, {*self._taken_between_pairs(), *self._taken_by_followers()})
+        held = set() if target.everywhere else {*self._taken_between_pairs(), *self._taken_by_followers()}
+        self.holds = in_graph_order(graph, held)
 
     def output_of(self, name: str) -> str:
         """The tensor where the codes of int8 node `name` come out: behind the activations fused into it."""
@@ -116,10 +117,15 @@ class Regions:
         if rule is not None:
             if any(attribute(node, key, value) != value for key, value in rule.attributes.items()):
                 return False
+            if self._graph.is_constant(node.input[0]):
+                return False  # an embedding: there are no codes to move
         elif node.op_type not in self._target.elementwise:
             return False
         tensors = [*(node.input[:1] if rule else node.input), *node.output]
         # MaxPool with indices and the like have an output that is no activation.
+        if self._target.everywhere and rule is None:
+            # Constant integers are axes and sizes.
+            tensors = [t for t in tensors if self._graph.is_float(t) or not self._graph.is_constant(t)]
         return all(self._graph.is_float(t) for t in tensors if t) and not self._all_constant(node)
 
     def _all_constant(self, node: NodeProto) -> bool:
@@ -159,6 +165,8 @@ class Regions:
                 outputs = self._graph.node(name).output
                 for tensor in outputs if len(outputs) > 1 else (self._tail[name][0],):
                     self._writer[tensor] = name
+        if self._target.everywhere:
+            return
         optional = [n for n in self._graph.nodes if n.name in self.members and n.name not in self._sites]
         changed = True
         while changed:

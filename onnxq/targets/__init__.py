@@ -11,10 +11,14 @@ from onnxq.errors import ConfigError
 from onnxq.targets.custom import load_target
 from onnxq.targets.openvino import OPENVINO
 from onnxq.targets.ort_cpu import ORT_ARM64, ORT_X64_AVX2, ORT_X64_VNNI
+from onnxq.targets.qnn import QNN
 from onnxq.targets.schema import Target
 from onnxq.targets.tensorrt import TENSORRT
+from onnxq.targets.xnnpack import XNNPACK
 
-TARGETS: dict[str, Target] = {t.name: t for t in (ORT_X64_AVX2, ORT_X64_VNNI, ORT_ARM64, TENSORRT, OPENVINO)}
+TARGETS: dict[str, Target] = {
+    t.name: t for t in (ORT_X64_AVX2, ORT_X64_VNNI, ORT_ARM64, TENSORRT, OPENVINO, QNN, XNNPACK)
+}
 ORT_CPU = "ort-cpu"
 """The name that stands for ONNX Runtime on the CPU of this machine."""
 

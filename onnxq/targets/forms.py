@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from onnxq.errors import ConfigError
-from onnxq.numerics.qtypes import QType, qtype_from_name
+from onnxq.numerics.qtypes import QTYPES, QType, qtype_from_name
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.schema import Target, TypeRule
+from onnxq.targets.schema import Engine, Target, TypeRule, WeightGuard
 
 BLOCK_OPSET = 21
 """The first opset whose DequantizeLinear takes a scale for each block."""
@@ -53,7 +53,11 @@ def with_types(
             f"{target.name} multiplies codes of like types only, not {data.name} activations by {weight.name} weights",
             hint="leave weights= (--weights) out, or give activations= (--activations) the same type",
         )
-    needed = max([target.min_opset, data.min_opset, weight.min_opset, *(qtype_from_name(n).min_opset for n in others)])
+    named = [qtype_from_name(name).name for name in others]
+    needed = max([target.min_opset, data.min_opset, weight.min_opset, *(QTYPES[name].min_opset for name in named)])
+    simulated = sorted(
+        {name for name in (data.name, weight.name, *named) if target.types.get(name, _NO_RULE).simulated}
+    )
     if blocks or target.weight.block_size is not None:
         needed = max(needed, BLOCK_OPSET)
     made = replace(
@@ -64,7 +68,10 @@ def with_types(
         weight_types=target.weight_types | {target.weight.qtype.name},
         min_opset=needed,
     )
-    return made, _notes(made, activations, weights)
+    if simulated:
+        # The engine would only say that it computes in float, and what it is quick at does not matter.
+        made = replace(made, engine=Engine.NONE, guard=WeightGuard.NONE, costs=None)
+    return made, _notes(made, activations, weights, simulated)
 
 
 def in_type(spec: QuantSpec, qtype: QType) -> QuantSpec:
@@ -93,16 +100,15 @@ def _wanted(target: Target, name: str | None, own: QType, known: Collection[str]
     return qtype
 
 
-def _notes(target: Target, activations: str | None, weights: str | None) -> tuple[str, ...]:
-    if activations is None and weights is None:
-        return ()
-    data, weight = target.activation.qtype.name, target.weight.qtype.name
-    notes = [f"activations are {data}, weights {weight}"]
+def _notes(target: Target, activations: str | None, weights: str | None, simulated: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    if activations is not None or weights is not None:
+        notes.append(f"activations are {target.activation.qtype.name}, weights {target.weight.qtype.name}")
     if note := type_rule(target, target.activation).note:
         notes.append(note)
-    if type_rule(target, target.activation).simulated:
+    if simulated:
         notes.append(
-            f"{target.title} computes in float between pairs of {data}: this model shows the accuracy that an engine "
-            "with such kernels would have, and is slower than the float model here"
+            f"{target.title} computes in float between pairs of {' and '.join(simulated)}: this model shows the "
+            "accuracy that an engine with such kernels would have, and is slower than the float model here"
         )
     return tuple(notes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.schema import HARD_SWISH, BiasForm, ChannelAxis, ComputeRule, Engine, Placement, Target
+from onnxq.targets.schema import HARD_SWISH, BiasForm, ChannelAxis, ComputeRule, Engine, Placement, Target, TypeRule
 
 OPENVINO = Target(
     name="openvino",
@@ -16,7 +16,9 @@ OPENVINO = Target(
     activation=QuantSpec(qtype=UINT8, symmetric=False),
     weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
     engine=Engine.OPENVINO,
-    activation_types=frozenset({"int8"}),
+    activation_types=frozenset({"int8", "int16", "uint16"}),
+    weight_types=frozenset({"int16"}),
+    types={name: TypeRule(simulated=True, rules="V6") for name in ("int16", "uint16")},
     compute={
         "Conv": ComputeRule(op="Conv", axis=ChannelAxis.FIRST, output_quantized=False, bias=BiasForm.FLOAT, rules="V1"),
         "ConvTranspose": ComputeRule(
@@ -40,5 +42,5 @@ OPENVINO = Target(
     fused_activations=frozenset({"Relu", "Clip"}),
     fusion_rule="V1",
     whole_operators=frozenset({HARD_SWISH}),
-    sources={"V1": "run", "V2": "run", "V5": "run", "R28": "doc, not measured"},
+    sources={"V1": "run", "V2": "run", "V5": "run", "V6": "run", "R28": "doc, not measured"},
 )

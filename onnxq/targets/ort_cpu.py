@@ -19,6 +19,7 @@ from onnxq.targets.schema import (
     PassThroughRule,
     Placement,
     Target,
+    TypeRule,
     WeightGuard,
 )
 
@@ -93,7 +94,9 @@ ORT_X64_VNNI = Target(
     activation=QuantSpec(qtype=UINT8, symmetric=False),
     weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
     engine=Engine.ONNXRUNTIME,
-    weight_types=frozenset({"uint8"}),
+    activation_types=frozenset({"int16", "uint16"}),
+    weight_types=frozenset({"uint8", "int16"}),
+    types={name: TypeRule(simulated=True, rules="C18") for name in ("int16", "uint16")},
     compute={rule.op: rule for rule in _COMPUTE},
     elementwise={rule.op: rule for rule in _ELEMENTWISE},
     pass_through={rule.op: rule for rule in _PASS_THROUGH},
@@ -102,7 +105,7 @@ ORT_X64_VNNI = Target(
     costs=ORT_X64_COSTS,
     float_reasons=_FLOAT_REASONS,
     sources={
-        **dict.fromkeys(("C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12"), "run"),
+        **dict.fromkeys(("C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12", "C18"), "run"),
         "R28": "doc, not measured",
     },
 )

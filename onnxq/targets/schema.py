@@ -71,6 +71,7 @@ class ComputeRule:
         per_channel_rank: Weight rank from which on only per-tensor weights run; None for no limit.
         min_channels: Fewer input or output channels than this stay float.
         min_features: A reduced or produced dimension smaller than this stays float.
+        weight: Form of its weights, if it is not the target's.
         signed: Form of its data input where that has negative values, if it is not the target's (INPUTS only).
         rules: Identifiers of the rules behind it, as listed in the target's documentation.
     """
@@ -83,6 +84,7 @@ class ComputeRule:
     per_channel_rank: int | None = None
     min_channels: int = 0
     min_features: int = 0
+    weight: QuantSpec | None = None
     signed: QuantSpec | None = None
     rules: str
 
@@ -127,6 +129,7 @@ class TypeRule:
         max_taps: A Conv whose filter has more taps than that stays float; 0 for no limit.
         simulated: Whether the engine takes the type but computes in float between the pairs: such a model tells the
             accuracy, and gains no speed.
+        outputs: Ranges that the outputs of operators have to have, [lowest, highest] by operator type (REGIONS only).
         note: What a user should know of the type on this engine.
         rules: Identifiers of the rules behind it.
     """
@@ -135,6 +138,7 @@ class TypeRule:
     products: bool = False
     max_taps: int = 0
     simulated: bool = False
+    outputs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     note: str = ""
     rules: str
 
@@ -163,6 +167,8 @@ class Target:
             those with rules (REGIONS only).
         fused_activations: Operators that disappear into the node before them.
         fusion_rule: Identifier of the rule by which they do (INPUTS only).
+        everywhere: Whether every operator with a rule is quantized, not only where codes are wanted behind it: an
+            engine that computes on codes alone (REGIONS only).
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
         concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).
         whole_operators: Operators that the engine wants as one node, since it does not see through several that
@@ -194,6 +200,7 @@ class Target:
     taken: frozenset[str] = frozenset()
     fused_activations: frozenset[str] = frozenset()
     fusion_rule: str = ""
+    everywhere: bool = False
     residual_add: bool = False
     concat_shares: bool = False
     whole_operators: frozenset[str] = frozenset()

@@ -114,9 +114,9 @@ def test_targets_are_all_in_the_readme() -> None:
 
 def test_rules_that_the_code_names_are_explained() -> None:
     page = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
-    explained = set(re.findall(r"^\| ([RCV]\d+b?) \|", page, re.MULTILINE))
+    explained = set(re.findall(r"^\| ([RCVQX]\d+b?) \|", page, re.MULTILINE))
     sources = [*(ROOT / "onnxq").rglob("*.py")]
-    named = {r for p in sources for r in re.findall(r"\b[RCV]\d{1,2}b?\b", p.read_text(encoding="utf-8"))}
+    named = {r for p in sources for r in re.findall(r"\b[RCVQX]\d{1,2}b?\b", p.read_text(encoding="utf-8"))}
     assert len(named) > 30
     assert named <= explained
 

@@ -16,7 +16,8 @@ ALL = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
 def test_names() -> None:
-    assert TARGET_NAMES == ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino")
+    known = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino", "qnn", "xnnpack")
+    assert known == TARGET_NAMES
     assert all(name == target.name for name, target in TARGETS.items())
 
 
@@ -51,7 +52,7 @@ def test_tensorrt_is_symmetric_int8() -> None:
     assert (spec.qtype.name, spec.symmetric) == ("int8", True)
 
 
-@pytest.mark.parametrize("name", [n for n in TARGETS if n != "tensorrt"])
+@pytest.mark.parametrize("name", [n for n in TARGETS if n not in ("tensorrt", "xnnpack")])
 def test_others_have_asymmetric_uint8_activations(name: str) -> None:
     spec = TARGETS[name].activation
     assert (spec.qtype.name, spec.symmetric) == ("uint8", False)
@@ -91,7 +92,8 @@ def test_unknown_name(given: str, hint: str) -> None:
     with pytest.raises(ConfigError) as error:
         resolve_target(given)
     assert str(error.value) == (
-        f"unknown target {given!r}; known: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt, openvino{hint}"
+        f"unknown target {given!r}; known: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt, openvino, qnn, "
+        f"xnnpack{hint}"
     )
 
 
