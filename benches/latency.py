@@ -67,7 +67,8 @@ def bench(model: ZooModel, options: argparse.Namespace) -> dict[str, list[str]]:
         static = _static_files(model, data, options)
         rows = {}
         for engine in options.engines:
-            ours = _made(model, data, {"kind": "onnxq", "methods": ["auto"], "target": ENGINES[engine]}, options)
+            target = options.target if engine == "onnxruntime" else ENGINES[engine]
+            ours = _made(model, data, {"kind": "onnxq", "methods": ["auto"], "target": target}, options)
             files = {"float": str(model.path()), "onnxq": ours, **static}
             rows[engine] = _row(model.name, engine, files, one_sample(feeds[0]), options)
     return rows
@@ -196,6 +197,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"settings of quantize_static, of {','.join(LATENCY_STATIC)}; '' for none",
     )
     parser.add_argument("--engines", type=names(ENGINES), default=list(ENGINES), help=f"of {','.join(ENGINES)}")
+    parser.add_argument("--target", default=ENGINES["onnxruntime"], help="onnxq's target under onnxruntime")
     parser.add_argument("--calib", type=int, default=8, help="calibration samples")
     parser.add_argument("--rounds", type=int, default=31, help="rounds, at most")
     parser.add_argument("--seconds", type=float, default=40.0, help="no further round of a race begins after so long")

@@ -22,7 +22,7 @@ from onnxq.verification.engines.result import EngineMissingError, EngineReport, 
 from onnxq.verification.engines.tensorrt_run import no_device
 from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
 from onnxq.verification.reasons.tensorrt import account
-from onnxq.verification.structure import is_qdq, quantizes_by_pairs
+from onnxq.verification.structure import is_qdq, meant_for_int8, quantizes_by_pairs
 from onnxq.verification.subgraphs import Inside, quantized_subgraphs
 
 Feed = Mapping[str, NDArray[Any]]
@@ -40,6 +40,7 @@ class Answer:
         violations: Broken rules of TensorRT.
         stretches: Fused against unfused computation (onnxruntime).
         warnings: Plain sentences about what was not checked.
+        meant_inside: Nodes inside subgraphs that the graph shows to be meant for int8.
     """
 
     engine: EngineReport | None = None
@@ -48,6 +49,7 @@ class Answer:
     violations: tuple[Violation, ...] = ()
     stretches: tuple[Stretch, ...] = ()
     warnings: list[str] = field(default_factory=list)
+    meant_inside: list[str] = field(default_factory=list)
 
 
 def ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed]) -> Answer:
@@ -72,6 +74,7 @@ def ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed]) -> Answer:
 def _ask_inside(answer: Answer, inside: Inside) -> None:
     """What onnxruntime makes of a subgraph, asked on its own."""
     report = inside.named(ort_engine.executed_precision(inside.graph.to_model(), base_dir=inside.graph.base_dir))
+    answer.meant_inside += [f"{inside.path}/{name}" for name in meant_for_int8(inside.graph)]
     if answer.engine is not None:
         ops = dict(Counter(answer.engine.engine_ops) + Counter(report.engine_ops))
         answer.engine = replace(answer.engine, nodes=(*answer.engine.nodes, *report.nodes), engine_ops=ops)

@@ -7,13 +7,18 @@ from collections.abc import Collection, Sequence
 from onnxq.graph.view import Graph
 from onnxq.verification.check import Check, check_all
 from onnxq.verification.engines.result import EngineReport, Precision
-from onnxq.verification.structure import INTEGER_OPS, MATRIX_OPS, placements, quantizes_by_pairs
+from onnxq.verification.structure import INTEGER_OPS, meant_for_int8, quantizes_by_pairs
 
 _INT8 = frozenset({Precision.INT8, Precision.FUSED, Precision.OTHER})
 
 
 def kernel_checks(
-    engine: EngineReport, quantized: Graph, expected_int8: Sequence[str], expected_weights: Sequence[str] = ()
+    engine: EngineReport,
+    quantized: Graph,
+    expected_int8: Sequence[str],
+    expected_weights: Sequence[str] = (),
+    *,
+    inside: Sequence[str] = (),
 ) -> list[Check]:
     """The checks of one model.
 
@@ -22,8 +27,9 @@ def kernel_checks(
         quantized: The quantized model.
         expected_int8: Nodes that must compute on codes; empty asks for what the graph shows.
         expected_weights: Nodes whose weights must be read in few bits.
+        inside: Nodes inside subgraphs that the graph shows to be meant for int8.
     """
-    meant = set(expected_int8) or _meant(quantized)
+    meant = set(expected_int8) or {*_meant(quantized), *inside}
     checks = []
     if meant or quantizes_by_pairs(quantized):
         checks.append(_check(engine, meant, _INT8, "int8 nodes run in int8", "nodes meant to run in int8"))
@@ -38,7 +44,7 @@ def _meant(quantized: Graph) -> set[str]:
     """Matrix operators whose operands are dequantized; without pairs, operators that are integer by definition."""
     if not quantizes_by_pairs(quantized):
         return {n.name for n in quantized.nodes if n.op_type in INTEGER_OPS}
-    return {p.node for p in placements(quantized) if p.op in MATRIX_OPS and {0, 1} <= set(p.dequantized)}
+    return set(meant_for_int8(quantized))
 
 
 def _check(engine: EngineReport, meant: set[str], accepted: Collection[Precision], name: str, subject: str) -> Check:

@@ -157,6 +157,11 @@ def placements(graph: Graph) -> tuple[NodePlacement, ...]:
     return tuple(placement(graph, n) for n in graph.nodes if not is_qdq(n))
 
 
+def meant_for_int8(graph: Graph) -> tuple[str, ...]:
+    """Names of the matrix operators whose operands are both dequantized."""
+    return tuple(p.node for p in placements(graph) if p.op in MATRIX_OPS and {0, 1} <= set(p.dequantized))
+
+
 def stranded(graph: Graph) -> tuple[str, ...]:
     """Names of Q and DQ nodes that buy nothing.
 

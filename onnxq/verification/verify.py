@@ -128,7 +128,9 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
     else:
         answer = Answer(warnings=[_NO_ENGINE.format(target=target_name)])
     if answer.engine is not None and answer.engine.nodes:
-        answer.checks.extend(kernel_checks(answer.engine, quantized, expected_int8, expected_weights))
+        answer.checks.extend(
+            kernel_checks(answer.engine, quantized, expected_int8, expected_weights, inside=answer.meant_inside)
+        )
     return VerifyResult(
         target=target_name,
         checks=(*measured.checks, *answer.checks),
@@ -178,6 +180,7 @@ def _typed(graph: Graph) -> Graph:
 def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, optimised: bool) -> _Measured:
     """Float model against the quantized one, in one pass over the batches."""
     started = time.perf_counter()
+    _check_inputs(float_graph, quantized)
     float_graph, quantized = runnable(float_graph), runnable(quantized)
     models = [(float_graph, True), (quantized, optimised)] + ([(quantized, False)] if optimised else [])
     nested = any(True for _ in subgraphs(quantized))
@@ -210,6 +213,21 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
         batches=comparison.batches,
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_inputs(float_graph: Graph, quantized: Graph) -> None:
+    """See that both models can be fed alike.
+
+    Raises:
+        DataError: they cannot.
+    """
+    other = [name for name in quantized.inputs if name not in float_graph.inputs]
+    if other:
+        own = ", ".join(map(repr, float_graph.inputs))
+        raise DataError(
+            f"the quantized model has an input {other[0]!r}, the float model has {own}",
+            hint="is it the float model that the quantized one was made from? onnxq verify FLOAT QUANTIZED",
+        )
 
 
 def _unsound(error: OutputError) -> str:

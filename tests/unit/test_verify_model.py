@@ -115,6 +115,17 @@ def test_no_batch_is_refused():
         verify_model(FLOAT_GRAPH, int8_conv(), [], "ort-x64-avx2")
 
 
+def test_models_with_other_inputs_are_refused():
+    other = int8_conv()
+    for node in other.graph.node:
+        for slot, tensor in enumerate(node.input):
+            if tensor == other.graph.input[0].name:
+                node.input[slot] = "image"
+    other.graph.input[0].name = "image"
+    with pytest.raises(DataError, match="the quantized model has an input 'image', the float model has 'x'"):
+        verify_model(FLOAT_GRAPH, other, conv_feeds(), "ort-x64-avx2")
+
+
 def test_no_checks_is_not_a_pass():
     assert not VerifyResult(target="ort-x64-avx2", checks=())
 
