@@ -87,6 +87,11 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     mode: str = STATIC,
     activations: str | None = None,
     weights: str | None = None,
+    block_size: int | None = None,
+    symmetric: bool | None = None,
+    rounding: str | None = None,
+    weight_format: str | None = None,
+    accuracy_level: int | None = None,
     method: str = DEFAULT_METHOD,
     percentile: float | None = None,
     momentum: float | None = None,
@@ -137,12 +142,19 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt, openvino, qnn or xnnpack;
             or the path of a .toml file with a table of your own.
         mode: "static" quantizes weights and activations, with ranges from data. "dynamic" (ONNX Runtime) quantizes
-            weights, and activations while the model runs: no calibration, and `data` serves for the report alone. See
-            docs/modes.md.
+            weights, and activations while the model runs: no calibration, and `data` serves for the report alone.
+            "weight-only" stores weights in few bits and computes in float. See docs/modes.md.
         activations: Type of the activations' codes, one that the target takes: int8, uint8, int16, uint16 or fp8. The
             target's own unless given (docs/types.md).
         weights: Type of the weights: in mode "static" one that the target takes, and what goes with the activations
-            unless given.
+            unless given; in "weight-only" int4 (the default), uint4 or int8. The following five are of that mode.
+        block_size: How many weights share a scale: 16 to 256, or 0 for all of a channel; 32 for 4 bits, 0 for int8.
+        symmetric: Whether weights have no zero-point; so for int4 and int8 unless given.
+        rounding: How codes are chosen: "nearest", "mse" (the default), "hqq", or with some samples in `data` "gptq" or
+            "awq".
+        weight_format: "nbits" for onnxruntime's MatMulNBits and GatherBlockQuantized, "qdq" for DequantizeLinear; the
+            target decides unless given.
+        accuracy_level: Of MatMulNBits: 4 (the default) multiplies in int8, 0 in float32.
         method: How ranges are chosen from statistics: max, percentile, entropy, mse or auto; or moving-average, which
             follows the batches in their order as PyTorch's observer does.
         percentile: For method "percentile", the share of values inside the range, in percent (more than 50).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnxq.facts import Clock, Counted, source_name
 from onnxq.graph.model import ModelSource, quantized_nodes, save_model, set_metadata, size_bytes
 from onnxq.graph.saving import data_file, needs_data_file
 from onnxq.graph.view import Graph
+from onnxq.graph.weights_file import WeightsFile, name_file
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan
@@ -31,6 +32,7 @@ from onnxq.targets.schema import Target
 from onnxq.verification.check import Check
 from onnxq.verification.verify import verify_model
 from onnxq.version import VERSION
+from onnxq.weight_only.solving import Quality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +90,13 @@ class Made:
         quantized: The quantized graph.
         plan: What was decided.
         qparams: Parameters of its weights.
-        expected: Nodes that the engine must be seen to run as planned.
+        expected: Nodes that the engine must be seen to run on codes.
+        expected_weights: Nodes whose weights it must be seen to read in few bits.
         metadata: Entries beside those that every model gets.
         label: What the report calls the method.
         checks: Questions that were asked and answered already.
         notes: Facts worth knowing.
+        qualities: How near each weight's codes are, by key of the plan.
     """
 
     source: Graph
@@ -101,14 +105,28 @@ class Made:
     plan: QuantPlan
     qparams: QParamsTable
     expected: Sequence[str]
+    expected_weights: Sequence[str] = ()
     metadata: Mapping[str, str]
     label: str
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
+    qualities: Mapping[str, Quality] = field(default_factory=dict)
+
+    def entries(self, request: Request) -> dict[str, str]:
+        """What the model says of itself."""
+        plan = self.plan
+        known = {"onnxq.version": VERSION, "onnxq.target": plan.target, "onnxq.float_digest": plan.digest}
+        return {**known, OPTIONS_KEY: request.options, **self.metadata}
 
 
-def finish(made: Made, request: Request, clock: Clock) -> QuantizeResult:
+def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None = None) -> QuantizeResult:
     """Verify a quantized model, write it, and say what came of it.
+
+    Args:
+        made: The model.
+        request: What was asked for.
+        clock: Its steps so far.
+        file: Where part of its weights is written already.
 
     Raises:
         DataError: the data does not fit the model.
@@ -117,20 +135,23 @@ def finish(made: Made, request: Request, clock: Clock) -> QuantizeResult:
     """
     plan = made.plan
     result = made.quantized.to_model()
-    entries = {"onnxq.version": VERSION, "onnxq.target": plan.target, "onnxq.float_digest": plan.digest}
-    set_metadata(result, {**entries, OPTIONS_KEY: request.options, **made.metadata})
+    if file is not None:
+        file.take(result.graph.initializer, made.quantized.base_dir)
+    set_metadata(result, made.entries(request))
     batches = request.feeds(made.source)
     feeds = Counted(batches)
     clock.lap("rewrite")
     verification = verify_model(
         made.source,
-        result,
+        Graph(result, made.quantized.base_dir),
         feeds,
         plan.target,
         expected_int8=made.expected,
+        expected_weights=made.expected_weights,
         engine=request.target.engine,
     )
     path = request.output
+    beside = file is not None or needs_data_file(result)
     facts = RunFacts(
         method=made.label,
         size_before_bytes=size_bytes(request.model, made.source),
@@ -143,15 +164,23 @@ def finish(made: Made, request: Request, clock: Clock) -> QuantizeResult:
             synthetic_comparison=request.data is None,
         ),
         output_path=None if path is None else str(path),
-        output_data_path=None if path is None or not needs_data_file(result) else str(data_file(path)),
+        output_data_path=str(data_file(path)) if path is not None and beside else None,
         warnings=batches.warnings,
         notes=(*plan.notes, *made.notes, *batches.notes),
         seconds=clock.seconds,
     )
     measured = plan_with_macs(plan, made.planned, feeds.shapes)
-    report = build_report(verification, facts, plan=measured, qparams=made.qparams, extra_checks=made.checks)
+    report = build_report(
+        verification,
+        facts,
+        plan=measured,
+        qparams=made.qparams,
+        extra_checks=made.checks,
+        qualities=made.qualities,
+    )
     if path is not None:
-        written = save_model(result, path, force=request.force, base_dir=made.quantized.base_dir)
+        written = save_model(result, path, force=request.force, base_dir=made.quantized.base_dir, weights=file)
+        name_file(result.graph.initializer, data_file(path).name)
         report = replace(report, size_after_bytes=written)
     stats = StatsTable(tensors={}, digest=plan.digest, samples=0)
     return QuantizeResult(model=result, plan=measured, stats=stats, qparams=made.qparams, report=report, output=path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from onnxq.finishing import Request
 from onnxq.graph.saving import check_output
 from onnxq.modes import DYNAMIC
 from onnxq.planning.options import PlanOptions
+from onnxq.planning.weight_form import WeightForm
 from onnxq.result import QuantizeResult
 from onnxq.targets import resolve_target
+from onnxq.weight_stages import quantize_weights
 
 _PLACEMENT = (
     "exclude", "exclude_ops", "exclude_between", "include", "include_ops", "include_between", "overrides", "placement",
 )  # fmt: skip
-_STAGES: dict[str, Callable[[Request], QuantizeResult]] = {DYNAMIC: quantize_dynamic}
 
 
 def quantize_without_calibration(mode: str, given: Mapping[str, Any], options: str) -> QuantizeResult:
@@ -55,4 +56,14 @@ def quantize_without_calibration(mode: str, given: Mapping[str, Any], options: s
         options=options,
         progress=given["progress"],
     )
-    return _STAGES[mode](request)
+    if mode == DYNAMIC:
+        return quantize_dynamic(request)
+    form = WeightForm.of(
+        given["weights"],
+        given["block_size"],
+        given["symmetric"],
+        given["rounding"],
+        given["weight_format"],
+        given["accuracy_level"],
+    )
+    return quantize_weights(request, form)

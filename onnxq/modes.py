@@ -2,6 +2,7 @@
 
 static       weights and activations are int8, ranges come from calibration data
 dynamic      weights are int8, activations are quantized while the model runs; needs no data
+    weight-only  weights are stored in 4 or 8 bits, arithmetic stays float; needs no data, or a few samples
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 
 from onnxq.errors import ConfigError
 
-STATIC, DYNAMIC = "static", "dynamic"
-MODES = (STATIC, DYNAMIC)
+STATIC, DYNAMIC, WEIGHT_ONLY = "static", "dynamic", "weight-only"
+MODES = (STATIC, DYNAMIC, WEIGHT_ONLY)
 
 _EVERYWHERE = frozenset({
     "model", "data", "target", "mode", "output", "force", "batch_size", "limit", "layout", "images", "exclude",
@@ -22,12 +23,21 @@ _EVERYWHERE = frozenset({
     "progress", "tune_progress",
 })  # fmt: skip
 
-_MEANINGFUL: Mapping[str, frozenset[str]] = {DYNAMIC: _EVERYWHERE | {"weights", "placement"}}
+_MEANINGFUL: Mapping[str, frozenset[str]] = {
+    DYNAMIC: _EVERYWHERE | {"weights", "placement"},
+    WEIGHT_ONLY: _EVERYWHERE
+    | {"weights", "placement", "block_size", "symmetric", "rounding", "weight_format", "accuracy_level"},
+}
 """Arguments that a mode looks at; "static" looks at its own."""
 
-_ONLY_ELSEWHERE: Mapping[str, frozenset[str]] = {STATIC: frozenset()}
+_ONLY_ELSEWHERE: Mapping[str, frozenset[str]] = {
+    STATIC: frozenset({"block_size", "symmetric", "rounding", "weight_format", "accuracy_level"}),
+}
 
-WEIGHT_TYPES: Mapping[str, tuple[str, ...]] = {DYNAMIC: ("int8",)}
+WEIGHT_TYPES: Mapping[str, tuple[str, ...]] = {
+    DYNAMIC: ("int8",),
+    WEIGHT_ONLY: ("int4", "uint4", "int8"),
+}
 """Types of weights that a mode can write, the default first."""
 
 

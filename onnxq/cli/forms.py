@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from onnxq.cli.parameters import MODES, WEIGHTS, Name
+from onnxq.cli.parameters import BLOCK_SIZES, MODES, ROUNDINGS, WEIGHT_FORMATS, WEIGHTS, Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +16,23 @@ class FormOptions:
 
     mode: str
     weights: str | None
+    block_size: str | None
+    symmetric: bool | None
+    rounding: str | None
+    weight_format: str | None
+    accuracy_level: int | None
 
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments of the Python API."""
-        return {"mode": self.mode, "weights": self.weights}
+        return {
+            "mode": self.mode,
+            "weights": self.weights,
+            "block_size": None if self.block_size is None else int(self.block_size),
+            "symmetric": self.symmetric,
+            "rounding": self.rounding,
+            "weight_format": self.weight_format,
+            "accuracy_level": self.accuracy_level,
+        }
 
     @property
     def needs_ranges(self) -> bool:
@@ -28,7 +41,8 @@ class FormOptions:
 
     def suffix(self, activations: str | None) -> str:
         """What the output is called after the model's own name, with activations of a type (None: the default)."""
-        return f".{self.weights or activations or 'int8'}.onnx"
+        default = "int4" if self.mode == "weight-only" else "int8"
+        return f".{self.weights or activations or default}.onnx"
 
 
 FORM_OPTIONS = (
@@ -38,7 +52,33 @@ FORM_OPTIONS = (
         default="static",
         show_default=True,
         help="static: weights and activations, with ranges from data. dynamic: weights, and activations while the "
-        "model runs (ONNX Runtime; needs no data). See docs/modes.md.",
+        "model runs (ONNX Runtime; needs no data). weight-only: weights in few bits, arithmetic in float. "
+        "See docs/modes.md.",
     ),
     click.option("--weights", type=Name(WEIGHTS), help="Type of the weights; what there is depends on --mode."),
+    click.option(
+        "--block-size",
+        type=Name(BLOCK_SIZES),
+        help="weight-only: how many weights share a scale; 0 for all of a channel.  [default: 32, int8: 0]",
+    ),
+    click.option(
+        "--symmetric/--asymmetric",
+        default=None,
+        help="weight-only: weights without or with zero-points.  [default: symmetric, uint4: asymmetric]",
+    ),
+    click.option(
+        "--rounding",
+        type=Name(ROUNDINGS),
+        help="weight-only: how codes are chosen; gptq and awq need --data.  [default: mse]",
+    ),
+    click.option(
+        "--weight-format",
+        type=Name(WEIGHT_FORMATS),
+        help="weight-only: nbits for onnxruntime's MatMulNBits, qdq for DequantizeLinear.  [default: auto]",
+    ),
+    click.option(
+        "--accuracy-level",
+        type=click.IntRange(0, 4),
+        help="weight-only: of MatMulNBits; 4 multiplies in int8, 0 in float32.  [default: 4]",
+    ),
 )

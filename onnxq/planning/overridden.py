@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from onnxq.errors import ConfigError
@@ -14,6 +14,7 @@ from onnxq.planning.compute import reduced_axis
 from onnxq.planning.names import selected, unmatched
 from onnxq.planning.overrides import Override
 from onnxq.planning.plan import Fixed, FromValues, Observed, Role, TensorPlan, family_of
+from onnxq.planning.weight_form import with_form
 from onnxq.plural import counted
 from onnxq.targets.forms import in_type
 from onnxq.targets.schema import Target
@@ -28,7 +29,12 @@ class Overridden:
 
 
 def apply_overrides(
-    graph: Graph, tensors: Mapping[str, TensorPlan], overrides: Iterable[Override], target: Target
+    graph: Graph,
+    tensors: Mapping[str, TensorPlan],
+    overrides: Iterable[Override],
+    target: Target,
+    *,
+    weights_alone: bool = False,
 ) -> Overridden:
     """`tensors` as the overrides want them.
 
@@ -37,6 +43,7 @@ def apply_overrides(
         tensors: The tensors of the plan, by key.
         overrides: In the order in which they are applied.
         target: The table that says which types its engine takes.
+        weights_alone: Whether `tensors` are weights that are stored in few bits and multiplied with float activations.
 
     Raises:
         ConfigError: an override names nothing, or nothing of the kind that it changes, or a type that the target does
@@ -45,10 +52,11 @@ def apply_overrides(
     planned, notes = dict(tensors), list[str]()
     for one in overrides:
         _check_types(one, target)
-        _check_forms(one, target)
+        keys_of = _KEYS_OF_WEIGHTS_ALONE if weights_alone else _KEYS
+        _check_meaning(one) if weights_alone else _check_forms(one, target)
         nodes = _named_nodes(graph, one)
         named = _named(graph, planned, one, nodes)
-        for role, keys in _KEYS.items():
+        for role, keys in keys_of.items():
             given = [key for key in keys if getattr(one, key) is not None]
             own = [key for key in named if planned[key].role is role]
             if given and not own:
@@ -68,6 +76,7 @@ _KEYS = {
     Role.ACTIVATION: ("activation", "method", "percentile", "range", "amax", "activation_bits", "symmetric"),
     Role.WEIGHT: ("weight", "per_channel", "weight_bits", "weight_amax", "block_size"),
 }
+_KEYS_OF_WEIGHTS_ALONE = {Role.WEIGHT: ("weight", "block_size", "symmetric", "rounding")}
 _KEYS_OF_BOTH = ("narrow_range", "power_of_two")
 
 
@@ -111,6 +120,25 @@ def _check_forms(one: Override, target: Target) -> None:
             where=one.title,
             hint="drop block_size, or quantize weights alone: mode='weight-only' (--mode weight-only)",
         )
+
+    if one.rounding is not None:
+        raise ConfigError(
+            "rounding is a choice of mode 'weight-only'",
+            where=one.title,
+            hint="drop it, or pass mode='weight-only' (--mode weight-only)",
+        )
+
+
+def _check_meaning(one: Override) -> None:
+    """See that an override is about what mode "weight-only" has."""
+    known = ("nodes", "tensors", *_KEYS_OF_WEIGHTS_ALONE[Role.WEIGHT])
+    for field in fields(one):
+        if field.name not in known and getattr(one, field.name) is not None:
+            raise ConfigError(
+                f"{field.name} has no meaning in mode 'weight-only'",
+                where=one.title,
+                hint=f"it has {', '.join(known[2:])}",
+            )
 
 
 def _shared_weights(one: Override, weights: Iterable[TensorPlan], nodes: Collection[str]) -> list[str]:
@@ -159,6 +187,8 @@ def _not_quantized(graph: Graph, pattern: str, known: Collection[str], where: st
 
 def _changed(graph: Graph, tensor: TensorPlan, one: Override, before: TensorPlan) -> TensorPlan:
     try:
+        if tensor.rounding is not None:
+            return with_form(tensor, one.weight, one.block_size, one.symmetric, one.rounding)
         if tensor.role is Role.WEIGHT:
             return _changed_weight(graph, tensor, one, before)
         return _changed_activation(tensor, one)

@@ -48,6 +48,7 @@ class Override:
         narrow_range: Whether the smallest code is left out.
         power_of_two: Whether scales are powers of two.
         block_size: How many weights share a scale, along the axis that products are summed over.
+        rounding: How codes of weights are chosen, in mode "weight-only"; there `symmetric` is about weights.
 
     Raises:
         ConfigError: it is about nothing, changes nothing, or has an impossible value.
@@ -69,6 +70,7 @@ class Override:
     narrow_range: bool | None = None
     power_of_two: bool | None = None
     block_size: int | None = None
+    rounding: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("nodes", "tensors"):

@@ -81,6 +81,7 @@ class TensorPlan:
         uses: The reads that get the dequantized tensor; all other reads keep the float one.
         covers_output: The tensor is a graph output, and the output too is the dequantized one.
         method: How its range is chosen, where not as that of the rest.
+        rounding: How the codes of a weight are chosen in mode "weight-only"; None in all others.
     """
 
     name: str
@@ -91,6 +92,7 @@ class TensorPlan:
     group: str | None = None
     covers_output: bool = False
     method: Method | None = None
+    rounding: str | None = None
 
 
 class Action(enum.Enum):

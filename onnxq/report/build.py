@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -18,6 +20,20 @@ from onnxq.verification.verify import VerifyResult
 
 POOR_SQNR_DB = 10.0
 """Below it errors are a third of the signal: classifiers mostly survive 15 dB, regressions do not."""
+
+
+_LISTED_SCALES = 2**16
+"""Scales of one tensor that a report lists."""
+
+
+class WeightQuality(Protocol):
+    """How near the codes of a weight are."""
+
+    @property
+    def sqnr_db(self) -> float: ...  # signal to noise of the weight itself
+
+    @property
+    def method(self) -> str: ...  # how its codes were chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +63,14 @@ class RunFacts:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def build_report(
+def build_report(  # noqa: PLR0913 - what a report is put together from
     verification: VerifyResult,
     facts: RunFacts,
     *,
     plan: QuantPlan | None = None,
     qparams: Mapping[str, QuantParams] | None = None,
     extra_checks: tuple[Check, ...] = (),
+    qualities: Mapping[str, WeightQuality] | None = None,
 ) -> Report:
     """The report of one run.
 
@@ -63,6 +80,7 @@ def build_report(
         plan: The plan; None for a model that onnxq did not quantize.
         qparams: Parameters by tensor name.
         extra_checks: Gates that the user asked for.
+        qualities: How near weights come out, by key of the plan.
 
     Returns:
         A report whose warnings begin with synthetic data, if the data was synthetic.
@@ -94,7 +112,7 @@ def build_report(
         output_path=facts.output_path,
         output_data_path=facts.output_data_path,
         layers=_layers(plan, engine, verification.account),
-        tensors=_tensors(plan, qparams or {}),
+        tensors=_tensors(plan, qparams or {}, qualities or {}),
     )
 
 
@@ -128,6 +146,8 @@ def _counted(nodes: Sequence[NodeExecution]) -> NodeCounts:
 
 def int8_mac_share(plan: QuantPlan) -> float | None:
     """Share of the plan's multiply-accumulates in int8 nodes, 0 to 1; None where some are unknown."""
+    if any(d.action is Action.WEIGHTS for d in plan.nodes) and not any(d.action is Action.INT8 for d in plan.nodes):
+        return None  # nothing was to compute in int8
     known = [d.macs for d in plan.nodes if d.macs is not None]
     if len(known) < len(plan.nodes) or not any(known):
         return None
@@ -186,9 +206,32 @@ def _with_execution(row: LayerRow, ran: NodeExecution | None) -> LayerRow:
     )  # fmt: skip
 
 
-def _tensors(plan: QuantPlan | None, qparams: Mapping[str, QuantParams]) -> tuple[TensorRow, ...]:
+def _tensors(
+    plan: QuantPlan | None, qparams: Mapping[str, QuantParams], qualities: Mapping[str, WeightQuality]
+) -> tuple[TensorRow, ...]:
     planned = plan.tensors if plan is not None else {}
-    return tuple(_tensor_row(name, params, planned.get(name)) for name, params in qparams.items())
+    rows = {name: _tensor_row(name, params, planned.get(name)) for name, params in qparams.items()}
+    for name, quality in qualities.items():
+        row = rows.get(name) or _without_parameters(name, planned[name])
+        rows[name] = replace(row, sqnr_db=quality.sqnr_db, rounding=quality.method)
+    return tuple(rows.values())
+
+
+def _without_parameters(name: str, planned: TensorPlan) -> TensorRow:
+    """The row of a weight that has too many scales to be kept."""
+    spec = planned.spec
+    return TensorRow(
+        name=name,
+        role=planned.role.value,
+        dtype=spec.qtype.name,
+        axis=spec.axis,
+        scale=(),
+        zero_point=(),
+        rmin=math.nan,
+        rmax=math.nan,
+        source=origin_text(planned),
+        block_size=spec.block_size,
+    )
 
 
 def _tensor_row(name: str, params: QuantParams, planned: TensorPlan | None) -> TensorRow:
@@ -200,12 +243,13 @@ def _tensor_row(name: str, params: QuantParams, planned: TensorPlan | None) -> T
         role=planned.role.value if planned is not None else "",
         dtype=spec.qtype.name,
         axis=spec.axis,
-        scale=tuple(scale.tolist()),
-        zero_point=tuple(zero_point.tolist()),
+        scale=tuple(scale.tolist()) if scale.size <= _LISTED_SCALES else (),
+        zero_point=tuple(zero_point.tolist()) if scale.size <= _LISTED_SCALES else (),
         rmin=float(((spec.qmin - zero_point) * scale).min()),
         rmax=float(((spec.qmax - zero_point) * scale).max()),
         source=origin_text(planned) if planned is not None else "",
         group=planned.group if planned is not None else None,
+        block_size=spec.block_size,
     )
 
 

@@ -23,7 +23,8 @@ JSON schema, version 1 (`to_json`). Keys are added within a version, never renam
     data                 {source, samples, held_out_samples, synthetic, synthetic_comparison, from_statistics}
     seconds              {step: seconds}
     layers               [{node, op, decision, reason, rule, macs, executed, engine_op, why}]
-    tensors              [{name, role, dtype, axis, scale: [..], zero_point: [..], rmin, rmax, source, group}]
+    tensors              [{name, role, dtype, axis, scale: [..], zero_point: [..], rmin, rmax, source, group,
+                           block_size, sqnr_db, rounding}]; scale and zero_point are empty where there are too many
 """
 
 from __future__ import annotations
@@ -127,6 +128,9 @@ class TensorRow:
         rmax: Largest real value that a code stands for, over all channels.
         source: Where the range came from ("observed", "shared with 'x'", ...).
         group: Tensors of one group share their parameters.
+        block_size: Neighbours along `axis` that share a scale, in mode "weight-only"; None for none.
+        sqnr_db: Signal to noise of a weight in few bits; None where it was not measured.
+        rounding: How its codes were chosen; "" where that is not recorded.
     """
 
     name: str
@@ -139,6 +143,9 @@ class TensorRow:
     rmax: float
     source: str = ""
     group: str | None = None
+    block_size: int | None = None
+    sqnr_db: float | None = None
+    rounding: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

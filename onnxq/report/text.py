@@ -71,6 +71,7 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
         yield "engine", f"{size}, built by {report.engine.engine} {report.engine.version}"
     if report.asked is not None:
         yield "by its pairs", f"{counts_text(report.asked)} (by the target's rules; its engine tells nothing of nodes)"
+    yield from _weights(report)
     yield from _left_in_float(report)
     if report.size_before_bytes and report.size_after_bytes:
         ratio = report.size_before_bytes / report.size_after_bytes
@@ -87,6 +88,17 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
         yield "time", steps
     if report.output_path is not None:
         yield "written to", files_text(report.output_path, report.output_data_path)
+
+
+def _weights(report: Report) -> Iterable[tuple[str, str]]:
+    """How near weights in few bits are, where that was measured."""
+    known = [row for row in report.tensors if row.sqnr_db is not None]
+    if not known:
+        return
+    worst = min(known, key=lambda row: row.sqnr_db or 0.0)
+    best = max(row.sqnr_db or 0.0 for row in known)
+    span = f"SQNR {worst.sqnr_db:.1f} to {best:.1f} dB" if len(known) > 1 else f"SQNR {worst.sqnr_db:.1f} dB"
+    yield "weights", f"{counted(len(known), 'weight')} in few bits, {span}, worst {worst.name!r}"
 
 
 def _left_in_float(report: Report) -> Iterable[tuple[str, str]]:

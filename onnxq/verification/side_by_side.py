@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -21,39 +21,52 @@ _BATCHES_IN_TURN = 8
 """Batches whose outputs are kept while one large model makes room for the next."""
 
 
-def outputs_of(
-    models: Sequence[tuple[Graph, bool]], feeds: Iterable[Feed]
-) -> Iterator[tuple[Feed, tuple[Outputs, ...]]]:
+class Loading(NamedTuple):
+    """How onnxruntime loads a model.
+
+    Attributes:
+        graph: The model.
+        optimised: Whether it may optimise the graph.
+        exact: Whether products with weights behind a DequantizeLinear alone stay in float32; otherwise it multiplies
+            them in int8.
+    """
+
+    graph: Graph
+    optimised: bool = True
+    exact: bool = False
+
+
+def outputs_of(models: Sequence[Loading], feeds: Iterable[Feed]) -> Iterator[tuple[Feed, tuple[Outputs, ...]]]:
     """Each batch with what the models make of it.
 
     Args:
-        models: Graphs, each with whether onnxruntime may optimise it. From the third on they run for the first batches
-            alone.
+        models: From the third on they run for the first batches alone.
         feeds: The batches. Read once.
 
     Raises:
         ModelError: onnxruntime cannot load or run a model.
     """
-    if any(weights_are_large(graph.initializers.values()) for graph, _ in models):
+    if any(weights_are_large(model.graph.initializers.values()) for model in models):
         yield from _in_turn(models, feeds)
         return
-    loaded = [_load(*model) for model in models]
+    loaded = [_load(model) for model in models]
     for count, feed in enumerate(feeds):
         yield feed, tuple(model(feed) for model in (loaded if count < _UNFUSED_BATCHES else loaded[:2]))
 
 
-def _in_turn(models: Sequence[tuple[Graph, bool]], feeds: Iterable[Feed]) -> Iterator[tuple[Feed, tuple[Outputs, ...]]]:
+def _in_turn(models: Sequence[Loading], feeds: Iterable[Feed]) -> Iterator[tuple[Feed, tuple[Outputs, ...]]]:
     stream = iter(feeds)
     wanted = list(models)
     while some := list(islice(stream, _BATCHES_IN_TURN)):
         outputs = []
         for model in wanted:
-            loaded = _load(*model)
+            loaded = _load(model)
             outputs.append([loaded(feed) for feed in some])
             del loaded  # before the next one comes
         yield from zip(some, zip(*outputs, strict=True), strict=True)
         wanted = wanted[:2]
 
 
-def _load(graph: Graph, optimised: bool) -> OrtModel:
-    return OrtModel(graph.to_model(), optimised=optimised, base_dir=graph.base_dir)
+def _load(model: Loading) -> OrtModel:
+    graph = model.graph
+    return OrtModel(graph.to_model(), optimised=model.optimised, base_dir=graph.base_dir, exact=model.exact)

@@ -20,6 +20,7 @@ from onnxq.cli.main import cli
 from onnxq.cli.options import DataOptions
 from onnxq.modes import MODES, WEIGHT_TYPES
 from onnxq.numerics import qtype_from_name
+from onnxq.planning.weight_form import FORMATS, ROUNDINGS
 from onnxq.targets import ORT_CPU, TARGET_NAMES
 
 NOTHING: dict[str, Any] = dict.fromkeys(DataOptions.__dataclass_fields__)
@@ -38,6 +39,8 @@ def test_names_are_those_of_the_library() -> None:
     # What a static model may have is a matter of the target's table.
     for name in (*parameters.WEIGHTS, *parameters.ACTIVATIONS):
         assert qtype_from_name(name).min_opset
+    assert set(parameters.ROUNDINGS) == set(ROUNDINGS)
+    assert set(parameters.WEIGHT_FORMATS) == set(FORMATS)
     assert sorted(parameters.METHODS) == sorted(METHODS)
     assert sorted(parameters.METHOD_NAMES) == sorted(METHOD_NAMES)
     assert sorted(parameters.IMAGE_PRESETS) == sorted(PRESETS)

@@ -142,7 +142,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"nodes": "*", "zzz": 1},
         "override 1: unknown key 'zzz'\nHint: known keys: nodes, tensors, activation, weight, per_channel, method, "
         "percentile, range, amax, weight_amax, activation_bits, weight_bits, symmetric, narrow_range, power_of_two, "
-        "block_size",
+        "block_size, rounding",
     ),
     "about nothing": (
         {"method": "max"},
@@ -152,7 +152,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"nodes": "*"},
         "override 1 (override of nodes '*'): it changes nothing\nHint: add one of activation, weight, per_channel, "
         "method, percentile, range, amax, weight_amax, activation_bits, weight_bits, symmetric, narrow_range, "
-        "power_of_two, block_size",
+        "power_of_two, block_size, rounding",
     ),
     "method": (
         {"nodes": "*", "method": "maxx"},

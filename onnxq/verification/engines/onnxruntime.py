@@ -57,12 +57,13 @@ class OrtModel:
         base_dir: Folder of the external data that a model given as a message refers to.
         threads: Threads inside one operator; None lets onnxruntime choose.
         optimised_path: Where to write the graph that onnxruntime executes (weights go to a file beside it).
+        exact: Whether products with weights behind a DequantizeLinear are computed in float32, not in int8.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a session is made with
         self,
         model: ModelProto | str | Path,
         *,
@@ -70,11 +71,14 @@ class OrtModel:
         base_dir: Path | None = None,
         threads: int | None = None,
         optimised_path: Path | None = None,
+        exact: bool = False,
     ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+        if exact:
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         if optimised_path is not None:

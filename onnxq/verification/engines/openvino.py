@@ -25,11 +25,12 @@ from onnxq.verification.engines.result import EngineMissingError, EngineReport, 
 from onnxq.verification.engines.source import model_file
 from onnxq.verification.reasons.openvino import INT8_OPS, why_float
 from onnxq.verification.reasons.reason import Reason, past_pairs
-from onnxq.verification.structure import MATRIX_OPS, is_float_type, is_qdq
+from onnxq.verification.structure import MATRIX_OPS, is_float_type, is_qdq, quantizes_by_pairs
 
 ENGINE = "openvino"
 _MARKER = re.compile(r"@onnxq(\d+)@")
 _INT8_PRECISIONS = frozenset({"i8", "u8"})
+_NARROW_PRECISIONS = frozenset({"i4", "u4", "nf4"})
 _FLOAT_PRECISIONS = frozenset({"f32", "f16", "bf16", "f64"})
 _ELEMENTWISE = frozenset({"Eltwise", "Subgraph"})
 _PLUMBING = frozenset({"Reorder", "Convert", "Subgraph", "FakeQuantize", "Reshape", "Transpose", "Parameter", "Result"})
@@ -120,6 +121,7 @@ class _Reader:
 
     def __init__(self, graph: Graph, names: Sequence[str], executed: Sequence[Mapping[str, str]]) -> None:
         self._graph = graph
+        self._by_pairs = quantizes_by_pairs(graph)
         self._kernels: dict[str, Mapping[str, str]] = {}
         # A kernel that computes (Convolution) speaks for a node before one that only moves data for it (Reorder).
         for info in sorted(executed, key=lambda i: i["layerType"] in _PLUMBING):
@@ -145,6 +147,8 @@ class _Reader:
         if info is None:
             return _told(node, Precision.OTHER, "", Reason(text="removed: it changes nothing"))
         kernel, precision = info["layerType"], info["runtimePrecision"].lower()
+        if precision in _NARROW_PRECISIONS or (precision in _INT8_PRECISIONS and not self._by_pairs):
+            return self._weight_only(node, kernel, precision)
         if precision in _INT8_PRECISIONS and kernel in _ELEMENTWISE and node.op_type not in INT8_OPS:
             # Such a kernel is said to have the precision of what it reads; it converts the codes and computes in float.
             return _told(node, Precision.FLOAT, kernel, why_float(self._graph, node, kernel, precision))
@@ -159,6 +163,13 @@ class _Reader:
         if own is None and node.op_type not in MATRIX_OPS:
             return _told(node, Precision.FLOAT, kernel, Reason(text=f"part of {kernel}, which runs in {precision}"))
         return _told(node, Precision.FLOAT, kernel, why_float(self._graph, node, kernel, precision))
+
+    def _weight_only(self, node: NodeProto, kernel: str, precision: str) -> NodeExecution:
+        """A node of a kernel that is said to have the precision of its weights."""
+        if node.op_type not in (*MATRIX_OPS, "Gather"):
+            return _told(node, Precision.FLOAT, kernel, Reason(text=f"part of {kernel}, which computes in float"))
+        reason = f"weight-only: it reads {precision} and computes in float"
+        return _told(node, Precision.WEIGHTS, kernel, Reason(text=reason))
 
     def _gone(self, node: NodeProto) -> str:
         """Why a node that no kernel lists was never going to run; "" where it became part of a neighbour."""

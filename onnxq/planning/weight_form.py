@@ -1,0 +1,151 @@
+"""In which form weights are stored, and how their codes are chosen. Names and defaults, checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+
+from onnxq.errors import ConfigError
+from onnxq.numerics.qtypes import qtype_from_name
+from onnxq.numerics.specs import QuantSpec
+from onnxq.planning.plan import TensorPlan
+
+NEAREST, MSE, HQQ, GPTQ, AWQ = "nearest", "mse", "hqq", "gptq", "awq"
+ROUNDINGS = (NEAREST, MSE, HQQ, GPTQ, AWQ)
+NEED_DATA = frozenset({GPTQ, AWQ})
+"""Methods that look at what the weights are multiplied with."""
+
+AUTO, QDQ, NBITS = "auto", "qdq", "nbits"
+FORMATS = (AUTO, QDQ, NBITS)
+
+TYPES = ("int4", "uint4", "int8")
+SMALLEST_BLOCK, LARGEST_BLOCK = 16, 256
+DEFAULT_BLOCK = {"int4": 32, "uint4": 32, "int8": 0}
+"""Weights that share a scale; 0 stands for a whole channel."""
+
+FASTEST_LEVEL = 4
+"""`accuracy_level` of MatMulNBits: 4 lets it multiply in int8, 1 and 0 in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightForm:
+    """How weights are stored.
+
+    Attributes:
+        weights: Type of the codes: "int4", "uint4" or "int8".
+        block_size: How many weights in the direction of the sum share a scale; 0 for all of a channel.
+        symmetric: Whether there is no zero-point.
+        rounding: How codes are chosen: "nearest"; "mse", scales of least squared error; "hqq"; "gptq"; "awq".
+        storage: "nbits", operators of onnxruntime; "qdq", DequantizeLinear of ONNX; "auto", as the target wants.
+        accuracy_level: Of onnxruntime's MatMulNBits: 0 to 4.
+    """
+
+    weights: str = "int4"
+    block_size: int = 32
+    symmetric: bool = True
+    rounding: str = MSE
+    storage: str = AUTO
+    accuracy_level: int = FASTEST_LEVEL
+
+    @classmethod
+    def of(  # noqa: PLR0913, PLR0917 - one argument for each choice of the user
+        cls,
+        weights: str | None = None,
+        block_size: int | None = None,
+        symmetric: bool | None = None,
+        rounding: str | None = None,
+        storage: str | None = None,
+        accuracy_level: int | None = None,
+    ) -> WeightForm:
+        """The form that a user means; None stands for the default of what else was said.
+
+        Raises:
+            ConfigError: a value is impossible, or they do not go together.
+        """
+        weights = _known(weights or "int4", TYPES, "weights", "--weights")
+        block_size = DEFAULT_BLOCK[weights] if block_size is None else checked_block_size(block_size)
+        form = cls(
+            weights=weights,
+            block_size=block_size,
+            symmetric=weights != "uint4" if symmetric is None else bool(symmetric),
+            rounding=_known(rounding or MSE, ROUNDINGS, "rounding", "--rounding"),
+            storage=_known(storage or AUTO, FORMATS, "weight_format", "--weight-format"),
+            accuracy_level=FASTEST_LEVEL if accuracy_level is None else accuracy_level,
+        )
+        if form.accuracy_level not in range(5):
+            raise ConfigError(
+                f"accuracy_level is {accuracy_level!r}, expected 0 to 4",
+                hint="4 multiplies in int8, 0 in float32: accuracy_level= (--accuracy-level)",
+            )
+        if form.storage == NBITS and not form.block_size:
+            raise ConfigError(
+                "MatMulNBits has a scale for each block, not for each channel",
+                hint="pass block_size=32 (--block-size 32), or weight_format='qdq' (--weight-format qdq)",
+            )
+        return form
+
+    def spec(self, axis: int) -> QuantSpec:
+        """The form of a weight whose sum runs along `axis`, of two."""
+        qtype = qtype_from_name(self.weights)
+        # A scale of a channel lies along the other axis.
+        if not self.block_size:
+            return QuantSpec(qtype=qtype, symmetric=self.symmetric, axis=1 - axis)
+        return QuantSpec(qtype=qtype, symmetric=self.symmetric, axis=axis, block_size=self.block_size)
+
+
+def checked_block_size(given: int) -> int:
+    """A block size that engines take, or 0.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    sizes = [2**power for power in range(4, 9)]
+    if isinstance(given, bool) or not isinstance(given, Integral) or given not in (0, *sizes):
+        raise ConfigError(
+            f"block_size is {given!r}, expected {', '.join(map(str, sizes))}, or 0 for a scale for each channel",
+            hint="pass block_size=32 (--block-size 32)",
+        )
+    return int(given)
+
+
+def _known(given: str, names: Sequence[str], argument: str, flag: str) -> str:
+    if given in names:
+        return given
+    close = difflib.get_close_matches(str(given), names, n=1)
+    raise ConfigError(
+        f"unknown {argument} {given!r}; known: {', '.join(names)}",
+        hint=f"did you mean {argument}={close[0]!r} ({flag} {close[0]})?" if close else f"pass {argument}= ({flag})",
+    )
+
+
+def with_form(
+    tensor: TensorPlan,
+    weight: str | None = None,
+    block_size: int | None = None,
+    symmetric: bool | None = None,
+    rounding: str | None = None,
+) -> TensorPlan:
+    """`tensor`, a weight of mode "weight-only", with what is not None changed.
+
+    Raises:
+        ConfigError: a value is impossible, or the weight has no blocks.
+    """
+    spec = tensor.spec
+    if weight is not None:
+        spec = replace(spec, qtype=qtype_from_name(weight), symmetric=weight != "uint4")
+    if symmetric is not None:
+        spec = replace(spec, symmetric=symmetric)
+    if block_size is not None:
+        size = checked_block_size(block_size)
+        if spec.axis is None or spec.axis > 1:
+            raise ConfigError("it is dequantized in front of its node and has no blocks", hint="drop block_size")
+        if bool(size) != (spec.block_size is not None):
+            # Blocks run along the sum, scales of channels along the other axis.
+            spec = replace(spec, axis=1 - spec.axis, block_size=size or None)
+        elif size:
+            spec = replace(spec, block_size=size)
+    if rounding is not None:
+        rounding = _known(rounding, ROUNDINGS, "rounding", "rounding")
+    return replace(tensor, spec=spec, rounding=rounding or tensor.rounding)

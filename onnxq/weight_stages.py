@@ -1,0 +1,247 @@
+"""Weight-only quantization from a float model to a verified one: `onnxq.quantize(mode="weight-only")`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.kept import keep_first
+from onnxq.dynamic.kernels import import_domains_of, use_domain
+from onnxq.dynamic.rules import MICROSOFT
+from onnxq.errors import ConfigError
+from onnxq.facts import Clock
+from onnxq.faults import blamed_on
+from onnxq.finishing import Made, Request, finish, refuse_quantized
+from onnxq.graph.model import load_graph, model_digest
+from onnxq.graph.opset import upgrade_opset
+from onnxq.graph.saving import file_for_weights
+from onnxq.graph.shapes import infer_shapes
+from onnxq.graph.subgraphs import own_graph, subgraphs, with_subgraph
+from onnxq.graph.view import Graph
+from onnxq.graph.weights_file import WeightsFile
+from onnxq.modes import WEIGHT_ONLY
+from onnxq.nested import Nested, whole_plan
+from onnxq.numerics.qparams import QuantParams
+from onnxq.passes.fold_fragment import FoldFragment
+from onnxq.passes.lift_constants import LiftConstants
+from onnxq.passes.remove_identity import RemoveIdentity
+from onnxq.planning.options import PlanOptions
+from onnxq.planning.plan import Action
+from onnxq.planning.weight_form import NEED_DATA, QDQ, WeightForm
+from onnxq.result import QuantizeResult
+from onnxq.stages import nothing_to_quantize, read_through
+from onnxq.targets.schema import Engine
+from onnxq.weight_only.activation_aware import scale_channels
+from onnxq.weight_only.moments import moments_in_order
+from onnxq.weight_only.planning import BLOCKED_OPSET, WeightPlan, plan_weights, storage_of
+from onnxq.weight_only.rewriting import Sink, WeightRewriter
+from onnxq.weight_only.sites import PRODUCT, TABLE
+from onnxq.weight_only.solving import Quality, qparams_of, rounded_weights
+
+SAMPLES = 256
+"""Most samples that methods look at, spread over the data."""
+
+_LARGEST_SHOWN = 2**16
+"""Scales of a weight that are kept for reports."""
+
+_INT4_IR = 10
+"""First IR version with 4-bit types."""
+
+
+def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
+    """Store the weights of a model in few bits.
+
+    Raises:
+        ConfigError: an option names what is not there, or a method has no data to look at.
+        ModelError: the model cannot be read, is quantized already, or has no weight to quantize.
+    """
+    clock = Clock()
+    source = load_graph(request.model)
+    refuse_quantized(source)
+    with blamed_on(source):
+        graph = _prepared(source, request, form)
+        run = _Run(request=request, form=form, digest=model_digest(source), source=source)
+        tree = run.planned(graph, request.wanted, top=True)
+        if not any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
+            raise nothing_to_quantize(tree.whole.plan)
+        samples = run.samples(tree)
+    clock.lap("plan")
+    with file_for_weights(request.output, source.initializers.values()) as file:
+        with blamed_on(source):
+            quantized = run.rewritten(tree, _kept if file is None else partial(_moved, file), samples)
+        clock.lap("quantize")
+        made = Made(
+            source=source,
+            planned=graph,
+            quantized=quantized,
+            plan=tree.whole.plan,
+            qparams=run.qparams,
+            expected=(),
+            expected_weights=run.expected(tree),
+            metadata={"onnxq.mode": WEIGHT_ONLY, "onnxq.weights": form.weights, "onnxq.rounding": form.rounding},
+            label=f"{form.weights}, {form.rounding}",
+            qualities=run.qualities,
+            notes=tuple(run.notes),
+        )
+        return finish(made, request, clock, file)
+
+
+def _kept(tensor: TensorProto) -> TensorProto:
+    return tensor
+
+
+def _moved(file: WeightsFile, tensor: TensorProto) -> TensorProto:
+    """`tensor` with its data in the file that will lie beside the model."""
+    file.move(tensor, tensor, None)
+    return tensor
+
+
+def _prepared(source: Graph, request: Request, form: WeightForm) -> Graph:
+    """A graph whose constants are initializers, in an opset that can hold the form; weights are not read."""
+    storage = storage_of(form, request.target)
+    half = any(t.data_type == TensorProto.FLOAT16 for t in source.initializers.values())
+    blocked = form.block_size or form.weights != "int8" or half or request.wanted.overrides
+    graph = source.copy()
+    if storage == QDQ:
+        graph = upgrade_opset(graph, BLOCKED_OPSET if blocked else 13)
+    LiftConstants().run(graph)
+    RemoveIdentity().run(graph)
+    graph.prune()
+    graph.sort()
+    infer_shapes(graph)
+    return graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tree:
+    """A graph with its plan, and the subgraphs in it with theirs.
+
+    Attributes:
+        graph: The graph.
+        planned: Its own plan.
+        nested: Its subgraphs, with their trees.
+        whole: The plan with what is inside.
+    """
+
+    graph: Graph
+    planned: WeightPlan
+    nested: tuple[tuple[Nested, _Tree], ...]
+
+    @property
+    def whole(self) -> WeightPlan:
+        nested = [replace(one, plan=tree.whole.plan, inner=()) for one, tree in self.nested]
+        return replace(self.planned, plan=whole_plan(self.planned.plan, nested))
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One run, and what it finds.
+
+    Attributes:
+        request: What the user asked for.
+        form: How weights are stored.
+        digest: Digest of the float model.
+        source: The float model.
+        qparams: Parameters of weights that have few enough scales to be shown, by key with its path.
+        qualities: How near each weight's codes are, likewise.
+        notes: Facts worth knowing.
+    """
+
+    request: Request
+    form: WeightForm
+    digest: str
+    source: Graph
+    qparams: dict[str, QuantParams] = field(default_factory=dict)
+    qualities: dict[str, Quality] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def planned(self, graph: Graph, options: PlanOptions, *, top: bool = False) -> _Tree:
+        """The plans of `graph` and of its subgraphs."""
+        nested: list[tuple[Nested, _Tree]] = []
+        selection = options.select(graph, self.source if top else None)
+        for subgraph in subgraphs(graph):
+            if selection.forbids(graph.node(subgraph.node)):
+                continue
+            content = own_graph(graph, subgraph)
+            infer_shapes(content)
+            FoldFragment().run(content)
+            tree = self.planned(content, options.inside(subgraph.path))
+            if any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
+                nested.append((Nested(subgraph=subgraph, graph=content, plan=tree.planned.plan), tree))
+        notes = [self.request.target_note] if top and self.request.target_note else []
+        plan = plan_weights(
+            graph,
+            self.request.target,
+            self.form,
+            options=options,
+            digest=self.digest,
+            notes=notes,
+            source=self.source if top else None,
+        )
+        return _Tree(graph=graph, planned=plan, nested=tuple(nested))
+
+    def samples(self, tree: _Tree) -> list[Batch]:
+        """Some batches for the methods that look at data; none where there is no such method.
+
+        Raises:
+            ConfigError: there is one, and no data.
+        """
+        tensors = tree.whole.plan.tensors.values()
+        wanted = {t.rounding or self.form.rounding for t in tensors} & NEED_DATA
+        if not wanted:
+            return []
+        method = min(wanted)
+        if self.request.data is None:
+            raise ConfigError(
+                f"rounding {method!r} looks at what weights are multiplied with, and there are no data",
+                hint="pass data= (--data), or rounding='mse' (--rounding mse)",
+            )
+        reader, kept = keep_first(self.request.feeds(self.source), samples=SAMPLES)
+        read_through(reader)
+        return kept
+
+    def rewritten(self, tree: _Tree, sink: Sink, samples: Sequence[Batch], path: str = "") -> Graph:
+        """The graph of `tree` with its weights in few bits, which go through `sink`."""
+        graph = tree.graph.copy()
+        for one, inner in tree.nested:
+            content = self.rewritten(inner, sink, (), f"{path}{one.subgraph.path}/")
+            with_subgraph(graph, one.subgraph, content)
+            import_domains_of(graph, content)
+        if tree.nested:
+            graph.prune()
+            graph.sort()
+        floats, scales = tree.graph, dict[str, NDArray[np.float32]]()
+        if samples:
+            collecting = self.request.collecting
+            scales = scale_channels(
+                graph, tree.planned, self.form, moments_in_order(floats, tree.planned, samples, collecting)
+            )
+        moments = moments_in_order(floats, tree.planned, samples, self.request.collecting) if samples else None
+        explicit = self.request.target.engine is Engine.TENSORRT
+        rewriter = WeightRewriter(graph, tree.planned, self.form, sink, explicit=explicit)
+        for key, rounded, quality in rounded_weights(floats, tree.planned, self.form, moments, scales):
+            tensor, site = tree.planned.plan.tensors[key], tree.planned.sites[key][0]
+            rewriter.replace(key, rounded)
+            self.qualities[f"{path}{key}"] = quality
+            if rounded.grid.scale.size <= _LARGEST_SHOWN:
+                self.qparams[f"{path}{key}"] = qparams_of(rounded, tensor.spec, site)
+        use_domain(graph, MICROSOFT)
+        graph.frame.ir_version = max(graph.frame.ir_version, _INT4_IR)
+        graph.prune()
+        graph.sort()
+        return graph
+
+    def expected(self, tree: _Tree, path: str = "") -> list[str]:
+        """Nodes whose weights the engine must read in few bits: those that it has kernels for."""
+        kinds = (PRODUCT,) if tree.planned.table_storage == QDQ else (PRODUCT, TABLE)
+        every = [site for sites in tree.planned.sites.values() for site in sites]
+        found = [f"{path}{site.node}" for site in every if site.kind in kinds]
+        for one, inner in tree.nested:
+            found += self.expected(inner, f"{path}{one.subgraph.path}/")
+        return found
