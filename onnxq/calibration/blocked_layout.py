@@ -8,11 +8,11 @@ Such a tensor still says that its shape is (N, C', H, W). Source: onnxruntime, `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+DOMAIN = "com.microsoft.nchwc"
+"""Of the operators that onnxruntime computes on blocks."""
 
 
 @dataclass(frozen=True)
@@ -28,34 +28,15 @@ class Blocked:
     block: int
 
     @property
-    def full_channels(self) -> int:
-        """Channels in blocks without padding."""
-        return self.channels // self.block * self.block
+    def blocks(self) -> int:
+        """Blocks of a sample, C' / B."""
+        return -(-self.channels // self.block)
 
-    def places(self, logical: NDArray[np.int64], spatial: int) -> NDArray[np.int64]:
-        """Where elements of one sample lie in its memory, padding included.
+    @property
+    def padded(self) -> bool:
+        """Whether there are channels without meaning."""
+        return self.channels % self.block > 0
 
-        Args:
-            logical: int64, shape (n,): their places in (C, H, W) order.
-            spatial: H * W.
-
-        Returns:
-            int64, shape (n,).
-        """
-        channel, place = np.divmod(logical, spatial)
-        block, lane = np.divmod(channel, self.block)
-        return np.asarray((block * spatial + place) * self.block + lane, np.int64)
-
-    def plain(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The tensor in the model's layout.
-
-        Args:
-            array: shape (N, C', H, W).
-
-        Returns:
-            shape (N, C, H, W), a copy.
-        """
-        samples, padded, *spatial = array.shape
-        blocks = array.reshape(samples, padded // self.block, -1, self.block)
-        plain = np.swapaxes(blocks, 2, 3).reshape(samples, padded, *spatial)
-        return np.ascontiguousarray(plain[:, : self.channels])
+    def in_memory(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape that onnxruntime gives a tensor of `shape`."""
+        return (shape[0], self.blocks * self.block, *shape[2:])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from onnxq.calibration.blocked_layout import Blocked
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.session import Session
+from onnxq.calibration.tap_reader import Summarised
+from onnxq.calibration.taps import SampleAxis
 from onnxq.graph.view import Graph
 
 
@@ -20,12 +21,12 @@ class ReusedSessions(CollectOptions):
     Attributes:
         sessions: By the outputs of the graph and whether it is optimised.
         tapped: Those of `tapped_session`, by its taps.
+        summaries: Those of `summarised`, by its taps.
     """
 
     sessions: dict[tuple[tuple[str, ...], bool], Session] = field(default_factory=dict, compare=False, repr=False)
-    tapped: dict[tuple[str, ...], tuple[Session, tuple[Blocked | None, ...]]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    tapped: dict[tuple[str, ...], Session] = field(default_factory=dict, compare=False, repr=False)
+    summaries: dict[tuple[str, ...], Summarised | None] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, options: CollectOptions) -> ReusedSessions:
@@ -41,9 +42,7 @@ class ReusedSessions(CollectOptions):
             self.sessions[key] = super().session(graph, optimise=optimise)
         return self.sessions[key]
 
-    def tapped_session(
-        self, graph: Graph, taps: Sequence[str], group: Sequence[str]
-    ) -> tuple[Session, tuple[Blocked | None, ...]]:
+    def tapped_session(self, graph: Graph, taps: Sequence[str], group: Sequence[str]) -> Session:
         """As for CollectOptions; that of an earlier call with the same taps, if there was one."""
         if self.memory_limit is not None:
             return super().tapped_session(graph, taps, group)
@@ -51,3 +50,14 @@ class ReusedSessions(CollectOptions):
         if key not in self.tapped:
             self.tapped[key] = super().tapped_session(graph, taps, group)
         return self.tapped[key]
+
+    def summarised(
+        self, graph: Graph, taps: Sequence[str], group: Sequence[str], axis: SampleAxis
+    ) -> Summarised | None:
+        """As for CollectOptions; that of an earlier call with the same taps, if there was one."""
+        if self.memory_limit is not None:
+            return super().summarised(graph, taps, group, axis)
+        key = tuple(group)
+        if key not in self.summaries:
+            self.summaries[key] = super().summarised(graph, taps, group, axis)
+        return self.summaries[key]

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.blocked import blocked_session
-from onnxq.calibration.blocked_layout import Blocked
+from onnxq.calibration.blocked import in_blocks, optimised_graph
 from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
 from onnxq.calibration.memory import grouped_taps, tap_bytes
 from onnxq.calibration.progress import Progress, resident_bytes
 from onnxq.calibration.session import DEFAULT_PROVIDERS, PROVIDERS, Session, make_session
 from onnxq.calibration.statistics import StatsTable, TensorStats
-from onnxq.calibration.tap_reader import TapReader
+from onnxq.calibration.summaries import Tap, summarised
+from onnxq.calibration.tap_reader import Summarised, TapReader
 from onnxq.calibration.taps import (
+    FLOATS,
     SampleAxis,
     derived_taps,
     in_graph_order,
@@ -36,6 +37,7 @@ from onnxq.calibration.taps import (
 )
 from onnxq.errors import DataError, OnnxqError
 from onnxq.graph.view import Graph
+from onnxq.planning.bounds import known_bounds
 
 NonFinite = Literal["error", "ignore"]
 
@@ -78,22 +80,54 @@ class CollectOptions:
             stop_spinning=True,
         )
 
-    def tapped_session(
-        self, graph: Graph, taps: Sequence[str], group: Sequence[str]
-    ) -> tuple[Session, tuple[Blocked | None, ...]]:
-        """A session that gives inner tensors of `graph`, and the layout of each. Raises as `session` does.
+    def tapped_session(self, graph: Graph, taps: Sequence[str], group: Sequence[str]) -> Session:
+        """A session that gives inner tensors of `graph` as they are. Raises as `session` does.
 
         Args:
             graph: The model.
-            taps: All tensors that are tapped.
+            taps: All tensors that are tapped: none of them is fused away, so that a tensor is computed alike whatever
+                it is tapped together with.
             group: Those that this session gives.
         """
-        if self.on_cpu:
-            every = with_readable_outputs(graph, taps)
+        every = with_readable_outputs(graph, taps, as_float32=True)
+        if len(group) < len(taps) and self.on_cpu and (optimised := optimised_graph(every, threads=self.threads)):
             names = dict(zip(taps, every.outputs, strict=True))
-            if found := blocked_session(every, [names[name] for name in group], threads=self.threads):
-                return found
-        return self.session(with_readable_outputs(graph, group)), (None,) * len(group)
+            model = with_outputs(optimised, [names[name] for name in group]).to_model()
+            return make_session(model, optimise=False, threads=self.threads, stop_spinning=True)
+        return self.session(with_readable_outputs(graph, group, as_float32=True))
+
+    def summarised(
+        self, graph: Graph, taps: Sequence[str], group: Sequence[str], axis: SampleAxis
+    ) -> Summarised | None:
+        """A session that summarises inner tensors of `graph`; None where their arrays are needed.
+
+        Args:
+            graph: The model.
+            taps: As for `tapped_session`.
+            group: As for `tapped_session`.
+            axis: Where samples lie.
+        """
+        if not self.on_cpu or self.full_histogram or self.nonfinite == "ignore" or not group:
+            return None
+        every = with_readable_outputs(graph, taps, as_float32=True)
+        names = dict(zip(taps, every.outputs, strict=True))
+        optimised = optimised_graph(every, threads=self.threads)
+        edited = optimised or every
+        chosen = [name for name in group if axis.summarised(name) and graph.dtype(name) in FLOATS]
+        if not chosen:
+            return None
+        forms = [_tap(graph, name, names[name], optimised) for name in chosen]
+        others = [name for name in group if name not in chosen]
+        model, summaries = summarised(edited, forms, [names[n] for n in others], histogram=not self.range_only)
+        session = make_session(
+            model,
+            optimise=optimised is None,
+            threads=self.threads,
+            base_dir=graph.base_dir,
+            stop_spinning=True,
+            in_stored_order=True,
+        )
+        return Summarised(session=session, summaries=summaries, others=others)
 
     @property
     def on_cpu(self) -> bool:
@@ -102,6 +136,16 @@ class CollectOptions:
 
 
 DEFAULT_OPTIONS = CollectOptions()
+
+
+def _tap(graph: Graph, name: str, output: str, optimised: Graph | None) -> Tap:
+    """How a tensor is found in the graph that is edited, where it is called `output`."""
+    tensor, blocked = (optimised and in_blocks(optimised, output)) or (output, None)
+    shape = graph.shape(name) or ()
+    last = shape[-1] if shape and isinstance(shape[-1], int) else None
+    lower = known_bounds(graph, name).lower
+    nonnegative = lower is not None and lower >= 0.0
+    return Tap(name=name, tensor=tensor, rank=len(shape), last=last, blocked=blocked, nonnegative=nonnegative)
 
 
 def collect(  # noqa: PLR0913 - the parts of one run
@@ -201,14 +245,12 @@ class _Work:
         """Samples, their fingerprint, and the statistics of these taps and what follows from them."""
         self.pass_number += 1
         inner = [name for name in taps if not self.graph.is_input(name)]
-        session, layouts = self.options.tapped_session(self.graph, self.inner, inner) if inner else (None, ())
         reader = TapReader(
-            session,
             inner,
-            layouts,
-            inputs=[name for name in taps if self.graph.is_input(name)],
+            [name for name in taps if self.graph.is_input(name)],
             axis=self.axis,
-            in_parts=self.options.on_cpu,
+            summarised=self.options.summarised(self.graph, self.inner, inner, self.axis),
+            tapped=lambda: self.options.tapped_session(self.graph, self.inner, inner),
         )
         counter = Counter(
             taps,
@@ -217,22 +259,19 @@ class _Work:
                 stop_at_nonfinite=self.options.nonfinite == "error",
                 full_histogram=self.options.full_histogram,
                 range_only=self.options.range_only,
-                threads=self.options.threads,
             ),
         )
-        samples = 0
         try:
-            with counter:
-                for batch in stream:
-                    for window in reader.windows(batch):
-                        counter.count(window)
-                    samples += batch.samples
-                    self._tell(samples)
-                for window in reader.rest():
-                    counter.count(window)
-        except NonFiniteError as found:
-            raise _nonfinite_error(self.graph, found, self.options) from None
-        self.earlier_samples += samples
+            for batch in stream:
+                for found in reader.read(batch):
+                    counter.count(found)
+                counter.note(batch)
+                self._tell(counter.samples)
+            for found in reader.rest():
+                counter.count(found)
+        except NonFiniteError as bad:
+            raise _nonfinite_error(self.graph, bad, self.options) from None
+        self.earlier_samples += counter.samples
         return counter.samples, counter.fingerprint, counter.statistics()
 
     def _tell(self, samples: int) -> None:

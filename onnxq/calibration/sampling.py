@@ -1,20 +1,25 @@
 """What is taken of one array: exact extremes of all its elements, and the elements that go into the histogram.
 
-Of a sample's tensor of `size` elements, n(size) go into the histogram, evenly spread:
+A sample's tensor is seen as channels by places by lanes:
+
+    images, rank 3 and more     (C, places, 1)     all channels of a pixel are taken or none
+    any other, (..., D)         (1, places, L)     L = the greatest common divisor of D and LANES
+
+Of its `size` elements, n(size) go into the histogram, evenly spread:
 
     n(size) = size where size <= SAMPLE, else SAMPLE or a SHARE-th of them, whichever is more
-    stride  = the smallest integer >= size / n(size) that has no divisor in common with size
-    taken   = elements stride // 2, stride // 2 + stride, ...          each stands for `stride` elements
+    stride  = the integer next to size / n(size), by ratio, that has no divisor in common with the places of a row
+    taken   = the places stride // 2, stride // 2 + stride, ...        each element stands for `stride` elements
 
-The choice depends on the size of one sample's tensor alone, so it is the same for any batch size, order or split. A
-stride coprime to the size is coprime to every dimension: it walks through all channels, rows and columns in turn.
-Elements are numbered in the order of the model's layout, also where memory has another one (`tap_memory`).
+The choice depends on the shape of one sample's tensor alone, so it is the same for any batch size, order or split. Such
+a stride walks through all columns in turn. Taking whole pixels and lanes makes
+it one strided copy inside the model, also where memory has another layout than the shape says (`blocked_layout`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,11 +27,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from onnxq.errors import DataError
 
-SAMPLE = 4096
+SAMPLE = 2048
 """Elements counted of one tensor of one sample, at least."""
 
-SHARE = 32
-"""Of larger tensors one element in so many is counted: a histogram then costs about as much as the extremes."""
+SHARE = 64
+"""Of larger tensors one element in so many is counted: more would cost more than the model's own work on them."""
+
+LANES = 16
+"""Neighbours that are taken together: 64 bytes, a line of the processor's cache."""
+
+_IMAGE_RANK = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,21 +71,61 @@ class Extract:
         return replace(self, rmin=float(ends.min()) + 0.0, rmax=float(ends.max()) + 0.0, taken=function(self.taken))
 
 
-def stride_for(size: int) -> int:
-    """Distance between the elements taken of a tensor.
+@dataclass(frozen=True)
+class Choice:
+    """Which elements of one sample's tensor go into the histogram.
+
+    Attributes:
+        channels: Of an image.
+        places: Places in all.
+        lanes: Neighbours at each place.
+        stride: Distance between places that are taken; also the weight of an element.
+    """
+
+    channels: int
+    places: int
+    lanes: int
+    stride: int
+
+    @classmethod
+    def of(cls, shape: Sequence[int]) -> Choice:
+        """For a sample's tensor of this shape, without a size of 0.
+
+        >>> Choice.of((2048,)), Choice.of((98, 264)), Choice.of((64, 80, 80))  # doctest: +NORMALIZE_WHITESPACE
+        (Choice(channels=1, places=128, lanes=16, stride=1),
+         Choice(channels=1, places=3234, lanes=8, stride=13),
+         Choice(channels=64, places=6400, lanes=1, stride=63))
+        """
+        image = len(shape) >= _IMAGE_RANK
+        channels, lanes = (shape[0], 1) if image else (1, math.gcd(LANES, *(shape[-1:] or (1,))))
+        size = math.prod(shape)
+        places = size // (channels * lanes)
+        if size <= SAMPLE:
+            return cls(channels, places, lanes, 1)
+        best = size / max(SAMPLE, size // SHARE)
+        row = shape[-1] // lanes
+        near = (n for n in range(1, min(places, 2 * math.ceil(best)) + 1) if math.gcd(n, row) == 1)
+        return cls(channels, places, lanes, min(near, key=lambda n: max(n / best, best / n)))
+
+    @property
+    def start(self) -> int:
+        """The first place that is taken."""
+        return self.stride // 2
+
+    @property
+    def taken(self) -> int:
+        """Places that are taken."""
+        return len(range(self.start, self.places, self.stride))
+
+
+def sample_shape(shape: Sequence[int], rows: int) -> tuple[int, ...]:
+    """Shape of one sample's tensor.
 
     Args:
-        size: Elements of one sample's tensor.
-
-    >>> stride_for(4096), stride_for(4097), stride_for(64 * 80 * 80)
-    (1, 2, 33)
+        shape: Of the tensor of all samples.
+        rows: Samples along its first axis; 1 takes the whole array for one sample.
     """
-    if size <= SAMPLE:
-        return 1
-    stride = -(-size // max(SAMPLE, size // SHARE))
-    while math.gcd(stride, size) > 1:
-        stride += 1
-    return stride
+    return tuple(shape[1:]) if shape and shape[0] == rows else tuple(shape)
 
 
 def extract(values: ArrayLike, *, rows: int | None = None, histogram: bool = True) -> Extract:
@@ -99,9 +149,12 @@ def extract(values: ArrayLike, *, rows: int | None = None, histogram: bool = Tru
         flat = array.ravel(order="K" if rows is None else "C").astype(np.float32, copy=False)
     if not flat.size:
         return Extract(count=0, nonfinite=0, rmin=math.inf, rmax=-math.inf, taken=flat, weight=1)
-    size = flat.size // (rows or 1)
-    stride = 1 if rows is None or not histogram else stride_for(size)
-    taken = flat.reshape(-1, size)[:, stride // 2 :: stride].ravel() if histogram else flat[:0]
+    stride, taken = 1, flat if histogram else flat[:0]
+    if histogram and rows is not None:
+        choice = Choice.of(sample_shape(array.shape, rows))
+        stride = choice.stride
+        view = flat.reshape(-1, choice.channels, choice.places, choice.lanes)
+        taken = view[:, :, choice.start :: stride].ravel()
     low, high = float(flat.min()), float(flat.max())
     nonfinite = 0
     # min and max pass NaN on and show infinities, so finite data pays nothing for this check.

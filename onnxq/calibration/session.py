@@ -95,24 +95,30 @@ class Session:
             raise _run_error(error, feed, where) from error
         return outputs
 
-    def bind(self, arrays: Sequence[NDArray[Any]]) -> Binding:
+    def bind(
+        self, outputs: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]], *, others: Sequence[str] = ()
+    ) -> Binding:
         """Arrays for `run_into` to write into.
 
         Args:
-            arrays: C-contiguous, one for each output, of its shape and element type.
+            outputs: C-contiguous arrays by output, of its shape and element type.
+            inputs: Inputs that are the same in every run.
+            others: Outputs for which onnxruntime takes memory itself.
         """
-        return Binding(self._session, self.output_names, arrays)
+        return Binding(self._session, outputs, inputs, others)
 
     def run_into(
-        self, feed: Mapping[str, NDArray[Any]], binding: Binding, *, where: str = "input", shrink: bool = False
-    ) -> None:
-        """As `run`, with the outputs in the arrays of `binding`.
+        self, feed: Mapping[str, NDArray[Any]], binding: Binding, *, where: str = "input"
+    ) -> list[NDArray[Any]]:
+        """As `run`, with outputs in the arrays of `binding`.
 
         Args:
-            feed: As for `run`.
+            feed: As for `run`, without the inputs of `binding`.
             binding: From `bind`.
             where: As for `run`.
-            shrink: Whether onnxruntime then gives back memory that it has kept since earlier runs.
+
+        Returns:
+            The `others` of `bind`.
 
         Raises:
             DataError: as for `run`; also where an output has another shape than its array.
@@ -120,10 +126,8 @@ class Session:
         try:
             for name, array in feed.items():
                 binding.io.bind_cpu_input(name, array)
-            options = ort.RunOptions()
-            if shrink:
-                options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-            self._session.run_with_iobinding(binding.io, options)
+            self._session.run_with_iobinding(binding.io)
+            return binding.others()
         except MemoryError:
             raise
         except Exception as error:  # as in `run`
@@ -131,14 +135,29 @@ class Session:
 
 
 class Binding:
-    """Outputs of a session bound to arrays, which it keeps alive."""
+    """Outputs and inputs of a session bound to arrays, which it keeps alive."""
 
-    def __init__(self, session: ort.InferenceSession, names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        outputs: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, NDArray[Any]],
+        others: Sequence[str],
+    ) -> None:
         self.io = session.io_binding()
-        self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
-        self._arrays = tuple(arrays)
-        for name, value in zip(names, self._values, strict=True):
+        self._arrays = (outputs, inputs)
+        self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in outputs.items()}
+        for name, value in self._values.items():
             self.io.bind_ortvalue_output(name, value)
+        for name in others:
+            self.io.bind_output(name)
+        for name, array in inputs.items():
+            self.io.bind_cpu_input(name, array)
+        self._others = len(others)
+
+    def others(self) -> list[NDArray[Any]]:
+        """What the last run left in memory of onnxruntime's own."""
+        return [value.numpy() for value in self.io.get_outputs()[-self._others :]] if self._others else []
 
 
 # Before a Q with fp8 or 4-bit codes onnxruntime 1.32 drops a Relu as if codes were uint8, and cannot load a Clip.
@@ -156,6 +175,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     optimised_model_path: Path | None = None,
     disabled_optimizers: Sequence[str] = (),
     stop_spinning: bool = False,
+    in_stored_order: bool = False,
 ) -> Session:
     """Load a model into onnxruntime.
 
@@ -169,6 +189,8 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         disabled_optimizers: Names of onnxruntime's optimisers to leave out.
         stop_spinning: Whether idle threads of onnxruntime let go of their core as soon as a run has ended; by default
             they keep it busy for a while.
+        in_stored_order: Whether nodes run in the order of the model's list; by default nodes that nothing but outputs
+            depends on run last.
 
     Raises:
         ConfigError: a provider is not part of this onnxruntime.
@@ -182,6 +204,8 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         options.intra_op_num_threads = threads
     if stop_spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")
+    if in_stored_order:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if optimised_model_path is not None:
         options.optimized_model_filepath = str(optimised_model_path)
     chosen = _known_providers(providers)

@@ -1,16 +1,17 @@
-"""Runs a model over batches and hands out what its tapped tensors held, in windows.
+"""Runs a model over batches and hands out what statistics need of its tapped tensors.
 
-A window is one run of a large model or several of a small one. Runs write into the same memory again and again: memory
-asked for anew costs more than a small model. A window is therefore to be read before the next is made.
+    Rows      runs of a session that summarises its tensors itself (`summaries`): the rule
+    Arrays    the tensors of one run as they are: where shapes are not known yet, where something is not finite, where
+              samples cannot be told apart, where every element is asked for, on other devices than the CPU
 
-Where every tap keeps samples apart, a batch is run in parts whose tensors fit the processor's last cache: written out
-to memory and read back, they would cost more than the model.
+Rows are written again and again; they are to be read before the next ones are made. Where every tap keeps samples
+apart, a batch is run in parts whose tensors fit the processor's cache.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,24 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.calibration.batches import Batch
-from onnxq.calibration.blocked_layout import Blocked
 from onnxq.calibration.session import Binding, Session
-from onnxq.calibration.tap_memory import Geometry, aligned
+from onnxq.calibration.summaries import Summary
+from onnxq.calibration.summary_rows import RowLayout
 from onnxq.calibration.taps import SampleAxis
 from onnxq.errors import DataError
 
-WINDOW_ELEMENTS = 1 << 19
-"""Runs are put into one window until their tensors have so many elements (2 MiB)."""
+ROWS_ELEMENTS = 1 << 20
+"""Runs are counted together until their rows have so many elements (4 MiB): short calls of numpy cost twice as much."""
 
-_WINDOW_RUNS = 64
+_MOST_ROWS = 64
 
 PART_ELEMENTS = 1 << 23
-"""A batch is run in parts until their tensors have no more elements (32 MiB)."""
+"""A batch is run in parts until their tapped tensors have no more elements (32 MiB)."""
 
 ALIVE = 2
-"""Batches whose tensors exist at the same time: those of the first run, and the memory for those that follow."""
+"""Batches that exist at the same time: the one that is run, and the one that the data source makes next."""
 
-_MOST_GEOMETRIES = 16
+_MOST_LAYOUTS = 16
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -54,79 +55,79 @@ class Tapped:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Window:
-    """Some runs.
+class Arrays:
+    """Tensors of one run, by name."""
+
+    batch: Batch
+    tapped: Mapping[str, Tapped]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """Summaries of some runs, all finite.
 
     Attributes:
-        batches: What the model was fed, run by run.
-        tapped: Tensors of each run that have an array of their own, by name.
-        names: Tensors that lie in `block`.
-        geometry: Where they lie; None where there is no block.
-        block: float32, shape (runs, geometry.elements).
+        layout: Where they lie.
+        values: float32, shape (runs, layout.elements).
     """
 
-    batches: tuple[Batch, ...]
-    tapped: Mapping[str, Sequence[Tapped]]
-    names: tuple[str, ...] = ()
-    geometry: Geometry | None = None
-    block: NDArray[np.float32] | None = None
+    layout: RowLayout
+    values: NDArray[np.float32]
 
-    @property
-    def samples(self) -> int:
-        return sum(batch.samples for batch in self.batches)
 
-    def runs(self, name: str) -> Sequence[Tapped]:
-        """One tensor, run by run, in the model's layout."""
-        if name in self.tapped or self.geometry is None or self.block is None:
-            return self.tapped[name]
-        place = self.geometry.places[self.names.index(name)]
-        arrays = [row[place.start : place.stop].reshape(place.shape) for row in self.block]
-        if place.blocked is not None:
-            arrays = [place.blocked.plain(array) for array in arrays]
-        return [Tapped(array=array, rows=place.rows) for array in arrays]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Summarised:
+    """A session that summarises tensors.
+
+    Attributes:
+        session: Its outputs are those of the summaries, then `others`.
+        summaries: By tap.
+        others: Taps that it gives as they are.
+    """
+
+    session: Session
+    summaries: Sequence[Summary]
+    others: Sequence[str]
 
 
 class TapReader:
-    """Windows of runs.
+    """Reads some tensors of a model.
 
     Args:
-        session: A model whose outputs are tapped tensors; None where only inputs are tapped.
-        taps: Names of its outputs.
-        layouts: Layout of each output.
-        inputs: Names of inputs that are tapped.
+        taps: Inner tensors of the model, in order.
+        inputs: Inputs of the model that are tapped as they are.
         axis: Where samples lie.
-        in_parts: Whether batches may be run in parts at all.
+        summarised: Summarises some of the taps; None where every run gives arrays.
+        tapped: Makes the session that gives all `taps` as they are.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of one run
+    def __init__(
         self,
-        session: Session | None,
         taps: Sequence[str],
-        layouts: Sequence[Blocked | None],
-        *,
         inputs: Sequence[str],
+        *,
         axis: SampleAxis,
-        in_parts: bool,
+        summarised: Summarised | None,
+        tapped: Callable[[], Session],
     ) -> None:
-        self._session = session
         self._taps = tuple(taps)
-        self._layouts = tuple(layouts)
         self._inputs = tuple(inputs)
         self._axis = axis
-        self._apart = session is not None and axis.keeps_apart(taps)
-        self._in_parts = in_parts and self._apart
-        self._memory = None if session is None else _Memory(session)
-        # Shapes of what a run writes, by what it is fed (see `_key`); None where that is not always the same.
+        self._apart = bool(taps) and axis.keeps_apart(taps)
+        self._summarised = summarised
+        self._names = () if summarised is None else tuple(s.tap.name for s in summarised.summaries)
+        self._leading = axis.keeps_apart(self._names)
+        self._make_tapped, self._tapped_session = tapped, list[Session]()
+        self._memory = None if summarised is None else _Memory(summarised)
+        # Shapes of summarised taps, by what the model is fed (see `_key`); None where that is not always the same.
         self._known: dict[Shapes, Shapes | None] = {}
         # What inference says of the first batch: nothing is run to find out, but it may be wrong.
-        self._expected = _in_memory(axis.shapes(taps), layouts)
-        self._pending: list[Batch] = []
-        self._geometry: Geometry | None = None
-        # What onnxruntime wrote the last run's outputs to, it would keep for outputs that now go elsewhere.
-        self._shrink = False
+        self._expected = axis.shapes(self._names) if self._names else None
+        self._layout: RowLayout | None = None
+        self._filled = 0
 
-    def windows(self, batch: Batch) -> Iterator[Window]:
-        """Run a batch; the windows that are complete with it.
+    def read(self, batch: Batch) -> Iterator[Arrays | Rows]:
+        """Run a batch; what is complete with it.
 
         Raises:
             DataError: onnxruntime refuses the batch, or a node fails on it.
@@ -137,23 +138,18 @@ class TapReader:
             yield from self._run(part)
         self._expected = None
 
-    def rest(self) -> Iterator[Window]:
-        """The window of the last runs, if there are any."""
-        if self._pending and self._geometry is not None and self._memory is not None:
-            batches, self._pending = tuple(self._pending), []
-            yield Window(
-                batches=batches,
-                tapped=self._fed(batches),
-                names=self._taps,
-                geometry=self._geometry,
-                block=self._memory.block(self._geometry, len(batches)),
-            )
+    def rest(self) -> Iterator[Rows]:
+        """What has not been handed out yet."""
+        if self._filled and self._layout is not None and self._memory is not None:
+            values = self._memory.rows(self._layout)[: self._filled]
+            self._filled = 0
+            yield Rows(layout=self._layout, values=values)
 
     # ---- batches in parts --------------------------------------------------------------------------------------------
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         """The batch, or parts of about the same size that follow each other."""
-        if not self._in_parts or batch.samples == 1:
+        if self._summarised is None or not self._apart or batch.samples == 1:
             yield batch
             return
         start = 0
@@ -168,121 +164,111 @@ class TapReader:
             yield batch.part(start + left * i // count, start + left * (i + 1) // count)
 
     def _key(self, batch: Batch) -> Shapes:
-        """What the shapes of a run's outputs depend on."""
+        """What the shapes of taps depend on."""
         return tuple(
-            array.shape[1:] if self._apart and name in batch.per_sample else array.shape
+            array.shape[1:] if self._leading and name in batch.per_sample else array.shape
             for name, array in batch.arrays.items()
         )
 
     def _shapes(self, batch: Batch) -> Shapes | None:
-        """Shapes of what a run of `batch` writes, as far as they are known."""
+        """Shapes of the summarised taps, as far as they are known."""
         known = self._known.get(self._key(batch))
-        return tuple((batch.samples, *shape[1:]) for shape in known) if known and self._apart else known
+        return tuple((batch.samples, *shape[1:]) for shape in known) if known and self._leading else known
 
     # ---- runs --------------------------------------------------------------------------------------------------------
 
-    def _run(self, batch: Batch) -> Iterator[Window]:
-        if self._session is None or self._memory is None:
-            yield Window(batches=(batch,), tapped=self._fed((batch,)))
-            return
+    def _run(self, batch: Batch) -> Iterator[Arrays | Rows]:
         shapes = self._shapes(batch)
-        geometry = None if shapes is None else self._memory.geometry(shapes, self._rows(shapes, batch), self._layouts)
-        if geometry is not self._geometry:
-            yield from self.rest()
-            self._geometry = geometry
-        if geometry is None:
-            yield from self._run_alone(batch, self._session)
+        if self._summarised is None or self._memory is None or shapes is None:
+            yield self._as_arrays(batch)
             return
-        runs = max(1, min(WINDOW_ELEMENTS // max(1, geometry.elements), _WINDOW_RUNS))
-        try:
-            binding = self._memory.binding(geometry, runs, len(self._pending))
-            self._session.run_into(batch.arrays, binding, where=batch.label, shrink=self._shrink)
-            self._shrink = False
-        except DataError:
-            # Either its outputs have other shapes this time, or the model fails on it, which will show.
+        rows = [self._axis.rows(name, shape, batch) or 1 for name, shape in zip(self._names, shapes, strict=True)]
+        layout = self._memory.layout(shapes, rows)
+        if layout is not self._layout:
             yield from self.rest()
+            self._layout = layout
+        try:
+            binding = self._memory.binding(layout, self._filled)
+            others = self._summarised.session.run_into(batch.arrays, binding, where=batch.label)
+        except DataError:
+            # Either its taps have other shapes this time, or the model fails on it, which will show.
             if self._expected is None:
                 self._known[self._key(batch)] = None
             else:
                 del self._known[self._key(batch)]
-            yield from self._run_alone(batch, self._session)
+            yield self._as_arrays(batch)
             return
-        self._pending.append(batch)
-        if len(self._pending) == runs:
+        values = self._memory.rows(layout)
+        if not layout.finite(values[self._filled]):
+            yield self._as_arrays(batch)
+            return
+        self._filled += 1
+        if others or self._inputs:
+            tapped = self._fed(batch) | self._with_rows(self._summarised.others, others, batch)
+            yield Arrays(batch=batch, tapped=tapped)
+        if self._filled == len(values):
             yield from self.rest()
 
-    def _run_alone(self, batch: Batch, session: Session) -> Iterator[Window]:
-        arrays = session.run(batch.arrays, where=batch.label)
-        self._shrink = True
-        key = self._key(batch)
-        if key not in self._known:
-            fit = all(array.size and array.dtype == np.float32 for array in arrays)
-            self._known[key] = tuple(array.shape for array in arrays) if fit else None
-        tapped = dict(self._fed((batch,)))
-        for name, array, blocked in zip(self._taps, arrays, self._layouts, strict=True):
-            rows = self._axis.rows(name, array.shape, batch)
-            tapped[name] = [Tapped(array=array if blocked is None else blocked.plain(array), rows=rows)]
-        yield Window(batches=(batch,), tapped=tapped)
+    def _as_arrays(self, batch: Batch) -> Arrays:
+        if not self._taps:
+            return Arrays(batch=batch, tapped=self._fed(batch))
+        if not self._tapped_session:
+            self._tapped_session.append(self._make_tapped())
+        arrays = self._tapped_session[0].run(batch.arrays, where=batch.label)
+        tapped = self._with_rows(self._taps, arrays, batch)
+        if self._key(batch) not in self._known:
+            shapes = [tapped[name].array.shape for name in self._names]
+            self._known[self._key(batch)] = tuple(shapes) if all(map(all, shapes)) else None
+        return Arrays(batch=batch, tapped=self._fed(batch) | tapped)
 
-    def _rows(self, shapes: Shapes, batch: Batch) -> tuple[int | None, ...]:
-        return tuple(self._axis.rows(name, shape, batch) for name, shape in zip(self._taps, shapes, strict=True))
-
-    def _fed(self, batches: tuple[Batch, ...]) -> dict[str, Sequence[Tapped]]:
-        """Tapped inputs."""
+    def _with_rows(self, names: Sequence[str], arrays: Sequence[NDArray[Any]], batch: Batch) -> dict[str, Tapped]:
         return {
-            name: [Tapped(array=b.arrays[name], rows=self._axis.rows(name, b.arrays[name].shape, b)) for b in batches]
-            for name in self._inputs
+            name: Tapped(array=array, rows=self._axis.rows(name, array.shape, batch))
+            for name, array in zip(names, arrays, strict=True)
         }
 
-
-def _in_memory(shapes: Shapes | None, layouts: Sequence[Blocked | None]) -> Shapes | None:
-    """Shapes as onnxruntime gives them, with padded channels."""
-    if shapes is None:
-        return None
-    return tuple(
-        shape if blocked is None else (shape[0], -(-shape[1] // blocked.block) * blocked.block, *shape[2:])
-        for shape, blocked in zip(shapes, layouts, strict=True)
-    )
+    def _fed(self, batch: Batch) -> dict[str, Tapped]:
+        """Tapped inputs."""
+        return self._with_rows(self._inputs, [batch.arrays[name] for name in self._inputs], batch)
 
 
 class _Memory:
     """What runs write into: the same memory for runs of any shapes."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._memory = aligned(0)
-        self._geometries: dict[tuple[Shapes, tuple[int | None, ...]], Geometry] = {}
+    def __init__(self, summarised: Summarised) -> None:
+        self._summarised = summarised
+        self._memory = np.empty(0, np.float32)
+        self._layouts: dict[tuple[Shapes, tuple[int, ...]], RowLayout] = {}
         self._bindings: dict[tuple[int, int], Binding] = {}
 
-    def geometry(self, shapes: Shapes, rows: tuple[int | None, ...], layouts: Sequence[Blocked | None]) -> Geometry:
-        """Where tensors of these shapes lie: the same object for the same arguments."""
-        key = (shapes, rows)
-        if key not in self._geometries:
-            if len(self._geometries) == _MOST_GEOMETRIES:
-                self._forget(next(iter(self._geometries)))
-            self._geometries[key] = Geometry(shapes, rows, layouts)
-        return self._geometries[key]
+    def layout(self, shapes: Shapes, rows: Sequence[int]) -> RowLayout:
+        """Where summaries of taps of these shapes lie: the same object for the same arguments."""
+        key = (shapes, tuple(rows))
+        if key not in self._layouts:
+            if len(self._layouts) == _MOST_LAYOUTS:
+                # Bindings go by the identity of their layout, which another one may get.
+                del self._layouts[next(iter(self._layouts))]
+                self._bindings.clear()
+            self._layouts[key] = RowLayout(self._summarised.summaries, shapes, rows)
+        return self._layouts[key]
 
-    def block(self, geometry: Geometry, runs: int) -> NDArray[np.float32]:
-        """Memory of so many runs: shape (runs, geometry.elements)."""
-        size = geometry.elements * runs
+    def rows(self, layout: RowLayout) -> NDArray[np.float32]:
+        """All rows there is memory for: shape (runs, layout.elements)."""
+        runs = max(1, min(ROWS_ELEMENTS // max(1, layout.elements), _MOST_ROWS))
+        size = layout.elements * runs
         if size > self._memory.size:
             self._bindings.clear()
-            self._memory = aligned(0)
-            self._memory = aligned(size)
+            self._memory = np.empty(0, np.float32)
+            self._memory = np.empty(size, np.float32)
         return self._memory[:size].reshape(runs, -1)
 
-    def binding(self, geometry: Geometry, runs: int, number: int) -> Binding:
-        """What makes one of these runs write into its row of the block."""
-        block = self.block(geometry, runs)
-        key = (id(geometry), number)
+    def binding(self, layout: RowLayout, number: int) -> Binding:
+        """What makes a run write into one of these rows."""
+        row = self.rows(layout)[number]
+        key = (id(layout), number)
         if key not in self._bindings:
-            row = block[number]
-            arrays = [row[place.start : place.stop].reshape(place.shape) for place in geometry.places]
-            self._bindings[key] = self._session.bind(arrays)
+            arrays = layout.arrays(row)
+            session = self._summarised.session
+            others = [name for name in session.output_names if name not in arrays]
+            self._bindings[key] = session.bind(arrays, layout.fed, others=others)
         return self._bindings[key]
-
-    def _forget(self, key: tuple[Shapes, tuple[int | None, ...]]) -> None:
-        # Bindings go by the identity of their geometry, which another one may get.
-        del self._geometries[key]
-        self._bindings.clear()

@@ -22,6 +22,9 @@ from onnxq.graph.view import Graph
 
 Function = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+"""Types that statistics take for float32."""
+
 # A size no model has: where it shows up as the first dimension, that dimension counts the samples.
 _MARKER = 7919
 
@@ -69,12 +72,19 @@ def with_outputs(graph: Graph, outputs: Sequence[str]) -> Graph:
     return twin
 
 
-def with_readable_outputs(graph: Graph, outputs: Sequence[str]) -> Graph:
-    """As `with_outputs`, in the same order; an output of a type that numpy lacks is cast to float32."""
+def with_readable_outputs(graph: Graph, outputs: Sequence[str], *, as_float32: bool = False) -> Graph:
+    """As `with_outputs`, in the same order; an output of a type that numpy lacks is cast to float32.
+
+    Args:
+        graph: The model; it is not changed.
+        outputs: Names of tensors.
+        as_float32: Whether every float tensor becomes float32.
+    """
+    cast = FLOATS - {TensorProto.FLOAT} if as_float32 else {TensorProto.BFLOAT16}
     twin = with_outputs(graph, outputs)
     names = {}
     for name in outputs:
-        if graph.dtype(name) == TensorProto.BFLOAT16:
+        if graph.dtype(name) in cast:
             names[name] = twin.unique_name(f"{name}_float32")
             twin.add_node("Cast", [name], [names[name]], name=names[name], attributes={"to": TensorProto.FLOAT})
     twin.outputs = {names.get(name, name): ValueInfoProto(name=names.get(name, name)) for name in outputs}
@@ -107,6 +117,7 @@ class SampleAxis:
         self._single = all(size == 1 for size in firsts.values())
         fixed = any(isinstance(size, int) for size in firsts.values())
         self._inputs = batch.per_sample
+        self._model_shape = graph.shape
         self._inferred_for_any = not (self._single or fixed)
         seen = _marked(graph, batch) if self._inferred_for_any else graph
         self._shapes = {n: seen.shape(n) for n in _outputs(graph) if graph.dtype(n) == TensorProto.FLOAT}
@@ -129,6 +140,11 @@ class SampleAxis:
     def keeps_apart(self, taps: Iterable[str]) -> bool:
         """Whether the first axis of all these taps counts samples: then a batch may as well be run in parts."""
         return bool(self._inputs) and not self._single and self._leading.issuperset(taps)
+
+    def summarised(self, name: str) -> bool:
+        """Whether the model itself can tell the samples of a tap apart: by a first axis that counts them."""
+        shape = self._model_shape(name)
+        return shape is not None and shape[:1] != () and (shape[0] == 1 if self._single else name in self._leading)
 
     def rows(self, name: str, shape: tuple[int, ...], batch: Batch) -> int | None:
         """Samples along the first axis of a tap's array, 1 where all of it is one sample, None where unknown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxq
@@ -295,11 +298,31 @@ def test_ranges_alone_serve_the_method_max_alone():
 
 def test_the_elements_taken_are_those_of_the_definition(monkeypatch):
     monkeypatch.setattr(sampling, "SAMPLE", 50)
-    x = RNG.standard_normal((3, 7, 45)).astype(np.float32)
+    x = RNG.standard_normal((3, 7, 44)).astype(np.float32)
     part = sampling.extract(x, rows=3)
-    stride = sampling.stride_for(315)
-    assert (stride, part.weight, part.count) == (8, 8, 945)
-    np.testing.assert_array_equal(part.taken, np.concatenate([row.ravel()[4::8] for row in x]))
+    # 308 elements at 7 rows of 11 places of 4; 308 / 50 is 6.2.
+    assert (part.weight, part.count) == (6, 924)
+    np.testing.assert_array_equal(part.taken, np.concatenate([row.reshape(77, 4)[3::6].ravel() for row in x]))
     assert (part.rmin, part.rmax) == (float(x.min()), float(x.max()))
     one = sampling.extract(x[0], rows=1)
     np.testing.assert_array_equal(one.taken, part.taken[: one.taken.size])
+    images = RNG.standard_normal((2, 10, 3, 5)).astype(np.float32)
+    part = sampling.extract(images, rows=2)
+    # 150 elements at 3 rows of 5 pixels of 10 channels.
+    assert part.weight == 3
+    np.testing.assert_array_equal(part.taken, images.reshape(2, 10, 15)[:, :, 1::3].ravel())
+    # 300 / 50 is 6, which has a divisor in common with rows of 6.
+    assert sampling.Choice.of((10, 5, 6)).stride == 7
+
+
+@given(shape=st.lists(st.integers(1, 70), max_size=4))
+def test_every_tensor_has_its_share_of_elements_taken(shape):
+    choice = sampling.Choice.of(shape)
+    size = math.prod(shape)
+    assert choice.channels * choice.places * choice.lanes == size
+    taken = choice.channels * choice.taken * choice.lanes
+    wanted = max(sampling.SAMPLE, size // sampling.SHARE)
+    assert taken == size if size <= sampling.SAMPLE else taken > 0
+    # Strides without a common divisor are never far; where there are few places, whole pixels are taken.
+    assert taken >= min(wanted, size) * 0.4
+    assert taken <= max(wanted * 3, choice.channels * choice.lanes * 2)

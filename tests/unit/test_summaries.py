@@ -1,0 +1,314 @@
+"""Summaries computed inside the model, of tensors in the model's layout and in blocks of channels."""
+
+from __future__ import annotations
+
+import math
+from unittest import mock
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxq.calibration import blocked, runner, sampling, tap_reader
+from onnxq.calibration.blocked import block_size
+from onnxq.calibration.blocked_layout import DOMAIN, Blocked
+from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration.runner import CollectOptions, collect
+from onnxq.calibration.sampling import extract
+from onnxq.calibration.session import make_session
+from onnxq.calibration.sources import open_data
+from onnxq.calibration.summaries import Tap, summarised
+from onnxq.calibration.summary_rows import RowLayout
+from onnxq.calibration.taps import SampleAxis, with_readable_outputs
+from onnxq.graph.view import Graph
+
+RNG = np.random.default_rng(0)
+
+
+def in_blocks(plain, block, padding):
+    """A tensor (N, C, H, W) as onnxruntime lays it out, with some value in the padding."""
+    samples, channels, height, width = plain.shape
+    padded = -(-channels // block) * block
+    wide = np.full((samples, padded, height, width), padding, plain.dtype)
+    wide[:, :channels] = plain
+    blocks = wide.reshape(samples, padded // block, block, height * width)
+    return np.ascontiguousarray(np.swapaxes(blocks, 2, 3)).reshape(wide.shape)
+
+
+def summarise(arrays, layouts, *, rows, opset=17, nonnegative=False, runs=1, last_known=True):
+    """Run a model that does nothing but summarise its inputs: the layout, and its rows."""
+    names = [f"x{i}" for i in range(len(arrays))]
+    made = helper.make_graph(
+        [helper.make_node("Identity", [name], [f"{name}_same"]) for name in names],
+        "g",
+        [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [None] * a.ndim) for i, a in enumerate(arrays)],
+        [helper.make_tensor_value_info(f"{name}_same", TensorProto.FLOAT, None) for name in names],
+    )
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
+    graph = Graph(helper.make_model(made, opset_imports=opsets, ir_version=8))
+    taps = [
+        Tap(
+            name=name,
+            tensor=name,
+            rank=array.ndim,
+            last=array.shape[-1] if last_known else None,
+            blocked=blocked,
+            nonnegative=nonnegative,
+        )
+        for name, array, blocked in zip(names, arrays, layouts, strict=True)
+    ]
+    model, summaries = summarised(graph, taps, [], histogram=True)
+    session = make_session(model, optimise=False, in_stored_order=True)
+    layout = RowLayout(summaries, [array.shape for array in arrays], rows)
+    values = np.full((runs, layout.elements), np.nan, np.float32)
+    feed = {
+        name: array if blocked is None else in_blocks(array, blocked.block, 0.5)
+        for name, array, blocked in zip(names, arrays, layouts, strict=True)
+    }
+    for row in values:
+        session.run_into(feed, session.bind(layout.arrays(row), layout.fed))
+    return layout, values
+
+
+def agree(part, expected, runs=1):
+    """One part of a summary, and what reading the array itself gives."""
+    assert (part.count, part.weight, part.nonfinite) == (expected.count * runs, expected.weight, 0)
+    assert (min(part.rmin, 0.0), max(part.rmax, 0.0)) == (min(expected.rmin, 0.0), max(expected.rmax, 0.0))
+    np.testing.assert_array_equal(np.sort(part.taken), np.sort(np.tile(expected.taken, runs)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shift=st.sampled_from([-9.0, 0.0, 9.0]),
+    shape=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    opset=st.sampled_from([11, 13, 18, 21]),
+    last_known=st.booleans(),
+)
+def test_a_summary_says_what_the_array_says(seed, shift, shape, opset, last_known):
+    rng = np.random.default_rng(seed)
+    first = (rng.standard_normal(shape) + shift).astype(np.float32)
+    second = (rng.standard_normal((shape[0], 40)) * 10.0 ** rng.integers(-40, 30)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "SAMPLE", 20)
+        rows = [shape[0], shape[0]]
+        layout, values = summarise([first, second], [None, None], rows=rows, opset=opset, runs=2, last_known=last_known)
+        assert all(map(layout.finite, values))
+        for part, array in zip(layout.extracts(values), (first, second), strict=True):
+            agree(part, extract(array, rows=shape[0]), runs=2)
+
+
+@pytest.mark.skipif(not block_size(), reason="onnxruntime computes in no blocks here")
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), shift=st.sampled_from([-9.0, 0.0, 9.0]), channels=st.integers(1, 40))
+def test_a_summary_of_blocks_says_what_the_array_says(seed, shift, channels):
+    rng = np.random.default_rng(seed)
+    plain = (rng.standard_normal((2, channels, *rng.integers(1, 6, 2))) + shift).astype(np.float32)
+    other = rng.standard_normal((2, 16, 3, 3)).astype(np.float32)
+    layouts = [Blocked(16, block_size()), Blocked(channels, block_size()), None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "SAMPLE", 20)
+        layout, values = summarise([other, plain, other], layouts, rows=[2, 2, 2], runs=3)
+        assert all(map(layout.finite, values))
+        for part, array in zip(layout.extracts(values), (other, plain, other), strict=True):
+            agree(part, extract(array, rows=2), runs=3)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("channels", [0, 16, 19])
+def test_what_is_not_finite_shows(wrong, channels):
+    """Wherever it stands: onnxruntime's own extremes pass over NaN."""
+    if channels and not block_size():
+        pytest.skip("onnxruntime computes in no blocks here")
+    layouts = [Blocked(channels, block_size()) if channels else None]
+    for _ in range(20):
+        x = np.abs(RNG.standard_normal((1, channels or 7, 20, 20))).astype(np.float32)
+        layout, values = summarise([x], layouts, rows=[1])
+        assert layout.finite(values[0])
+        x.ravel()[RNG.integers(x.size)] = wrong
+        layout, values = summarise([x], layouts, rows=[1])
+        assert not layout.finite(values[0])
+
+
+def test_what_cannot_be_negative_is_not_searched_for_its_smallest():
+    x = np.array([[3.0, -0.0, 2.0]], np.float32)
+    layout, values = summarise([x], [None], rows=[1], nonnegative=True)
+    (part,) = layout.extracts(values)
+    assert (part.rmin, part.rmax, layout.elements) == (0.0, 3.0, 1 + 1 + 3)
+
+
+# ---- in onnxruntime --------------------------------------------------------------------------------------------------
+
+X = RNG.standard_normal((6, 3, 12, 12)).astype(np.float32)
+
+
+def conv_net():
+    """Convs whose channels fill blocks and do not, a fused Relu and Add, and an operator that computes in no blocks."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c0"], name="c0", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c0"], ["r0"], name="r0"),
+        helper.make_node("Conv", ["r0", "w1"], ["c1"], name="c1", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c1", "r0"], ["a1"], name="a1"),
+        helper.make_node("Conv", ["a1", "w2"], ["c2"], name="c2", pads=[1, 1, 1, 1]),
+        helper.make_node("Erf", ["c2"], ["e2"], name="e2"),
+        helper.make_node("GlobalAveragePool", ["e2"], ["y"], name="y"),
+    ]
+    shapes = {"w0": (20, 3, 3, 3), "w1": (20, 20, 3, 3), "w2": (32, 20, 3, 3)}
+    weights = [numpy_helper.from_array(RNG.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
+    made = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 32, 1, 1])],
+        weights,
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return Graph(onnx.shape_inference.infer_shapes(model))
+
+
+TAPS = ["x", "r0", "c1", "a1", "c2", "e2", "y"]
+
+
+def data(graph, source=X, **options):
+    return open_data(source, inputs=InputSpecs.from_graph(graph), **options)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(sampling, "SAMPLE", 200)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
+@pytest.mark.parametrize("range_only", [False, True])
+def test_summaries_give_what_arrays_give(monkeypatch, batch_size, range_only):
+    graph = conv_net()
+    options = CollectOptions(range_only=range_only)
+    made = options.summarised(graph, TAPS[1:], TAPS[1:], SampleAxis(graph, next(data(graph).stream())))
+    if block_size():
+        assert made.summaries[TAPS.index("r0") - 1].tap.blocked == Blocked(20, block_size())
+    found = collect(graph, TAPS, data(graph, batch_size=batch_size), digest="d", options=options)
+    monkeypatch.setattr(runner, "in_blocks", lambda *_, **__: None)
+    assert collect(graph, TAPS, data(graph), digest="d", options=options) == found
+    monkeypatch.setattr(CollectOptions, "summarised", lambda *_: None)
+    assert collect(graph, TAPS, data(graph), digest="d", options=options) == found
+    one = collect(graph, TAPS, data(graph, X[:1]), digest="d", options=options)
+    values = options.session(with_readable_outputs(graph, TAPS[1:])).run({"x": X[:1]})
+    for name, value in zip(TAPS[1:], values, strict=True):
+        assert (one[name].rmin, one[name].rmax) == (min(float(value.min()), 0.0), max(float(value.max()), 0.0))
+        assert one[name].count == value.size
+
+
+@pytest.mark.usefixtures("small")
+def test_groups_under_a_memory_limit_run_the_same_arithmetic():
+    """c1 alone would be fused with the Add behind it, and be rounded otherwise."""
+    graph = conv_net()
+    expected = collect(graph, TAPS, data(graph), digest="d")
+    options = CollectOptions(memory_limit=2 * 32 * 144 * 4)
+    assert collect(graph, TAPS, data(graph), digest="d", options=options) == expected
+
+
+@pytest.mark.usefixtures("small")
+def test_a_batch_is_run_in_parts_that_fit(monkeypatch):
+    graph = conv_net()
+    whole = collect(graph, TAPS, data(graph, batch_size=6), digest="d")
+    sizes = []
+    run_into = runner.Session.run_into
+
+    def seen(self, feed, binding, **options):
+        sizes.append(len(feed["x"]))
+        return run_into(self, feed, binding, **options)
+
+    monkeypatch.setattr(runner.Session, "run_into", seen)
+    monkeypatch.setattr(tap_reader, "PART_ELEMENTS", 50000)
+    assert collect(graph, TAPS, data(graph, batch_size=6), digest="d") == whole
+    assert sizes == [2, 2, 2]  # a sample takes 17 888 elements
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("wrong", [None, (2, 16, 12, 12)])
+def test_shapes_that_inference_does_not_know_are_learnt_from_one_sample(monkeypatch, wrong):
+    graph = conv_net()
+    expected = collect(graph, TAPS, data(graph, batch_size=6), digest="d")
+    shapes = None if wrong is None else (wrong,) * len(TAPS[1:])
+    monkeypatch.setattr(runner.SampleAxis, "shapes", lambda *_: shapes)
+    assert collect(graph, TAPS, data(graph, batch_size=6), digest="d") == expected
+    assert collect(graph, TAPS, data(graph), digest="d") == expected
+
+
+@pytest.mark.usefixtures("small")
+def test_sizes_that_change_from_batch_to_batch():
+    graph = conv_net()
+    feeds = [{"x": RNG.standard_normal((n, 3, s, s)).astype(np.float32)} for n, s in ((1, 8), (2, 12), (1, 8), (3, 8))]
+    table = collect(graph, TAPS, data(graph, feeds), digest="d")
+    again = collect(graph, TAPS, data(graph, feeds[::-1]), digest="d")
+    assert table == again
+    assert table["x"].count == sum(math.prod(feed["x"].shape) for feed in feeds)
+
+
+def test_shapes_that_depend_on_values():
+    """NonZero writes as many columns as there are hits: memory of the first run's shape does not fit the next."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["i"], name="i"),
+        helper.make_node("Cast", ["i"], ["f"], name="f", to=TensorProto.FLOAT),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 5])],
+        [helper.make_tensor_value_info("f", TensorProto.FLOAT, None)],
+    )
+    graph = Graph(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    feeds = [{"x": np.array([row], np.float32)} for row in ([1, 0, 0, 0, 1], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0])]
+    table = collect(graph, ["f"], data(graph, feeds), digest="d")
+    assert (table["f"].count, table["f"].rmax) == (2 * 5, 4.0)
+
+
+def test_a_model_that_cannot_be_saved_is_tapped_as_it_is(monkeypatch):
+    graph = conv_net()
+    expected = collect(graph, TAPS, data(graph), digest="d")
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(blocked.tempfile, "TemporaryDirectory", fail)
+    assert collect(graph, TAPS, data(graph), digest="d") == expected
+
+
+@settings(max_examples=25, deadline=None)
+@mock.patch.object(sampling, "SAMPLE", 60)
+@given(rng=st.randoms(use_true_random=False), threads=st.integers(1, 3), limit=st.sampled_from([None, 40000]))
+def test_any_batches_order_split_and_threads_give_the_same(rng, threads, limit):
+    """Bit for bit, for a model in which a sample's arithmetic does not depend on its batch."""
+    graph = Graph(onnx.shape_inference.infer_shapes(POINTWISE))
+    whole = collect(graph, ["x", "r", "s", "y"], data(graph), digest="d")
+    rows = list(range(len(X)))
+    rng.shuffle(rows)
+    cut = rng.randrange(1, len(X))
+    options = CollectOptions(threads=threads, memory_limit=limit)
+    parts = [
+        collect(graph, ["x", "r", "s", "y"], data(graph, X[part], batch_size=size), digest="d", options=options)
+        for part, size in ((rows[:cut], rng.randrange(1, 7)), (rows[cut:], rng.randrange(1, 7)))
+    ]
+    assert parts[1].merge(parts[0]) == whole
+    assert not whole["y"].complete
+
+
+POINTWISE = helper.make_model(
+    helper.make_graph(
+        [
+            helper.make_node("Relu", ["x"], ["r"], name="r"),
+            helper.make_node("Neg", ["r"], ["n"], name="n"),
+            helper.make_node("Sigmoid", ["n"], ["s"], name="s"),
+            helper.make_node("Mul", ["x", "s"], ["y"], name="y"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+    ),
+    opset_imports=[helper.make_opsetid("", 17)],
+    ir_version=8,
+)
