@@ -21,6 +21,7 @@ from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.blocked import in_blocks, optimised_graph
 from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
 from onnxq.calibration.memory import grouped_taps, tap_bytes
+from onnxq.calibration.nan_flow import shown_behind
 from onnxq.calibration.progress import Progress, resident_bytes
 from onnxq.calibration.session import DEFAULT_PROVIDERS, PROVIDERS, Session, make_session
 from onnxq.calibration.statistics import StatsTable, TensorStats
@@ -116,7 +117,8 @@ class CollectOptions:
         chosen = [name for name in group if axis.summarised(name) and graph.dtype(name) in FLOATS]
         if not chosen:
             return None
-        forms = [_tap(graph, name, names[name], optimised) for name in chosen]
+        shown = shown_behind(graph, chosen)
+        forms = [_tap(graph, name, names[name], optimised, shown=name in shown) for name in chosen]
         others = [name for name in group if name not in chosen]
         model, summaries = summarised(edited, forms, [names[n] for n in others], histogram=not self.range_only)
         session = make_session(
@@ -138,14 +140,16 @@ class CollectOptions:
 DEFAULT_OPTIONS = CollectOptions()
 
 
-def _tap(graph: Graph, name: str, output: str, optimised: Graph | None) -> Tap:
+def _tap(graph: Graph, name: str, output: str, optimised: Graph | None, *, shown: bool) -> Tap:
     """How a tensor is found in the graph that is edited, where it is called `output`."""
     tensor, blocked = (optimised and in_blocks(optimised, output)) or (output, None)
     shape = graph.shape(name) or ()
     last = shape[-1] if shape and isinstance(shape[-1], int) else None
     lower = known_bounds(graph, name).lower
     nonnegative = lower is not None and lower >= 0.0
-    return Tap(name=name, tensor=tensor, rank=len(shape), last=last, blocked=blocked, nonnegative=nonnegative)
+    return Tap(
+        name=name, tensor=tensor, rank=len(shape), last=last, blocked=blocked, nonnegative=nonnegative, shown=shown
+    )
 
 
 def collect(  # noqa: PLR0913 - the parts of one run

@@ -5,7 +5,8 @@ memory is free again for the next tensor:
 
     high    largest element of each channel         GlobalMaxPool on blocks, ReduceMax elsewhere
     low     smallest element of each channel        ReduceMin; left out where the graph says that nothing is below 0
-    mean    of each channel: NaN if there is one    GlobalAveragePool on blocks, ReduceMean elsewhere
+    mean    of each channel: NaN if there is one    GlobalAveragePool on blocks, ReduceMean elsewhere; left out where
+                                                    NaN would show in a tensor further on
     taken   the elements for the histogram          Slice with the stride of `sampling.Choice`, an input of the session
 
 onnxruntime's maximum and minimum lose NaN on their way through vector registers; sums do not.
@@ -43,6 +44,7 @@ class Tap:
         last: Size of the last axis; None where that depends on the data.
         blocked: Its layout there, where that is not the model's.
         nonnegative: Whether no element can be below 0.
+        shown: Whether NaN in it is bound to show in another one (`nan_flow`).
     """
 
     name: str
@@ -51,6 +53,7 @@ class Tap:
     last: int | None = None
     blocked: Blocked | None = None
     nonnegative: bool = False
+    shown: bool = False
 
     @property
     def is_image(self) -> bool:
@@ -144,6 +147,8 @@ class _Builder:
             outputs = {kind: self._reduced(op_type, view, inner) for kind, op_type in reductions.items()}
         if tap.nonnegative:
             del outputs["low"]
+        if tap.shown:
+            del outputs["mean"]
         if histogram:
             sizes |= {what: self._input(f"{tap.tensor}_{what}", 1) for what in ("start", "stride")}
             axis = 2 if tap.blocked is not None or tap.is_image else 1

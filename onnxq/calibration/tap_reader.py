@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.calibration.batches import Batch
-from onnxq.calibration.session import Binding, Session
+from onnxq.calibration.session import Session
 from onnxq.calibration.summaries import Summary
 from onnxq.calibration.summary_rows import RowLayout
 from onnxq.calibration.taps import SampleAxis
@@ -36,7 +36,7 @@ PART_ELEMENTS = 1 << 23
 ALIVE = 2
 """Batches that exist at the same time: the one that is run, and the one that the data source makes next."""
 
-_MOST_LAYOUTS = 16
+_MOST_TARGETS = 16
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -118,12 +118,14 @@ class TapReader:
         self._names = () if summarised is None else tuple(s.tap.name for s in summarised.summaries)
         self._leading = axis.keeps_apart(self._names)
         self._make_tapped, self._tapped_session = tapped, list[Session]()
-        self._memory = None if summarised is None else _Memory(summarised)
+        self._targets: dict[tuple[Shapes, int], _Target] = {}
         # Shapes of summarised taps, by what the model is fed (see `_key`); None where that is not always the same.
         self._known: dict[Shapes, Shapes | None] = {}
         # What inference says of the first batch: nothing is run to find out, but it may be wrong.
         self._expected = axis.shapes(self._names) if self._names else None
-        self._layout: RowLayout | None = None
+        # Rows of earlier runs that wait to be counted, all of one target.
+        self._target: _Target | None = None
+        self._memory = np.empty(0, np.float32)
         self._filled = 0
 
     def read(self, batch: Batch) -> Iterator[Arrays | Rows]:
@@ -140,10 +142,10 @@ class TapReader:
 
     def rest(self) -> Iterator[Rows]:
         """What has not been handed out yet."""
-        if self._filled and self._layout is not None and self._memory is not None:
-            values = self._memory.rows(self._layout)[: self._filled]
+        if self._filled and self._target is not None:
+            values = self._rows(self._target)[: self._filled]
             self._filled = 0
-            yield Rows(layout=self._layout, values=values)
+            yield Rows(layout=self._target.layout, values=values)
 
     # ---- batches in parts --------------------------------------------------------------------------------------------
 
@@ -178,36 +180,53 @@ class TapReader:
     # ---- runs --------------------------------------------------------------------------------------------------------
 
     def _run(self, batch: Batch) -> Iterator[Arrays | Rows]:
-        shapes = self._shapes(batch)
-        if self._summarised is None or self._memory is None or shapes is None:
+        key = self._key(batch)
+        target = self._target_for(key, batch)
+        if self._summarised is None or target is None:
             yield self._as_arrays(batch)
             return
-        rows = [self._axis.rows(name, shape, batch) or 1 for name, shape in zip(self._names, shapes, strict=True)]
-        layout = self._memory.layout(shapes, rows)
-        if layout is not self._layout:
+        if target is not self._target:
             yield from self.rest()
-            self._layout = layout
+            self._target = target
         try:
-            binding = self._memory.binding(layout, self._filled)
-            others = self._summarised.session.run_into(batch.arrays, binding, where=batch.label)
+            others = self._summarised.session.run_into(batch.arrays, target.binding, where=batch.label)
         except DataError:
             # Either its taps have other shapes this time, or the model fails on it, which will show.
+            self._targets.pop((key, batch.samples))
             if self._expected is None:
-                self._known[self._key(batch)] = None
+                self._known[key] = None
             else:
-                del self._known[self._key(batch)]
+                del self._known[key]
             yield self._as_arrays(batch)
             return
-        values = self._memory.rows(layout)
-        if not layout.finite(values[self._filled]):
+        if not target.layout.finite(target.row):
             yield self._as_arrays(batch)
             return
+        self._rows(target)[self._filled] = target.row
         self._filled += 1
         if others or self._inputs:
             tapped = self._fed(batch) | self._with_rows(self._summarised.others, others, batch)
             yield Arrays(batch=batch, tapped=tapped)
-        if self._filled == len(values):
+        if self._filled == target.most:
             yield from self.rest()
+
+    def _target_for(self, key: Shapes, batch: Batch) -> _Target | None:
+        """What a run of `batch` writes into; None where the shapes of its taps are not known."""
+        target = self._targets.get((key, batch.samples))
+        if target is None and self._summarised is not None and (shapes := self._shapes(batch)) is not None:
+            rows = [self._axis.rows(name, shape, batch) or 1 for name, shape in zip(self._names, shapes, strict=True)]
+            if len(self._targets) == _MOST_TARGETS:
+                del self._targets[next(iter(self._targets))]
+            target = self._targets[key, batch.samples] = _Target(self._summarised, shapes, rows)
+        return target
+
+    def _rows(self, target: _Target) -> NDArray[np.float32]:
+        """Memory for all rows that are counted together: shape (target.most, elements)."""
+        size = target.layout.elements * target.most
+        if size > self._memory.size:
+            self._memory = np.empty(0, np.float32)
+            self._memory = np.empty(size, np.float32)
+        return self._memory[:size].reshape(target.most, -1)
 
     def _as_arrays(self, batch: Batch) -> Arrays:
         if not self._taps:
@@ -232,43 +251,20 @@ class TapReader:
         return self._with_rows(self._inputs, [batch.arrays[name] for name in self._inputs], batch)
 
 
-class _Memory:
-    """What runs write into: the same memory for runs of any shapes."""
+class _Target:
+    """What runs of the same shapes write into.
 
-    def __init__(self, summarised: Summarised) -> None:
-        self._summarised = summarised
-        self._memory = np.empty(0, np.float32)
-        self._layouts: dict[tuple[Shapes, tuple[int, ...]], RowLayout] = {}
-        self._bindings: dict[tuple[int, int], Binding] = {}
+    Attributes:
+        layout: Where everything lies.
+        row: float32, shape (layout.elements,).
+        binding: Makes runs write into it.
+        most: How many rows are counted together.
+    """
 
-    def layout(self, shapes: Shapes, rows: Sequence[int]) -> RowLayout:
-        """Where summaries of taps of these shapes lie: the same object for the same arguments."""
-        key = (shapes, tuple(rows))
-        if key not in self._layouts:
-            if len(self._layouts) == _MOST_LAYOUTS:
-                # Bindings go by the identity of their layout, which another one may get.
-                del self._layouts[next(iter(self._layouts))]
-                self._bindings.clear()
-            self._layouts[key] = RowLayout(self._summarised.summaries, shapes, rows)
-        return self._layouts[key]
-
-    def rows(self, layout: RowLayout) -> NDArray[np.float32]:
-        """All rows there is memory for: shape (runs, layout.elements)."""
-        runs = max(1, min(ROWS_ELEMENTS // max(1, layout.elements), _MOST_ROWS))
-        size = layout.elements * runs
-        if size > self._memory.size:
-            self._bindings.clear()
-            self._memory = np.empty(0, np.float32)
-            self._memory = np.empty(size, np.float32)
-        return self._memory[:size].reshape(runs, -1)
-
-    def binding(self, layout: RowLayout, number: int) -> Binding:
-        """What makes a run write into one of these rows."""
-        row = self.rows(layout)[number]
-        key = (id(layout), number)
-        if key not in self._bindings:
-            arrays = layout.arrays(row)
-            session = self._summarised.session
-            others = [name for name in session.output_names if name not in arrays]
-            self._bindings[key] = session.bind(arrays, layout.fed, others=others)
-        return self._bindings[key]
+    def __init__(self, summarised: Summarised, shapes: Shapes, rows: Sequence[int]) -> None:
+        self.layout = RowLayout(summarised.summaries, shapes, rows)
+        self.row = np.empty(self.layout.elements, np.float32)
+        arrays = self.layout.arrays(self.row)
+        others = [name for name in summarised.session.output_names if name not in arrays]
+        self.binding = summarised.session.bind(arrays, self.layout.fed, others=others)
+        self.most = max(1, min(ROWS_ELEMENTS // max(1, self.layout.elements), _MOST_ROWS))
