@@ -90,7 +90,7 @@ class Counter:
                 continue
             tapped = found.tapped[name]
             rows = None if self._options.full_histogram else tapped.rows
-            part = extract(tapped.array, rows=rows, histogram=not self._options.range_only)
+            part = extract(tapped.array, rows=rows, blocked=tapped.blocked, histogram=not self._options.range_only)
             if part.nonfinite and self._options.stop_at_nonfinite:
                 raise NonFiniteError(name, tapped.array, found.batch)
             self._add(name, part)

@@ -1,8 +1,8 @@
 """Where NaN in a tensor is bound to show in a tensor further on, so that one of the two need not be searched for it.
 
-Arithmetic passes NaN on: a sum with NaN is NaN, and so is a product, by 0 too (IEEE 754-2019, 6.2.3). An operator keeps NaN
-if each element of its input takes part in some element of its output. Activations are comparisons, which may lose it; how
-this machine's kernels compare is seen by running them.
+Arithmetic passes NaN on: a sum with NaN is NaN, and so is a product, by 0 too (IEEE 754-2019, 6.2.3). An operator keeps
+NaN if each element of its input takes part in some element of its output. Activations are comparisons, which may lose
+it; how this machine's kernels compare is seen by running them.
 """
 
 from __future__ import annotations

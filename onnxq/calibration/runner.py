@@ -108,7 +108,7 @@ class CollectOptions:
             group: As for `tapped_session`.
             axis: Where samples lie.
         """
-        if not self.on_cpu or self.full_histogram or self.nonfinite == "ignore" or not group:
+        if not self.on_cpu or self.full_histogram or not group:
             return None
         every = with_readable_outputs(graph, taps, as_float32=True)
         names = dict(zip(taps, every.outputs, strict=True))

@@ -1,19 +1,20 @@
 """What is taken of one array: exact extremes of all its elements, and the elements that go into the histogram.
 
-A sample's tensor is seen as channels by places by lanes:
+A sample's tensor is seen as rows of places, each of some lanes:
 
-    images, rank 3 and more     (C, places, 1)     all channels of a pixel are taken or none
-    any other, (..., D)         (1, places, L)     L = the greatest common divisor of D and LANES
+    image, rank 3 and more, in blocks of channels     a row is a block, a place a pixel, its lanes the block's channels
+    any other image                                   a row is a channel, a place one pixel
+    (..., D)                                          a row has D elements, a place L neighbours, L = gcd(D, LANES)
 
 Of its `size` elements, n(size) go into the histogram, evenly spread:
 
     n(size) = size where size <= SAMPLE, else SAMPLE or a SHARE-th of them, whichever is more
     stride  = the integer next to size / n(size), by ratio, that has no divisor in common with the places of a row
-    taken   = the places stride // 2, stride // 2 + stride, ...        each element stands for `stride` elements
+    taken   = the places stride // 2, stride // 2 + stride, ...   through all rows; each element stands for `stride`
 
 The choice depends on the shape of one sample's tensor alone, so it is the same for any batch size, order or split. Such
-a stride walks through all columns in turn. Taking whole pixels and lanes makes
-it one strided copy inside the model, also where memory has another layout than the shape says (`blocked_layout`).
+a stride visits other places in each row in turn. Lanes lie side by side in memory, also in the layout of blocks
+(`blocked_layout`), so that the model itself can take them in one strided copy.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onnxq.calibration.blocked_layout import Blocked
 from onnxq.errors import DataError
 
 SAMPLE = 2048
@@ -76,36 +78,37 @@ class Choice:
     """Which elements of one sample's tensor go into the histogram.
 
     Attributes:
-        channels: Of an image.
         places: Places in all.
-        lanes: Neighbours at each place.
+        lanes: Neighbours at each place, padding included.
         stride: Distance between places that are taken; also the weight of an element.
     """
 
-    channels: int
     places: int
     lanes: int
     stride: int
 
     @classmethod
-    def of(cls, shape: Sequence[int]) -> Choice:
-        """For a sample's tensor of this shape, without a size of 0.
+    def of(cls, shape: Sequence[int], blocked: Blocked | None = None) -> Choice:
+        """For a sample's tensor of this shape, without a size of 0, and layout.
 
-        >>> Choice.of((2048,)), Choice.of((98, 264)), Choice.of((64, 80, 80))  # doctest: +NORMALIZE_WHITESPACE
-        (Choice(channels=1, places=128, lanes=16, stride=1),
-         Choice(channels=1, places=3234, lanes=8, stride=13),
-         Choice(channels=64, places=6400, lanes=1, stride=63))
+        >>> Choice.of((2048,)), Choice.of((98, 264))
+        (Choice(places=128, lanes=16, stride=1), Choice(places=3234, lanes=8, stride=13))
+        >>> Choice.of((64, 80, 80)), Choice.of((64, 80, 80), Blocked(channels=64, block=16))
+        (Choice(places=409600, lanes=1, stride=63), Choice(places=25600, lanes=16, stride=63))
         """
-        image = len(shape) >= _IMAGE_RANK
-        channels, lanes = (shape[0], 1) if image else (1, math.gcd(LANES, *(shape[-1:] or (1,))))
-        size = math.prod(shape)
-        places = size // (channels * lanes)
+        size, row = math.prod(shape), math.prod(shape[1:])
+        if blocked is not None:
+            places, lanes = blocked.blocks * row, blocked.block
+        elif len(shape) >= _IMAGE_RANK:
+            places, lanes = size, 1
+        else:
+            lanes = math.gcd(LANES, *(shape[-1:] or (1,)))
+            places, row = size // lanes, (shape[-1] if shape else 1) // lanes
         if size <= SAMPLE:
-            return cls(channels, places, lanes, 1)
+            return cls(places, lanes, 1)
         best = size / max(SAMPLE, size // SHARE)
-        row = shape[-1] // lanes
-        near = (n for n in range(1, min(places, 2 * math.ceil(best)) + 1) if math.gcd(n, row) == 1)
-        return cls(channels, places, lanes, min(near, key=lambda n: max(n / best, best / n)))
+        near = (n for n in range(1, 2 * math.ceil(best) + 1) if math.gcd(n, row) == 1)
+        return cls(places, lanes, min(near, key=lambda n: max(n / best, best / n)))
 
     @property
     def start(self) -> int:
@@ -116,6 +119,11 @@ class Choice:
     def taken(self) -> int:
         """Places that are taken."""
         return len(range(self.start, self.places, self.stride))
+
+    def used(self, blocked: Blocked) -> NDArray[np.bool_]:
+        """Which lanes at the places that are taken are no padding: shape (taken, lanes)."""
+        block = np.arange(self.start, self.places, self.stride) // (self.places // blocked.blocks)
+        return np.asarray(block[:, None] * self.lanes + np.arange(self.lanes) < blocked.channels)
 
 
 def sample_shape(shape: Sequence[int], rows: int) -> tuple[int, ...]:
@@ -128,7 +136,9 @@ def sample_shape(shape: Sequence[int], rows: int) -> tuple[int, ...]:
     return tuple(shape[1:]) if shape and shape[0] == rows else tuple(shape)
 
 
-def extract(values: ArrayLike, *, rows: int | None = None, histogram: bool = True) -> Extract:
+def extract(
+    values: ArrayLike, *, rows: int | None = None, blocked: Blocked | None = None, histogram: bool = True
+) -> Extract:
     """Read an array once.
 
     Args:
@@ -136,6 +146,7 @@ def extract(values: ArrayLike, *, rows: int | None = None, histogram: bool = Tru
             non-finite).
         rows: Samples along the first axis, of each of which some elements are taken; 1 takes the whole array for one
             sample. None takes every element.
+        blocked: The layout in which onnxruntime computes the tensor; that of the array is the model's all the same.
         histogram: Whether any elements are taken at all.
 
     Raises:
@@ -151,10 +162,8 @@ def extract(values: ArrayLike, *, rows: int | None = None, histogram: bool = Tru
         return Extract(count=0, nonfinite=0, rmin=math.inf, rmax=-math.inf, taken=flat, weight=1)
     stride, taken = 1, flat if histogram else flat[:0]
     if histogram and rows is not None:
-        choice = Choice.of(sample_shape(array.shape, rows))
-        stride = choice.stride
-        view = flat.reshape(-1, choice.channels, choice.places, choice.lanes)
-        taken = view[:, :, choice.start :: stride].ravel()
+        choice = Choice.of(sample_shape(array.shape, rows), blocked)
+        stride, taken = choice.stride, _taken(flat, choice, blocked)
     low, high = float(flat.min()), float(flat.max())
     nonfinite = 0
     # min and max pass NaN on and show infinities, so finite data pays nothing for this check.
@@ -165,3 +174,23 @@ def extract(values: ArrayLike, *, rows: int | None = None, histogram: bool = Tru
         taken = taken[np.isfinite(taken)]
     # + 0.0 turns -0.0 into 0.0: which of the two comes first must not show.
     return Extract(count=flat.size, nonfinite=nonfinite, rmin=low + 0.0, rmax=high + 0.0, taken=taken, weight=stride)
+
+
+def _taken(flat: NDArray[np.float32], choice: Choice, blocked: Blocked | None) -> NDArray[np.float32]:
+    """The elements that go into the histogram.
+
+    Args:
+        flat: The samples, one behind the other, in the model's layout.
+        choice: Which of a sample.
+        blocked: The layout that the choice is made for.
+    """
+    if blocked is None:
+        return flat.reshape(-1, choice.places, choice.lanes)[:, choice.start :: choice.stride].ravel()
+    plane = choice.places // blocked.blocks
+    samples = flat.reshape(-1, blocked.channels, plane)
+    wide = np.zeros((len(samples), blocked.blocks * blocked.block, plane), np.float32)
+    wide[:, : blocked.channels] = samples
+    places = (
+        wide.reshape(-1, blocked.blocks, blocked.block, plane).swapaxes(2, 3).reshape(-1, choice.places, blocked.block)
+    )
+    return places[:, choice.start :: choice.stride][:, choice.used(blocked)].ravel()

@@ -79,17 +79,13 @@ class Summary:
         """Shapes of the outputs by kind, for a tap of this shape (in the model's layout)."""
         blocked = self.tap.blocked
         ends: tuple[int, ...]
-        taken: tuple[int, ...]
+        taken = (shape[0], choice.taken, choice.lanes)
         if blocked is not None:
             channels = blocked.in_memory(shape)[:2]
-            ends, taken = (*channels, 1, 1), (shape[0], blocked.blocks, choice.taken, blocked.block)
+            ends = (*channels, 1, 1)
             low = ends if blocked.padded else channels
-        elif self.tap.is_image:
-            ends = low = tuple(shape[:2])
-            taken = (*ends, choice.taken)
         else:
-            ends = low = (shape[0],)
-            taken = (shape[0], choice.taken, choice.lanes)
+            ends = low = tuple(shape[:2]) if self.tap.is_image else (shape[0],)
         known = {"high": ends, "low": low, "mean": ends, "taken": taken}
         return {kind: known[kind] for kind in self.outputs}
 
@@ -142,28 +138,28 @@ class _Builder:
                 "mean": self._pooled("GlobalAveragePool", tap.tensor),
             }
         else:
-            inner = [2] if tap.is_image else [1, 2]
+            # In pieces, of which each thread takes its share.
+            whole, inner = (tap.tensor, list(range(2, tap.rank))) if tap.is_image else (view, [1, 2])
             reductions = {"high": "ReduceMax", "low": "ReduceMin", "mean": "ReduceMean"}
-            outputs = {kind: self._reduced(op_type, view, inner) for kind, op_type in reductions.items()}
+            outputs = {kind: self._reduced(op_type, whole, inner) for kind, op_type in reductions.items()}
         if tap.nonnegative:
             del outputs["low"]
         if tap.shown:
             del outputs["mean"]
         if histogram:
             sizes |= {what: self._input(f"{tap.tensor}_{what}", 1) for what in ("start", "stride")}
-            axis = 2 if tap.blocked is not None or tap.is_image else 1
-            slots = [view, sizes["start"], self._constant(_TO_THE_END), self._constant(axis), sizes["stride"]]
+            slots = [view, sizes["start"], self._constant(_TO_THE_END), self._constant(1), sizes["stride"]]
             outputs["taken"] = self._node("Slice", slots)
         return Summary(tap=tap, outputs=outputs, sizes=sizes)
 
     def _view(self, tap: Tap, sizes: dict[str, str]) -> str:
-        """The tensor as samples, channels of images or blocks of them, places, and lanes where they are no images."""
+        """The tensor as samples, places and lanes."""
         if tap.blocked is not None:
-            shape = self._constant(0, tap.blocked.blocks, -1, tap.blocked.block)
-        elif tap.is_image:
-            shape = self._constant(0, 0, -1)
-        elif tap.rank == 1 or tap.last is not None:
-            shape = self._constant(0, -1, math.gcd(LANES, 1 if tap.rank == 1 else tap.last or 1))
+            shape = self._constant(0, -1, tap.blocked.block)
+        elif tap.is_image or tap.rank == 1:
+            shape = self._constant(0, -1, 1)
+        elif tap.last is not None:
+            shape = self._constant(0, -1, math.gcd(LANES, tap.last))
         else:
             shape = sizes["view"] = self._input(f"{tap.tensor}_view", 3)
         return self._node("Reshape", [tap.tensor, shape])

@@ -47,7 +47,10 @@ class RowLayout:
     def __init__(self, summaries: Sequence[Summary], shapes: Sequence[tuple[int, ...]], rows: Sequence[int]) -> None:
         self.taps = [summary.tap for summary in summaries]
         self.counts = [math.prod(shape) for shape in shapes]
-        self.choices = [Choice.of(sample_shape(shape, r)) for shape, r in zip(shapes, rows, strict=True)]
+        self.choices = [
+            Choice.of(sample_shape(shape, samples), tap.blocked)
+            for tap, shape, samples in zip(self.taps, shapes, rows, strict=True)
+        ]
         self.fed: dict[str, NDArray[np.int64]] = {}
         for summary, choice in zip(summaries, self.choices, strict=True):
             self.fed |= summary.fed(choice)
@@ -109,9 +112,7 @@ class RowLayout:
         part = rows[:, place.start : place.stop]
         blocked = self.taps[tap].blocked
         if blocked is not None and blocked.padded:
-            samples, blocks, places, lanes = place.shape
-            by_channel = part.reshape(-1, samples, blocks, places, lanes).transpose(0, 1, 3, 2, 4)
-            part = by_channel.reshape(-1, blocks * lanes)[:, : blocked.channels]
+            part = part.reshape(-1, *place.shape[1:])[:, self.choices[tap].used(blocked)]
         return part.ravel()
 
     @functools.cached_property

@@ -48,10 +48,12 @@ class Tapped:
     Attributes:
         array: The tensor.
         rows: Samples along its first axis, None where they cannot be told apart.
+        blocked: The layout in which it is computed, where that is not the array's.
     """
 
     array: NDArray[Any]
     rows: int | None
+    blocked: Blocked | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +118,7 @@ class TapReader:
         self._apart = bool(taps) and axis.keeps_apart(taps)
         self._summarised = summarised
         self._names = () if summarised is None else tuple(s.tap.name for s in summarised.summaries)
+        self._blocked = {} if summarised is None else {s.tap.name: s.tap.blocked for s in summarised.summaries}
         self._leading = axis.keeps_apart(self._names)
         self._make_tapped, self._tapped_session = tapped, list[Session]()
         self._targets: dict[tuple[Shapes, int], _Target] = {}
@@ -242,7 +245,7 @@ class TapReader:
 
     def _with_rows(self, names: Sequence[str], arrays: Sequence[NDArray[Any]], batch: Batch) -> dict[str, Tapped]:
         return {
-            name: Tapped(array=array, rows=self._axis.rows(name, array.shape, batch))
+            name: Tapped(array=array, rows=self._axis.rows(name, array.shape, batch), blocked=self._blocked.get(name))
             for name, array in zip(names, arrays, strict=True)
         }
 

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxq
 from onnxq.calibration import memory, progress, sampling, tap_reader
+from onnxq.calibration.blocked_layout import Blocked
 from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, collect
@@ -308,21 +309,26 @@ def test_the_elements_taken_are_those_of_the_definition(monkeypatch):
     np.testing.assert_array_equal(one.taken, part.taken[: one.taken.size])
     images = RNG.standard_normal((2, 10, 3, 5)).astype(np.float32)
     part = sampling.extract(images, rows=2)
-    # 150 elements at 3 rows of 5 pixels of 10 channels.
-    assert part.weight == 3
-    np.testing.assert_array_equal(part.taken, images.reshape(2, 10, 15)[:, :, 1::3].ravel())
-    # 300 / 50 is 6, which has a divisor in common with rows of 6.
-    assert sampling.Choice.of((10, 5, 6)).stride == 7
+    # 150 elements in 10 rows of 15 pixels; 3 and 15 have a divisor in common.
+    assert part.weight == 4
+    np.testing.assert_array_equal(part.taken, images.reshape(2, 150)[:, 2::4].ravel())
+    # In two blocks, of 8 channels and of 2 with 6 of padding: at 30 places.
+    part = sampling.extract(images, rows=2, blocked=Blocked(channels=10, block=8))
+    blocks = [
+        (channel, place) for start in (0, 8) for place in range(15) for channel in range(start, min(start + 8, 10))
+    ]
+    taken = [(c, p) for c, p in blocks if ((c // 8) * 15 + p) % 4 == 2]
+    np.testing.assert_array_equal(part.taken[: len(taken)], [images[0].reshape(10, 15)[c, p] for c, p in taken])
 
 
 @given(shape=st.lists(st.integers(1, 70), max_size=4))
 def test_every_tensor_has_its_share_of_elements_taken(shape):
     choice = sampling.Choice.of(shape)
     size = math.prod(shape)
-    assert choice.channels * choice.places * choice.lanes == size
-    taken = choice.channels * choice.taken * choice.lanes
+    assert choice.places * choice.lanes == size
+    taken = choice.taken * choice.lanes
     wanted = max(sampling.SAMPLE, size // sampling.SHARE)
     assert taken == size if size <= sampling.SAMPLE else taken > 0
     # Strides without a common divisor are never far; where there are few places, whole pixels are taken.
     assert taken >= min(wanted, size) * 0.4
-    assert taken <= max(wanted * 3, choice.channels * choice.lanes * 2)
+    assert taken <= wanted * 4
