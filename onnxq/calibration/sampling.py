@@ -190,7 +190,6 @@ def _taken(flat: NDArray[np.float32], choice: Choice, blocked: Blocked | None) -
     samples = flat.reshape(-1, blocked.channels, plane)
     wide = np.zeros((len(samples), blocked.blocks * blocked.block, plane), np.float32)
     wide[:, : blocked.channels] = samples
-    places = (
-        wide.reshape(-1, blocked.blocks, blocked.block, plane).swapaxes(2, 3).reshape(-1, choice.places, blocked.block)
-    )
-    return places[:, choice.start :: choice.stride][:, choice.used(blocked)].ravel()
+    blocks = wide.reshape(-1, blocked.blocks, blocked.block, plane).swapaxes(2, 3)
+    places = blocks.reshape(-1, choice.places, blocked.block)[:, choice.start :: choice.stride]
+    return np.asarray(places[:, choice.used(blocked)].ravel(), np.float32)

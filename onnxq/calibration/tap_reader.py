@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.calibration.batches import Batch
+from onnxq.calibration.blocked_layout import Blocked
 from onnxq.calibration.session import Session
 from onnxq.calibration.summaries import Summary
 from onnxq.calibration.summary_rows import RowLayout

@@ -277,7 +277,9 @@ def test_a_model_that_cannot_be_saved_is_tapped_as_it_is(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(blocked.tempfile, "TemporaryDirectory", fail)
-    assert collect(graph, TAPS, data(graph), digest="d") == expected
+    found = collect(graph, TAPS, data(graph), digest="d")
+    # Without blocks, elements of other places are taken.
+    assert [(s.rmin, s.rmax, s.count) for s in found.values()] == [(s.rmin, s.rmax, s.count) for s in expected.values()]
 
 
 @settings(max_examples=25, deadline=None)
