@@ -43,7 +43,7 @@ from onnxq.graph.model import (
     set_metadata,
     size_bytes,
 )
-from onnxq.graph.saving import check_output, data_file, file_for_weights, needs_data_file
+from onnxq.graph.saving import check_output, data_file, file_for_weights, needs_data_file, self_contained
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import name_file
 from onnxq.mode_stages import quantize_without_calibration
@@ -318,7 +318,9 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     with file_for_weights(path, prepared.source.initializers.values()) as file:
         quantized = chosen.quantized(file)
         result = quantized.to_model()
-        if file is not None:
+        if file is None:
+            result = self_contained(result, quantized.base_dir)
+        else:
             file.take(result.graph.initializer, quantized.base_dir)
         set_metadata(result, metadata_of(chosen.plan, known, recovery, synthetic=made_up))
         set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})

@@ -13,6 +13,7 @@ from onnxq.facts import Clock
 from onnxq.faults import blamed_on
 from onnxq.finishing import Made, Request, finish, refuse_quantized
 from onnxq.graph.model import load_graph, model_digest
+from onnxq.graph.saving import file_for_weights
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
 from onnxq.modes import DYNAMIC
@@ -77,7 +78,8 @@ def quantize_dynamic(request: Request) -> QuantizeResult:
         metadata={"onnxq.mode": DYNAMIC},
         label="dynamic",
     )
-    return finish(made, request, clock)
+    with file_for_weights(request.output, source.initializers.values()) as file:
+        return finish(made, request, clock, file)
 
 
 def _quantized(

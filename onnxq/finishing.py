@@ -16,7 +16,7 @@ from onnxq.calibration.statistics import StatsTable
 from onnxq.errors import ModelError
 from onnxq.facts import Clock, Counted, source_name
 from onnxq.graph.model import ModelSource, quantized_nodes, save_model, set_metadata, size_bytes
-from onnxq.graph.saving import data_file, needs_data_file
+from onnxq.graph.saving import data_file, needs_data_file, self_contained
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile, name_file
 from onnxq.planning.macs import plan_with_macs
@@ -135,7 +135,9 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
     """
     plan = made.plan
     result = made.quantized.to_model()
-    if file is not None:
+    if file is None:
+        result = self_contained(result, made.quantized.base_dir)
+    else:
         file.take(result.graph.initializer, made.quantized.base_dir)
     set_metadata(result, made.entries(request))
     batches = request.feeds(made.source)

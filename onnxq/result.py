@@ -20,8 +20,8 @@ class QuantizeResult:
     """What `quantize` made.
 
     Attributes:
-        model: The quantized model. The weights of a large one stay in the file that was written beside `output`; where
-            nothing was written, those left in float stay in the files of the float model.
+        model: The quantized model, with all its data inside. Only the weights of a large one (2 GB) stay in the file
+            beside `output`; where nothing was written, what is left in float stays in the float model's files.
         plan: Where Q/DQ pairs went, and why.
         stats: Statistics of the activations; give them to another `quantize` of the same model to skip inference.
         qparams: Scale and zero-point of every quantized tensor.

@@ -11,7 +11,7 @@ from onnx import ModelProto
 from onnxq.arguments import check_output_is_no_input
 from onnxq.errors import ModelError
 from onnxq.graph.model import ModelSource, load_graph, quantized_nodes, save_model
-from onnxq.graph.saving import check_output
+from onnxq.graph.saving import check_output, self_contained
 from onnxq.passes.base import PassManager
 from onnxq.passes.strip_qdq import StripQDQ
 from onnxq.plural import counted
@@ -92,7 +92,7 @@ def strip(model: ModelSource, *, output: str | os.PathLike[str] | None = None, f
     kept = [entry for entry in graph.frame.metadata_props if not entry.key.startswith(_METADATA)]
     del graph.frame.metadata_props[:]
     graph.frame.metadata_props.extend(kept)
-    result = graph.to_model()
+    result = self_contained(graph.to_model(), graph.base_dir)
     path = None if output is None else Path(output)
     if path is not None:
         save_model(result, path, force=force, base_dir=graph.base_dir)

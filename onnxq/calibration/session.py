@@ -319,13 +319,15 @@ def _with_drafts_mapped(
     """`model` for a session that reads from memory what lies in files that are still being written.
 
     Such a file has no name, and onnxruntime wants one for every tensor that is not in the message. It gets the name of
-    a file that is one large hole, and the values themselves, mapped into memory.
+    an empty file, and the values themselves, of which it makes a copy. (`add_initializer` would make none, but what
+    optimises the graph would read the file.)
     """
     folder = tempfile.TemporaryDirectory(prefix="onnxq-", ignore_cleanup_errors=True)
-    hole, size = Path(folder.name) / "hole", 0
+    empty = Path(folder.name) / "empty"
+    empty.touch()
     mapped = ModelProto()
     mapped.CopyFrom(model)  # weights are in files: there is little to copy
-    values = []
+    values: dict[str, ort.OrtValue] = {}
     for tensor in filter(is_external, mapped.graph.initializer):
         found = locate(tensor, base_dir)
         dtype = _plain_type(tensor)
@@ -333,14 +335,11 @@ def _with_drafts_mapped(
             take_inside(tensor, base_dir)
             continue
         array = np.memmap(found.path, mode="r", dtype=dtype, offset=found.offset, shape=tuple(tensor.dims))
-        size = max(size, found.offset + found.length)
-        values.append(ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, tensor.data_type))
-        options.add_initializer(tensor.name, values[-1])
+        values[tensor.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, tensor.data_type)
         for entry in tensor.external_data:
             if entry.key == "location":
-                entry.value = hole.name
-    with hole.open("wb") as file:
-        file.truncate(size)
+                entry.value = empty.name
+    options.add_external_initializers(list(values), list(values.values()))
     return mapped, Path(folder.name), (folder, values)
 
 

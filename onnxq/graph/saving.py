@@ -149,6 +149,15 @@ def _external_bytes(tensor: TensorProto) -> int:
     return int(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
+def self_contained(model: ModelProto, base_dir: Path | None) -> ModelProto:
+    """`model` for a user, who may save it anywhere: with all data inside, unless that is more than protobuf holds.
+
+    Raises:
+        ModelError: external data cannot be read.
+    """
+    return model if base_dir is None or needs_data_file(model) else _inlined(model, base_dir)
+
+
 def _inlined(model: ModelProto, base_dir: Path | None) -> ModelProto:
     """`model` with all data inside; itself where that is so already."""
     if not any(map(is_external, tensors_of(model.graph))):

@@ -13,7 +13,8 @@ from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.passes.compute_in_float32 import ComputeInFloat32
 from onnxq.passes.lift_constants import LiftConstants
-from onnxq.targets.schema import Target
+from onnxq.passes.part_double_inputs import PartDoubleInputs
+from onnxq.targets.schema import Engine, Target
 
 _OTHER_TYPES = frozenset({TensorProto.DOUBLE, *HALF_TYPES})
 _WITHOUT_KERNELS = frozenset({TensorProto.BFLOAT16, TensorProto.DOUBLE})
@@ -41,6 +42,9 @@ def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
     types -= {TensorProto.FLOAT}
     if types:
         _in_float32(graph, types)
+    if target.engine is Engine.OPENVINO and mentions(graph, {TensorProto.DOUBLE}):
+        infer_shapes(graph)
+        PartDoubleInputs().run(graph)
     return graph, types
 
 

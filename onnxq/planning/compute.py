@@ -122,6 +122,8 @@ def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, half_type
     rank = graph.rank(data)
     if rule.ranks and rank is not None and rank not in rule.ranks:
         return Refusal(f"its input has rank {rank}; the int8 kernel takes {rule.ranks}", rule.rules)
+    if not rule.grouped and attribute(node, "group", 1) != 1:
+        return Refusal(f"{node.op_type} with groups has no int8 kernel", rule.rules)
     if 0 in (graph.shape(weight) or ()):
         return Refusal("its weight is empty", rule.rules)
     if node.op_type == "MatMul" and (graph.rank(weight) or 0) < 2:

@@ -26,8 +26,9 @@ OPENVINO = Target(
             axis=ChannelAxis.SECOND,
             output_quantized=False,
             bias=BiasForm.FLOAT,
+            grouped=False,
             signed=QuantSpec(qtype=INT8, symmetric=True),
-            rules="V1 V2",
+            rules="V1 V2 V7",
         ),
         "MatMul": ComputeRule(
             op="MatMul",
@@ -42,5 +43,5 @@ OPENVINO = Target(
     fused_activations=frozenset({"Relu", "Clip"}),
     fusion_rule="V1",
     whole_operators=frozenset({HARD_SWISH}),
-    sources={"V1": "run", "V2": "run", "V5": "run", "V6": "run", "R28": "doc, not measured"},
+    sources={**dict.fromkeys(("V1", "V2", "V5", "V6", "V7", "V8"), "run"), "R28": "doc, not measured"},
 )

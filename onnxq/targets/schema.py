@@ -72,6 +72,7 @@ class ComputeRule:
         min_channels: Fewer input or output channels than this stay float.
         min_features: A reduced or produced dimension smaller than this stays float.
         weight: Form of its weights, if it is not the target's.
+        grouped: Whether it runs in int8 with several groups too.
         signed: Form of its data input where that has negative values, if it is not the target's (INPUTS only).
         rules: Identifiers of the rules behind it, as listed in the target's documentation.
     """
@@ -85,6 +86,7 @@ class ComputeRule:
     min_channels: int = 0
     min_features: int = 0
     weight: QuantSpec | None = None
+    grouped: bool = True
     signed: QuantSpec | None = None
     rules: str
 

@@ -102,12 +102,28 @@ def test_the_result_refers_to_the_written_file(tmp_path: Path, stored: Path) -> 
 
 
 @pytest.mark.usefixtures("large")
-def test_without_an_output_the_codes_stay_in_memory(tmp_path: Path, stored: Path) -> None:
-    result = onnxq.quantize(stored, FEEDS)
-    places = {e.value for t in result.model.graph.initializer for e in t.external_data if e.key == "location"}
-    assert places <= {"w.bin"}
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_without_an_output_all_stays_in_memory(tmp_path: Path, stored: Path, mode: str) -> None:
+    result = onnxq.quantize(stored, FEEDS, mode=mode)
     assert [p.name for p in tmp_path.iterdir()] == ["float"]
-    assert onnxq.verify(stored, result.model, FEEDS)
+    onnx.save(result.model, tmp_path / "elsewhere.onnx")
+    assert onnxq.verify(stored, tmp_path / "elsewhere.onnx", FEEDS)
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_what_is_given_back_refers_to_no_file(stored: Path, mode: str) -> None:
+    """PyTorch's exporter writes weights of any size beside the model; the result can be saved in another folder."""
+    result = onnxq.quantize(stored, FEEDS, mode=mode)
+    assert not any(t.external_data for t in result.model.graph.initializer)
+    onnx.checker.check_model(result.model, full_check=True)
+
+
+@pytest.mark.usefixtures("large")
+def test_dynamic_mode_writes_weights_beside_the_model(tmp_path: Path, stored: Path) -> None:
+    result = onnxq.quantize(stored, FEEDS, mode="dynamic", output=tmp_path / "int8.onnx")
+    assert result.report.failed_checks == ()
+    assert (tmp_path / "int8.onnx.data").is_file()
+    assert onnxq.verify(stored, tmp_path / "int8.onnx", FEEDS)
 
 
 @pytest.mark.usefixtures("large")

@@ -15,7 +15,7 @@ import onnxq
 from onnxq.verification.engines.openvino import executed_precision, is_installed
 from onnxq.verification.engines.result import NodeExecution, Precision
 from tests.e2e.probes import U8, U8_POSITIVE, Probe, values
-from tests.graphs import model_of
+from tests.graphs import model_of, normal
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
 
@@ -169,3 +169,44 @@ def test_v5_a_hard_swish_is_one_operator_for_openvino() -> None:
     assert "HardSigmoid" not in [n.op_type for n in result.model.graph.node]
     ran = {n.node: n for n in executed_precision(result.model).nodes}
     assert (ran["swish"].op, ran["swish"].engine_op) == ("HardSwish", "Convolution")
+
+
+@pytest.mark.parametrize(("group", "int8"), [(1, True), (2, False), (16, False)])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_v7_conv_transpose_with_groups_runs_in_float(group: int, rank: int, int8: bool) -> None:
+    p = Probe(1, 16, *[8] * rank)
+    weights = (16, 16 // group, *[2] * rank)
+    out = p.weighted("ConvTranspose", p.pair_of(p.x, U8_POSITIVE), *weights, axis=1, strides=[2] * rank, group=group)
+    found = node(p.finished(out), "ConvTranspose")
+    assert (found.precision is Precision.INT8) is int8
+    if not int8:
+        assert found.why == "OpenVINO computes a ConvTranspose with groups in float (V7)"
+
+
+def double_input(between: str) -> ModelProto:
+    return model_of(
+        f"""(double[N,16] x) => (float[N,16] y) {{ c = Cast<to=1>(x) {between} q = QuantizeLinear(p, s, z)
+        d = DequantizeLinear(q, s, z) v = DequantizeLinear<axis=1>(w, t, u) y = MatMul(d, v) }}""",
+        s=np.float32(0.02), z=np.uint8(128), w=np.ones((16, 16), np.int8), t=np.full(16, 0.01, np.float32),
+        u=np.zeros(16, np.int8), lowest=np.array(np.finfo(np.float32).min, np.float32), zero=np.float32(0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("between", "compiles"),
+    [("p = Identity(c)", False), ("p = Add(c, zero)", False), ("p = Max(c, lowest)", True)],
+)
+def test_v8_a_float64_input_is_parted_from_its_quantization(between: str, compiles: bool) -> None:
+    assert executed_precision(double_input(between)).accepted is compiles
+
+
+@pytest.mark.parametrize("elem_type", ["double", "float"])
+def test_v8_onnxq_parts_them(elem_type: str) -> None:
+    cast, kind = ("c = Cast<to=1>(x)", "float") if elem_type == "float" else ("c = Identity(x)", "double")
+    model = model_of(
+        f"(double[N,16] x) => ({kind}[N,16] y) {{ {cast} m = MatMul(c, w) y = Relu(m) }}",
+        w=normal(16, 16).astype(np.float64 if kind == "double" else np.float32),
+    )
+    result = onnxq.quantize(model, [{"x": normal(4, 16).astype(np.float64)}], target="openvino")
+    assert result.report.failed_checks == ()
+    assert [n.op_type for n in result.model.graph.node].count("Max") == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxq.graph.view import Graph
+from onnxq.graph.view import Graph, attribute
 from onnxq.verification.reasons.reason import Reason, because, has_pair, is_weight, origin, past_pairs
 from onnxq.verification.structure import MATRIX_OPS, code_type, dequantizer, placement
 
@@ -37,7 +37,13 @@ def why_float(graph: Graph, node: NodeProto, kernel: str, precision: str) -> Rea
     plain = [node.input[s] for s in around.plain if s in slots]
     if plain:
         return _plain(graph, node, plain[0])
-    reason = _codes(graph, node) or _zero_points(graph, node) or _weight_axis(graph, node) or _merged(graph, node)
+    reason = (
+        _groups(node)
+        or _codes(graph, node)
+        or _zero_points(graph, node)
+        or _weight_axis(graph, node)
+        or _merged(graph, node)
+    )
     return reason or Reason(text=f"Q/DQ surrounds it, yet OpenVINO runs it in {precision} ({kernel})")
 
 
@@ -59,6 +65,12 @@ def _codes(graph: Graph, node: NodeProto) -> Reason | None:
                 "V1", f"its input {past_pairs(graph, tensor)!r} has codes of {kind}; OpenVINO runs 8-bit ones only"
             )
     return None
+
+
+def _groups(node: NodeProto) -> Reason | None:
+    if node.op_type != "ConvTranspose" or attribute(node, "group", 1) == 1:
+        return None
+    return because("V7", "OpenVINO computes a ConvTranspose with groups in float")
 
 
 def _zero_points(graph: Graph, node: NodeProto) -> Reason | None:
