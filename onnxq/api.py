@@ -26,6 +26,7 @@ from onnxq.calibration.runner import CollectOptions, NonFinite
 from onnxq.calibration.solve import replaced_note, solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
+from onnxq.detailing import Calibrated, details_of
 from onnxq.evaluation.metrics import Function
 from onnxq.facts import (
     Clock,
@@ -34,6 +35,7 @@ from onnxq.facts import (
     incomplete,
     is_made_up,
     metadata_of,
+    path_of,
     source_name,
     unrecovered,
 )
@@ -127,6 +129,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     output_name: str | None = None,
     eval_data: Any = None,
     search_seconds: float | None = None,
+    details: bool = False,
     progress: ProgressCallback | None = None,
     tune_progress: Callable[[int, str], None] | None = None,
 ) -> QuantizeResult:
@@ -203,6 +206,8 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         output_name: For `max_drop`, the output to look at, where there are several.
         eval_data: Samples to judge models on; the calibration data unless given.
         search_seconds: Time limit of the search, 600 unless given. The best model found so far is the result.
+        details: Also measure what a report shows of the model's inside: the error of each tensor, histograms and ranges
+            by every method, latency on this machine. Both models run a few times more.
         progress: Called now and then while calibrating and searching.
         tune_progress: Called after each placement that was raced, with their number and what was changed.
 
@@ -350,6 +355,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
                 providers=("cpu",) if providers is None or stats is not None else tuple(providers),
             ),
             output_path=None if path is None else str(path),
+            float_path=path_of(model),
             output_data_path=str(data_file(path)) if path is not None and beside else None,
             warnings=(*incomplete(known.stats), *batches.warnings),
             notes=(
@@ -365,7 +371,15 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         )
         plan = plan_with_macs(inside.with_outer(chosen.plan), prepared.graph, feeds.shapes)
         qparams = {**chosen.qparams, **inside.qparams}
-        report = build_report(verification, facts, plan=plan, qparams=qparams, extra_checks=checks_of(found))
+        inner = None
+        if details:
+            calibrated = Calibrated(plan=plan, stats=known.stats, qparams=qparams, search=found, method=known.label)
+            inner = details_of(
+                prepared.graph, quantized, verification, prepared.target, calibrated=calibrated, progress=progress
+            )
+        report = build_report(
+            verification, facts, plan=plan, qparams=qparams, extra_checks=checks_of(found), details=inner
+        )
         if path is not None:
             written = save_model(result, path, force=force, base_dir=quantized.base_dir, weights=file)
             name_file(result.graph.initializer, data_file(path).name)

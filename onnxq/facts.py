@@ -61,6 +61,11 @@ def source_name(data: Any) -> str:
     return str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
 
 
+def path_of(model: Any) -> str | None:
+    """Where a model lies, if it was given as a path."""
+    return str(model) if isinstance(model, (str, os.PathLike)) else None
+
+
 def metadata_of(plan: QuantPlan, known: Known, recovery: Recovery, *, synthetic: bool) -> dict[str, str]:
     """What the file says about how it was made; nothing that changes from run to run."""
     return {

@@ -13,8 +13,9 @@ from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
 from onnxq.calibration.statistics import StatsTable
+from onnxq.detailing import Calibrated, details_of
 from onnxq.errors import ModelError
-from onnxq.facts import Clock, Counted, source_name
+from onnxq.facts import Clock, Counted, path_of, source_name
 from onnxq.graph.model import ModelSource, quantized_nodes, save_model, set_metadata, size_bytes
 from onnxq.graph.saving import data_file, needs_data_file, self_contained
 from onnxq.graph.view import Graph
@@ -25,12 +26,13 @@ from onnxq.planning.plan import QuantPlan
 from onnxq.plural import counted
 from onnxq.recorded_options import OPTIONS_KEY
 from onnxq.report.build import RunFacts, build_report
+from onnxq.report.details import Details
 from onnxq.report.report import DataFacts
 from onnxq.result import QuantizeResult
 from onnxq.stages import open_batches
 from onnxq.targets.schema import Target
 from onnxq.verification.check import Check
-from onnxq.verification.verify import verify_model
+from onnxq.verification.verify import VerifyResult, verify_model
 from onnxq.version import VERSION
 from onnxq.weight_only.solving import Quality
 
@@ -51,6 +53,7 @@ class Request:
         force: Whether a file there may be replaced.
         options: The options that shaped the model, for its metadata.
         progress: Called now and then.
+        details: Whether to measure what a report shows of the model's inside.
     """
 
     model: ModelSource
@@ -67,6 +70,7 @@ class Request:
     force: bool
     options: str
     progress: Callable[[Progress], None] | None
+    details: bool = False
 
     def feeds(self, graph: Graph) -> Any:
         """The data cut to batches for `graph`; synthetic ones where there are none."""
@@ -166,6 +170,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
             synthetic_comparison=request.data is None,
         ),
         output_path=None if path is None else str(path),
+        float_path=path_of(request.model),
         output_data_path=str(data_file(path)) if path is not None and beside else None,
         warnings=batches.warnings,
         notes=(*plan.notes, *made.notes, *batches.notes),
@@ -179,6 +184,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         qparams=made.qparams,
         extra_checks=made.checks,
         qualities=made.qualities,
+        details=_details(made, measured, request, verification) if request.details else None,
     )
     if path is not None:
         written = save_model(result, path, force=request.force, base_dir=made.quantized.base_dir, weights=file)
@@ -186,6 +192,14 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         report = replace(report, size_after_bytes=written)
     stats = StatsTable(tensors={}, digest=plan.digest, samples=0)
     return QuantizeResult(model=result, plan=measured, stats=stats, qparams=made.qparams, report=report, output=path)
+
+
+def _details(made: Made, plan: QuantPlan, request: Request, verification: VerifyResult) -> Details:
+    stats = StatsTable(tensors={}, digest=plan.digest, samples=0)
+    known = Calibrated(plan=plan, stats=stats, qparams=made.qparams, method=made.label)
+    return details_of(
+        made.planned, made.quantized, verification, request.target, calibrated=known, progress=request.progress
+    )
 
 
 def refuse_quantized(source: Graph) -> None:

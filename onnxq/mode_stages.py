@@ -55,6 +55,7 @@ def quantize_without_calibration(mode: str, given: Mapping[str, Any], options: s
         force=given["force"],
         options=options,
         progress=given["progress"],
+        details=given["details"],
     )
     if mode == DYNAMIC:
         return quantize_dynamic(request)

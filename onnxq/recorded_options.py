@@ -22,7 +22,19 @@ OPTIONS_KEY = "onnxq.options"
 
 # Model, data and target have entries of their own, and statistics stand for data: they give the same bytes.
 _NOT_RECORDED = frozenset(
-    {"model", "data", "target", "stats", "output", "force", "threads", "memory_limit", "progress", "tune_progress"}
+    {
+        "model",
+        "data",
+        "target",
+        "stats",
+        "output",
+        "force",
+        "threads",
+        "memory_limit",
+        "details",
+        "progress",
+        "tune_progress",
+    }
 )
 
 _INPUT_FILES = frozenset({"tensorrt_cache"})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import Layout
+from onnxq.detailing import details_of
 from onnxq.facts import (
     Counted,
     origin_check,
+    path_of,
     source_name,
 )
 from onnxq.graph.model import (
@@ -17,7 +20,9 @@ from onnxq.graph.model import (
     size_bytes,
 )
 from onnxq.report.build import RunFacts, build_report
+from onnxq.report.quantized_model import explain_model, tensor_rows
 from onnxq.report.report import DataFacts, Report
+from onnxq.search.progress import Callback
 from onnxq.stages import open_batches
 from onnxq.targets import ORT_CPU, TargetSource, resolve_target
 from onnxq.verification.verify import verify_model
@@ -33,6 +38,8 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     limit: int | None = None,
     layout: Layout | None = None,
     images: ImageOptions | str | None = None,
+    details: bool = False,
+    progress: Callback | None = None,
 ) -> Report:
     """Ask the target's engine what it runs in int8, and compare outputs with the float model.
 
@@ -45,6 +52,8 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         limit: As for `quantize`.
         layout: As for `quantize`.
         images: As for `quantize`.
+        details: As for `quantize`.
+        progress: Called while details are measured.
 
     Raises:
         ModelError: a model cannot be read or run.
@@ -68,7 +77,16 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
             synthetic=False,
             synthetic_comparison=data is None,
         ),
+        model_name=Path(path_of(quantized_model) or "").name,
+        float_path=path_of(float_model),
         warnings=batches.warnings,
         notes=batches.notes,
     )
-    return build_report(verification, facts, extra_checks=origin_check(source, quantized, verification.outputs))
+    inner = details_of(source, quantized, verification, table, progress=progress) if details else None
+    return build_report(
+        verification,
+        facts,
+        extra_checks=origin_check(source, quantized, verification.outputs),
+        rows=tensor_rows(explain_model(quantized.copy(), table)),
+        details=inner,
+    )

@@ -88,7 +88,7 @@ def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> Fou
         ArtifactError: the statistics lack a tensor.
     """
     ranges, replaced = {}, []
-    for name, found in _group_stats(plan, stats).items():
+    for name, found in group_stats(plan, stats).items():
         tensor = plan.tensors[name]
         bounds = tensor.source if isinstance(tensor.source, Observed) else Observed()
         ranges[name], kept = sound_range(found, tensor.spec, tensor.method or method, bounds)
@@ -211,7 +211,7 @@ def _in_type_of(graph: Graph, tensor: str, params: QuantParams) -> QuantParams:
     return with_scale_in_bfloat16(params) if elem_type == TensorProto.BFLOAT16 else params
 
 
-def _group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:
+def group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:
     """Statistics of each observed tensor; those of a group are merged, so that all its members get one range."""
     missing = [name for name in plan.observed() if name not in stats.tensors]
     if missing:

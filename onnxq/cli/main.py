@@ -17,6 +17,7 @@ from onnxq.cli.commands.inspect import inspect
 from onnxq.cli.commands.merge import merge
 from onnxq.cli.commands.plan import plan
 from onnxq.cli.commands.quantize import quantize
+from onnxq.cli.commands.report import report
 from onnxq.cli.commands.sensitivity import sensitivity
 from onnxq.cli.commands.strip import strip
 from onnxq.cli.commands.targets import targets
@@ -55,7 +56,8 @@ def cli(ctx: click.Context) -> None:
 
 
 for command in (
-    quantize, plan, data, calibrate, merge, cache, verify, evaluate, sensitivity, engine, inspect, strip, targets
+    quantize, plan, data, calibrate, merge, cache, verify, evaluate, sensitivity, report, engine, inspect, strip,
+    targets,
 ):  # fmt: skip
     cli.add_command(command)
 

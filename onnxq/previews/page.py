@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnxq.plural import counted
 from onnxq.previews.wording import input_rows, output_rows, preparation_rows
-from onnxq.report.page import page_of
+from onnxq.report.html.document import plain_page
 
 if TYPE_CHECKING:
     from onnxq.previews.preview import Preview
@@ -33,7 +33,7 @@ def render_preview(found: Preview) -> str:
             "<h2>How sure the model is of these pictures</h2><p class='mute'>Mean of the largest class probability, "
             "with the same pictures prepared in the usual ways.</p>" + _table(preparation_rows(found))
         )
-    return page_of(f"onnxq data: {found.source}", "\n".join(parts))
+    return plain_page(f"onnxq data: {found.source}", "\n".join(parts))
 
 
 def _list(kind: str, texts: Iterable[str]) -> str:

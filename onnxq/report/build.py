@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
-
-import numpy as np
+from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from onnxq.numerics.qparams import QuantParams
-from onnxq.planning.plan import Action, Derived, Fixed, FromValues, Observed, QuantPlan, SharedWith, Source, TensorPlan
-from onnxq.report.report import DataFacts, LayerRow, NodeCounts, Report, TensorRow
+from onnxq.planning.plan import Action, QuantPlan
+from onnxq.report.details import Details
+from onnxq.report.report import DataFacts, NodeCounts, Report, TensorRow
+from onnxq.report.rows import WeightQuality, layer_rows, tensor_rows
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
@@ -20,20 +19,6 @@ from onnxq.verification.verify import VerifyResult
 
 POOR_SQNR_DB = 10.0
 """Below it errors are a third of the signal: classifiers mostly survive 15 dB, regressions do not."""
-
-
-_LISTED_SCALES = 2**16
-"""Scales of one tensor that a report lists."""
-
-
-class WeightQuality(Protocol):
-    """How near the codes of a weight are."""
-
-    @property
-    def sqnr_db(self) -> float: ...  # signal to noise of the weight itself
-
-    @property
-    def method(self) -> str: ...  # how its codes were chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +32,8 @@ class RunFacts:
         data: What was measured on.
         output_path: Where the quantized model lies.
         output_data_path: The file of its weights, where they do not fit into the model's own.
+        model_name: What the quantized model is called; the name of its file unless given.
+        float_path: Where the float model lies; None where it came from memory.
         warnings: Plain sentences: what is wrong, and what to do.
         notes: Facts worth knowing (which target was picked, what of the data was left out).
         seconds: Time taken, by step.
@@ -58,6 +45,8 @@ class RunFacts:
     data: DataFacts | None = None
     output_path: str | None = None
     output_data_path: str | None = None
+    model_name: str = ""
+    float_path: str | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -71,6 +60,8 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
     qparams: Mapping[str, QuantParams] | None = None,
     extra_checks: tuple[Check, ...] = (),
     qualities: Mapping[str, WeightQuality] | None = None,
+    rows: tuple[TensorRow, ...] = (),
+    details: Details | None = None,
 ) -> Report:
     """The report of one run.
 
@@ -81,11 +72,14 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
         qparams: Parameters by tensor name.
         extra_checks: Gates that the user asked for.
         qualities: How near weights come out, by key of the plan.
+        rows: Quantized tensors, of a model that onnxq did not quantize.
+        details: What was measured for a report that is looked at.
 
     Returns:
         A report whose warnings begin with synthetic data, if the data was synthetic.
     """
     engine = verification.engine
+    details = details or Details()
     warnings = (
         *_data_warnings(facts.data),
         *_accuracy_warnings(verification.outputs),
@@ -111,8 +105,13 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
         seconds={**facts.seconds, **verification.seconds},
         output_path=facts.output_path,
         output_data_path=facts.output_data_path,
-        layers=_layers(plan, engine, verification.account),
-        tensors=_tensors(plan, qparams or {}, qualities or {}),
+        layers=layer_rows(plan, engine, verification.account, details),
+        tensors=tensor_rows(plan, qparams or {}, qualities or {}, details) or rows,
+        model_name=facts.model_name or ("" if facts.output_path is None else PurePath(facts.output_path).name),
+        float_path=facts.float_path,
+        latency=details.latency,
+        drawing=details.drawing,
+        sensitivity=details.sensitivity,
     )
 
 
@@ -176,105 +175,3 @@ def _accuracy_warnings(outputs: tuple[OutputError, ...]) -> tuple[str, ...]:
         "labelled data before deploying. More samples, another method=... (--method) or keeping the first and last "
         "layers in float with exclude=... (--exclude) may help.",
     )
-
-
-def _layers(
-    plan: QuantPlan | None, engine: EngineReport | None, account: Sequence[NodeExecution]
-) -> tuple[LayerRow, ...]:
-    ran: dict[str, NodeExecution] = {n.node: n for n in engine.nodes} if engine is not None else {}
-    if plan is None and not ran:
-        return tuple(
-            LayerRow(node=n.node, op=n.op, decision=n.precision.value, reason=n.why, rule=n.rule) for n in account
-        )
-    if plan is None:
-        return tuple(
-            _with_execution(LayerRow(node=n.node, op=n.op, decision="", reason="", rule=""), n) for n in ran.values()
-        )
-    rows = (
-        LayerRow(node=d.node, op=d.op, decision=d.action.value, reason=d.reason, rule=d.rule, macs=d.macs or 0)
-        for d in plan.nodes
-    )
-    return tuple(_with_execution(row, ran.get(row.node)) for row in rows)
-
-
-def _with_execution(row: LayerRow, ran: NodeExecution | None) -> LayerRow:
-    if ran is None:
-        return row
-    return LayerRow(
-        node=row.node, op=row.op, decision=row.decision, reason=row.reason, rule=row.rule or ran.rule, macs=row.macs,
-        executed=ran.precision.value, engine_op=ran.engine_op, why=ran.why,
-    )  # fmt: skip
-
-
-def _tensors(
-    plan: QuantPlan | None, qparams: Mapping[str, QuantParams], qualities: Mapping[str, WeightQuality]
-) -> tuple[TensorRow, ...]:
-    planned = plan.tensors if plan is not None else {}
-    rows = {name: _tensor_row(name, params, planned.get(name)) for name, params in qparams.items()}
-    for name, quality in qualities.items():
-        row = rows.get(name) or _without_parameters(name, planned[name])
-        rows[name] = replace(row, sqnr_db=quality.sqnr_db, rounding=quality.method)
-    return tuple(rows.values())
-
-
-def _without_parameters(name: str, planned: TensorPlan) -> TensorRow:
-    """The row of a weight that has too many scales to be kept."""
-    spec = planned.spec
-    return TensorRow(
-        name=name,
-        role=planned.role.value,
-        dtype=spec.qtype.name,
-        axis=spec.axis,
-        scale=(),
-        zero_point=(),
-        rmin=math.nan,
-        rmax=math.nan,
-        source=origin_text(planned),
-        block_size=spec.block_size,
-    )
-
-
-def _tensor_row(name: str, params: QuantParams, planned: TensorPlan | None) -> TensorRow:
-    spec = params.spec
-    scale = params.scale.astype(np.float64).reshape(-1)
-    zero_point = params.zero_point.astype(np.int64).reshape(-1)
-    return TensorRow(
-        name=name,
-        role=planned.role.value if planned is not None else "",
-        dtype=spec.qtype.name,
-        axis=spec.axis,
-        scale=tuple(scale.tolist()) if scale.size <= _LISTED_SCALES else (),
-        zero_point=tuple(zero_point.tolist()) if scale.size <= _LISTED_SCALES else (),
-        rmin=float(((spec.qmin - zero_point) * scale).min()),
-        rmax=float(((spec.qmax - zero_point) * scale).max()),
-        source=origin_text(planned) if planned is not None else "",
-        group=planned.group if planned is not None else None,
-        block_size=spec.block_size,
-    )
-
-
-def origin_text(tensor: TensorPlan) -> str:
-    """Where the parameters of a tensor come from, with a method of its own."""
-    return source_text(tensor.source) + ("" if tensor.method is None else f", method {tensor.method.label}")
-
-
-def _cut(source: Observed | Fixed) -> str:
-    bounds = [f"{b:g}" for b in (source.lower, source.upper) if b is not None]
-    return f", cut at {' and '.join(bounds)}" if bounds else ""
-
-
-def source_text(source: Source) -> str:
-    """Where parameters come from, in words."""
-    if isinstance(source, Observed):
-        return "observed" + _cut(source)
-    if isinstance(source, Fixed):
-        return f"fixed to [{source.rmin:g}, {source.rmax:g}]" + _cut(source)
-    if isinstance(source, SharedWith):
-        return f"shared with {source.tensor!r}"
-    if isinstance(source, Derived):
-        return f"derived from {source.data!r} and {source.weight!r}"
-    if isinstance(source, FromValues) and source.amax is not None:
-        return f"given: amax {source.amax:g}"
-    if isinstance(source, FromValues):
-        return "its own values"
-    return type(source).__name__

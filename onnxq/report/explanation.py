@@ -14,7 +14,8 @@ from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.names import selected, unmatched
 from onnxq.planning.plan import Action, QuantPlan, TensorPlan
-from onnxq.report.build import int8_mac_share, origin_text
+from onnxq.report.build import int8_mac_share
+from onnxq.report.rows import origin_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from onnxq.passes.infer_shapes import InferShapes
 from onnxq.planning.macs import macs
 from onnxq.planning.plan import Action
 from onnxq.report.explanation import Explanation, NodeRow, TensorRow, scales, zero_points
+from onnxq.report.report import TensorRow as ReportRow
 from onnxq.targets.schema import Target
 from onnxq.verification.structure import MATRIX_OPS, is_float_tensor, is_qdq, output_problem, placement
 
@@ -23,6 +24,12 @@ _FUSED = frozenset({"Relu", "Clip"})
 """Activations that every engine takes into the node before them."""
 
 _BIAS = 2
+
+_CODES = {
+    "int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255), "int16": (-(2**15), 2**15 - 1),
+    "uint16": (0, 2**16 - 1), "int32": (-(2**31), 2**31 - 1),
+}  # fmt: skip
+"""Smallest and largest code of each type."""
 
 _Decision = tuple[Action, str]
 
@@ -197,3 +204,31 @@ def _with_groups(rows: Iterator[TensorRow]) -> Iterator[TensorRow]:
     for row in listed:
         group = first.get((row.dtype, row.axis, row.scale, row.zero_point), "") if row.role == "activation" else ""
         yield replace(row, group=group if group in shared else "")
+
+
+# ---- rows of a report ----------------------------------------------------------------------------------------------
+
+
+def tensor_rows(found: Explanation) -> tuple[ReportRow, ...]:
+    """The quantized tensors of a model as rows of its report; those whose scales are not constant are left out."""
+    return tuple(_report_row(row) for row in found.tensors if row.scale)
+
+
+def _report_row(row: TensorRow) -> ReportRow:
+    scale = np.asarray(row.scale)
+    zero_point = np.asarray(row.zero_point or (0,) * len(row.scale), np.int64)
+    low, high = _CODES.get(row.dtype, (0, 0))
+    return ReportRow(
+        name=row.tensor,
+        role=row.role,
+        dtype=row.dtype,
+        axis=row.axis,
+        scale=row.scale,
+        zero_point=tuple(zero_point.tolist()),
+        rmin=float(((low - zero_point) * scale).min()),
+        rmax=float(((high - zero_point) * scale).max()),
+        source=row.source,
+        group=row.group or None,
+        writer=row.writer,
+        readers=row.readers,
+    )

@@ -1,30 +1,7 @@
 """The report of one quantization or verification: data only; `text` and `html` render it.
 
-JSON schema, version 1 (`to_json`). Keys are added within a version, never renamed or removed.
-
-    schema               "onnxq.report/1"
-    passed               bool: there is at least one check and all passed
-    target, method       strings; method is null where onnxq did not choose the ranges
-    output_path          string or null
-    output_data_path     string; null where the weights are in output_path itself
-    planned, proven      {int8, fused, float, weights}: nodes by the plan, and as the engine runs them (weights: in
-                         float with weights in few bits); null where unknown
-    asked                the same: nodes as their Q/DQ pairs ask for, by the target's rules, where neither
-                         plan nor engine tells of nodes (TensorRT); else null
-    violations           [{rule, node, message, hint}]: broken rules of TensorRT
-    engine               {name, version, accepted, size_bytes, build_seconds, ops: {type: count}, problems: [string]}
-                         or null
-    int8_mac_share       share of multiply-accumulates in int8 nodes, 0 to 1; null where shapes are unknown
-    size_before_bytes, size_after_bytes
-    outputs              [{name, sqnr_db, cosine, max_abs, peak, mismatch_share, elements, nonfinite, shape_mismatches,
-                           exact}]; sqnr_db is null for an output that is not float, and for an exact one (exact: true)
-    checks               [{name, passed, detail}]
-    warnings, notes      [string]
-    data                 {source, samples, held_out_samples, synthetic, synthetic_comparison, from_statistics}
-    seconds              {step: seconds}
-    layers               [{node, op, decision, reason, rule, macs, executed, engine_op, why}]
-    tensors              [{name, role, dtype, axis, scale: [..], zero_point: [..], rmin, rmax, source, group,
-                           block_size, sqnr_db, rounding}]; scale and zero_point are empty where there are too many
+The JSON form (`to_json`) has the schema onnxq.report/1: docs/json.md explains it, and schemas/report-1.json of this
+package states it. Keys are added within a version, never renamed or removed.
 """
 
 from __future__ import annotations
@@ -36,11 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxq.report import page
+from onnxq.report.details import Latency
+from onnxq.report.drawing import Drawing
+from onnxq.report.ranges import TensorRanges
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError
 from onnxq.verification.engines.result import EngineReport
 from onnxq.verification.lint_tensorrt import Violation
+from onnxq.version import VERSION
 
 SCHEMA = "onnxq.report/1"
 
@@ -100,6 +80,10 @@ class LayerRow:
         executed: "int8", "fused", "float" or "other" by the engine; "" where the engine tells nothing.
         engine_op: The engine's kernel.
         why: What kept the node from int8, by the engine.
+        output: Its first output in the float model; "" where it is not told.
+        sqnr_db: Signal to noise ratio of that output against the float model's, in dB; None where it was not measured,
+            or is exact.
+        exact: Whether that output was seen to be equal to the float model's.
     """
 
     node: str
@@ -111,6 +95,9 @@ class LayerRow:
     executed: str = ""
     engine_op: str = ""
     why: str = ""
+    output: str = ""
+    sqnr_db: float | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +118,9 @@ class TensorRow:
         block_size: Neighbours along `axis` that share a scale, in mode "weight-only"; None for none.
         sqnr_db: Signal to noise of a weight in few bits; None where it was not measured.
         rounding: How its codes were chosen; "" where that is not recorded.
+        writer: Name of the node that computes it; "" for inputs and constants.
+        readers: Names of the nodes that read it quantized.
+        values: Histogram and ranges by method, where they were looked at.
     """
 
     name: str
@@ -146,6 +136,9 @@ class TensorRow:
     block_size: int | None = None
     sqnr_db: float | None = None
     rounding: str = ""
+    writer: str = ""
+    readers: tuple[str, ...] = ()
+    values: TensorRanges | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +166,11 @@ class Report:
         output_data_path: The file of its weights, where they do not fit into the model's own.
         layers: One row for each node.
         tensors: One row for each quantized tensor.
+        model_name: What the quantized model is called.
+        float_path: Where the float model lies; None where it came from memory.
+        latency: How long runs take; None where it was not measured.
+        drawing: The quantized model as a picture, where one was asked for.
+        sensitivity: A ranking of layers, in the schema onnxq.sensitivity/1, if one was measured.
     """
 
     target: str
@@ -195,6 +193,11 @@ class Report:
     output_data_path: str | None = None
     layers: tuple[LayerRow, ...] = ()
     tensors: tuple[TensorRow, ...] = ()
+    model_name: str = ""
+    float_path: str | None = None
+    latency: Latency | None = None
+    drawing: Drawing | None = None
+    sensitivity: Mapping[str, Any] | None = None
 
     @property
     def passed(self) -> bool:
@@ -237,6 +240,12 @@ class Report:
             "seconds": dict(self.seconds),
             "layers": [_plain(row) for row in self.layers],
             "tensors": [_plain(row) for row in self.tensors],
+            "model_name": self.model_name,
+            "float_path": self.float_path,
+            "latency": _plain(self.latency),
+            "graph": _plain(self.drawing),
+            "sensitivity": None if self.sensitivity is None else dict(self.sensitivity),
+            "version": VERSION,
         }
 
     def to_json(self, *, indent: int | None = 2) -> str:
@@ -245,7 +254,9 @@ class Report:
 
     def to_html(self) -> str:
         """The report as one self-contained HTML page."""
-        return page.render_page(self)
+        from onnxq.report.html import run_page  # noqa: PLC0415 - only where a page is wanted
+
+        return run_page.render_run(self.to_dict())
 
     def to_text(self, *, width: int = 100) -> str:
         """The summary as plain text of at most `width` columns."""
@@ -261,6 +272,10 @@ def _plain(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -12,12 +12,10 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, Literal
 
 from onnxq.plural import counted
 from onnxq.report.columns import columns
-from onnxq.report.page import Cell, page_of, table_of
 from onnxq.search.distance import Effect
 
 SCHEMA = "onnxq.sensitivity/1"
@@ -144,25 +142,9 @@ class Sensitivity:
 
     def to_html(self) -> str:
         """The ranking as one self-contained page with a plot."""
-        headings = ("rank", "layer", "op", "MACs", "weights", "SQNR dB", "cosine", "KL", "noise")
-        ranked = self.ranked()
-        rows = [
-            [
-                Cell(str(rank), key=rank, number=True),
-                Cell(row.node),
-                Cell(row.op),
-                Cell("" if row.macs is None else f"{row.macs:,}", key=row.macs, number=True),
-                Cell(f"{row.weights:,}", key=row.weights, number=True),
-                Cell(_db(row.effect.sqnr_db), key=min(row.effect.sqnr_db, 1e3), number=True),
-                Cell(f"{row.effect.cosine:.6f}", key=row.effect.cosine, number=True),
-                Cell("" if row.effect.kl is None else f"{row.effect.kl:.3g}", key=row.effect.kl, number=True),
-                Cell(html=_bar(row)),
-            ]
-            for rank, row in enumerate(ranked, start=1)
-        ]
-        warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in self.warnings)
-        body = f"<h1>{escape(self._title())}</h1>{warnings}{_plot(self)}{table_of('layers', 'Layers', headings, rows)}"
-        return page_of(f"onnxq sensitivity: {self.target}", body)
+        from onnxq.report.html.run_page import render_part  # noqa: PLC0415 - only where a page is wanted
+
+        return render_part({**self.to_dict(), "warnings": list(self.warnings)}, title=self._title())
 
     def _title(self) -> str:
         what = "each layer alone in int8" if self.mode == "only" else "all layers in int8 but one"
@@ -184,34 +166,3 @@ def _db(sqnr_db: float) -> str:
 def _length(sqnr_db: float) -> float:
     """Of a bar, 0..1: from no noise to speak of to as much noise as signal."""
     return min(1.0, max(0.0, 1.0 - sqnr_db / _LARGEST_DB))
-
-
-def _bar(row: LayerEffect) -> str:
-    width = round(100 * _length(row.effect.sqnr_db))
-    label = escape(f"{_db(row.effect.sqnr_db)} dB")
-    return (
-        f'<svg width="100" height="10" role="img" aria-label="{label}">'
-        f'<rect width="{width}" height="10" fill="currentColor"/></svg>'
-    )
-
-
-def _plot(found: Sensitivity) -> str:
-    """Bars in graph order: where in the model the noise comes from."""
-    if not found.layers:
-        return ""
-    step, height = 12, 120
-    bars = []
-    for i, row in enumerate(found.layers):
-        length = round(height * _length(row.effect.sqnr_db), 1)
-        title = escape(f"{row.node}: {_db(row.effect.sqnr_db)} dB")
-        bars.append(
-            f'<rect x="{i * step + 1}" y="{height - length}" width="{step - 2}" height="{length}" fill="currentColor">'
-            f"<title>{title}</title></rect>"
-        )
-    width = step * len(found.layers)
-    return (
-        '<section><h2>Noise at the outputs, layers in the order of the model</h2><div class="scroll" tabindex="0">'
-        f'<svg width="{width}" height="{height + 1}" role="img" aria-label="noise of each layer">{"".join(bars)}'
-        f'<line x1="0" x2="{width}" y1="{height}" y2="{height}" stroke="currentColor"/></svg></div>'
-        f'<p class="mute">Full height: as much noise as signal. Nothing: {_LARGEST_DB:.0f} dB and more.</p></section>'
-    )

@@ -62,6 +62,7 @@ class VerifyResult:
         warnings: Plain sentences about what was not checked, and what to do.
         batches: Number of batches compared.
         seconds: Time taken, by step.
+        kept: The first batches, for whoever looks further.
     """
 
     target: str
@@ -74,6 +75,7 @@ class VerifyResult:
     warnings: tuple[str, ...] = ()
     batches: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    kept: tuple[Feed, ...] = field(default=(), repr=False)
 
     def __bool__(self) -> bool:
         return bool(self.checks) and all(c.passed for c in self.checks)
@@ -143,6 +145,7 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
         warnings=tuple(answer.warnings),
         batches=measured.batches,
         seconds={"compare": measured.seconds, "engine": time.perf_counter() - started},
+        kept=measured.kept[:_KEPT_BATCHES],
     )
 
 

@@ -65,6 +65,7 @@ def test_every_argument_of_quantize_has_an_option() -> None:
         "providers": "ep",
         "tensorrt_cache": "calibration_cache",
         "placement": "where",
+        "details": "report",
         "progress": None,
         "tune_progress": None,
         "model": None,

@@ -221,6 +221,7 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
             tensorrt_cache=ranges.calibration_cache,
             output=output,
             force=results.force,
+            details=results.report is not None,
             **search,
             progress=progress,
         )

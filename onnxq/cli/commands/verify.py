@@ -11,6 +11,7 @@ import click
 from onnxq.cli import options
 from onnxq.cli.files import check_places
 from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
+from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show, show_report, write_report
 
 if TYPE_CHECKING:
@@ -75,7 +76,15 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
         say("warning: NO DATA. The models are compared on synthetic inputs; pass --data SRC", quiet=quiet)
     from onnxq.api import verify as run  # noqa: PLC0415 - numpy and onnx only now
 
-    found = run(float_model, quantized_model, target=target, **data_from.keywords())
+    with calibration_progress(quiet=quiet or as_json, afterwards="comparing") as progress:
+        found = run(
+            float_model,
+            quantized_model,
+            target=target,
+            **data_from.keywords(),
+            details=report is not None,
+            progress=progress,
+        )
     found = gated(found, gates)
     if reproduce:
         from onnxq.reproduction import reproduce as make_again  # noqa: PLC0415

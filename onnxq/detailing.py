@@ -1,0 +1,137 @@
+"""Measures what a report shows of a model's inside: each tensor's error, histograms, latency, the picture.
+
+It is done only where a report is to be looked at, for it runs both models again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxq.calibration.statistics import StatsTable
+from onnxq.graph.external_data import weights_are_large
+from onnxq.graph.view import Graph
+from onnxq.numerics.qparams import QuantParams
+from onnxq.passes.settle_types import runnable
+from onnxq.planning.plan import Fixed, Observed, QuantPlan
+from onnxq.report.details import Details, Latency
+from onnxq.report.drawing import draw
+from onnxq.report.ranges import ranges_of
+from onnxq.search.mixed import SearchResult
+from onnxq.search.progress import Callback, report_to
+from onnxq.search.ranking import Sensitivity
+from onnxq.targets import ORT_CPU, resolve_target
+from onnxq.targets.schema import Engine, Target
+from onnxq.tuning.latency import measure_latency
+from onnxq.verification.tensor_errors import tensor_errors
+from onnxq.verification.verify import VerifyResult
+
+Feed = Mapping[str, NDArray[Any]]
+
+STAGE = "measuring tensors"
+
+_FEEDS = 2
+"""Batches that tensors are compared on: enough to tell where the noise comes from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """What a quantization knows of its tensors.
+
+    Attributes:
+        plan: What is quantized.
+        stats: Statistics of the activations.
+        qparams: Parameters by key of the plan.
+        search: What the search for layers to leave in float found, if there was one.
+        method: How ranges were chosen.
+    """
+
+    plan: QuantPlan
+    stats: StatsTable
+    qparams: Mapping[str, QuantParams]
+    search: SearchResult | None = None
+    method: str = ""
+
+
+def details_of(  # noqa: PLR0913 - both models, and what is known of them
+    float_graph: Graph,
+    quantized: Graph,
+    verification: VerifyResult,
+    target: Target,
+    *,
+    calibrated: Calibrated | None = None,
+    progress: Callback | None = None,
+) -> Details:
+    """What a report shows of a quantized model.
+
+    Args:
+        float_graph: The float model with the tensor names of the quantized one.
+        quantized: The quantized model.
+        verification: What was found out about it, with the batches to run on.
+        target: The target.
+        calibrated: What its quantization knows; None for a model that others made.
+        progress: Called for each run.
+    """
+    runs = {n.node: n.precision.value for n in verification.account}
+    if calibrated is not None:
+        runs |= {d.node: d.action.value for d in calibrated.plan.nodes}
+    if verification.engine is not None:
+        runs |= {n.node: n.precision.value for n in verification.engine.nodes}
+    report_to(progress, STAGE, 0, None)
+    known = calibrated
+    return Details(
+        outputs={n.name: str(n.output[0]) for n in float_graph.nodes if n.output},
+        errors=tensor_errors(
+            float_graph,
+            quantized,
+            verification.kept[:_FEEDS],
+            bounds={} if known is None else _bounds(known.plan),
+            progress=lambda done, expected: report_to(progress, STAGE, done, expected),
+        ),
+        ranges={} if known is None else ranges_of(float_graph, known.plan, known.stats, known.qparams),
+        drawing=draw(quantized, runs),
+        latency=_latency(float_graph, quantized, verification.kept, target),
+        sensitivity=None if known is None else _ranking(known, verification),
+    )
+
+
+def _bounds(plan: QuantPlan) -> dict[str, tuple[float | None, float | None]]:
+    """Where ranges are cut because no reader tells apart what lies beyond (in front of a hard swish, say)."""
+    sources = {t.name: t.source for t in plan.tensors.values() if isinstance(t.source, (Observed, Fixed))}
+    return {n: (s.lower, s.upper) for n, s in sources.items() if s.lower is not None or s.upper is not None}
+
+
+def _latency(float_graph: Graph, quantized: Graph, feeds: Sequence[Feed], target: Target) -> Latency | None:
+    """Where the target is onnxruntime on a machine like this one."""
+    here = resolve_target(ORT_CPU)[0].name
+    if target.engine is not Engine.ONNXRUNTIME or target.name.split("-")[:2] != here.split("-")[:2] or not feeds:
+        return None
+    if any(weights_are_large(graph.initializers.values()) for graph in (float_graph, quantized)):
+        return None  # there is room for one of them at a time
+    found = measure_latency(runnable(float_graph), runnable(quantized), feeds[0])
+    if found is None:
+        return None
+    sizes = [len(array) for array in feeds[0].values() if array.ndim]
+    return Latency(
+        float_ms=found.champion_ms,
+        quantized_ms=found.challenger_ms,
+        engine="onnxruntime on this machine's CPU",
+        samples=sizes[0] if sizes else 1,
+    )
+
+
+def _ranking(known: Calibrated, verification: VerifyResult) -> dict[str, Any] | None:
+    if known.search is None or not known.search.layers:
+        return None
+    ranking = Sensitivity(
+        target=verification.target,
+        method=known.method,
+        mode="only",
+        by="sqnr",
+        samples=known.search.samples,
+        layers=known.search.layers,
+    )
+    return ranking.to_dict()

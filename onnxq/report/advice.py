@@ -1,0 +1,163 @@
+"""What to do next, in plain words and with the command that does it: the first thing a reader of a report looks for."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FEW_SAMPLES = 64
+"""Below so many, another sample still moves the ranges of most models."""
+POOR_DB, FAIR_DB = 10.0, 20.0
+_SLOWER = 0.97
+
+_EXTRAS = {"tensorrt": "tensorrt", "openvino": "openvino"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """One step.
+
+    Attributes:
+        kind: "fail", "warning" or "next".
+        text: What to do and why, one or two sentences.
+        command: The command that does it; "" where there is none.
+    """
+
+    kind: str
+    text: str
+    command: str = ""
+
+
+def advice_for(report: Mapping[str, Any]) -> tuple[Advice, ...]:
+    """Steps in the order of their weight; there is always one.
+
+    Args:
+        report: A document of the schema onnxq.report/1.
+    """
+    return (*_failures(report), *_data(report), *_accuracy(report), *_speed(report), *_onward(report))
+
+
+class _Names:
+    """Names of files for commands, those of the run as far as it tells."""
+
+    def __init__(self, report: Mapping[str, Any]) -> None:
+        data = report.get("data") or {}
+        source = str(data.get("source") or "")
+        made_up = bool(data.get("synthetic") or data.get("synthetic_comparison"))
+        is_path = "/" in source or "." in source
+        self.data = shlex.quote(source) if is_path and not made_up else "SRC"
+        self.model = shlex.quote(str(report.get("float_path") or "MODEL.onnx"))
+        self.output = shlex.quote(str(report.get("output_path") or report.get("model_name") or "MODEL.int8.onnx"))
+        self.target = str(report.get("target") or "ort-cpu")
+
+
+def _failures(report: Mapping[str, Any]) -> Iterator[Advice]:
+    names = _Names(report)
+    for check in report.get("checks") or ():
+        if not check["passed"]:
+            yield Advice(
+                kind="fail", text=f"{check['name']}: {check['detail']}.", command=_way_out(check["name"], names)
+            )
+    if not report.get("checks"):
+        yield Advice(
+            kind="warning",
+            text="Nothing was checked: this shows what the model asks for, not what its engine makes of it. Ask it.",
+            command=f"onnxq verify FLOAT.onnx {names.output} --target {names.target} --data {names.data} "
+            "--report report.html",
+        )
+
+
+def _way_out(check: str, names: _Names) -> str:
+    if check.startswith(("SQNR at least", "accuracy budget")):
+        return f"onnxq quantize {names.model} --data {names.data} --target {names.target} --recover best --force"
+    if check.startswith("outputs are sound"):
+        return f"onnxq sensitivity {names.model} --data {names.data} --target {names.target} --report layers.html"
+    if check.startswith("the engine was asked") and names.target in _EXTRAS:
+        return f"pip install 'onnxq[{_EXTRAS[names.target]}]'"
+    if check.startswith("int8 nodes"):
+        return f"onnxq plan {names.model} --target {names.target} --decision float"
+    return ""
+
+
+def _data(report: Mapping[str, Any]) -> Iterator[Advice]:
+    names, data = _Names(report), report.get("data") or {}
+    if data.get("synthetic"):
+        yield Advice(
+            kind="warning",
+            text="Calibrate on real data. The ranges come from made-up inputs, so nothing is known of the accuracy; a "
+            "few hundred samples like those in production are enough.",
+            command=f"onnxq quantize {names.model} --data SRC --target {names.target} --report report.html --force",
+        )
+    elif data.get("synthetic_comparison"):
+        yield Advice(
+            kind="warning",
+            text="Compare on real data: the errors here were measured on made-up inputs.",
+            command=f"onnxq verify {names.model} {names.output} --target {names.target} --data SRC",
+        )
+    elif 0 < int(data.get("samples") or 0) < FEW_SAMPLES:
+        yield Advice(
+            kind="next",
+            text=f"Give more samples if you have them: {data['samples']} were used, some hundreds settle the ranges.",
+        )
+
+
+def _accuracy(report: Mapping[str, Any]) -> Iterator[Advice]:
+    names = _Names(report)
+    known = [o for o in report.get("outputs") or () if o["sqnr_db"] is not None]
+    if not known or (report.get("data") or {}).get("synthetic"):
+        return
+    worst = min(known, key=lambda o: o["sqnr_db"])
+    if worst["sqnr_db"] >= FAIR_DB:
+        return
+    if worst["sqnr_db"] < POOR_DB:
+        text = (
+            f"Win accuracy back: output {worst['name']!r} has {worst['sqnr_db']:.1f} dB SQNR, so noise is a third of "
+            "the signal or more. Round weights with care first, then keep in float what still hurts."
+        )
+    else:
+        text = (
+            f"Output {worst['name']!r} has {worst['sqnr_db']:.1f} dB SQNR: fine for most classifiers, little for boxes "
+            "and other numbers. Careful rounding of the weights usually helps."
+        )
+    base = f"onnxq quantize {names.model} --data {names.data} --target {names.target} --force"
+    yield Advice(kind="warning" if worst["sqnr_db"] < POOR_DB else "next", text=text, command=f"{base} --recover best")
+    if not report.get("sensitivity"):
+        yield Advice(
+            kind="next",
+            text="See which layers hurt, and leave as few of them in float as the accuracy needs.",
+            command=f"{base} --search --min-sqnr 20 --report report.html",
+        )
+
+
+def _speed(report: Mapping[str, Any]) -> Iterator[Advice]:
+    names, latency = _Names(report), report.get("latency")
+    if latency and latency["float_ms"] < _SLOWER * latency["quantized_ms"]:
+        yield Advice(
+            kind="warning",
+            text=f"The int8 model is slower here than the float one ({latency['quantized_ms']:.3g} ms against "
+            f"{latency['float_ms']:.3g} ms). Let onnxq race placements on this machine.",
+            command=f"onnxq quantize {names.model} --data {names.data} --target {names.target} --tune latency --force",
+        )
+    reasons = Counter(
+        row["reason"]
+        for row in report.get("layers") or ()
+        if row["macs"] and row["reason"] and (row["executed"] or row["decision"]) == "float"
+    )
+    if reasons:
+        reason, count = reasons.most_common(1)[0]
+        layers = "layer that does arithmetic stays" if count == 1 else "layers that do arithmetic stay"
+        yield Advice(kind="next", text=f"{count} {layers} in float: {reason}. The table of layers gives every reason.")
+
+
+def _onward(report: Mapping[str, Any]) -> Iterator[Advice]:
+    names = _Names(report)
+    if report.get("passed") and not (report.get("data") or {}).get("synthetic") and not report.get("evaluation"):
+        yield Advice(
+            kind="next",
+            text="Before you ship it, measure your own metric on labelled data: closeness to the float model is a "
+            "hint, accuracy is the proof.",
+            command=f"onnxq evaluate {names.model} {names.output} --data TEST --labels LABELS",
+        )

@@ -1,0 +1,52 @@
+"""What a quantized model shows on its own: what its Q/DQ pairs ask for. No engine is asked, nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxq.errors import ModelError
+from onnxq.graph.model import get_metadata, load_graph, quantized_nodes, size_bytes
+from onnxq.report.drawing import draw
+from onnxq.report.quantized_model import explain_model, tensor_rows
+from onnxq.report.report import LayerRow, NodeCounts, Report
+from onnxq.targets import ORT_CPU, TargetSource, resolve_target
+
+
+def report_of_model(path: Path, target: TargetSource | None = None) -> Report:
+    """The report of a quantized model, without checks.
+
+    Args:
+        path: The model.
+        target: Target whose rules are named; None takes the one that the file says it was made for, else ort-cpu.
+
+    Raises:
+        ModelError: the model cannot be read, or is not quantized.
+        ConfigError: there is no such target.
+    """
+    graph = load_graph(path)
+    if not quantized_nodes(graph):
+        raise ModelError(
+            "the model is not quantized, so there is nothing to show",
+            where=f"model {str(path)!r}",
+            hint="`onnxq plan MODEL` shows what would become of it; `onnxq quantize --report FILE.html` makes a page",
+        )
+    metadata = get_metadata(graph.frame)
+    table, _ = resolve_target(target or metadata.get("onnxq.target") or ORT_CPU)
+    found = explain_model(graph, table)
+    actions = [row.action for row in found.nodes]
+    return Report(
+        target=table.name,
+        checks=(),
+        method=metadata.get("onnxq.method"),
+        asked=NodeCounts(int8=actions.count("int8"), fused=actions.count("fused"), float=actions.count("float")),
+        int8_mac_share=found.int8_mac_share,
+        size_after_bytes=size_bytes(path, graph),
+        layers=tuple(
+            LayerRow(node=r.node, op=r.op, decision=r.action, reason=r.reason, rule=r.rule, macs=r.macs or 0)
+            for r in found.nodes
+        ),
+        tensors=tensor_rows(found),
+        output_path=str(path),
+        model_name=path.name,
+        drawing=draw(graph, {row.node: row.action for row in found.nodes}),
+    )

@@ -1,0 +1,1 @@
+"""Reports in a real browser, headless Chromium; skipped, with the reason, where there is none."""

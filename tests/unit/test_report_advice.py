@@ -1,0 +1,58 @@
+"""What a report tells its reader to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from onnxq.report.advice import advice_for
+
+GOOD: dict[str, Any] = {
+    "passed": True,
+    "target": "ort-x64-vnni",
+    "checks": [{"name": "outputs are sound", "passed": True, "detail": ""}],
+    "outputs": [{"name": "y", "sqnr_db": 35.0}],
+    "data": {"source": "photos/", "samples": 300, "synthetic": False, "synthetic_comparison": False},
+    "float_path": "my model.onnx",
+    "output_path": "q.onnx",
+    "layers": [],
+}
+
+
+def commands(**changes: Any) -> str:
+    return "\n".join(f"{a.kind}: {a.text} {a.command}" for a in advice_for({**GOOD, **changes}))
+
+
+def test_a_good_model_goes_to_evaluation() -> None:
+    (only,) = advice_for(GOOD)
+    assert only.command == "onnxq evaluate 'my model.onnx' q.onnx --data TEST --labels LABELS"
+    assert advice_for({**GOOD, "evaluation": {}, "passed": False}) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"data": {**GOOD["data"], "synthetic": True}}, "warning: Calibrate on real data."),
+        ({"data": {**GOOD["data"], "synthetic_comparison": True}}, "--data SRC"),
+        ({"data": {**GOOD["data"], "samples": 9}}, "9 were used"),
+        ({"outputs": [{"name": "y", "sqnr_db": 5.0}]}, "warning: Win accuracy back: output 'y' has 5.0 dB"),
+        ({"outputs": [{"name": "y", "sqnr_db": 15.0}]}, "--recover best"),
+        ({"outputs": [{"name": "y", "sqnr_db": 15.0}]}, "--search --min-sqnr 20"),
+        ({"latency": {"float_ms": 10.0, "quantized_ms": 20.0}}, "--tune latency"),
+        ({"checks": []}, "onnxq verify FLOAT.onnx q.onnx --target ort-x64-vnni --data photos/"),
+        ({"checks": [{"name": "SQNR at least 40 dB", "passed": False, "detail": "35"}]}, "--recover best"),
+        ({"checks": [{"name": "outputs are sound", "passed": False, "detail": "NaN"}]}, "onnxq sensitivity"),
+        (
+            {"target": "tensorrt", "checks": [{"name": "the engine was asked", "passed": False, "detail": "no"}]},
+            "pip install 'onnxq[tensorrt]'",
+        ),
+        ({"checks": [{"name": "int8 nodes run in int8", "passed": False, "detail": "no"}]}, "--decision float"),
+        (
+            {"layers": [{"macs": 5, "reason": "excluded", "executed": "", "decision": "float"}]},
+            "1 layer that does arithmetic stays in float: excluded",
+        ),
+    ],
+)
+def test_each_trouble_has_a_way_out(changes: dict[str, Any], part: str) -> None:
+    assert part in commands(**changes)
