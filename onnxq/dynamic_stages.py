@@ -23,6 +23,7 @@ from onnxq.passes.base import PassManager
 from onnxq.passes.fold_fragment import FoldFragment
 from onnxq.passes.normalise import normalise_float
 from onnxq.passes.settle_types import note_of_types, settle_types
+from onnxq.passes.share_constants import ShareConstants
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.result import QuantizeResult
 from onnxq.stages import nothing_to_quantize
@@ -68,6 +69,7 @@ def quantize_dynamic(request: Request) -> QuantizeResult:
         if not any(d.action in (Action.INT8, Action.WEIGHTS) for d in whole.nodes):
             raise nothing_to_quantize(whole)
         quantized, qparams = _quantized(graph, plan, nested, table)
+        ShareConstants().run(quantized)
     made = Made(
         source=source,
         planned=graph,

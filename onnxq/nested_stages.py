@@ -16,6 +16,7 @@ from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
 from onnxq.nested import Nested, batches_inside, is_run, whole_plan
 from onnxq.numerics.qparams import QuantParams
+from onnxq.passes.share_constants import ShareConstants
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.recovery.registry import Recovery, Solved
 from onnxq.stages import (
@@ -101,6 +102,7 @@ class NestedRun:
         self._quantize(graph, self.prepared.nested, batches, "", found)
         if found.skipped:
             found.plan = _without(found.plan, found.skipped)
+        ShareConstants().run(graph)
         return graph, found
 
     def _quantize(

@@ -31,6 +31,7 @@ from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.fold_fragment import FoldFragment
 from onnxq.passes.lift_constants import LiftConstants
 from onnxq.passes.remove_identity import RemoveIdentity
+from onnxq.passes.share_constants import ShareConstants
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action
 from onnxq.planning.weight_form import NEED_DATA, QDQ, WeightForm
@@ -75,6 +76,7 @@ def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
     with file_for_weights(request.output, source.initializers.values()) as file:
         with blamed_on(source):
             quantized = run.rewritten(tree, _kept if file is None else partial(_moved, file), samples)
+            ShareConstants().run(quantized)
         clock.lap("quantize")
         made = Made(
             source=source,
@@ -239,7 +241,7 @@ class _Run:
 
     def expected(self, tree: _Tree, path: str = "") -> list[str]:
         """Nodes whose weights the engine must read in few bits: those that it has kernels for."""
-        kinds = (PRODUCT,) if tree.planned.table_storage == QDQ else (PRODUCT, TABLE)
+        kinds = (PRODUCT,) if tree.planned.storage == QDQ else (PRODUCT, TABLE)
         every = [site for sites in tree.planned.sites.values() for site in sites]
         found = [f"{path}{site.node}" for site in every if site.kind in kinds]
         for one, inner in tree.nested:

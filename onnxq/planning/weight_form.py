@@ -79,11 +79,6 @@ class WeightForm:
                 f"accuracy_level is {accuracy_level!r}, expected 0 to 4",
                 hint="4 multiplies in int8, 0 in float32: accuracy_level= (--accuracy-level)",
             )
-        if form.storage == NBITS and not form.block_size:
-            raise ConfigError(
-                "MatMulNBits has a scale for each block, not for each channel",
-                hint="pass block_size=32 (--block-size 32), or weight_format='qdq' (--weight-format qdq)",
-            )
         return form
 
     def spec(self, axis: int) -> QuantSpec:

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from onnxq.numerics.qtypes import QType
-from onnxq.weight_only.blocks import Rounded
+from onnxq.weight_only.blocks import Grid, Rounded
+
+_SIZES = (16, 32, 64, 128, 256)
+_SCALE_BYTES = 4
 
 
 def tensor_of_codes(name: str, codes: NDArray[Any], qtype: QType) -> TensorProto:
@@ -33,6 +36,18 @@ def nibbles(codes: NDArray[Any]) -> NDArray[np.uint8]:
     if bits.shape[-1] % 2:
         bits = np.concatenate([bits, np.zeros((*bits.shape[:-1], 1), np.uint8)], axis=-1)
     return np.asarray(bits[..., 0::2] | (bits[..., 1::2] << 4), np.uint8)
+
+
+def in_blocks(rounded: Rounded) -> Rounded:
+    """Rows of one scale each, cut into blocks that have it again: of the length that takes the fewest bytes."""
+    columns = rounded.codes.shape[1]
+    size = min(_SIZES, key=lambda size: -(-columns // size) * (size + _SCALE_BYTES))
+    blocks = -(-columns // size)
+    grid = Grid(
+        scale=np.repeat(rounded.grid.scale, blocks, axis=1),
+        zero_point=np.repeat(rounded.grid.zero_point, blocks, axis=1),
+    )
+    return Rounded(codes=rounded.codes, grid=grid, size=size)
 
 
 def nbits_weight(rounded: Rounded, qtype: QType) -> NDArray[np.uint8]:

@@ -32,32 +32,19 @@ class WeightPlan:
     Attributes:
         plan: Decisions and tensors.
         sites: The sites of each tensor of the plan, by its key.
-        storage: "nbits" or "qdq", of products.
-        table_storage: Likewise, of tables.
+        storage: "nbits" or "qdq".
     """
 
     plan: QuantPlan
     sites: Mapping[str, tuple[WeightSite, ...]]
     storage: str
-    table_storage: str
-
-    def storage_of(self, site: WeightSite) -> str:
-        """The operators of one weight."""
-        return self.table_storage if site.kind == TABLE else self.storage
-
-
-def table_storage_of(form: WeightForm, target: Target) -> str:
-    """In which operators tables are stored for `target`: onnxruntime would dequantize a whole one for a few rows."""
-    if form.storage != AUTO:
-        return form.storage
-    return NBITS if target.engine is Engine.ONNXRUNTIME else QDQ
 
 
 def storage_of(form: WeightForm, target: Target) -> str:
     """In which operators weights are stored for `target`."""
     if form.storage != AUTO:
         return form.storage
-    return NBITS if target.engine is Engine.ONNXRUNTIME and form.block_size else QDQ
+    return NBITS if target.engine is Engine.ONNXRUNTIME else QDQ
 
 
 def plan_weights(  # noqa: PLR0913 - the graph, the table, and what a user says
@@ -104,7 +91,7 @@ def plan_weights(  # noqa: PLR0913 - the graph, the table, and what a user says
         digest=digest,
         notes=(*notes, *overridden.notes),
     )
-    return WeightPlan(plan=plan, sites=sites, storage=storage, table_storage=table_storage_of(form, target))
+    return WeightPlan(plan=plan, sites=sites, storage=storage)
 
 
 def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions, selection: Selection) -> _Verdict:

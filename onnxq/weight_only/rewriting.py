@@ -2,7 +2,7 @@
 
 Cases, by kind of weight and by the operators that were asked for:
   1. A product, "nbits": com.microsoft.MatMulNBits takes the place of MatMul or Gemm, under its name; alpha goes into
-     the scales, the bias into an Add behind it.
+     the scales, the bias into an Add behind it. Where a channel has one scale, each of its blocks gets it.
   2. A product, "qdq": a DequantizeLinear in front of it, blocks along axis 0 of a (K, N) matrix, the one form that
      onnxruntime fuses. A weight that lies the other way round is turned.
   3. A table, "nbits": com.microsoft.GatherBlockQuantized. Where a row has one scale, a block is as long as the row.
@@ -28,7 +28,7 @@ from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.plan import TensorPlan
 from onnxq.planning.weight_form import NBITS, WeightForm
 from onnxq.weight_only.blocks import Rounded
-from onnxq.weight_only.packing import nbits_weight, nbits_zero_points, scales_of, tensor_of_codes
+from onnxq.weight_only.packing import in_blocks, nbits_weight, nbits_zero_points, scales_of, tensor_of_codes
 from onnxq.weight_only.planning import WeightPlan
 from onnxq.weight_only.sites import PRODUCT, STORED, WeightSite
 
@@ -60,7 +60,7 @@ class WeightRewriter:
         """Let the readers of weight `key` read `rounded` instead."""
         tensor, sites = self._planned.plan.tensors[key], self._planned.sites[key]
         half = self._graph.dtype(tensor.name) == TensorProto.FLOAT16
-        nbits = self._planned.storage_of(sites[0]) == NBITS
+        nbits = self._planned.storage == NBITS
         if sites[0].kind == STORED:
             self._dequantized(tensor, sites, rounded, half, turned=False)
         elif nbits and sites[0].kind == PRODUCT:
@@ -87,6 +87,7 @@ class WeightRewriter:
 
     def _products(self, tensor: TensorPlan, sites: tuple[WeightSite, ...], rounded: Rounded, half: bool) -> None:
         name, qtype = tensor.name, tensor.spec.qtype
+        rounded = in_blocks(rounded) if tensor.spec.block_size is None else rounded
         inputs = [
             self._codes(f"{name}_quantized", nbits_weight(rounded, qtype), UINT8),
             self._scales(f"{name}_scale", rounded.grid.scale, half),

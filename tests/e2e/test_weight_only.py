@@ -48,7 +48,7 @@ def assert_passes(result: onnxq.QuantizeResult, kernel: str = "", count: int = 1
 
 
 @pytest.mark.parametrize("weights", ["int4", "uint4", "int8"])
-@pytest.mark.parametrize("block_size", [16, 32, 128])
+@pytest.mark.parametrize("block_size", [0, 16, 32, 128])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_w1_onnxruntime_computes_with_the_values_that_were_chosen(
     weights: str, block_size: int, symmetric: bool
@@ -259,7 +259,6 @@ def test_impossible_forms_are_refused() -> None:
         ({"rounding": "gptq"}, "rounding 'gptq' looks at what weights are multiplied with"),
         ({"rounding": "gtpq"}, "did you mean rounding='gptq'"),
         ({"weights": "fp8"}, "writes weights as int4 or uint4 or int8"),
-        ({"weights": "int8", "weight_format": "nbits"}, "a scale for each block, not for each channel"),
         ({"accuracy_level": 7}, "accuracy_level is 7"),
     ):
         with pytest.raises(onnxq.ConfigError, match=message):
