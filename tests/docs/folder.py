@@ -30,11 +30,11 @@ from tests.zoo.text_lines import text_line
 
 MODELS = Path(__file__).parents[2] / "models"
 CLASSES = 4
-SIDE = 32
+SIDE = 64
 
 
 def model() -> ModelProto:
-    """images (n, 3, 32, 32) -> /backbone/output (n, 32, 8, 8) -> scores (n, 4)."""
+    """images (n, 3, 64, 64) -> /backbone/output (n, 64, 16, 16) -> scores (n, 4)."""
     rng = np.random.default_rng(0)
 
     def weight(name: str, *shape: int) -> TensorProto:
@@ -48,11 +48,14 @@ def model() -> ModelProto:
         helper.make_node("Relu", ["c2"], ["/backbone/output"], "/backbone/relu2"),
         helper.make_node("GlobalAveragePool", ["/backbone/output"], ["p"], "/head/pool"),
         helper.make_node("Flatten", ["p"], ["f"], "/head/flatten"),
-        helper.make_node("MatMul", ["f", "w3"], ["logits"], "/head/MatMul"),
+        helper.make_node("MatMul", ["f", "w3"], ["h"], "/head/MatMul"),
+        helper.make_node("Relu", ["h"], ["hr"], "/head/relu"),
+        helper.make_node("MatMul", ["hr", "w4"], ["logits"], "/head/MatMul_1"),
         helper.make_node("Softmax", ["logits"], ["scores"], "/head/Softmax"),
     ]
-    weights = [weight("w1", 16, 3, 3, 3), weight("w2", 32, 16, 3, 3)]
-    weights.append(numpy_helper.from_array(rng.standard_normal((32, CLASSES)).astype(np.float32) * 4, "w3"))
+    weights = [weight("w1", 32, 3, 3, 3), weight("w2", 64, 32, 3, 3)]
+    for name, shape, size in (("w3", (64, 64), 0.2), ("w4", (64, CLASSES), 2.0)):
+        weights.append(numpy_helper.from_array(size * rng.standard_normal(shape).astype(np.float32), name))
     inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])]
     outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", CLASSES])]
     graph = helper.make_graph(nodes, "pictures", inputs, outputs, weights)
@@ -60,7 +63,7 @@ def model() -> ModelProto:
 
 
 def pictures(count: int, seed: int) -> np.ndarray:
-    """Flat colours with texture, float32 (count, 3, 32, 32) within 0..1."""
+    """Flat colours with texture, float32 (count, 3, 64, 64) within 0..1."""
     rng = np.random.default_rng(seed)
     colours = rng.uniform(0.1, 0.9, (count, 3, 1, 1))
     return np.clip(colours + rng.normal(0, 0.08, (count, 3, SIDE, SIDE)), 0, 1).astype(np.float32)
@@ -126,7 +129,9 @@ def _trained(folder: Path) -> None:
     """model.onnx as a training with fake quantization exports it."""
     graph = Graph(onnx.shape_inference.infer_shapes(model()))
     feeds = {"images": pictures(8, 4)}
-    fake_quantized(graph, ["images", "r1", "f"], {"w1": 0, "w2": 0, "w3": 1}, feeds, form="int8-symmetric")
+    fake_quantized(
+        graph, ["images", "r1", "f", "hr"], {"w1": 0, "w2": 0, "w3": 1, "w4": 1}, feeds, form="int8-symmetric"
+    )
     onnx.save(graph.to_model(), str(folder / "trained.onnx"))
 
 

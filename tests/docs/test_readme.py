@@ -92,7 +92,10 @@ def test_links_resolve(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_options_that_pages_name_exist(page: Path) -> None:
-    text = "\n".join(re.findall(r"`[^`\n]+`", page.read_text(encoding="utf-8")))
+    text = page.read_text(encoding="utf-8")
+    if page.name.startswith("from-"):  # the first column is another program's
+        text = re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE)
+    text = "\n".join(re.findall(r"`[^`\n]+`", text))
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) <= OPTIONS | FOREIGN
 
 
