@@ -63,6 +63,7 @@ from onnxq.search.budget import budget_from
 from onnxq.search.candidates import Candidates
 from onnxq.search.mixed import checks_of, notes_of, search_if_asked
 from onnxq.search.reading import Reading
+from onnxq.search.wider import wider_for, with_step
 from onnxq.stages import DEFAULT_RECOVERY, expected_int8, find_ranges, of_rescaled, prepare, read_through, rescaled
 from onnxq.targets import ORT_CPU, TargetSource
 from onnxq.training import TRAINING, known_from_training, refuse_other_scales, widened
@@ -248,17 +249,10 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     if output is not None:
         check_output(Path(output), force=force)
     wanted = PlanOptions.of(
-        exclude,
-        exclude_ops,
-        exclude_between,
-        include,
-        include_ops,
-        include_between,
-        overrides,
-        placement,
-        activations,
-        weights,
+        *(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement),
+        *(activations, weights),
     )
+    wanted = with_step(wanted, target, budget)
     prepared = prepare(model, target, wanted, recovery)
     refuse_other_scales(prepared, cache)
     check_overrides(prepared.plan, ranging, cache)
@@ -308,7 +302,8 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     )
     graph, inside = nested_run.apply(recovery.adjusted(solved), calibration)
     clock.lap("recover")
-    candidates = Candidates(prepared=prepared, options=wanted, qparams=qparams, recovered=graph)
+    wider = wider_for(prepared, wanted, known.stats, ranging, clip_weights=recovery.clips_weights)
+    candidates = Candidates(prepared=prepared, options=wanted, qparams=qparams, recovered=graph, wider=wider)
     chosen, found = search_if_asked(
         budget,
         candidates,

@@ -38,6 +38,7 @@ from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.nested import Nested, plan_nested
 from onnxq.passes.base import Pass, PassManager, PassResult
+from onnxq.passes.convert_widths import ConvertWidths
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.fuse_hard_swish import with_whole_operators
 from onnxq.passes.give_biases import GiveBiases
@@ -168,6 +169,8 @@ def rewrite(
     """
     quantized = graph.copy()
     passes: list[Pass] = [InsertQDQ(plan, qparams), FoldWeights(plan, qparams, weights), HoldFloat(plan)]
+    if plan.one_width:
+        passes.append(ConvertWidths())
     if widened:
         passes.append(StoreInHalf())
     PassManager(passes, name="rewrite").run(quantized)

@@ -43,6 +43,7 @@ class PlanOptions:
         overrides: Types, methods and ranges of single nodes and tensors; later ones win.
         activations: Type of all activations; None for the target's own.
         weights: Type of all weights; None for what goes with the activations.
+        steps: Types that a search may give the activations of single layers.
         placement: "fast" also keeps nodes in float that the target's table of costs says are faster there; "full" runs
             every node in int8 that can.
         slower: Names of nodes that were measured to be faster in float.
@@ -59,6 +60,7 @@ class PlanOptions:
     overrides: tuple[Override, ...] = ()
     activations: str | None = None
     weights: str | None = None
+    steps: tuple[str, ...] = ()
     placement: str = FAST
     slower: frozenset[str] = frozenset()
     path: str = ""
@@ -106,9 +108,9 @@ class PlanOptions:
         )
 
     def types(self) -> tuple[str, ...]:
-        """Types of codes that overrides ask for."""
+        """Types of codes that single tensors may get: those that overrides ask for, and the steps of a search."""
         named = (name for one in self.overrides for name in (one.activation, one.weight))
-        return tuple(dict.fromkeys(name for name in named if name is not None))
+        return tuple(dict.fromkeys([*(name for name in named if name is not None), *self.steps]))
 
     def select(self, graph: Graph, source: Graph | None = None) -> Selection:
         """What the options mean for the nodes of `graph`.

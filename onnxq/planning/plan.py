@@ -139,6 +139,7 @@ class QuantPlan:
         nodes: One decision for each node of the graph, in graph order.
         digest: Digest of the float model the plan belongs to.
         holds: Tensors behind float nodes that the engine would otherwise take into int8 (see `passes/hold_float.py`).
+        one_width: Whether all activations of a node must have codes of one width (see `passes/convert_widths.py`).
         notes: Facts about the plan that a user should read (which target was picked and why, ...).
     """
 
@@ -148,6 +149,7 @@ class QuantPlan:
     nodes: tuple[NodeDecision, ...]
     digest: str
     holds: tuple[str, ...] = ()
+    one_width: bool = False
     notes: tuple[str, ...] = field(default=())
 
     def observed(self) -> tuple[str, ...]:

@@ -84,6 +84,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         nodes=decisions,
         digest=digest,
         holds=holds,
+        one_width=target.everywhere,
         notes=(*notes, *overridden.notes),
     )
 

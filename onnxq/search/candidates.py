@@ -21,6 +21,7 @@ from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions
 from onnxq.planning.plan import QuantPlan, Role, SharedWith
 from onnxq.planning.planner import make_plan
+from onnxq.search.wider import Wider
 from onnxq.stages import Prepared, rewrite
 
 REASON = "left in float for the accuracy budget"
@@ -60,15 +61,17 @@ class Candidates:
         options: What the user keeps in float anyhow.
         qparams: Parameters of the whole plan.
         recovered: The float graph after recovery (corrected biases), of the same nodes.
+        wider: The whole model with wider activations, where the target has such a step between 8 bits and float.
     """
 
     prepared: Prepared
     options: PlanOptions
     qparams: QParamsTable
     recovered: Graph
+    wider: Wider | None = None
 
-    def make(self, excluded: Collection[str]) -> Candidate:
-        """The form that leaves the layers `excluded` in float, besides what the plan leaves in float.
+    def make(self, excluded: Collection[str], wide: Collection[str] = ()) -> Candidate:
+        """The form with the layers `excluded` in float, besides what the plan leaves in float, and `wide` in 16 bits.
 
         Raises:
             NotMadeError: it would quantize a tensor that the whole plan does not, or in another way.
@@ -90,7 +93,12 @@ class Candidates:
             replace(d, reason=REASON, rule="budget") if d.node in excluded else slower.get(d.node, d)
             for d in plan.nodes
         )
-        return Candidate(replace(plan, nodes=nodes), self._params(plan), self._restored(excluded), prepared.widened)
+        qparams = self._params(plan)
+        if self.wider is not None and wide:
+            plan, qparams = self.wider.mixed(plan, qparams, wide)
+            reason = f"activations are {self.wider.type} for the accuracy budget"
+            nodes = tuple(replace(d, reason=reason) if d.node in wide else d for d in nodes)
+        return Candidate(replace(plan, nodes=nodes), qparams, self._restored(excluded), prepared.widened)
 
     def _params(self, plan: QuantPlan) -> QParamsTable:
         """The whole plan's parameters for the tensors of `plan`; those of biases are found by who reads them."""

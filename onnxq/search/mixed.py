@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxq.calibration.batches import Batch
@@ -27,6 +27,9 @@ from onnxq.verification.check import Check
 
 STAGE = "searching"
 
+_Sets = tuple[Excluded, Excluded]
+"""Layers in float, and layers with wider activations."""
+
 _SHOWN_LAYERS = 8
 
 _SENSITIVITY_SHARE = 0.5
@@ -47,6 +50,9 @@ class SearchResult:
         samples: Samples that each was run on.
         doubts: What the samples cannot tell.
         layers: The layers by what each does alone, in graph order; empty where all of them could stay in int8.
+        wide_layers: Names of the layers whose activations got a wider type for it, in graph order.
+        wide_macs: Their multiply-accumulates.
+        wide_type: That type; empty where the target has none.
         stopped: Why the search ended before it was through: "the time was over", "interrupted", or nothing.
         seconds: Time taken.
     """
@@ -60,15 +66,19 @@ class SearchResult:
     samples: int
     doubts: tuple[str, ...] = ()
     layers: tuple[LayerEffect, ...] = ()
+    wide_layers: tuple[str, ...] = ()
+    wide_macs: int = 0
+    wide_type: str = ""
     stopped: str = ""
     seconds: float = 0.0
 
     def check(self) -> Check:
         """The budget as a check of the report."""
-        share = f"{self.float_macs / self.macs:.1%} of the arithmetic" if self.macs else "no arithmetic"
-        left = (
-            f"{counted(len(self.float_layers), 'layer')} left in float, {share}" if self.float_layers else "all in int8"
-        )
+        parts = [f"{counted(len(self.float_layers), 'layer')} left in float, {self._share(self.float_macs)}"]
+        if self.wide_type:
+            wide = f"{counted(len(self.wide_layers), 'layer')} with {self.wide_type} activations"
+            parts = [f"{wide}, {self._share(self.wide_macs)}", *(parts if self.float_layers else [])]
+        left = ", ".join(parts) if self.float_layers or self.wide_layers else "all in int8"
         return Check(
             name="accuracy budget",
             passed=self.met,
@@ -76,13 +86,20 @@ class SearchResult:
             f"{counted(self.samples, 'sample')}",
         )
 
+    def _share(self, macs: int) -> str:
+        return f"{macs / self.macs:.1%} of the arithmetic" if self.macs else "no arithmetic"
+
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the search."""
         found = [f"accuracy budget met: {self.check().detail}"] if self.met else []
-        if self.float_layers:
-            shown = ", ".join(self.float_layers[:_SHOWN_LAYERS])
-            more = len(self.float_layers) - _SHOWN_LAYERS
-            found.append(f"left in float for the accuracy budget: {shown}" + (f" and {more} more" if more > 0 else ""))
+        for layers, what in (
+            (self.float_layers, "left in float"),
+            (self.wide_layers, f"activations are {self.wide_type}"),
+        ):
+            if layers:
+                shown = ", ".join(layers[:_SHOWN_LAYERS])
+                more = len(layers) - _SHOWN_LAYERS
+                found.append(f"{what} for the accuracy budget: {shown}" + (f" and {more} more" if more > 0 else ""))
         found += self.doubts
         if self.stopped:
             found.append(f"the search was not through ({self.stopped}); a longer one may leave less in float")
@@ -153,8 +170,8 @@ def search_within(  # noqa: PLR0913 - the parts of one search
     everything = candidates.make(())
     report_to(progress, STAGE, 0, None)
     first = referee.judge(everything.quantized())
-    search = Search(cost=cost, noise={}, ask=lambda _: first)
-    search.judged[frozenset()] = first
+    asker = _Asker(candidates, referee, deadline, progress)
+    form = _Form(asker, cost, first)
     alone: dict[str, Effect] = {}
     stopped = ""
     if not first.met:
@@ -169,52 +186,108 @@ def search_within(  # noqa: PLR0913 - the parts of one search
                 outputs=referee.outputs,
             )
             measure_alone(bench, layers, alone, progress)
-            search.noise = {name: _noise(alone.get(name)) for name in cost}
-            search.ask = _Asker(candidates, referee, search, deadline, progress)
-            search.run()
+            form.search({name: _noise(alone.get(name)) for name in cost}, steps=candidates.wider is not None)
         except TimeIsUpError:
             stopped = "the time was over"
         except KeyboardInterrupt:
             stopped = "interrupted"
-    chosen = candidates.make(search.best)
-    judgement = search.judged[search.best]
+    excluded, wide, judgement = form.best()
+    chosen = candidates.make(excluded, wide)
+    wide -= excluded
     result = SearchResult(
         met=judgement.met,
         details=judgement.details,
         doubts=judgement.doubts,
-        float_layers=tuple(layer.node for layer in layers if layer.node in search.best),
-        float_macs=search.total(search.best),
+        float_layers=tuple(layer.node for layer in layers if layer.node in excluded),
+        float_macs=sum(cost[name] for name in excluded),
         macs=sum(cost.values()),
-        judged=len(search.judged),
+        judged=asker.judged,
         samples=referee.samples,
         layers=effects_of(layers, alone),
+        wide_layers=tuple(layer.node for layer in layers if layer.node in wide),
+        wide_macs=sum(cost[name] for name in wide),
+        wide_type="" if candidates.wider is None else candidates.wider.type,
         stopped=stopped,
         seconds=time.perf_counter() - started,
     )
     return chosen, result
 
 
+class _Form:
+    """Which layers are in float and which have wider activations: up to three searches over sets of layers.
+
+    1. layers become wider until the budget is met; on targets without that step, layers go to float
+    2. where all of them wider do not meet it, layers go to float while the others are wider
+    3. then those others go back to 8 bits where the budget is still met
+    """
+
+    def __init__(self, asker: _Asker, cost: Mapping[str, int], first: Judgement) -> None:
+        self._asker, self._cost, self._all = asker, cost, frozenset(cost)
+        self._known: list[tuple[Search, Callable[[Excluded], _Sets]]] = []
+        self._add({}, lambda floats: (floats, frozenset()), first)
+
+    def search(self, noise: Mapping[str, float], *, steps: bool) -> None:
+        """Search for the cheapest form. Raises TimeIsUpError; `best` is valid at any time."""
+        first = self._known[0][0].judged[frozenset()]
+        if not steps:
+            self._add(noise, lambda floats: (floats, frozenset()), first).run()
+            return
+        wide = self._add(noise, lambda wide: (frozenset(), wide), first)
+        wide.run()
+        if wide.judged[wide.best].met:
+            return
+        # What is quantized around a layer in float stays wide as well.
+        floats = self._add(noise, lambda floats: (floats, self._all))
+        floats.run()
+        fixed = floats.best
+        if floats.judged[fixed].met and len(fixed) < len(self._all):
+            others = {name: value for name, value in noise.items() if name not in fixed}
+            self._add(others, lambda wide: (fixed, wide | fixed)).run()
+
+    def best(self) -> tuple[Excluded, Excluded, Judgement]:
+        """Layers in float, wider layers, and how that form did: of those that meet the budget the cheapest."""
+        found = [(*sets(search.best), search.judged[search.best]) for search, sets in self._known if search.judged]
+
+        def key(form: tuple[Excluded, Excluded, Judgement]) -> tuple[float, int, int]:
+            floats, wide = form[0], form[1] - form[0]
+            return form[2].shortfall, self._total(floats), self._total(wide)
+
+        return min(found, key=key)
+
+    def _total(self, names: Excluded) -> int:
+        return sum(self._cost[name] for name in names)
+
+    def _add(
+        self, noise: Mapping[str, float], sets: Callable[[Excluded], _Sets], first: Judgement | None = None
+    ) -> Search:
+        cost = {name: self._cost[name] for name in (noise or self._cost)}
+        search = Search(cost=cost, noise=noise, ask=lambda chosen: self._asker(search, *sets(chosen)))
+        if first is not None:
+            search.judged[frozenset()] = first
+        self._known.append((search, sets))
+        return search
+
+
 class _Asker:
-    """Makes and judges the model with a set of layers in float, while there is time."""
+    """Makes and judges the model with layers in float and wider ones, while there is time."""
 
-    def __init__(
-        self, candidates: Candidates, referee: Referee, search: Search, deadline: float, progress: Callback | None
-    ) -> None:
-        self._candidates, self._referee, self._search = candidates, referee, search
+    def __init__(self, candidates: Candidates, referee: Referee, deadline: float, progress: Callback | None) -> None:
+        self._candidates, self._referee = candidates, referee
         self._deadline, self._progress = deadline, progress
+        self.judged = 1  # the model without any raised layer
 
-    def __call__(self, excluded: Excluded) -> Judgement:
+    def __call__(self, search: Search, excluded: Excluded, wide: Excluded) -> Judgement:
         if time.perf_counter() > self._deadline:
             raise TimeIsUpError
-        search = self._search
-        best = search.judged[search.best]
-        share = search.total(search.best) / max(1, sum(search.cost.values()))
-        text = f"best: {share:.1%} in float" if best.met else "none meets the budget yet"
-        report_to(self._progress, STAGE, len(search.judged), None, text)
+        text = "none meets the budget yet"
+        if search.best in search.judged and search.judged[search.best].met:
+            text = f"best: {search.total(search.best) / max(1, sum(search.cost.values())):.1%} of the arithmetic raised"
+        report_to(self._progress, STAGE, self.judged, None, text)
         try:
-            candidate = self._candidates.make(excluded)
+            candidate = self._candidates.make(excluded, wide)
         except NotMadeError:
             return Judgement(shortfall=math.inf, details=("not tried",))
+        self.judged += 1
         return self._referee.judge(candidate.quantized())
 
 

@@ -74,6 +74,14 @@ def with_types(
     return made, _notes(made, activations, weights, simulated)
 
 
+def step_type(target: Target) -> str | None:
+    """The type between 8 bits and float that the target's kernels take for activations; None where there is none."""
+    for name in ("uint16", "int16"):
+        if name in target.activation_types and not target.types.get(name, _NO_RULE).simulated:
+            return name if target.activation.qtype.bits < 16 else None
+    return None
+
+
 def in_type(spec: QuantSpec, qtype: QType) -> QuantSpec:
     """The same form with codes of another type."""
     if spec.qtype == qtype:
