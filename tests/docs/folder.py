@@ -172,7 +172,7 @@ def _street(folder: Path) -> None:
 
     shutil.copy(yolo, folder / "yolo.onnx")
     (folder / "street").mkdir()
-    for number, batch in enumerate(ZOO["yolov8n_320"].load("calib", 12)):
+    for number, batch in enumerate(ZOO["yolov8n_320"].load("calib", 8)):
         pixels = (batch.feed["images"][0].transpose(1, 2, 0) * 255).astype(np.uint8)
         Image.fromarray(pixels).crop((0, 20, 320, 300)).save(folder / "street" / f"{number:02}.png")
 

@@ -97,8 +97,15 @@ def _run(words: list[str], code: int, where: str) -> None:
         # Pages show alternatives, which all write to the same default place.
         if any("--force" in option.opts for option in command.params) and "--force" not in arguments:
             arguments.append("--force")
+        place = None
+        if ">" in arguments:
+            at = arguments.index(">")
+            place = Path(arguments[at + 1])
+            arguments = arguments[:at] + arguments[at + 2 :]
         result = RUNNER.invoke(cli, arguments, prog_name="onnxq")
         assert result.exit_code == code, f"{where}\n{shlex.join(words)}\n{result.output}\n{result.stderr}"
+        if place is not None:
+            place.write_text(result.stdout, encoding="utf-8")
     elif program in SUBPROCESSES:
         script = sys.executable if program == "python" else str(Path(sys.executable).with_name(program))
         done = subprocess.run([script, *arguments], capture_output=True, text=True, check=False, timeout=600)
