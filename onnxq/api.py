@@ -23,6 +23,7 @@ from onnxq.calibration.kept import keep_first
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, NonFinite
+from onnxq.calibration.session import provider_names
 from onnxq.calibration.solve import replaced_note, solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
@@ -118,7 +119,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     tune: str | None = None,
     tune_seconds: float = DEFAULT_SECONDS,
     threads: int | None = None,
-    providers: Sequence[str] | None = None,
+    providers: Sequence[str] | str | None = None,
     nonfinite: NonFinite = "error",
     full_histogram: bool = False,
     memory_limit: int | None = None,
@@ -347,7 +348,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
                 synthetic_comparison=data is None,
                 from_statistics=stats is not None,
                 counted_share=counted_share(known.stats),
-                providers=("cpu",) if providers is None or stats is not None else tuple(providers),
+                providers=("cpu",) if providers is None or stats is not None else provider_names(providers),
             ),
             output_path=None if path is None else str(path),
             float_path=path_of(model),

@@ -48,7 +48,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
     overrides: Sequence[Override | Mapping[str, Any]] = (),
     placement: str = FAST,
     threads: int | None = None,
-    providers: Sequence[str] | None = None,
+    providers: Sequence[str] | str | None = None,
     nonfinite: NonFinite = "error",
     full_histogram: bool = False,
     range_only: bool = False,

@@ -170,7 +170,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     *,
     optimise: bool = True,
     threads: int | None = None,
-    providers: Sequence[str] | None = None,
+    providers: Sequence[str] | str | None = None,
     base_dir: Path | None = None,
     optimised_model_path: Path | None = None,
     disabled_optimizers: Sequence[str] = (),
@@ -239,12 +239,23 @@ def hint_of_loading(error: str) -> str | None:
     )
 
 
-def _known_providers(providers: Sequence[str] | None) -> list[str]:
+def provider_names(providers: Sequence[str] | str) -> tuple[str, ...]:
+    """Names of execution providers, of which commas may join several.
+
+    >>> provider_names("cuda,cpu")
+    ('cuda', 'cpu')
+    """
+    given = [providers] if isinstance(providers, str) else providers
+    return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+
+
+def _known_providers(providers: Sequence[str] | str | None) -> list[str]:
     if providers is None:
         return list(DEFAULT_PROVIDERS)
     available = ort.get_available_providers()
-    full = [PROVIDERS.get(name.lower(), name) for name in providers]
-    unknown = [given for given, name in zip(providers, full, strict=True) if name not in available]
+    names = provider_names(providers)
+    full = [PROVIDERS.get(name.lower(), name) for name in names]
+    unknown = [given for given, name in zip(names, full, strict=True) if name not in available]
     if unknown or not full:
         short = {name: key for key, name in PROVIDERS.items()}
         missing = ", ".join(map(repr, unknown))

@@ -337,7 +337,8 @@ def collect_options() -> Decorator:
             "--ep",
             multiple=True,
             metavar="PROVIDER",
-            help="onnxruntime's provider for calibration, such as cuda or cpu; repeatable, in fall-back order.",
+            help="onnxruntime's provider for calibration, such as cuda or cpu; several, in fall-back order, "
+            "by commas or repeated.",
         ),
         click.option(
             "--nonfinite",

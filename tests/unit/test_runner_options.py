@@ -233,6 +233,8 @@ def test_providers_by_name():
     )
     table = collect(graph, TAPS, data(graph), digest="d", options=CollectOptions(providers=["CPU"]))
     assert table == collect(graph, TAPS, data(graph), digest="d")
+    for joined in ("cpu, CPUExecutionProvider", ["cpu,cpu"]):
+        assert make_session(graph.to_model(), providers=joined).providers == ("CPUExecutionProvider",)
     with pytest.raises(ConfigError) as caught:
         make_session(graph.to_model(), providers=["cpu", "warp"])
     text = str(caught.value)
