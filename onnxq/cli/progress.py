@@ -67,7 +67,7 @@ def _bar(console: Console, afterwards: str) -> Iterator[Callback]:
                 total=None if done else total,
                 completed=now.samples,
                 description=afterwards if done else _stage(now) or "calibrating",
-                facts=counted(now.samples, "sample") if done else facts(now),
+                facts=f"{now.samples} of {counted(now.samples, 'sample')}" if done else facts(now),
             )
 
         yield show
