@@ -22,8 +22,8 @@ from onnxq.calibration.inputs import Layout
 from onnxq.calibration.kept import keep_first
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.progress import Progress
+from onnxq.calibration.providers import provider_names
 from onnxq.calibration.runner import CollectOptions, NonFinite
-from onnxq.calibration.session import provider_names
 from onnxq.calibration.solve import replaced_note, solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache

@@ -23,7 +23,8 @@ from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
 from onnxq.calibration.memory import grouped_taps, tap_bytes
 from onnxq.calibration.nan_flow import shown_behind
 from onnxq.calibration.progress import Progress, resident_bytes
-from onnxq.calibration.session import DEFAULT_PROVIDERS, PROVIDERS, Session, make_session
+from onnxq.calibration.providers import DEFAULT_PROVIDERS, full_names
+from onnxq.calibration.session import Session, make_session
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.calibration.summaries import Tap, summarised
 from onnxq.calibration.tap_reader import Summarised, TapReader
@@ -134,7 +135,7 @@ class CollectOptions:
     @property
     def on_cpu(self) -> bool:
         """Whether the model runs on the CPU alone."""
-        return self.providers is None or {PROVIDERS.get(p.lower(), p) for p in self.providers} == set(DEFAULT_PROVIDERS)
+        return full_names(self.providers) == DEFAULT_PROVIDERS
 
 
 DEFAULT_OPTIONS = CollectOptions()

@@ -23,25 +23,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from onnxq.errors import ConfigError, DataError, ModelError
+from onnxq.calibration.providers import known_providers
+from onnxq.errors import DataError, ModelError
 from onnxq.graph.external_data import BITS, in_draft, is_external, locate, take_inside, weights_are_large
 from onnxq.graph.messages import frame_of
 from onnxq.numerics.qtypes import QTYPES
-
-PROVIDERS: Mapping[str, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "dml": "DmlExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "rocm": "ROCMExecutionProvider",
-    "migraphx": "MIGraphXExecutionProvider",
-}
-"""Execution providers by the name that users give; onnxruntime's own names are taken too."""
-
-DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
 
 # Protobuf refuses messages of 2 GiB; what is left covers the message around the weights.
 _MESSAGE_LIMIT = 2**31 - 2**20
@@ -208,7 +194,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if optimised_model_path is not None:
         options.optimized_model_filepath = str(optimised_model_path)
-    chosen = _known_providers(providers)
+    chosen = known_providers(providers, ort.get_available_providers())
     left_out = [*disabled_optimizers, *(_WRONG_FOR_OTHER_CODES if _quantizes_to_other_codes(model) else ())]
     extra = {"disabled_optimizers": left_out} if left_out else {}
     source, held = (str(model), None) if isinstance(model, Path) else loadable(model, base_dir, options)
@@ -237,34 +223,6 @@ def hint_of_loading(error: str) -> str | None:
         f"onnxruntime {ort.__version__} has no kernel for this operator in this type or this version: "
         "export the model with an older opset, or upgrade onnxruntime (pip install -U onnxruntime)"
     )
-
-
-def provider_names(providers: Sequence[str] | str) -> tuple[str, ...]:
-    """Names of execution providers, of which commas may join several.
-
-    >>> provider_names("cuda,cpu")
-    ('cuda', 'cpu')
-    """
-    given = [providers] if isinstance(providers, str) else providers
-    return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
-
-
-def _known_providers(providers: Sequence[str] | str | None) -> list[str]:
-    if providers is None:
-        return list(DEFAULT_PROVIDERS)
-    available = ort.get_available_providers()
-    names = provider_names(providers)
-    full = [PROVIDERS.get(name.lower(), name) for name in names]
-    unknown = [given for given, name in zip(names, full, strict=True) if name not in available]
-    if unknown or not full:
-        short = {name: key for key, name in PROVIDERS.items()}
-        missing = ", ".join(map(repr, unknown))
-        raise ConfigError(
-            f"onnxruntime has no execution provider {missing} here" if unknown else "no execution provider is named",
-            hint=f"providers= (--ep) can name {', '.join(short.get(name, name) for name in available)}; "
-            "others come with other onnxruntime packages.",
-        )
-    return list(dict.fromkeys(full))
 
 
 def loadable(model: ModelProto, base_dir: Path | None, options: ort.SessionOptions) -> tuple[bytes | str, object]:
