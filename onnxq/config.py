@@ -34,6 +34,7 @@ class Kind(enum.Enum):
     INTEGER = "an integer"
     NUMBER = "a number"
     NUMBERS = "a list of numbers"
+    NUMBER_OR_TEXT = 'a number, or a string such as "0.5%"'
     SWITCH = "true or false"
     TEXTS = "a list of strings"
     TABLES = "a list of tables: [[override]]"
@@ -113,7 +114,7 @@ def _fits(value: Any, kind: Kind) -> bool:
     if isinstance(value, bool):
         return kind is Kind.SWITCH
     if isinstance(value, int):
-        return kind in (Kind.INTEGER, Kind.NUMBER)
+        return kind in (Kind.INTEGER, Kind.NUMBER, Kind.NUMBER_OR_TEXT)
     if isinstance(value, float):
-        return kind is Kind.NUMBER
-    return isinstance(value, str) and kind in (Kind.TEXT, Kind.PATH, Kind.NAME_OR_PATH)
+        return kind in (Kind.NUMBER, Kind.NUMBER_OR_TEXT)
+    return isinstance(value, str) and kind in (Kind.TEXT, Kind.PATH, Kind.NAME_OR_PATH, Kind.NUMBER_OR_TEXT)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxq.cli.options import FILE, Decorator
-from onnxq.cli.parameters import Numbers, Table, TargetName
+from onnxq.cli.parameters import Numbers, Points, Table, TargetName
 from onnxq.config import Kind, load_config
 
 _NOT_IN_A_FILE = frozenset({"config", "debug", "help"})
@@ -73,5 +73,8 @@ def _kind(option: click.Option) -> Kind:
         (Numbers, Kind.NUMBERS),
         (click.IntRange, Kind.INTEGER),
         (click.FloatRange, Kind.NUMBER),
+        (type(click.FLOAT), Kind.NUMBER),
+        (type(click.INT), Kind.INTEGER),
+        (Points, Kind.NUMBER_OR_TEXT),
     )
     return next((kind for cls, kind in by_type if isinstance(option.type, cls)), Kind.TEXT)

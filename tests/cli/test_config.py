@@ -106,3 +106,12 @@ def test_a_bad_value_names_the_file(run: Run, folder: Path) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("error: onnxq.toml: Invalid value for '--target'")
     assert "Did you mean 'tensorrt'?" in result.stderr
+
+
+def test_gates_are_numbers(run: Run, folder: Path) -> None:
+    (folder / "gates.toml").write_text('min-sqnr = 15\nmin-int8 = 50.0\nmax-drop = "1%"\nsearch-seconds = 5\n')
+    result = run("quantize", "model.onnx", "--config", "gates.toml", "--data", "data.npz", "--metric", "top1")
+    assert "expected" not in result.stderr, result.stderr
+    (folder / "gates.toml").write_text("max-drop = true\n")
+    result = run("quantize", "model.onnx", "--config", "gates.toml")
+    assert 'max-drop is True, expected a number, or a string such as "0.5%"' in result.stderr
