@@ -14,7 +14,7 @@ from rich.text import Text
 
 from onnxq.plural import counted
 from onnxq.report.report import LayerRow, Report
-from onnxq.report.wording import counts_text, data_text, files_text, output_text
+from onnxq.report.wording import codes_text, counts_text, data_text, files_text, output_text
 from onnxq.sizes import size_text
 from onnxq.verification.structure import MATRIX_OPS
 
@@ -62,8 +62,9 @@ def _verdict(report: Report) -> Text:
 def _facts(report: Report) -> Iterable[tuple[str, str]]:
     yield "target", report.target + (f", method {report.method}" if report.method else "")
     if report.planned is not None:
-        share = f", {report.int8_mac_share:.1%} of the arithmetic in int8" if report.int8_mac_share is not None else ""
-        yield "planned", counts_text(report.planned) + share
+        codes, share = codes_text(report.tensors), report.int8_mac_share
+        part = f", {share:.1%} of the arithmetic in {codes}" if share is not None else ""
+        yield "planned", counts_text(report.planned, codes) + part
     if report.proven is not None and report.engine is not None:
         yield "executed", f"{counts_text(report.proven)} (told by {report.engine.engine} {report.engine.version})"
     elif report.engine is not None and report.engine.size_bytes:

@@ -9,7 +9,16 @@ from onnxq.plural import counted
 from onnxq.verification.compare import OutputError
 
 if TYPE_CHECKING:
-    from onnxq.report.report import DataFacts, NodeCounts  # which imports the renderings that use this module
+    from collections.abc import Iterable
+
+    from onnxq.report.report import (  # which imports the renderings that use this module
+        DataFacts,
+        NodeCounts,
+        TensorRow,
+    )
+
+
+_SHORT = {"float8e4m3fn": "fp8"}
 
 
 def data_text(data: DataFacts) -> str:
@@ -27,9 +36,22 @@ def data_text(data: DataFacts) -> str:
     return f"{calibrated} from {data.source}, errors measured on {data.held_out_samples} held out"
 
 
-def counts_text(counts: NodeCounts) -> str:
-    """Nodes by the way they run, in a line; what there is none of is left out, but for int8 and float."""
-    parts = [f"{counts.int8} int8", f"{counts.fused} fused into them"]
+def codes_text(tensors: Iterable[TensorRow]) -> str:
+    """What nodes compute on, by the types of their activations: "int8", "fp8", "int8 and uint16"."""
+    types = {row.dtype for row in tensors if row.role == "activation"}
+    wide = sorted(types - {"int8", "uint8"})
+    names = [*(["int8"] if types & {"int8", "uint8"} or not wide else []), *(_SHORT.get(name, name) for name in wide)]
+    return " and ".join(names)
+
+
+def counts_text(counts: NodeCounts, codes: str = "int8") -> str:
+    """Nodes by the way they run, in a line; what there is none of is left out, but for int8 and float.
+
+    Args:
+        counts: The nodes.
+        codes: What the quantized ones compute on, as `codes_text` says it.
+    """
+    parts = [f"{counts.int8} {codes}", f"{counts.fused} fused into them"]
     if counts.weights:
         weights = f"{counts.weights} in float with weights in few bits"
         parts = [weights] if not counts.int8 and not counts.fused else [*parts, weights]
