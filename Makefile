@@ -23,8 +23,9 @@ test-min:  ## the fast tests on the oldest supported versions of everything
 conformance:  ## the models of onnx's backend tests; writes docs/conformance.md
 	$(PYTHON) -m tests.conformance
 
-bench:  ## every model and peer side by side; writes benches/RESULTS.md
+bench:  ## every model and peer side by side, and the solvers; writes benches/RESULTS.md
 	$(PYTHON) -m benches.run
+	$(PYTHON) -m benches.solvers
 
 bench-accuracy:  ## labelled accuracy of every model with intervals; writes benches/ACCURACY.md, goes on where it was cut
 	$(PYTHON) -m benches.labelled

@@ -82,11 +82,14 @@ def _clipping(
     Its antiderivative is (x - high)^3 / 3 above `high`, (x - low)^3 / 3 below `low`, 0 in between.
     """
     weights = -np.diff(density.counts / np.diff(density.edges), prepend=0.0, append=0.0)
-    errors = np.zeros(scales.size)
+    edges, errors = density.edges, np.zeros(scales.size)
     for k, (scale, zero_point) in enumerate(zip(scales.tolist(), zero_points.tolist(), strict=True)):
         low, high = (spec.qmin - zero_point - 0.5) * scale, (spec.qmax - zero_point + 0.5) * scale
-        beyond = density.edges - np.clip(density.edges, low, high)
-        errors[k] = float(np.dot(weights, beyond**3)) / 3.0
+        first, last = np.searchsorted(edges, (low, high))
+        below, above = edges[:first] - low, edges[last:] - high
+        # numpy's power takes forty times as long as two products.
+        cubes = np.dot(weights[:first], below * below * below) + np.dot(weights[last:], above * above * above)
+        errors[k] = float(cubes) / 3.0
     return np.maximum(errors, 0.0)
 
 
