@@ -232,6 +232,7 @@ def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     check_data(tensors_of(model.graph), base_dir)
+    _check_names(model, where)
     graph = Graph(model, base_dir)
     if base_dir is not None:
         # The checker would look for the data of constants in the working directory.
@@ -247,6 +248,23 @@ def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
             f"this is not a valid ONNX model: {str(error).strip()}", where=where, hint="export the model again"
         ) from error
     return graph
+
+
+def _check_names(model: ModelProto, where: str) -> None:
+    """Every tensor is made once: what is made twice would look like a cycle, or hide what it was."""
+    made = {v.name: "an input of the model" for v in model.graph.input}
+    made |= {t.name: "a constant" for t in model.graph.initializer if t.name not in made}
+    for node in model.graph.node:
+        by = f"{node.op_type} node {node.name!r}" if node.name else f"a node {node.op_type}"
+        for name in filter(None, node.output):
+            if name in made:
+                raise ModelError(
+                    f"tensor {name!r} is defined twice: it is {made[name]}, and the output of {by}",
+                    where=where,
+                    hint="no runtime loads such a model: give the output another name and export it again "
+                    "(a PyTorch module that returns an input as it is can return x.clone())",
+                )
+            made[name] = f"the output of {by}"
 
 
 def _check_frame(model: ModelProto, where: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from onnxq.graph.messages import attribute, bodies, captured_names
+from onnxq.graph.messages import attribute, bodies, captured_names, rename_captured
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
 
 _SUBGRAPHS = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
@@ -84,12 +84,25 @@ def with_subgraph(graph: Graph, subgraph: Subgraph, content: Graph) -> None:
     body.value_info.extend(made.value_info)
     body.sparse_initializer.extend(content.frame.graph.sparse_initializer)
     body.initializer.extend(t for t in made.initializer if not _is_outer(graph, t))
+    _give_own_names(graph, body)
     held = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH} | {subgraph.name: body}
     graph.remove_node(node)
     added = graph.add_node(node.op_type, list(node.input), list(node.output), name=node.name, attributes=held)
     added.attribute.extend(a for a in node.attribute if a.name not in held)
     for name in sorted(_names(content)):
         graph.unique_name(name)
+
+
+def _give_own_names(graph: Graph, body: GraphProto) -> None:
+    """Rename constants of `body` that came from outside and were changed since.
+
+    ONNX lets no name inside hide one outside, and onnxruntime, which prepares weights by name, mixes the two up.
+    """
+    for tensor in body.initializer:
+        if tensor.name in graph.initializers:
+            own = graph.unique_name(tensor.name)
+            rename_captured(body, tensor.name, own)
+            tensor.name = own
 
 
 def _is_outer(graph: Graph, tensor: TensorProto) -> bool:

@@ -194,3 +194,24 @@ def test_body_of_a_scan_runs_in_int8(tmp_path: Path, backwards: bool) -> None:
     assert result.report.failed_checks == ()
     assert all(o.sqnr_db > 20 for o in result.report.outputs)
     assert "MatMul" not in kernels(result.model, tmp_path)
+
+
+@pytest.mark.parametrize("target", ["ort-x64-vnni", "openvino"])
+def test_a_weight_of_two_branches_that_is_changed_in_one(target: str) -> None:
+    """What a constant from outside becomes in one branch gets a name of its own (torch.cond is exported like this)."""
+    model = model_of(
+        """(float[N,16] x) => (float[N,4] y) { a = Gemm<transB=1>(x, v, c) s = ReduceSum<keepdims=0>(a)
+        p = Greater(s, zero) i = If (p) < then_branch = t () => (float[N,16] t1) { t0 = Gemm<transB=1>(a, w, b)
+        t1 = Relu(t0) }, else_branch = e () => (float[N,16] e1) { e0 = Gemm<transB=1>(a, w, b) e1 = Mul(e0, two) } >
+        y = Gemm<transB=1>(i, u, d) }""",
+        v=normal(16, 16), c=normal(16), w=normal(16, 16, seed=1), b=normal(16, seed=2), u=normal(4, 16), d=normal(4),
+        zero=np.float32(0), two=np.float32(2),
+    )  # fmt: skip
+    data = [{"x": sign * np.abs(normal(8, 16, seed=seed))} for seed, sign in enumerate((1, -1) * 4)]
+    result = onnxq.quantize(model, data, target=target)
+    assert result.report.failed_checks == ()
+    outside = {t.name for t in result.model.graph.initializer}
+    for node in result.model.graph.node:
+        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+            assert not outside.intersection(t.name for t in body.initializer)
+    assert min(float(output.sqnr_db or 99.0) for output in result.report.outputs) > 20

@@ -147,6 +147,21 @@ class TestLoad:
         model.graph.node.extend(nodes)
         assert [node.op_type for node in load_graph(model).nodes] == ["MatMul", "Relu"]
 
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            (
+                "a = Relu(x) x = Identity(a)",
+                r"tensor 'x' is defined twice: it is an input of the model, and the output",
+            ),
+            ("w = Relu(x)", r"tensor 'w' is defined twice: it is a constant, and the output of"),
+            ("a = Relu(x) a = Abs(x)", r"tensor 'a' is defined twice: it is the output of"),
+        ],
+    )
+    def test_tensors_that_are_made_twice(self, body: str, message: str) -> None:
+        with pytest.raises(ModelError, match=message):
+            load_graph(model_of(f"(float[2] x) => (float[2] x) {{ {body} }}", w=normal(2)))
+
     def test_a_cycle(self) -> None:
         with pytest.raises(ModelError, match="the graph has a cycle"):
             load_graph(model_of("(float x) => (float y) { a = Add(x, b) b = Neg(a) y = Neg(b) }"))
