@@ -210,7 +210,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         search_seconds: Time limit of the search, 600 unless given. The best model found so far is the result.
         details: Also measure what a report shows of the model's inside: the error of each tensor, histograms and ranges
             by every method, latency on this machine. Both models run a few times more.
-        progress: Called now and then while calibrating and searching.
+        progress: Called now and then: with a Progress while calibrating, with a StageProgress in other long stages.
         tune_progress: Called after each placement that was raced, with their number and what was changed.
 
     Raises:
@@ -297,6 +297,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         samples=samples if trained is None else (),
         options=options,
         target=prepared.target,
+        progress=progress,
     )
     nested_run = NestedRun(
         prepared=prepared, method=ranging, options=options, stats=stats, recovery=recovery, data=data
@@ -326,7 +327,7 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         set_metadata(result, metadata_of(chosen.plan, known, recovery, synthetic=made_up))
         set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
         clock.lap("rewrite")
-        feeds = Counted(held_out)
+        feeds = Counted(held_out, progress)
         beside = file is not None or needs_data_file(result)
         verification = verify_model(
             prepared.source,

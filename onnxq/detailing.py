@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxq.calibration.progress import Callback, report_to
 from onnxq.calibration.statistics import StatsTable
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
@@ -19,9 +20,8 @@ from onnxq.passes.settle_types import runnable
 from onnxq.planning.plan import Fixed, Observed, QuantPlan
 from onnxq.report.details import Details, Latency
 from onnxq.report.drawing import draw
-from onnxq.report.ranges import ranges_of
+from onnxq.report.ranges import TensorRanges, ranges_of
 from onnxq.search.mixed import SearchResult
-from onnxq.search.progress import Callback, report_to
 from onnxq.search.ranking import Sensitivity
 from onnxq.targets import ORT_CPU, resolve_target
 from onnxq.targets.schema import Engine, Target
@@ -91,11 +91,18 @@ def details_of(  # noqa: PLR0913 - both models, and what is known of them
             bounds={} if known is None else _bounds(known.plan),
             progress=lambda done, expected: report_to(progress, STAGE, done, expected),
         ),
-        ranges={} if known is None else ranges_of(float_graph, known.plan, known.stats, known.qparams),
+        ranges={} if known is None else _ranges(float_graph, known, progress),
         drawing=draw(quantized, runs),
         latency=_latency(float_graph, quantized, verification.kept, target),
         sensitivity=None if known is None else _ranking(known, verification),
     )
+
+
+def _ranges(graph: Graph, known: Calibrated, progress: Callback | None) -> dict[str, TensorRanges]:
+    report_to(progress, "ranges by every method", 0, None)
+    found = ranges_of(graph, known.plan, known.stats, known.qparams)
+    report_to(progress, "measuring latency", 0, None)
+    return found
 
 
 def _bounds(plan: QuantPlan) -> dict[str, tuple[float | None, float | None]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.data import bare
+from onnxq.calibration.progress import Callback, report_to
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.graph.model import (
@@ -110,15 +111,26 @@ class Clock:
 
 
 class Counted:
-    """Feeds of some batches; counts the samples that pass and keeps the shapes of the first feed."""
+    """Feeds of some batches; counts the samples that pass and keeps the shapes of the first feed.
 
-    def __init__(self, batches: Batches) -> None:
+    Args:
+        batches: What is fed to both models.
+        progress: Told how many samples have passed.
+    """
+
+    def __init__(self, batches: Batches, progress: Callback | None = None) -> None:
         self.samples = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._batches = batches
+        self._progress = progress
 
     def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        expected = self._batches.expected_samples
+        report_to(self._progress, "comparing outputs", 0, expected, unit="sample")
         for batch in self._batches.stream():
+            report_to(self._progress, "comparing outputs", self.samples, expected, unit="sample")
             self.samples += batch.samples
             self.shapes = self.shapes or {name: array.shape for name, array in batch.arrays.items()}
             yield batch.arrays
+        # The models have run; what follows is up to the engine.
+        report_to(self._progress, "asking the engine", 0, None)

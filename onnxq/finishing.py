@@ -145,7 +145,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         file.take(result.graph.initializer, made.quantized.base_dir)
     set_metadata(result, made.entries(request))
     batches = request.feeds(made.source)
-    feeds = Counted(batches)
+    feeds = Counted(batches, request.progress)
     clock.lap("rewrite")
     verification = verify_model(
         made.source,

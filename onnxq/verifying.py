@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import Layout
+from onnxq.calibration.progress import Callback
 from onnxq.detailing import details_of
 from onnxq.facts import (
     Counted,
@@ -22,7 +23,6 @@ from onnxq.graph.model import (
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.quantized_model import explain_model, tensor_rows
 from onnxq.report.report import DataFacts, Report
-from onnxq.search.progress import Callback
 from onnxq.stages import open_batches
 from onnxq.targets import ORT_CPU, TargetSource, resolve_target
 from onnxq.verification.verify import verify_model
@@ -53,7 +53,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         layout: As for `quantize`.
         images: As for `quantize`.
         details: As for `quantize`.
-        progress: Called while details are measured.
+        progress: Called now and then, with a StageProgress.
 
     Raises:
         ModelError: a model cannot be read or run.
@@ -63,7 +63,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     table, _ = resolve_target(target)
     source, quantized = load_graph(float_model), load_graph(quantized_model)
     batches = open_batches(source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
-    feeds = Counted(batches)
+    feeds = Counted(batches, progress)
     # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
     candidate = quantized.to_model() if quantized.base_dir is None else quantized
     verification = verify_model(source, candidate, feeds, table.name, engine=table.engine)

@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from onnxq.calibration.batches import Batch
 from onnxq.calibration.kept import keep_first
+from onnxq.calibration.progress import report_to
 from onnxq.dynamic.kernels import import_domains_of, use_domain
 from onnxq.dynamic.rules import MICROSOFT
 from onnxq.errors import ConfigError
@@ -231,6 +232,8 @@ class _Run:
             tensor, site = tree.planned.plan.tensors[key], tree.planned.sites[key][0]
             rewriter.replace(key, rounded)
             self.qualities[f"{path}{key}"] = quality
+            expected = len(tree.planned.plan.tensors)
+            report_to(self.request.progress, "rounding weights", len(self.qualities), expected, unit="weight")
             if rounded.grid.scale.size <= _LARGEST_SHOWN:
                 self.qparams[f"{path}{key}"] = qparams_of(rounded, tensor.spec, site)
         use_domain(graph, MICROSOFT)

@@ -18,9 +18,7 @@ Made from the commands' own `--help` by `python scripts/cli_reference.py`; do no
 
 Results go to stdout, remarks and errors to stderr. With `--json` stdout holds exactly one JSON document, also when the
 command fails: then it is `{"schema": "onnxq.error/1", "error": {"kind", "message", "where", "hint", "exit_code"}}`.
-A progress bar is shown only on a terminal; `NO_COLOR` is respected.
-
-Completion for bash: `eval "$(_ONNXQ_COMPLETE=bash_source onnxq)"` (`zsh_source` and `fish_source` for the others).
+Progress, colours and completion: [terminal.md](terminal.md); the documents: [json.md](json.md).
 """
 
 _CONFIG = """### Configuration file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,36 @@ class Progress:
             return None
         left = self.expected_samples * (self.passes - self.pass_number + 1) - self.samples
         return max(left, 0) / rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageProgress(Progress):
+    """How far a stage other than calibration has come.
+
+    Attributes:
+        stage: What is going on, such as "measuring layers".
+        unit: What `samples` and `expected_samples` count.
+        best: What was found so far, in words; empty before there is anything.
+    """
+
+    stage: str
+    unit: str = "step"
+    best: str = ""
+
+
+Callback = Callable[[Progress], None]
+
+
+def report_to(  # noqa: PLR0913, PLR0917 - the fields of a value
+    callback: Callback | None, stage: str, done: int, expected: int | None, best: str = "", unit: str = "step"
+) -> None:
+    """Tell `callback`, if there is one, how far a stage has come."""
+    if callback is not None:
+        callback(
+            StageProgress(
+                batches=done, samples=done, expected_samples=expected, elapsed_s=0.0, stage=stage, best=best, unit=unit
+            )
+        )
 
 
 def resident_bytes() -> int | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxq.calibration.batches import Batch
+from onnxq.calibration.progress import Callback, report_to
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
 from onnxq.errors import ConfigError
@@ -36,6 +37,7 @@ class Solved:
         samples: Some batches of calibration data; never empty.
         options: How to run them.
         target: The table the plan was made with.
+        progress: Told what is going on.
     """
 
     graph: Graph
@@ -44,6 +46,7 @@ class Solved:
     samples: Sequence[Batch]
     options: CollectOptions
     target: Target
+    progress: Callback | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +79,12 @@ def _round(solved: Solved, chosen: Graph) -> Graph:
         solved.options,
         target=solved.target,
         chosen=chosen,
+        progress=solved.progress,
     )
 
 
 def _correct(solved: Solved, chosen: Graph) -> Graph:
+    report_to(solved.progress, "correcting biases", 0, None)
     return correct_biases(solved.graph, solved.plan, solved.qparams, solved.samples, solved.options, chosen=chosen)
 
 

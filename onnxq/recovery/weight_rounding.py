@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from onnxq.calibration.batches import Batch
+from onnxq.calibration.progress import Callback, report_to
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable, constant_values
 from onnxq.errors import InternalError
@@ -27,6 +28,8 @@ from onnxq.recovery.second_order import CodeLimits, round_second_order
 from onnxq.recovery.sites import Site, sites_of
 from onnxq.targets.schema import Target, WeightGuard
 
+STAGE = "rounding weights"
+
 
 def round_weights(  # noqa: PLR0913 - the parts of one run
     graph: Graph,
@@ -37,6 +40,7 @@ def round_weights(  # noqa: PLR0913 - the parts of one run
     *,
     target: Target,
     chosen: Graph | None = None,
+    progress: Callback | None = None,
 ) -> Graph:
     """A graph whose weights lie on codes of `qparams`, chosen for the least error of the nodes' outputs.
 
@@ -51,6 +55,7 @@ def round_weights(  # noqa: PLR0913 - the parts of one run
         options: How to run them.
         target: The table the plan was made with.
         chosen: The graph that gets the weights, where earlier steps have changed `graph`; it is not changed.
+        progress: Told after each weight.
 
     Raises:
         DataError: onnxruntime fails on the samples.
@@ -61,11 +66,15 @@ def round_weights(  # noqa: PLR0913 - the parts of one run
     if not sites or not samples:
         return start
     rounded = start.copy()
+    done = 0
+    report_to(progress, STAGE, done, len(sites), unit="weight")
     for part in gather_moments(graph, list(sites), samples, options):
         for name, moments in part.items():
             values = _rounded(graph, sites[name], moments, qparams, target)
             if values is not None:
                 rounded.add_initializer(sites[name].weight, values)
+            done += 1
+            report_to(progress, STAGE, done, len(sites), unit="weight")
     return rounded
 
 

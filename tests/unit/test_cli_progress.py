@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxq.calibration.progress import Progress
-from onnxq.cli.progress import Log, duration, facts
+from onnxq.cli.progress import Log, Pace, duration, facts
 from onnxq.search.progress import SearchProgress
 
 
@@ -28,7 +28,7 @@ def test_several_passes() -> None:
 
 def test_a_search_tells_its_own_steps() -> None:
     now = SearchProgress(batches=3, samples=3, expected_samples=9, elapsed_s=0.0, stage="measuring layers", best="x")
-    assert facts(now) == "3 of 9, x"
+    assert Pace().facts(now) == "3 of 9 steps, x"
 
 
 def test_lines_come_every_ten_seconds_and_later_more_seldom() -> None:

@@ -12,6 +12,7 @@ from onnxq.cli import options
 from onnxq.cli.documents import engine_document
 from onnxq.cli.files import check_places
 from onnxq.cli.parameters import Bytes, NamedShape
+from onnxq.cli.progress import waiting
 from onnxq.cli.render import print_json, say
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def engine(  # noqa: PLR0913 - one parameter for each group of options
     check_places({"--output": path}, inputs=inputs, force=force)
     from onnxq.engine import build_engine  # noqa: PLC0415 - numpy and onnx only now
 
-    built = build_engine(model, path, force=force, **building.keywords(), **data_from.keywords())
+    with waiting("building the engine", quiet=quiet or as_json):
+        built = build_engine(model, path, force=force, **building.keywords(), **data_from.keywords())
     if as_json:
         print_json(engine_document(built))
     elif not quiet:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +14,10 @@ from onnxq.cli.files import check_places
 from onnxq.cli.forms import FORM_OPTIONS, FormOptions
 from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
 from onnxq.cli.parameters import METHOD_NAMES, Name, Recover
-from onnxq.cli.progress import calibration_progress
+from onnxq.cli.progress import calibration_progress, tuning_progress
 from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_report
 from onnxq.cli.searching import SEARCH_OPTIONS, SearchOptions
 from onnxq.errors import ConfigError
-from onnxq.plural import counted
 
 if TYPE_CHECKING:
     from onnxq.report.report import Report
@@ -29,9 +26,6 @@ _SYNTHETIC = (
     "warning: NO CALIBRATION DATA. Ranges come from synthetic inputs and accuracy on real inputs is unknown; "
     "pass --data SRC, or put samples beside the model as {beside}"
 )
-
-
-_TELL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +209,7 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
             recover=ranges.recover,
             tune=ranges.tune,
             tune_seconds=ranges.tune_seconds,
-            tune_progress=_tuning_progress(quiet),
+            tune_progress=tuning_progress(progress),
             **collecting.keywords(),
             stats=None if ranges.stats is None else load_stats(ranges.stats),
             tensorrt_cache=ranges.calibration_cache,
@@ -228,18 +222,6 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     if ranges.save_stats is not None:
         result.stats.save(ranges.save_stats)
     return result.report
-
-
-def _tuning_progress(quiet: bool) -> Callable[[int, str], None]:
-    """Tells now and then how far tuning has come."""
-    last = [0.0]
-
-    def tell(count: int, change: str) -> None:
-        if time.monotonic() - last[0] >= _TELL_SECONDS:
-            last[0] = time.monotonic()
-            say(f"tuning: {counted(count, 'placement')} raced, last with {change}", quiet=quiet)
-
-    return tell
 
 
 def _check_statistics_are_kept(ranges: Ranges) -> None:
