@@ -7,6 +7,7 @@ values, so counting them in several threads, or group by group in several passes
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ from onnxq.calibration.taps import (
 from onnxq.errors import DataError, OnnxqError
 from onnxq.graph.view import Graph
 from onnxq.planning.bounds import known_bounds
+
+_AT_ONCE = 2
 
 NonFinite = Literal["error", "ignore"]
 
@@ -121,16 +124,17 @@ class CollectOptions:
         shown = shown_behind(graph, chosen)
         forms = [_tap(graph, name, names[name], optimised, shown=name in shown) for name in chosen]
         others = [name for name in group if name not in chosen]
+        at_once, threads = shared_threads(self.threads)
         model, summaries = summarised(edited, forms, [names[n] for n in others], histogram=not self.range_only)
         session = make_session(
             model,
             optimise=optimised is None,
-            threads=self.threads,
+            threads=threads,
             base_dir=graph.base_dir,
             stop_spinning=True,
             in_stored_order=True,
         )
-        return Summarised(session=session, summaries=summaries, others=others)
+        return Summarised(session=session, summaries=summaries, others=others, at_once=at_once)
 
     @property
     def on_cpu(self) -> bool:
@@ -139,6 +143,23 @@ class CollectOptions:
 
 
 DEFAULT_OPTIONS = CollectOptions()
+
+
+def shared_threads(threads: int | None) -> tuple[int, int | None]:
+    """Runs at the same time, and onnxruntime's threads for each, in place of one run with so many threads.
+
+    >>> shared_threads(1), shared_threads(2), shared_threads(8)
+    ((1, 1), (2, 1), (2, 7))
+    """
+    most = threads or _cores()
+    if most == 1:
+        return 1, threads
+    # Each of the two calling threads works, too.
+    return _AT_ONCE, most - 1 if threads or most == _AT_ONCE else None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tap(graph: Graph, name: str, output: str, optimised: Graph | None, *, shown: bool) -> Tap:
@@ -267,13 +288,14 @@ class _Work:
             ),
         )
         try:
-            for batch in stream:
-                for found in reader.read(batch):
+            with reader:
+                for batch in stream:
+                    for found in reader.read(batch):
+                        counter.count(found)
+                    counter.note(batch)
+                    self._tell(counter.samples)
+                for found in reader.rest():
                     counter.count(found)
-                counter.note(batch)
-                self._tell(counter.samples)
-            for found in reader.rest():
-                counter.count(found)
         except NonFiniteError as bad:
             raise _nonfinite_error(self.graph, bad, self.options) from None
         self.earlier_samples += counter.samples

@@ -107,7 +107,7 @@ class Choice:
         if size <= SAMPLE:
             return cls(places, lanes, 1)
         best = size / max(SAMPLE, size // SHARE)
-        near = (n for n in range(1, 2 * math.ceil(best) + 1) if math.gcd(n, row) == 1)
+        near = (n for n in range(1, 4 * math.ceil(best) + 1) if math.gcd(n, row) == 1)
         return cls(places, lanes, min(near, key=lambda n: max(n / best, best / n)))
 
     @property

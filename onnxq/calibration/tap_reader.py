@@ -11,7 +11,10 @@ apart, a batch is run in parts whose tensors fit the processor's cache.
 from __future__ import annotations
 
 import math
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +27,7 @@ from onnxq.calibration.session import Session
 from onnxq.calibration.summaries import Summary
 from onnxq.calibration.summary_rows import RowLayout
 from onnxq.calibration.taps import SampleAxis
-from onnxq.errors import DataError
+from onnxq.errors import DataError, InternalError
 
 ROWS_ELEMENTS = 1 << 20
 """Runs are counted together until their rows have so many elements (4 MiB): short calls of numpy cost twice as much."""
@@ -36,6 +39,9 @@ PART_ELEMENTS = 1 << 23
 
 ALIVE = 2
 """Batches that exist at the same time: the one that is run, and the one that the data source makes next."""
+
+_SHORT_SECONDS = 1e-3
+"""Shorter runs are over before another thread has taken them up."""
 
 _MOST_TARGETS = 16
 
@@ -86,15 +92,17 @@ class Summarised:
         session: Its outputs are those of the summaries, then `others`.
         summaries: By tap.
         others: Taps that it gives as they are.
+        at_once: Runs at the same time: while one does what only one thread can do, others have use for the rest.
     """
 
     session: Session
     summaries: Sequence[Summary]
     others: Sequence[str]
+    at_once: int
 
 
 class TapReader:
-    """Reads some tensors of a model.
+    """Reads some tensors of a model; a context manager, which ends its threads.
 
     Args:
         taps: Inner tensors of the model, in order.
@@ -129,6 +137,10 @@ class TapReader:
         self._expected = axis.shapes(self._names) if self._names else None
         # Rows of earlier runs that wait to be counted, all of one target.
         self._target: _Target | None = None
+        self._at_once = 1 if summarised is None else summarised.at_once
+        self._pool = ThreadPoolExecutor(self._at_once, "onnxq-runs") if self._at_once > 1 else None
+        self._flying: deque[_Run] = deque()
+        self._seconds = math.inf
         self._memory = np.empty(0, np.float32)
         self._filled = 0
 
@@ -144,8 +156,20 @@ class TapReader:
             yield from self._run(part)
         self._expected = None
 
-    def rest(self) -> Iterator[Rows]:
+    def rest(self) -> Iterator[Arrays | Rows]:
         """What has not been handed out yet."""
+        yield from self._land(0)
+        yield from self._counted()
+
+    def __enter__(self) -> TapReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _counted(self) -> Iterator[Rows]:
+        """The rows that wait to be counted."""
         if self._filled and self._target is not None:
             values = self._rows(self._target)[: self._filled]
             self._filled = 0
@@ -184,35 +208,66 @@ class TapReader:
     # ---- runs --------------------------------------------------------------------------------------------------------
 
     def _run(self, batch: Batch) -> Iterator[Arrays | Rows]:
-        key = self._key(batch)
-        target = self._target_for(key, batch)
-        if self._summarised is None or target is None:
+        """Begin a run; what is complete with those before it."""
+        target = self._target_for(self._key(batch), batch)
+        if target is None:
+            yield from self._land(0)
             yield self._as_arrays(batch)
             return
-        if target is not self._target:
-            yield from self.rest()
-            self._target = target
-        try:
-            others = self._summarised.session.run_into(batch.arrays, target.binding, where=batch.label)
-        except DataError:
-            # Either its taps have other shapes this time, or the model fails on it, which will show.
-            self._targets.pop((key, batch.samples))
-            if self._expected is None:
-                self._known[key] = None
+        self._flying.append(self._begin(batch, target))
+        alone = self._pool is None or self._seconds < _SHORT_SECONDS or self._expected is not None
+        yield from self._land(0 if alone else self._at_once - 1)
+
+    def _begin(self, batch: Batch, target: _Target) -> _Run:
+        row = target.row()
+
+        def run() -> tuple[list[NDArray[Any]], float]:
+            if self._summarised is None:
+                raise InternalError("a run without a session")
+            start = time.perf_counter()
+            others = self._summarised.session.run_into(batch.arrays, row.binding, where=batch.label)
+            return others, time.perf_counter() - start
+
+        finished = run if self._pool is None or self._seconds < _SHORT_SECONDS else self._pool.submit(run).result
+        return _Run(batch=batch, target=target, row=row, finished=finished)
+
+    def _land(self, still: int) -> Iterator[Arrays | Rows]:
+        """Wait for the runs that began first, until so many are left."""
+        while len(self._flying) > still:
+            run = self._flying.popleft()
+            try:
+                others, seconds = run.finished()
+            except DataError:
+                # Either its taps have other shapes this time, or the model fails on it, which will show.
+                self._forget(run)
+                yield self._as_arrays(run.batch)
+                continue
+            self._seconds = min(self._seconds, seconds)
+            run.target.free.append(run.row)
+            if run.target.layout.finite(run.row.values):
+                yield from self._keep(run, others)
             else:
-                del self._known[key]
-            yield self._as_arrays(batch)
-            return
-        if not target.layout.finite(target.row):
-            yield self._as_arrays(batch)
-            return
-        self._rows(target)[self._filled] = target.row
+                yield self._as_arrays(run.batch)
+
+    def _keep(self, run: _Run, others: list[NDArray[Any]]) -> Iterator[Arrays | Rows]:
+        if run.target is not self._target:
+            yield from self._counted()
+            self._target = run.target
+        self._rows(run.target)[self._filled] = run.row.values
         self._filled += 1
         if others or self._inputs:
-            tapped = self._fed(batch) | self._with_rows(self._summarised.others, others, batch)
-            yield Arrays(batch=batch, tapped=tapped)
-        if self._filled == target.most:
-            yield from self.rest()
+            names = () if self._summarised is None else self._summarised.others
+            yield Arrays(batch=run.batch, tapped=self._fed(run.batch) | self._with_rows(names, others, run.batch))
+        if self._filled == run.target.most:
+            yield from self._counted()
+
+    def _forget(self, run: _Run) -> None:
+        key = self._key(run.batch)
+        self._targets.pop((key, run.batch.samples), None)
+        if self._expected is None:
+            self._known[key] = None
+        else:
+            self._known.pop(key, None)
 
     def _target_for(self, key: Shapes, batch: Batch) -> _Target | None:
         """What a run of `batch` writes into; None where the shapes of its taps are not known."""
@@ -260,15 +315,41 @@ class _Target:
 
     Attributes:
         layout: Where everything lies.
-        row: float32, shape (layout.elements,).
-        binding: Makes runs write into it.
         most: How many rows are counted together.
+        free: Rows that no run writes to.
     """
 
     def __init__(self, summarised: Summarised, shapes: Shapes, rows: Sequence[int]) -> None:
         self.layout = RowLayout(summarised.summaries, shapes, rows)
-        self.row = np.empty(self.layout.elements, np.float32)
-        arrays = self.layout.arrays(self.row)
-        others = [name for name in summarised.session.output_names if name not in arrays]
-        self.binding = summarised.session.bind(arrays, self.layout.fed, others=others)
         self.most = max(1, min(ROWS_ELEMENTS // max(1, self.layout.elements), _MOST_ROWS))
+        self.free: list[_Row] = []
+        self._session = summarised.session
+
+    def row(self) -> _Row:
+        """A row that no run writes to."""
+        return self.free.pop() if self.free else _Row(self._session, self.layout)
+
+
+class _Row:
+    """Memory for one run.
+
+    Attributes:
+        values: float32, shape (layout.elements,).
+        binding: Makes a run write into it.
+    """
+
+    def __init__(self, session: Session, layout: RowLayout) -> None:
+        self.values = np.empty(layout.elements, np.float32)
+        arrays = layout.arrays(self.values)
+        others = [name for name in session.output_names if name not in arrays]
+        self.binding = session.bind(arrays, layout.fed, others=others)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Run:
+    """A run that has begun: what is fed, what it writes into, and the call that gives outputs and seconds."""
+
+    batch: Batch
+    target: _Target
+    row: _Row
+    finished: Callable[[], tuple[list[NDArray[Any]], float]]
