@@ -8,6 +8,7 @@ depend on what else was counted, the result is the same.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Mapping, Sequence
 
@@ -21,6 +22,14 @@ from onnxq.graph.view import Graph
 from onnxq.sizes import size_text
 
 _UNKNOWN_ITEM_BYTES = 4
+
+
+def give_back_freed() -> None:
+    """Let the system have what was freed: the C library keeps as much as a model takes while it is loaded."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return  # not glibc: its own ways have to do
 
 
 def tap_bytes(graph: Graph, taps: Sequence[str], shapes: Session, batch: Batch) -> dict[str, int]:

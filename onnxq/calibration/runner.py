@@ -21,7 +21,7 @@ from onnx import TensorProto
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.blocked import in_blocks, optimised_graph
 from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
-from onnxq.calibration.memory import grouped_taps, tap_bytes
+from onnxq.calibration.memory import give_back_freed, grouped_taps, tap_bytes
 from onnxq.calibration.nan_flow import shown_behind
 from onnxq.calibration.progress import Progress, resident_bytes
 from onnxq.calibration.providers import DEFAULT_PROVIDERS, full_names
@@ -278,6 +278,7 @@ class _Work:
             summarised=self.options.summarised(self.graph, self.inner, inner, self.axis),
             tapped=lambda: self.options.tapped_session(self.graph, self.inner, inner),
         )
+        give_back_freed()
         counter = Counter(
             taps,
             derived,

@@ -192,7 +192,7 @@ class StatsBuilder:
         if part.weight != self._weight or self._waiting_size + size > Binner.CHUNK:
             self._count_waiting()
             self._weight = part.weight
-        if size >= Binner.CHUNK // 2:
+        if size >= Binner.CHUNK // 4:
             self._count_elements(part.taken)
         else:
             # A copy: the array belongs to onnxruntime, which wants its memory back.

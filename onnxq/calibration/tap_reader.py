@@ -29,8 +29,8 @@ from onnxq.calibration.summary_rows import RowLayout
 from onnxq.calibration.taps import SampleAxis
 from onnxq.errors import DataError, InternalError
 
-ROWS_ELEMENTS = 1 << 20
-"""Runs are counted together until their rows have so many elements (4 MiB): short calls of numpy cost twice as much."""
+ROWS_ELEMENTS = 1 << 21
+"""Runs are counted together until their rows have so many elements (8 MiB): short calls of numpy cost twice as much."""
 
 _MOST_ROWS = 64
 
