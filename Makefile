@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PYTHON310 ?= python3.10
 
-.PHONY: check lint test test-min conformance fuzz bench bench-accuracy bench-latency docs site
+.PHONY: check lint test test-min conformance fuzz bench bench-accuracy bench-latency bench-modes docs site
 
 check: lint  ## style, types and the fast tests: about a minute on two cores
 	$(PYTHON) -m pytest -q -n auto -m "not slow"
@@ -32,6 +32,10 @@ bench-accuracy:  ## labelled accuracy of every model with intervals; writes benc
 
 bench-latency:  ## float, onnxq and quantize_static under onnxruntime and OpenVINO, in benches/RESULTS.md
 	$(PYTHON) -m benches.latency
+
+bench-modes:  ## dynamic and weight-only quantization beside onnxruntime's, in benches/RESULTS.md
+	$(PYTHON) -m benches.dynamic
+	$(PYTHON) -m benches.weight_only
 
 docs:  ## the references of the command line and of Python, from the code itself
 	$(PYTHON) scripts/cli_reference.py

@@ -13,6 +13,7 @@ from onnx import ModelProto
 import onnxq
 from onnxq.planning.plan import Action
 from tests.decoders import decoder, feed, merged_decoder
+from tests.e2e.conftest import present
 
 MODES: tuple[dict[str, Any], ...] = (
     {"mode": "static"},
@@ -83,3 +84,17 @@ def _written(model: ModelProto, count: int) -> list[int]:
         past = {name.replace("present", "past_key_values"): v for name, v in outputs.items() if name != "logits"}
         given = {"input_ids": np.array([[written[-1]]]), **past}
     return written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("options", "cosine"), [
+    ({"mode": "dynamic"}, 0.99), ({"mode": "weight-only", "weights": "int8"}, 0.99),
+], ids=["dynamic", "int8"])  # fmt: skip
+def test_a_sentence_encoder(options: dict[str, Any], cosine: float) -> None:
+    """MiniLM: embeddings keep their direction, and the file is a quarter of the float one."""
+    zoo = present("minilm_l6")
+    result = onnxq.quantize(zoo.path(), list(zoo.held_out(32)), **options)
+    assert result.report, result.report.to_text()
+    assert result.report.outputs[0].cosine is not None
+    assert result.report.outputs[0].cosine > cosine
+    assert result.report.size_after_bytes < 0.3 * result.report.size_before_bytes

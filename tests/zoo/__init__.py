@@ -10,6 +10,7 @@ from __future__ import annotations
 from tests.zoo.entry import Batch, Feed, Run, Split, ZooModel, evaluate
 from tests.zoo.eval_sets import eval_set_models
 from tests.zoo.magika_files import MAGIKA
+from tests.zoo.minilm import MINILM
 from tests.zoo.ppocr import PPOCR_CLS, PPOCR_DET, PPOCR_REC
 from tests.zoo.repository import repository_models
 from tests.zoo.silero import silero_models
@@ -27,6 +28,7 @@ ZOO: dict[str, ZooModel] = {
         YOLOV8N,
         MAGIKA,
         *silero_models(),
+        MINILM,
         *eval_set_models(),
     )
 }
