@@ -16,11 +16,13 @@ from onnxq.calibration.inputs import InputSpecs, Layout
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.sources import open_data
+from onnxq.calibration.user_code import function_from
 from onnxq.errors import ConfigError
+from onnxq.evaluation.agreement import Agreement, Postprocess
 from onnxq.evaluation.evaluation import Comparison, Evaluation, ModelScore, compare
 from onnxq.evaluation.judging import Judge, judge_for, judged, labelled
 from onnxq.evaluation.labels import label_key, load_labels
-from onnxq.evaluation.metrics import Function, metric_from
+from onnxq.evaluation.metrics import Function, Metric, metric_from
 from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.view import Graph
 from onnxq.passes.settle_types import runnable
@@ -42,6 +44,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     *,
     labels: Any = None,
     metric: str | Function | None = None,
+    postprocess: Postprocess | str | None = None,
     output: str | None = None,
     target: str | None = None,
     batch_size: int | None = None,
@@ -62,6 +65,9 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
             "folders". None looks beside the samples. See `onnxq.evaluation.labels`.
         metric: "top1", "top5", "cosine", "sqnr", "python:file.py:function", or a function of outputs by name and labels
             that gives one number for each sample, larger is better. None is top1 where there are labels, else sqnr.
+        postprocess: In place of a metric, the last step of a pipeline: a function of outputs by name that gives one
+            result for each sample (a text, a decision), or "file.py:function". Scored is the share of results that
+            equal the labels, or, without labels, the float model's results.
         output: Name of the output to judge, where there are several.
         target: The engine the quantized models are for. For tensorrt and openvino they run without onnxruntime's
             optimisations, Q and DQ as written. None takes what each model's metadata say, else onnxruntime.
@@ -83,7 +89,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     graphs = _named(model, quantized)
     source = graphs[next(iter(graphs))]
     found = load_labels(labels, data, limit=limit)
-    chosen = metric_from(metric if metric is not None else "sqnr" if found is None else "top1")
+    chosen = _metric(metric, postprocess, labelled=found is not None)
     judge = judge_for(source, chosen, output, found if chosen.needs_labels or not chosen.against_float else None)
     batches = labelled_data(source, data, labels, batch_size=batch_size, limit=limit, layout=layout, images=images)
     options = CollectOptions(threads=threads, providers=providers)
@@ -95,6 +101,21 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     source_batches = labelled(batches, judge, limited=limit is not None)
     values = judged(judge, sessions, next(iter(graphs)), _shown(source_batches, batches.expected_samples, progress))
     return _evaluation(judge, values, run_as, notes=_notes(batches, label_key(labels, data)))
+
+
+def _metric(metric: str | Function | None, postprocess: Postprocess | str | None, *, labelled: bool) -> Metric:
+    if postprocess is None:
+        return metric_from(metric if metric is not None else "top1" if labelled else "sqnr")
+    if metric is not None:
+        raise ConfigError(
+            "both a metric and postprocess are given",
+            hint="postprocess= (--postprocess) stands for a metric; do its work in the metric, or leave metric= out",
+        )
+    if isinstance(postprocess, str):
+        argument = "postprocess= (--postprocess)"
+        function = function_from(postprocess, what="postprocess", argument=argument)
+        return Agreement(function, postprocess, against_float=not labelled)
+    return Agreement(postprocess, getattr(postprocess, "__name__", "postprocess"), against_float=not labelled)
 
 
 def labelled_data(  # noqa: PLR0913 - what is handed through
@@ -191,7 +212,7 @@ def _notes(batches: Batches, key: str | None) -> tuple[str, ...]:
 
 def _guessing(judge: Judge, score: ModelScore) -> tuple[str, ...]:
     """A warning where the float model does not know its own classes."""
-    if not judge.metric.counts_right_answers or judge.labels is None:
+    if not judge.metric.counts_right_answers or judge.labels is None or judge.labels.dtype.kind not in "iu":
         return ()
     classes = int(np.max(judge.labels, initial=0)) + 1
     k = 5 if judge.metric.name == "top5" else 1

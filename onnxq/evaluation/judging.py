@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.session import Session
 from onnxq.errors import ConfigError, DataError
+from onnxq.evaluation.agreement import Agreement
 from onnxq.evaluation.labels import as_classes, check_count
 from onnxq.evaluation.metrics import Arrays, Metric, UserMetric
 from onnxq.graph.view import Graph
@@ -74,7 +75,7 @@ def judge_for(graph: Graph, metric: Metric, output: str | None, labels: NDArray[
             f"the model has no output {output!r}; it has {', '.join(map(repr, names))}",
             hint="output= (--output) names one of them.",
         )
-    if isinstance(metric, UserMetric):
+    if isinstance(metric, (Agreement, UserMetric)):
         return Judge(metric=metric, output=output, labels=labels)
     if output is None and len(names) > 1:
         raise ConfigError(

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     metavar="METRIC",
     help=f"{', '.join(METRICS)}, or python:FILE.py:FUNCTION.  [default: top1 where there are labels, else sqnr]",
 )
+@click.option(
+    "--postprocess",
+    metavar="FILE.py:FUNCTION",
+    help="In place of a metric: a function of {output name: array} that gives one result for each sample, such as a "
+    "text; scored is the share that equals the labels, or the float model's results.",
+)
 @click.option("--output", "output_name", metavar="NAME", help="The model's output to judge, where it has several.")
 @click.option(
     "--target",
@@ -61,6 +67,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     data_from: options.DataOptions,
     labels: str | None,
     metric: str | None,
+    postprocess: str | None,
     output_name: str | None,
     target: str | None,
     threads: int | None,
@@ -94,6 +101,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
             **data_from.keywords(),
             labels=labels,
             metric=metric,
+            postprocess=postprocess,
             output=output_name,
             target=target,
             threads=threads,
