@@ -93,16 +93,14 @@ def details_of(  # noqa: PLR0913 - both models, and what is known of them
         ),
         ranges={} if known is None else _ranges(float_graph, known, progress),
         drawing=draw(quantized, runs),
-        latency=_latency(float_graph, quantized, verification.kept, target),
+        latency=_latency(float_graph, quantized, verification.kept, target, progress),
         sensitivity=None if known is None else _ranking(known, verification),
     )
 
 
 def _ranges(graph: Graph, known: Calibrated, progress: Callback | None) -> dict[str, TensorRanges]:
     report_to(progress, "ranges by every method", 0, None)
-    found = ranges_of(graph, known.plan, known.stats, known.qparams)
-    report_to(progress, "measuring latency", 0, None)
-    return found
+    return ranges_of(graph, known.plan, known.stats, known.qparams)
 
 
 def _bounds(plan: QuantPlan) -> dict[str, tuple[float | None, float | None]]:
@@ -111,13 +109,16 @@ def _bounds(plan: QuantPlan) -> dict[str, tuple[float | None, float | None]]:
     return {n: (s.lower, s.upper) for n, s in sources.items() if s.lower is not None or s.upper is not None}
 
 
-def _latency(float_graph: Graph, quantized: Graph, feeds: Sequence[Feed], target: Target) -> Latency | None:
+def _latency(
+    float_graph: Graph, quantized: Graph, feeds: Sequence[Feed], target: Target, progress: Callback | None
+) -> Latency | None:
     """Where the target is onnxruntime on a machine like this one."""
     here = resolve_target(ORT_CPU)[0].name
     if target.engine is not Engine.ONNXRUNTIME or target.name.split("-")[:2] != here.split("-")[:2] or not feeds:
         return None
     if any(weights_are_large(graph.initializers.values()) for graph in (float_graph, quantized)):
         return None  # there is room for one of them at a time
+    report_to(progress, "measuring latency", 0, None)
     found = measure_latency(runnable(float_graph), runnable(quantized), feeds[0])
     if found is None:
         return None

@@ -141,6 +141,12 @@ class Evaluation:
         """The evaluation as JSON."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
+    def to_html(self) -> str:
+        """The scores as one self-contained page."""
+        from onnxq.report.html.run_page import render_part  # noqa: PLC0415 - only where a page is wanted
+
+        return render_part(self.to_dict(), title=f"{self.metric} on {counted(self.samples, 'sample')}")
+
     def to_text(self) -> str:
         """Tables for a person."""
         of = f" of output {self.output}" if self.output else ""

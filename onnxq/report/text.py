@@ -20,6 +20,8 @@ from onnxq.verification.structure import MATRIX_OPS
 
 _SHOWN_OUTPUTS = 5
 _SHOWN_REASONS = 5
+_SHORT_NAME = 12
+"""Characters of an output's name that still leave room beside it."""
 _SHOWN_NODES = 10
 _NAMED = re.compile(r"(?:\b[A-Z]\w* )?'[^']*'|(?<= is )-?\d+")
 """What differs between reasons of one kind: nodes, tensors and the values found."""
@@ -79,7 +81,10 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
         sizes = f"{size_text(report.size_before_bytes)} to {size_text(report.size_after_bytes)}"
         yield "size", f"{sizes} ({ratio:.1f} times smaller)" if ratio >= 1 else sizes
     for output in report.outputs[:_SHOWN_OUTPUTS]:
-        yield f"output {output.name}", output_text(output)
+        if len(output.name) <= _SHORT_NAME:
+            yield f"output {output.name}", output_text(output)
+        else:  # it would take the room of all other lines
+            yield "output", f"{output.name}: {output_text(output)}"
     if len(report.outputs) > _SHOWN_OUTPUTS:
         yield "", f"and {counted(len(report.outputs) - _SHOWN_OUTPUTS, 'more output')}"
     if report.data is not None:

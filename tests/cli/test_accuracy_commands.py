@@ -41,6 +41,11 @@ def test_evaluate_shows_a_table(run: Run, int8: str) -> None:
     assert f"{int8}" in result.stdout
 
 
+def test_evaluate_writes_a_page(run: Run, int8: str, folder: Path) -> None:
+    assert run("evaluate", "model.onnx", int8, "--data", "data.npz", "--report", "e.html").exit_code == 0
+    assert '"evaluation":{"schema":"onnxq.evaluation/1"' in (folder / "e.html").read_text()
+
+
 def test_evaluate_takes_labels_and_writes_json(run: Run, int8: str, folder: Path) -> None:
     np.savez(folder / "test.npz", x=samples(), truth=np.arange(20) % 16)
     result = run(

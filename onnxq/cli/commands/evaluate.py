@@ -11,7 +11,7 @@ from onnxq.cli import options
 from onnxq.cli.files import check_places, write_text
 from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Name
 from onnxq.cli.progress import calibration_progress
-from onnxq.cli.render import warn
+from onnxq.cli.render import check_report_suffix, warn
 
 if TYPE_CHECKING:
     from onnxq.evaluation.evaluation import Evaluation
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     metavar="PROVIDER",
     help="onnxruntime's provider, such as cuda; repeatable, in fall-back order.",
 )
-@click.option("--report", type=options.FILE, help="Write the evaluation to a .json file.")
+@click.option("--report", type=options.FILE, help="Write the evaluation to a .html or .json file.")
 @options.force_option()
 @options.json_option("the evaluation")
 @options.debug_option()
@@ -92,6 +92,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     """
     inputs = {"the float model": model, "the data": data_from.data}
     check_places({"--report": report}, inputs=inputs, force=force)
+    check_report_suffix(report)
     from onnxq.evaluation.evaluate import evaluate as run  # noqa: PLC0415 - numpy and onnx only now
 
     with calibration_progress(quiet=as_json, afterwards="evaluating") as progress:
@@ -109,7 +110,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
             progress=progress,
         )
     if report is not None:
-        write_text(report, found.to_json(), option="--report")
+        write_text(report, found.to_json() if report.suffix.lower() == ".json" else found.to_html(), option="--report")
     _show(found, as_json=as_json)
 
 
