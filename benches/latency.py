@@ -200,7 +200,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--target", default=ENGINES["onnxruntime"], help="onnxq's target under onnxruntime")
     parser.add_argument("--calib", type=int, default=4, help="calibration samples")
     parser.add_argument("--rounds", type=int, default=31, help="rounds, at most")
-    parser.add_argument("--seconds", type=float, default=8.0, help="no further round of a race begins after so long")
+    parser.add_argument("--seconds", type=float, default=5.0, help="no further round of a race begins after so long")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds a quantizer may take on one model")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose section is replaced; - for none")
     return parser.parse_args(arguments)
