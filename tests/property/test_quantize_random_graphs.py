@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,8 +41,11 @@ QUICK = budget(10)
 
 STEPS = (
     "conv", "conv", "again", "point", "depthwise", "relu", "relu6", "add", "silu", "concat", "pool", "gate", "leaky",
-    "average", "swap", "hard", "body",
+    "average", "swap", "hard",
 )  # fmt: skip
+if tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 22):
+    # 1.20 and 1.21 end the process while they load some float models with a Conv inside a branch.
+    STEPS += ("body",)
 
 WITHOUT_WEIGHTS = {
     "relu": "{out} = Relu({last})",
