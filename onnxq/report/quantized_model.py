@@ -18,7 +18,15 @@ from onnxq.planning.plan import Action
 from onnxq.report.explanation import Explanation, NodeRow, TensorRow, scales, zero_points
 from onnxq.report.report import TensorRow as ReportRow
 from onnxq.targets.schema import Target
-from onnxq.verification.structure import MATRIX_OPS, is_float_tensor, is_qdq, output_problem, placement
+from onnxq.verification.structure import (
+    INTEGER_OPS,
+    MATRIX_OPS,
+    WEIGHT_OPS,
+    is_float_tensor,
+    is_qdq,
+    output_problem,
+    placement,
+)
 
 _FUSED = frozenset({"Relu", "Clip"})
 """Activations that every engine takes into the node before them."""
@@ -67,8 +75,10 @@ def explain_model(graph: Graph, target: Target | None = None) -> Explanation:
 
 
 def _decide(graph: Graph, node: NodeProto, decided: Mapping[str, _Decision], target: Target | None) -> _Decision:
-    if node.op_type.startswith("QLinear") or node.op_type in ("ConvInteger", "MatMulInteger"):
+    if node.op_type.startswith("QLinear") or node.op_type in INTEGER_OPS:
         return Action.INT8, "computes on codes"
+    if node.op_type in WEIGHT_OPS:
+        return Action.WEIGHTS, f"computes in float with a weight in {attribute(node, 'bits', 4)} bits"
     stands = placement(graph, node)
     if (before := _fuses_behind(graph, node, decided, target)) is not None:
         return Action.FUSED, f"follows {before!r} with nothing between"

@@ -18,7 +18,9 @@ MATRIX_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 """Operators that hold nearly all of a network's arithmetic."""
 INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "QAttention"})
 """Operators that compute on codes by their definition."""
-OTHER_FORMS = INTEGER_OPS | {"DynamicQuantizeLinear", "MatMulNBits", "GatherBlockQuantized", "DequantizeLinear"}
+WEIGHT_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
+"""Operators that compute in float with weights in few bits."""
+OTHER_FORMS = INTEGER_OPS | WEIGHT_OPS | {"DynamicQuantizeLinear", "DequantizeLinear"}
 """Operators of models without pairs."""
 _FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 

@@ -31,7 +31,7 @@ from onnxq.graph.view import Graph
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.reasons.ort import why_float
 from onnxq.verification.reasons.reason import Reason, because, past_pairs
-from onnxq.verification.structure import MATRIX_OPS, is_qdq, quantizes_by_pairs
+from onnxq.verification.structure import MATRIX_OPS, WEIGHT_OPS, is_qdq, quantizes_by_pairs
 
 ENGINE = "onnxruntime"
 
@@ -39,7 +39,6 @@ _MARKER = re.compile(r"@onnxq(\d+)@")
 _INTEGER_KERNELS = re.compile(
     r"^(QLinear|QGemm|MatMulInteger|ConvInteger|DynamicQuantize(MatMul|LSTM|Linear)|QAttention|QMoE)"
 )
-_WEIGHT_KERNELS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _CODE_TYPES = (TensorProto.INT8, TensorProto.UINT8)
 _EXPLAINED = (Precision.FLOAT, Precision.WEIGHTS)
@@ -226,7 +225,7 @@ class _Reader:
         )
 
     def _precision(self, found: NodeProto) -> Precision:
-        if found.op_type in _WEIGHT_KERNELS:
+        if found.op_type in WEIGHT_OPS:
             return Precision.WEIGHTS
         if _INTEGER_KERNELS.match(found.op_type):
             return Precision.INT8
@@ -241,7 +240,7 @@ class _Reader:
     def _why(self, node: NodeProto, found: NodeProto) -> Reason:
         if found.op_type == "MatMulNBits":
             return because("C15", "weight-only: the kernel dequantizes the weight and multiplies in float")
-        if found.op_type in _WEIGHT_KERNELS:
+        if found.op_type in WEIGHT_OPS:
             return Reason(text="weight-only: the kernel dequantizes the rows that it takes")
         if not self._by_pairs:
             return Reason(text="nothing quantizes its inputs")
