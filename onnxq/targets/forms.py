@@ -101,9 +101,11 @@ def _wanted(target: Target, name: str | None, own: QType, known: Collection[str]
     qtype = qtype_from_name(name)
     if qtype != own and qtype.name not in known:
         taken = " or ".join([own.name, *sorted(set(known) - {own.name})])
+        narrow = what == "weights" and qtype.bits < own.bits
+        elsewhere = "mode='weight-only' (--mode weight-only)" if narrow else "another target= (--target)"
         raise ConfigError(
             f"{target.name} takes no {what} of type {qtype.name!r}",
-            hint=f"it takes {taken}; pass {what}= (--{what}) with one of them, or another target= (--target)",
+            hint=f"it takes {taken}; pass {what}= (--{what}) with one of them, or {elsewhere}",
         )
     return qtype
 
