@@ -32,7 +32,9 @@ function histogram(values, options = {}) {
       if (!count) return;
       const from = shown.low + at * shown.width, to = from + shown.width, middle = (from + to) / 2;
       const moot = (values.lower !== null && middle < values.lower) || (values.upper !== null && middle > values.upper);
-      const clipped = !moot && used && (middle < used.rmin || middle > used.rmax);
+      // What lies less than half a step outside is rounded to the last code, not clipped.
+      const half = used ? (used.rmax - used.rmin) / 510 : 0;
+      const clipped = !moot && used && (to < used.rmin - half || from > used.rmax + half);
       const tall = Math.max(1, (height - 12) * scale(count) / top);
       bars.append(svg("rect", { x: x(from), y: height - tall, width: Math.max(0.8, x(to) - x(from) - 0.5), height: tall,
         class: moot ? "moot" : clipped ? "clipped" : null },
