@@ -333,4 +333,5 @@ def test_every_tensor_has_its_share_of_elements_taken(shape):
     assert taken == size if size <= sampling.SAMPLE else taken > 0
     # Strides without a common divisor are never far; where there are few places, whole pixels are taken.
     assert taken >= min(wanted, size) * 0.3
-    assert taken <= wanted * 4
+    # (40, 3, 70): of strides near 4, all but 1 have a divisor in common with 3 x 70.
+    assert taken <= wanted * 5
