@@ -25,7 +25,7 @@ _LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 def with_scale_in_float16(params: QuantParams) -> QuantParams:
     """`params` with a scale that float16 holds exactly."""
     scale = params.scale
-    steps = float(params.spec.qmax - np.min(params.zero_point))
+    steps = float(params.spec.qmax - int(np.min(params.zero_point)))
     capped = np.minimum(scale, np.float32(_LARGEST_FLOAT16))
     nearest = capped.astype(np.float16)
     up = np.where(nearest.astype(np.float32) < capped, np.nextafter(nearest, np.float16(np.inf)), nearest)

@@ -78,7 +78,7 @@ class SearchResult:
         if self.wide_type:
             wide = f"{counted(len(self.wide_layers), 'layer')} with {self.wide_type} activations"
             parts = [f"{wide}, {self._share(self.wide_macs)}", *(parts if self.float_layers else [])]
-        left = ", ".join(parts) if self.float_layers or self.wide_layers else "all in int8"
+        left = ", ".join(parts) if self.float_layers or self.wide_layers else "no layer raised"
         return Check(
             name="accuracy budget",
             passed=self.met,

@@ -9,6 +9,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 import onnxq
+from onnxq.graph.float_types import float_tensor
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
 from onnxq.numerics import fake_quantize, qparams_from_values
@@ -160,3 +161,20 @@ def test_codes_chosen_with_care_are_codes_of_fp8() -> None:
     best = onnxq.quantize(model_of(text, **constants), data, recover="rounding", **arguments)
     none = onnxq.quantize(model_of(text, **constants), data, recover="none", **arguments)
     assert best.report.outputs[0].sqnr_db > none.report.outputs[0].sqnr_db + 0.5
+
+
+@pytest.mark.skipif(installed_package() is None, reason="TensorRT is not installed")
+@pytest.mark.parametrize("half", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_half_precision_models(half: int) -> None:
+    text = "(T[4,64] x) => (T[4,64] y) { [a] h = MatMul(x, w) [r] r = Relu(h) [b] y = MatMul(r, v) }"
+    name = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}[half]
+    model = model_of(text.replace("T[", f"{name}["), w=normal(64, 64), v=normal(64, 64, seed=1))
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(float_tensor(onnx.numpy_helper.to_array(tensor), half, tensor.name))
+    dtype = np.float16 if half == TensorProto.FLOAT16 else np.float32
+    data = [{"x": normal(4, 64, seed=i).astype(dtype)} for i in range(4)]
+    result = onnxq.quantize(model, data, target="tensorrt", activations="fp8", method="max")
+    assert result.report, result.report.to_text()
+    scales = {t.data_type for t in result.model.graph.initializer if t.name.endswith("_scale")}
+    assert scales == {half}
+    assert result.report.outputs[0].sqnr_db > 20.0
