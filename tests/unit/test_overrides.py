@@ -219,7 +219,7 @@ MISPLACED: dict[str, tuple[Override, str, str]] = {
     "type": (
         Override(nodes="*", weight="int4"),
         "ort-x64-vnni",
-        "override of nodes '*': ort-x64-vnni takes no weights of type 'int4'\nHint: it takes int8 or uint8",
+        "override of nodes '*': ort-x64-vnni takes no weights of type 'int4'\nHint: it takes int8 or int16 or uint8",
     ),
     "type of activations": (
         Override(nodes="*", activation="uint8"),
