@@ -23,7 +23,7 @@ from onnxq.config import parse_toml
 from tests.cli.conftest import RUNNER
 
 DOCS = Path(__file__).parents[2] / "docs"
-NOT_RUN = {"pip", "trtexec", "tensorrt_rtx", "mkdir", "make", "cd", "git", "jq"}
+NOT_RUN = {"pip", "trtexec", "tensorrt_rtx", "mkdir", "make", "cd", "git", "jq", "eval"}
 SUBPROCESSES = {"polygraphy", "python"}
 _BLOCK = re.compile(
     r"(?:<!-- not run: (?P<why>[^>]+) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
