@@ -4,6 +4,7 @@ Every variant runs the same batches in the same process, in short rounds that ta
 over the rounds, as a multiple of plain inference under onnxruntime's default session options. Sessions are made before
 the clock starts, for all variants alike; the first, cold round is not counted. `CPU` is the time of all threads of the
 process, which other work on the machine hardly disturbs; the waiting threads of a default session spin and count too.
+quantize_static's Entropy and Percentile keep every tensor: they run on few batches of two models.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from benches import machine
+from benches import calibration_memory, machine
 from benches.sections import RESULTS, write_section
 from onnxq import api
 from onnxq.calibration import runner
@@ -39,6 +40,10 @@ from tests.zoo import ZOO, ZooModel
 MODELS = ("yolov8n_320", "ppocrv4_rec", "efficientnet_lite0_224", "kwt1_speech_commands", "wordlang_transformer")
 BATCH_SIZES = (1, 8)
 STATIC = ("MinMax", "Entropy", "Percentile")
+HEAVY = ("Entropy", "Percentile")
+HEAVY_MODELS = ("efficientnet_lite0_224", "kwt1_speech_commands")
+HEAVY_BATCHES = 4
+PEER_TURNS = 4
 ROUND_SECONDS = 0.6
 MOST_BATCHES = 400
 
@@ -49,6 +54,7 @@ Variant = Callable[[], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     rows: list[list[str]] = []
+    memory: list[list[str]] = []
     for name in options.models:
         model = ZOO[name]
         if model.path() is None:
@@ -58,13 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made = _apart(name, size, options)
             print("\n".join(map(_line, made)), flush=True)
             rows += made
-    write_section(options.output, "calibration", section(rows))
+        memory += calibration_memory.rows(name)
+        print(_line(memory[-1]), flush=True)
+    write_section(options.output, "calibration", section(rows, memory))
     return 0 if rows else 1
 
 
 def _apart(name: str, size: int, options: argparse.Namespace) -> list[list[str]]:
     """The rows from a process of its own; peers that keep every tensor can have it killed, and are left out then."""
-    static, killed = list(options.static), list[str]()
+    light = name not in HEAVY_MODELS or size > 1
+    static, killed = [kind for kind in options.static if not (light and kind in HEAVY)], list[str]()
     while True:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             run = pool.submit(_bench_by_name, name, size, static, options.rounds, options.seconds)
@@ -96,8 +105,10 @@ def bench(model: ZooModel, size: int, static: Sequence[str], *, rounds: int, sec
             rows.append([model.name, str(size), name, f"fails: {failed[name]}", "", ""])
             continue
         own_wall, own_cpu = taken[name]
-        per_batch = f"{own_wall / batches * 1e3:.2f}"
-        rows.append([model.name, str(size), name, f"{own_wall / wall:.2f}", f"{own_cpu / cpu:.2f}", per_batch])
+        share = min(HEAVY_BATCHES, batches) / batches if name.endswith(HEAVY) else 1.0
+        per_batch = f"{own_wall / (batches * share) * 1e3:.2f}"
+        ratios = (f"{own_wall / share / wall:.2f}", f"{own_cpu / share / cpu:.2f}")
+        rows.append([model.name, str(size), name, *ratios, per_batch])
     return rows
 
 
@@ -141,7 +152,8 @@ def _variants(model: ZooModel, feeds: list[Feed], static: Sequence[str], folder:
         "**onnxq, full statistics**": onnxq(),
         "onnxq, every element counted": onnxq(full_histogram=True),
     }
-    return variants | {f"quantize_static {name}": _static(path, name, feeds, folder) for name in static}
+    fewer = {name: feeds[:HEAVY_BATCHES] if name in HEAVY else feeds for name in static}
+    return variants | {f"quantize_static {name}": _static(path, name, fewer[name], folder) for name in static}
 
 
 def _static(path: str, method: str, feeds: list[Feed], folder: Path) -> Variant:
@@ -213,8 +225,8 @@ def race(
     for turn in range(rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            # Peers that take many times as long get every fourth round.
-            if name.startswith("quantize_static") and turn % 4:
+            # What takes many times as long gets every fourth round.
+            if name.startswith(("quantize_static", "onnxq, every")) and turn % PEER_TURNS:
                 continue
             wall, cpu = time.perf_counter(), time.process_time()
             variants[name]()
@@ -225,13 +237,18 @@ def race(
     return {name: (float(q[0]), float(q[1])) for name, q in quartiles.items()}, failed
 
 
-def section(rows: list[list[str]]) -> str:
-    """The section of RESULTS.md."""
+def section(rows: list[list[str]], memory: list[list[str]]) -> str:
+    """The section of RESULTS.md: ratios of time, and peak memory."""
     facts = "\n".join(f"- {key}: {value}" for key, value in machine.facts().items())
     head = ["model", "batch", "", "x plain", "x plain, CPU", "ms a batch"]
     table = "\n".join(_line(row) for row in [head, ["---"] * len(head), *rows])
     text = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
-    return f"## Cost of calibration\n\nWritten by `python -m benches.calibration`. {text}\n\n{facts}\n\n{table}"
+    head = list(calibration_memory.HEAD)
+    peaks = "\n".join(_line(row) for row in [head, ["---"] * len(head), *memory])
+    return (
+        f"## Cost of calibration\n\nWritten by `python -m benches.calibration`. {text}\n\n{facts}\n\n{table}\n\n"
+        f"### Peak memory\n\n{' '.join(calibration_memory.EXPLAINED.split())}\n\n{peaks}"
+    )
 
 
 def _line(row: Sequence[str]) -> str:
@@ -254,7 +271,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"calibrators of quantize_static, of {','.join(STATIC)}; '' for none",
     )
     parser.add_argument("--rounds", type=int, default=40, help="rounds, at most")
-    parser.add_argument("--seconds", type=float, default=60.0, help="no further round begins after so long")
+    parser.add_argument("--seconds", type=float, default=20.0, help="no further round begins after so long")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose section is replaced")
     return parser.parse_args(arguments)
 

@@ -2,7 +2,7 @@
 
     python -m benches.calibration_memory MODEL plain|onnxq SAMPLES     prints megabytes: peak, tensors, histograms
 
-Samples are fed one at a time and made anew when they are fed. `plain` imports what `onnxq` imports.
+Samples are fed one at a time and made anew when they are fed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ from onnxq.planning.options import PlanOptions
 from tests.zoo import ZOO, Feed
 
 FEW, MANY = 50, 1000
+
+EXPLAINED = f"""
+Megabytes that a process has at most, in processes that load and plan the model and then do nothing else: plain inference
+of {MANY} samples, one at a time, and onnxq's collecting of full statistics over {FEW} and {MANY} of them. *taps*: all
+tapped tensors of one batch together; *histograms*: those of all tensors; *x allowed*: {MANY} samples as a multiple of
+plain inference, taps and histograms.
+"""
 DIFFERENT_SAMPLES = 16
 MEGABYTE = 1e6
 
@@ -60,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
             yield {n: a.copy() for n, a in feed.items()}
 
     path = str(model.path())
+    prepared = api.prepare(path, "ort-cpu", PlanOptions())
     taps = histograms = 0.0
     if what == "plain":
         options = ort.SessionOptions()
@@ -68,7 +76,6 @@ def main(arguments: Sequence[str]) -> int:
         for feed in feeds():
             session.run(None, feed)
         peak = _peak()
-        prepared = api.prepare(path, "ort-cpu", PlanOptions())
         names = in_graph_order(prepared.graph, prepared.plan.observed())
         inner = [n for n in names if not prepared.graph.is_input(n)]
         shapes = CollectOptions().session(with_output_shapes(prepared.graph, inner))
@@ -76,7 +83,6 @@ def main(arguments: Sequence[str]) -> int:
         taps = sum(tap_bytes(prepared.graph, inner, shapes, first).values()) / MEGABYTE
         histograms = len(names) * 2 * BINS * np.dtype(np.int64).itemsize / MEGABYTE
     else:
-        prepared = api.prepare(path, "ort-cpu", PlanOptions())
         data = open_data(feeds, inputs=InputSpecs.from_graph(prepared.graph))
         collect(prepared.graph, prepared.plan.observed(), data, digest="bench")
         peak = _peak()
