@@ -29,8 +29,8 @@ from tests.zoo import ZOO, Feed
 FEW, MANY = 50, 1000
 
 EXPLAINED = f"""
-Megabytes that a process has at most, in processes that load and plan the model and then do nothing else: plain inference
-of {MANY} samples, one at a time, and onnxq's collecting of full statistics over {FEW} and {MANY} of them. *taps*: all
+Megabytes that a process has at most, in processes that load and plan the model and do nothing else: plain inference of
+{MANY} samples, one at a time, and onnxq's collecting of full statistics over {FEW} and {MANY} of them. *taps*: all
 tapped tensors of one batch together; *histograms*: those of all tensors; *x allowed*: {MANY} samples as a multiple of
 plain inference, taps and histograms.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from unittest import mock
 
 import numpy as np
@@ -23,6 +24,7 @@ from onnxq.calibration.sources import open_data
 from onnxq.calibration.summaries import Tap, summarised
 from onnxq.calibration.summary_rows import RowLayout
 from onnxq.calibration.taps import SampleAxis, with_readable_outputs
+from onnxq.errors import DataError
 from onnxq.graph.view import Graph
 
 RNG = np.random.default_rng(0)
@@ -228,6 +230,21 @@ def test_a_batch_is_run_in_parts_that_fit(monkeypatch):
     monkeypatch.setattr(tap_reader, "PART_ELEMENTS", 50000)
     assert collect(graph, TAPS, data(graph, batch_size=6), digest="d") == whole
     assert sizes == [2, 2, 2]  # a sample takes 17 888 elements
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_two_runs_at_a_time_change_nothing(monkeypatch, batch_size):
+    graph = conv_net()
+    one = collect(graph, TAPS, data(graph, batch_size=batch_size), digest="d", options=CollectOptions(threads=1))
+    monkeypatch.setattr(tap_reader, "_SHORT_SECONDS", 0.0)
+    two = CollectOptions(threads=2)
+    assert collect(graph, TAPS, data(graph, batch_size=batch_size), digest="d", options=two) == one
+    bad = X.copy()
+    bad[2:5] = np.nan
+    with pytest.raises(DataError, match=r"^calibration batch 3: tensor 'x' holds NaN"):
+        collect(graph, TAPS, data(graph, bad), digest="d", options=two)
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("onnxq-runs")]
 
 
 @pytest.mark.usefixtures("small")
