@@ -163,7 +163,7 @@ def solve_from_ranges(  # noqa: PLR0913 - what parameters depend on
     ranges = with_joined_concats(graph, plan, ranges)
     for key, tensor in plan.tensors.items():
         if key in known:
-            table[key] = _safe(graph, tensor, known[key], target)
+            table[key] = safe_params(graph, tensor, known[key], target)
         elif isinstance(tensor.source, Observed):
             table[key] = _observed(ranges[key], tensor, tensor.source)
         elif isinstance(tensor.source, Fixed):
@@ -280,16 +280,16 @@ def _from_values(graph: Graph, tensor: TensorPlan, target: Target, *, clip_weigh
     values = constant_values(graph, tensor.name)
     if isinstance(tensor.source, FromValues) and tensor.source.amax is not None:
         ends = np.full(scale_shape(values.shape, tensor.spec), tensor.source.amax)
-        return _safe(graph, tensor, qparams_from_range(Range(rmin=-ends, rmax=ends), tensor.spec), target)
+        return safe_params(graph, tensor, qparams_from_range(Range(rmin=-ends, rmax=ends), tensor.spec), target)
     params = qparams_from_range(range_of_values(values, tensor.spec), tensor.spec)
     if tensor.spec.power_of_two:
         params = nearest_power_of_two(values, params)
     elif clip_weights and tensor.role is Role.WEIGHT:
         params = clipped_params(values, params)
-    return _safe(graph, tensor, params, target)
+    return safe_params(graph, tensor, params, target)
 
 
-def _safe(graph: Graph, tensor: TensorPlan, params: QuantParams, target: Target) -> QuantParams:
+def safe_params(graph: Graph, tensor: TensorPlan, params: QuantParams, target: Target) -> QuantParams:
     """`params`, widened where the target's kernels would overflow with the codes of a weight."""
     # Products of two unsigned types are added in 32 bits.
     plain = tensor.spec.qtype.name == "int8"

@@ -22,6 +22,7 @@ from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.recovery.float_rewrites import FLOAT_REWRITES, FloatRewrite
+from onnxq.recovery.reconstruction import reconstruct
 from onnxq.recovery.weight_rounding import round_weights
 from onnxq.targets.schema import Target
 
@@ -88,6 +89,18 @@ def _correct(solved: Solved, chosen: Graph) -> Graph:
     return correct_biases(solved.graph, solved.plan, solved.qparams, solved.samples, solved.options, chosen=chosen)
 
 
+def _reconstruct(solved: Solved, chosen: Graph) -> Graph:
+    return reconstruct(
+        solved.graph,
+        solved.plan,
+        solved.qparams,
+        solved.samples,
+        solved.options,
+        target=solved.target,
+        chosen=chosen,
+    )
+
+
 STEPS: tuple[Step, ...] = (
     Step(
         name="equalize",
@@ -110,10 +123,20 @@ STEPS: tuple[Step, ...] = (
     Step(
         name="bias", summary="biases take back the mean shift that rounding causes", adjust=_correct, needs_biases=True
     ),
+    Step(
+        name="reconstruct",
+        summary="layer after layer, weights and biases make up for the errors before them",
+        adjust=_reconstruct,
+        needs_biases=True,
+    ),
 )
 """Every step, in the order in which they run."""
 
-BUNDLES: dict[str, tuple[str, ...]] = {"none": (), "fast": ("bias",), "best": ("rounding", "bias")}
+BUNDLES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "fast": ("reconstruct",),
+    "best": ("rounding", "reconstruct"),
+}
 """Names for several steps at once."""
 
 

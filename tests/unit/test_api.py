@@ -62,7 +62,7 @@ def test_metadata_says_how_it_was_made(result: onnxq.QuantizeResult) -> None:
         "onnxq.version": onnxq.__version__,
         "onnxq.target": ORT,
         "onnxq.method": "auto",
-        "onnxq.recover": "bias",
+        "onnxq.recover": "reconstruct",
         "onnxq.data": result.stats.data_fingerprint,
         "onnxq.samples": "9",
         "onnxq.float_digest": result.plan.digest,
@@ -284,7 +284,7 @@ def test_statistics_without_data_leave_the_biases_and_say_so() -> None:
     given = onnxq.quantize(model(), data, target=ORT, stats=first.stats)
     assert again.model.graph != given.model.graph
     assert not any("no recovery" in note for note in given.report.notes)
-    assert "no recovery of accuracy (bias): that takes a few samples, data= (--data)" in again.report.notes
+    assert "no recovery of accuracy (reconstruct): that takes a few samples, data= (--data)" in again.report.notes
 
 
 # ---- where things are read from and written to ---------------------------------------------------------------------

@@ -76,7 +76,7 @@ _RANGE_OPTIONS = (
         default="fast",
         show_default=True,
         metavar="HOW",
-        help="What wins back accuracy: none, fast, best, or steps separated by commas (clip, rounding, bias).",
+        help="What wins back accuracy: none, fast, best, or steps separated by commas (clip, rounding, bias, ...).",
     ),
     click.option("--stats", type=options.FILE, help="Statistics of an earlier run: no inference for calibration."),
     click.option("--save-stats", type=options.FILE, help="Write the statistics, for later runs with --stats."),

@@ -1,0 +1,222 @@
+"""Layer after layer, weights and biases fitted to the rounded inputs that the layer will see.
+
+A layer computes y = W x + b. In the quantized model its input is x', with the errors of everything before it, and with
+weights rounded to W' it computes W' x' + b'. Here the float graph and its rounded form are walked side by side, and at
+each layer
+
+    W' = round(W + A),   A = the linear fit of W (x - x') on x'     (`least_squares`: what holds on other samples)
+    b' = b - E[W' x' - y]                                           over every position of the samples
+
+before the walk goes on with what the layer now gives. So each layer makes up for what went wrong before it, as far as
+its inputs tell: large areas of one value, all rounded in one direction, are the plainest case. Means alone are the
+empirical bias correction of arXiv 1906.04721, section 4.2; fitting to the inputs of the quantized network is that of
+arXiv 2504.02692, there within second-order rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.solve import QParamsTable, constant_values, safe_params
+from onnxq.graph.float_types import float_tensor
+from onnxq.graph.view import Graph
+from onnxq.numerics.arrays import fake_quantize
+from onnxq.passes.settle_types import runnable
+from onnxq.planning.plan import QuantPlan
+from onnxq.recovery.bias_correction import correct_biases
+from onnxq.recovery.least_squares import fitted
+from onnxq.recovery.patches import has_patches, sampled_patches, weight_from_rows, weight_rows
+from onnxq.recovery.shadow import rounded_form
+from onnxq.recovery.sites import Site, sites_of
+from onnxq.recovery.walk import NotKeptError, Walk
+from onnxq.targets.schema import Target
+
+KEPT_BYTES = 2**29
+"""What both walks may keep, 512 MiB; above it every other batch is let go, down to one."""
+
+_MOST_ROWS, _LEAST_ROWS = 4096, 512
+_ELEMENTS = 2**21
+"""Elements of the patches that a layer is fitted on, between the least and the most rows."""
+
+MOST_WEIGHTS_BYTES = 2**28
+"""Models with more weights to quantize than this (256 MiB in float) get corrected biases alone: copies take room."""
+
+_QUIET = 1e-3
+"""Layers whose inputs bring less noise than this share of their outputs' variance (30 dB) keep their weights."""
+
+_MOST_COLUMNS = 512
+"""Longer patches are fitted by the mean over the taps of the kernel: one unknown for each channel."""
+
+
+def reconstruct(  # noqa: PLR0913 - the parts of one run
+    graph: Graph,
+    plan: QuantPlan,
+    qparams: QParamsTable,
+    samples: Sequence[Batch],
+    options: CollectOptions,
+    *,
+    target: Target,
+    chosen: Graph | None = None,
+) -> Graph:
+    """A graph with other weights and biases, for the same parameters.
+
+    Args:
+        graph: The float graph of the plan, in which no two nodes share a bias; it is not changed.
+        plan: What will be quantized.
+        qparams: The parameters; what has none counts as not rounded.
+        samples: Batches to run; 32 samples are plenty.
+        options: How to run them.
+        target: The table the plan was made with: its guard against overflow holds for the new weights too.
+        chosen: The graph whose weights will be quantized, where earlier steps have changed them; it is not changed.
+
+    Raises:
+        DataError: onnxruntime fails on the samples.
+        ModelError: onnxruntime cannot load a part of a graph, or a weight holds NaN or Inf.
+    """
+    start = graph if chosen is None else chosen
+    order = {node.name: index for index, node in enumerate(graph.nodes)}
+    sites = sorted(sites_of(graph, plan), key=lambda site: order[site.node])
+    if not samples or not sites:
+        return start
+    elements = sum(math.prod(graph.initializers[name].dims) for name in {site.weight for site in sites})
+    if 4 * elements > MOST_WEIGHTS_BYTES:
+        return correct_biases(graph, plan, qparams, samples, options, chosen=chosen)
+    try:
+        return _Reconstruction(graph, plan, qparams, samples, options, target, start).run(sites)
+    except NotKeptError:
+        return correct_biases(graph, plan, qparams, samples, options, chosen=chosen)
+
+
+class _Reconstruction:
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of one run
+        self,
+        graph: Graph,
+        plan: QuantPlan,
+        qparams: QParamsTable,
+        samples: Sequence[Batch],
+        options: CollectOptions,
+        target: Target,
+        start: Graph,
+    ) -> None:
+        self._graph, self._plan, self._qparams, self._target = graph, plan, qparams, target
+        self._result = start.copy()
+        rounded = rounded_form(start, plan, qparams)
+        rounded.sort()
+        self._names = {node.name: list(node.input) for node in rounded.nodes}
+        self._outputs = {node.name: list(node.output) for node in rounded.nodes}
+        self._float = Walk(runnable(graph), samples, options)
+        self._rounded = Walk(runnable(rounded), samples, options)
+
+    def run(self, sites: Sequence[Site]) -> Graph:
+        for site in sites:
+            if self._can_be_fitted(site):
+                self._fit_weight(site)
+            if site.bias is not None:
+                self._fit_bias(site, site.bias)
+            if self._float.size_bytes + self._rounded.size_bytes > KEPT_BYTES and len(self._float.samples) > 1:
+                self._float.thin_out()
+                self._rounded.thin_out()
+        return self._result
+
+    def _can_be_fitted(self, site: Site) -> bool:
+        node, weight = self._graph.node(site.node), self._graph.initializers[site.weight]
+        plain = weight.data_type == TensorProto.FLOAT and site.weight in self._qparams
+        alone = len(self._graph.uses(site.weight)) == 1 and node.input[1] == site.weight
+        return plain and alone and has_patches(node, len(weight.dims))
+
+    def _fit_weight(self, site: Site) -> None:
+        node = self._graph.node(site.node)
+        data, wanted = self._patches(site)
+        if not (np.isfinite(data).all() and np.isfinite(wanted).all()):
+            return
+        rows = weight_rows(node, constant_values(self._graph, site.weight).astype(np.float64))
+        old = constant_values(self._result, site.weight)
+        old_rows = weight_rows(node, old.astype(np.float64)).transpose(0, 2, 1)
+        outputs = wanted @ rows.transpose(0, 2, 1)
+        errors = outputs - data @ old_rows
+        if errors.var(axis=1).sum() < _QUIET * outputs.var(axis=1).sum():
+            return
+        step = _fitted_rows(node.op_type, data, errors, old.shape)
+        if step is None:
+            return
+        new = old + weight_from_rows(node, step, old.shape).astype(np.float32)
+        new = self._guarded(site, new, old)
+        params = self._qparams[site.weight]
+        codes = [weight_rows(node, fake_quantize(w, params).astype(np.float64)) for w in (old, new)]
+        before, after = ((data @ w.transpose(0, 2, 1) - outputs).var(axis=1).sum() for w in codes)
+        if not after < before:
+            return
+        self._result.add_initializer(site.weight, float_tensor(new, TensorProto.FLOAT, site.weight))
+        name = self._names[site.node][1]
+        self._rounded.graph.add_initializer(name, float_tensor(fake_quantize(new, params), TensorProto.FLOAT, name))
+
+    def _patches(self, site: Site) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Patches of the rounded and of the float input, at the same places; float64, shape (g, n, K)."""
+        node = self._graph.node(site.node)
+        shape = tuple(int(d) for d in self._graph.initializers[site.weight].dims)
+        groups, _, size = weight_rows(node, np.empty(shape, np.bool_)).shape
+        rows = min(_MOST_ROWS, max(_LEAST_ROWS, _ELEMENTS // (groups * size)))
+        total = sum(batch.samples for batch in self._float.samples)
+        found = []
+        for walk, tensor in ((self._rounded, self._names[site.node][0]), (self._float, node.input[0])):
+            rng, parts = np.random.default_rng(0), []
+            for batch, values in zip(walk.samples, walk.advance(tensor), strict=True):
+                parts.append(sampled_patches(node, values, shape, -(-rows * batch.samples // total), rng))
+            found.append(np.concatenate(parts, axis=1))
+        return found[0], found[1]
+
+    def _guarded(self, site: Site, new: NDArray[np.float32], old: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`new`, but for channels that the target's kernels would overflow with."""
+        params, trial = self._qparams[site.weight], self._result.copy()
+        trial.add_initializer(site.weight, new)
+        scale = safe_params(trial, self._plan.tensors[site.weight], params, self._target).scale
+        if params.spec.axis is None or scale.shape != (new.shape[params.spec.axis],):
+            return new if np.array_equal(scale, params.scale) else old
+        shape = [-1 if axis == params.spec.axis else 1 for axis in range(new.ndim)]
+        return np.where((scale > params.scale).reshape(shape), old, new)
+
+    def _fit_bias(self, site: Site, bias: str) -> None:
+        """Take the mean shift of the node's output off its bias, and off what the walk goes on with."""
+        wanted = self._float.advance(self._graph.node(site.last).output[0])
+        output = self._outputs[site.last][0]
+        found = self._rounded.advance(output)
+        channel = found[0].ndim - 1 if self._graph.node(site.node).op_type == "MatMul" else 1
+        others = tuple(axis for axis in range(found[0].ndim) if axis != channel)
+        total = sum(batch.samples for batch in self._float.samples)
+        shift = np.zeros(found[0].shape[channel])
+        for batch, got, want in zip(self._float.samples, found, wanted, strict=True):
+            gap = np.subtract(got, want, dtype=np.float32)
+            shift += gap.mean(axis=others, dtype=np.float64) * (batch.samples / total)
+        if not np.isfinite(shift).all():
+            return
+        old = constant_values(self._result, bias)
+        # One number for all columns becomes a number for each.
+        shape = old.shape if old.size == shift.size else (*old.shape[:-1], shift.size)
+        value = np.broadcast_to(old.astype(np.float64), shape) - shift.reshape(shape)
+        self._result.add_initializer(bias, float_tensor(value, self._result.initializers[bias].data_type, bias))
+        along = [-1 if axis == channel else 1 for axis in range(found[0].ndim)]
+        self._rounded.replace(output, [_shifted(got, shift.reshape(along)) for got in found])
+
+
+def _fitted_rows(
+    op: str, data: NDArray[np.float64], errors: NDArray[np.float64], shape: tuple[int, ...]
+) -> NDArray[np.float64] | None:
+    """What to add to the weight, (g, m, K)."""
+    groups, rows, size = data.shape
+    taps = int(np.prod(shape[2:])) if op == "Conv" and size > _MOST_COLUMNS else 1
+    if taps == 1:
+        return fitted(data, errors)
+    found = fitted(data.reshape(groups, rows, size // taps, taps).mean(axis=-1), errors)
+    return None if found is None else np.repeat(found / taps, taps, axis=-1)
+
+
+def _shifted(values: NDArray[Any], shift: NDArray[np.float64]) -> NDArray[Any]:
+    return np.asarray(values - shift.astype(values.dtype))

@@ -1,0 +1,105 @@
+"""A graph run piece by piece over several batches: what later pieces read is kept, the rest let go.
+
+So constants of nodes that have not run yet may be changed between two pieces, each node runs once, and memory holds a
+cut through the graph rather than all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.runner import CollectOptions
+from onnxq.graph.cut import outside_reads, subgraph
+from onnxq.graph.messages import reads_of
+from onnxq.graph.view import Graph
+from onnxq.passes.settle_types import runnable
+
+
+class NotKeptError(Exception):
+    """A piece gives something that is no array (a sequence, an optional)."""
+
+
+class Walk:
+    """One graph on its way from inputs to outputs.
+
+    Args:
+        graph: The graph, in topological order. Its constants may change while it is walked, its nodes may not.
+        samples: Batches to run.
+        options: How to run them.
+    """
+
+    def __init__(self, graph: Graph, samples: Sequence[Batch], options: CollectOptions) -> None:
+        self.graph = graph
+        self.samples = list(samples)
+        self._options = options
+        self._kept: list[dict[str, NDArray[Any]]] = [dict(batch.arrays) for batch in samples]
+        self._done: set[str] = set()
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of everything that is kept."""
+        return sum(array.nbytes for one in self._kept for array in one.values())
+
+    def thin_out(self) -> None:
+        """Let go of every other batch."""
+        self.samples, self._kept = self.samples[::2], self._kept[::2]
+
+    def advance(self, tensor: str) -> list[NDArray[Any]]:
+        """The values of `tensor`, one array for each batch; what it depends on runs, as far as it has not yet.
+
+        Raises:
+            NotKeptError: a tensor on the way cannot be kept.
+            DataError: onnxruntime fails on the samples.
+            ModelError: onnxruntime cannot load the piece.
+        """
+        piece = self._missing(tensor)
+        if piece:
+            self._run(piece, tensor)
+        found = [one[tensor] for one in self._kept]
+        for one in self._kept:
+            for name in [n for n in one if not self._is_read_later(n)]:
+                del one[name]
+        return found
+
+    def replace(self, tensor: str, values: Sequence[NDArray[Any]]) -> None:
+        """Go on with other values of a tensor that was computed."""
+        for one, value in zip(self._kept, values, strict=True):
+            if tensor in one:
+                one[tensor] = value
+
+    def _missing(self, tensor: str) -> list[str]:
+        """Nodes that `tensor` depends on and that have not run, in topological order."""
+        found: set[str] = set()
+        stack = [tensor]
+        while stack:
+            node = self.graph.producer(stack.pop())
+            if node is not None and node.name not in self._done and node.name not in found:
+                found.add(node.name)
+                stack += [name for name, _ in reads_of(node)]
+        return [node.name for node in self.graph.nodes if node.name in found]
+
+    def _run(self, piece: Sequence[str], tensor: str) -> None:
+        inside = set(piece)
+        made = [t for name in piece for t in self.graph.node(name).output if t]
+        outputs = [t for t in made if t == tensor or any(use.node not in inside for use in self.graph.uses(t))]
+        reads = outside_reads(self.graph, piece)
+        types = {t: helper.np_dtype_to_tensor_dtype(self._kept[0][t].dtype) for t in reads}
+        part = subgraph(self.graph, piece, outputs, types=types)
+        part.prune()
+        session = self._options.session(runnable(part))
+        inputs = list(part.inputs)
+        for one, batch in zip(self._kept, self.samples, strict=True):
+            values = session.run({name: one[name] for name in inputs}, where=batch.label)
+            if not all(isinstance(value, np.ndarray) for value in values):
+                raise NotKeptError(tensor)
+            one.update(zip(session.output_names, values, strict=True))
+        self._done |= inside
+
+    def _is_read_later(self, tensor: str) -> bool:
+        return any(use.node not in self._done for use in self.graph.uses(tensor))

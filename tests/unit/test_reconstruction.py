@@ -1,0 +1,147 @@
+"""Layers that make up for the errors before them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.solve import QParamsTable, safe_params, solve_from_ranges
+from onnxq.calibration.sources import open_data
+from onnxq.graph.shapes import infer_shapes
+from onnxq.graph.view import Graph
+from onnxq.numerics.qparams import Range
+from onnxq.passes.give_biases import GiveBiases
+from onnxq.planning.options import FULL, PlanOptions
+from onnxq.planning.plan import QuantPlan, Role
+from onnxq.planning.planner import make_plan
+from onnxq.recovery import reconstruction
+from onnxq.recovery.bias_correction import correct_biases
+from onnxq.recovery.reconstruction import reconstruct
+from onnxq.recovery.shadow import rounded_form
+from onnxq.recovery.walk import Walk
+from onnxq.targets import TARGETS
+from tests.graphs import computed, graph_of, normal
+
+OPTIONS = CollectOptions(threads=1)
+CHAIN = """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
+    a = Conv<pads=[1,1,1,1]>(x, w1)  b = Relu(a)  c = Conv(b, w2)  d = Relu(c)  y = Conv(d, w3)
+}"""
+
+
+def chain() -> Graph:
+    graph = graph_of(CHAIN, w1=normal(16, 16, 3, 3), w2=normal(16, 16, 1, 1, seed=2), w3=normal(16, 16, 1, 1, seed=3))
+    infer_shapes(graph)
+    GiveBiases().run(graph)
+    return graph
+
+
+def solved(graph: Graph, target: str) -> tuple[QuantPlan, QParamsTable]:
+    """A plan, and ranges five times too wide: the errors are large and lie in a few directions."""
+    plan = make_plan(graph, TARGETS[target], options=PlanOptions(placement=FULL), digest="")
+    ranges = {name: Range.of(-300.0, 300.0) for name in plan.observed()}
+    return plan, solve_from_ranges(graph, plan, ranges, TARGETS[target])
+
+
+def batches(graph: Graph, *seeds: int) -> list[Batch]:
+    # Half of each image is one value, as paper is around a line of text.
+    arrays = [np.abs(normal(4, 16, 8, 8, seed=seed)) for seed in seeds]
+    for array in arrays:
+        array[..., 4:] = np.linspace(0.1, 0.9, 16, dtype=np.float32)[:, None, None]
+    return list(open_data([{"x": array} for array in arrays], inputs=InputSpecs.from_graph(graph)).stream())
+
+
+def noise(graph: Graph, chosen: Graph, plan: QuantPlan, params: QParamsTable, data: list[Batch]) -> float:
+    """Noise to signal at the output, each channel's mean included."""
+    total = signal = 0.0
+    rounded = rounded_form(chosen, plan, params)
+    for batch in data:
+        want: Any = computed(graph, batch.arrays)[0]
+        total += float(np.square(computed(rounded, batch.arrays)[0] - want).sum())
+        signal += float(np.square(want).sum())
+    return total / signal
+
+
+@pytest.mark.parametrize("target", ["ort-x64-vnni", "tensorrt"])
+def test_the_output_is_nearer_to_float_than_with_corrected_biases_on_other_samples(target: str) -> None:
+    graph = chain()
+    plan, params = solved(graph, target)
+    samples, others = batches(graph, *range(8)), batches(graph, 100, 101)
+    fitted = reconstruct(graph, plan, params, samples, OPTIONS, target=TARGETS[target])
+    biased = correct_biases(graph, plan, params, samples, OPTIONS)
+    # 1 dB at least: the fit is of the systematic part alone.
+    assert noise(graph, fitted, plan, params, others) < 0.8 * noise(graph, biased, plan, params, others)
+
+
+def test_the_mean_of_each_channel_of_the_output_is_floats() -> None:
+    graph = chain()
+    plan, params = solved(graph, "tensorrt")
+    samples = batches(graph, *range(4))
+    fitted = rounded_form(reconstruct(graph, plan, params, samples, OPTIONS, target=TARGETS["tensorrt"]), plan, params)
+    gaps = [computed(fitted, b.arrays)[0] - computed(graph, b.arrays)[0] for b in samples]
+    scale = max(float(np.abs(computed(graph, b.arrays)[0]).max()) for b in samples)
+    # Float32 sums over 64 positions; without the last bias the shift is a hundred times as large.
+    assert float(np.abs(np.mean(gaps, axis=(0, 1, 3, 4))).max()) < 1e-5 * scale
+
+
+def test_new_weights_keep_what_the_kernel_can_add() -> None:
+    """On x64 without VNNI a pair of codes that grew too large would saturate."""
+    graph, target = chain(), TARGETS["ort-x64-avx2"]
+    plan, params = solved(graph, "ort-x64-avx2")
+    fitted = reconstruct(graph, plan, params, batches(graph, *range(4)), OPTIONS, target=target)
+    weights = {key: t for key, t in plan.tensors.items() if t.role is Role.WEIGHT}
+    changed = [key for key in weights if not np.array_equal(fitted.constant(key), graph.constant(key))]  # type: ignore[arg-type]
+    assert changed
+    for key, tensor in weights.items():
+        np.testing.assert_array_equal(safe_params(fitted, tensor, params[key], target).scale, params[key].scale)
+
+
+def test_the_float_graph_is_not_changed_and_nothing_happens_without_samples() -> None:
+    graph = chain()
+    plan, params = solved(graph, "tensorrt")
+    before = graph.to_model().SerializeToString(deterministic=True)
+    reconstruct(graph, plan, params, batches(graph, 1), OPTIONS, target=TARGETS["tensorrt"])
+    assert graph.to_model().SerializeToString(deterministic=True) == before
+    assert reconstruct(graph, plan, params, [], OPTIONS, target=TARGETS["tensorrt"]) is graph
+
+
+def test_batches_are_let_go_where_the_walks_keep_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = chain()
+    plan, params = solved(graph, "tensorrt")
+    left = []
+    thin_out = Walk.thin_out
+
+    def counted(walk: Walk) -> None:
+        thin_out(walk)
+        left.append(len(walk.samples))
+
+    monkeypatch.setattr(Walk, "thin_out", counted)
+    monkeypatch.setattr(reconstruction, "KEPT_BYTES", 1)
+    reconstruct(graph, plan, params, batches(graph, *range(4)), OPTIONS, target=TARGETS["tensorrt"])
+    assert left == [2, 2, 1, 1]
+
+
+def test_a_walk_runs_each_node_once_and_keeps_only_what_is_read_later() -> None:
+    graph = chain()
+    walk = Walk(graph, batches(graph, 1), OPTIONS)
+    (got,) = walk.advance("b")
+    assert got.min() == 0.0
+    assert walk.size_bytes == got.nbytes
+    walk.replace("b", [np.zeros_like(got)])
+    (end,) = walk.advance("y")
+    assert float(np.abs(end).max()) == 0.0
+
+
+def test_models_with_many_weights_get_corrected_biases_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = chain()
+    plan, params = solved(graph, "tensorrt")
+    samples = batches(graph, *range(4))
+    monkeypatch.setattr(reconstruction, "MOST_WEIGHTS_BYTES", 4 * (16 * 16 * 11) - 1)
+    found = reconstruct(graph, plan, params, samples, OPTIONS, target=TARGETS["tensorrt"])
+    wanted = correct_biases(graph, plan, params, samples, OPTIONS)
+    for name, proto in wanted.initializers.items():
+        assert found.initializers[name] == proto
