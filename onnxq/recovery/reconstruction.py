@@ -42,8 +42,8 @@ from onnxq.targets.schema import Target
 KEPT_BYTES = 2**29
 """What both walks may keep, 512 MiB; above it every other batch is let go, down to one."""
 
-_MOST_ROWS, _LEAST_ROWS = 4096, 512
-_ELEMENTS = 2**21
+_MOST_ROWS, _LEAST_ROWS = 2048, 512
+_ELEMENTS = 2**20
 """Elements of the patches that a layer is fitted on, between the least and the most rows."""
 
 MOST_WEIGHTS_BYTES = 2**28
@@ -53,7 +53,8 @@ _QUIET = 1e-3
 """Layers whose inputs bring less noise than this share of their outputs' variance (30 dB) keep their weights."""
 
 _MOST_COLUMNS = 512
-"""Longer patches are fitted by the mean over the taps of the kernel: one unknown for each channel."""
+"""Longer patches are fitted by the mean over the taps of the kernel, one unknown for each channel; layers with more
+channels than this keep their weights: their errors average out, and the fit would cost more than it gives."""
 
 
 def reconstruct(  # noqa: PLR0913 - the parts of one run
@@ -130,7 +131,10 @@ class _Reconstruction:
         node, weight = self._graph.node(site.node), self._graph.initializers[site.weight]
         plain = weight.data_type == TensorProto.FLOAT and site.weight in self._qparams
         alone = len(self._graph.uses(site.weight)) == 1 and node.input[1] == site.weight
-        return plain and alone and has_patches(node, len(weight.dims))
+        if not (plain and alone and has_patches(node, len(weight.dims))):
+            return False
+        size = int(weight_rows(node, np.empty(tuple(weight.dims), np.bool_)).shape[-1])
+        return size // _taps(node.op_type, size, weight.dims) <= _MOST_COLUMNS
 
     def _fit_weight(self, site: Site) -> None:
         node = self._graph.node(site.node)
@@ -211,11 +215,16 @@ def _fitted_rows(
 ) -> NDArray[np.float64] | None:
     """What to add to the weight, (g, m, K)."""
     groups, rows, size = data.shape
-    taps = int(np.prod(shape[2:])) if op == "Conv" and size > _MOST_COLUMNS else 1
+    taps = _taps(op, size, shape)
     if taps == 1:
         return fitted(data, errors)
     found = fitted(data.reshape(groups, rows, size // taps, taps).mean(axis=-1), errors)
     return None if found is None else np.repeat(found / taps, taps, axis=-1)
+
+
+def _taps(op: str, size: int, shape: Sequence[int]) -> int:
+    """Columns of a patch that share an unknown."""
+    return math.prod(shape[2:]) if op == "Conv" and size > _MOST_COLUMNS else 1
 
 
 def _shifted(values: NDArray[Any], shift: NDArray[np.float64]) -> NDArray[Any]:
