@@ -24,10 +24,10 @@ DRAFT = "onnxq-draft:"
 outside may say so."""
 
 _CHUNK_BYTES = 2**22
-# Types of which several elements share a byte; older versions of onnx lack some.
+# Types of which several elements share a byte, and bfloat16, which older versions of onnx hold in float32; they lack some.
 BITS = {
     getattr(TensorProto, name): bits
-    for bits, names in ((4, ("INT4", "UINT4", "FLOAT4E2M1")), (2, ("INT2", "UINT2")))
+    for bits, names in ((16, ("BFLOAT16",)), (4, ("INT4", "UINT4", "FLOAT4E2M1")), (2, ("INT2", "UINT2")))
     for name in names
     if hasattr(TensorProto, name)
 }
