@@ -24,7 +24,7 @@ DRAFT = "onnxq-draft:"
 outside may say so."""
 
 _CHUNK_BYTES = 2**22
-# Types of which several elements share a byte (older onnx lacks some), and bfloat16, which older onnx takes for float32.
+# Types of which several elements share a byte, some unknown to older onnx, and bfloat16, which it takes for float32.
 BITS = {
     getattr(TensorProto, name): bits
     for bits, names in ((16, ("BFLOAT16",)), (4, ("INT4", "UINT4", "FLOAT4E2M1")), (2, ("INT2", "UINT2")))
