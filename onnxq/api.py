@@ -240,6 +240,8 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
         output=output_name,
         seconds=search_seconds,
     )
+    if budget is not None:
+        recovery = recovery.layer_by_layer()
     options = CollectOptions(
         threads=threads,
         providers=providers,

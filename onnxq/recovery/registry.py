@@ -164,6 +164,10 @@ class Recovery:
     def names(self) -> tuple[str, ...]:
         return tuple(step.name for step in self.steps)
 
+    def layer_by_layer(self) -> Recovery:
+        """The same for models in which layers may yet go back to float: what a layer gets depends on no other layer."""
+        return Recovery.of(tuple({"reconstruct": "bias"}.get(name, name) for name in self.names))
+
     @property
     def needs_biases(self) -> bool:
         return any(step.needs_biases for step in self.steps)
