@@ -1,89 +1,45 @@
-"""The public functions, and the one place that knows the order of the stages.
+"""The public functions.
 
-    load -> normalise -> plan -> collect -> solve -> rewrite -> verify
-
-Each stage is a function of its own. Only loading and saving touch the disk, the caller's objects are never changed, and
-an output file appears whole or not at all.
+The order of the stages is in `static_stages.py`, `dynamic_stages.py` and `weight_stages.py`, one for each mode.
+Only loading and saving touch the disk, the caller's objects are never changed, and an output file appears whole or not
+at all.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from onnxq.arguments import check_output_is_no_input, check_overrides, check_rewrites, check_sources
 from onnxq.calibrating import calibrate
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import Layout
-from onnxq.calibration.kept import keep_first
-from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.progress import Progress
-from onnxq.calibration.providers import provider_names
-from onnxq.calibration.runner import CollectOptions, NonFinite
-from onnxq.calibration.solve import replaced_note, solve_from_ranges
+from onnxq.calibration.runner import NonFinite
 from onnxq.calibration.statistics import StatsTable
-from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
-from onnxq.detailing import Calibrated, details_of
 from onnxq.evaluation.metrics import Function
-from onnxq.facts import (
-    Clock,
-    Counted,
-    counted_share,
-    incomplete,
-    is_made_up,
-    metadata_of,
-    path_of,
-    source_name,
-    unrecovered,
-)
 from onnxq.graph.model import (
     ModelSource,
-    save_model,
-    set_metadata,
-    size_bytes,
 )
-from onnxq.graph.saving import check_output, data_file, file_for_weights, needs_data_file, self_contained
-from onnxq.graph.view import Graph
-from onnxq.graph.weights_file import name_file
-from onnxq.mode_stages import quantize_without_calibration
+from onnxq.mode_stages import quantize_in_mode
 from onnxq.modes import STATIC, check_mode
-from onnxq.nested_stages import NestedRun, check_plan, readable_for
-from onnxq.planning.macs import plan_with_macs
-from onnxq.planning.options import FAST, Ends, PlanOptions
+from onnxq.planning.options import FAST, Ends
 from onnxq.planning.overrides import Override
-from onnxq.recorded_options import OPTIONS_KEY, record_options
-from onnxq.recovery.registry import Recovery, Solved
-from onnxq.report.build import RunFacts, build_report
-from onnxq.report.report import DataFacts
+from onnxq.recorded_options import record_options
 from onnxq.result import QuantizeResult
-from onnxq.search.budget import budget_from
-from onnxq.search.candidates import Candidates
-from onnxq.search.mixed import checks_of, notes_of, search_if_asked
-from onnxq.search.reading import Reading
-from onnxq.search.wider import wider_for, with_step
-from onnxq.stages import DEFAULT_RECOVERY, expected_int8, find_ranges, of_rescaled, prepare, read_through, rescaled
+from onnxq.stages import DEFAULT_RECOVERY
 from onnxq.targets import ORT_CPU, TargetSource
-from onnxq.training import TRAINING, known_from_training, refuse_other_scales, widened
-from onnxq.tuned import check_tuning, for_all_placements, tune_placement
-from onnxq.tuning.search import DEFAULT_SECONDS, Racing
-from onnxq.verification.verify import verify_model
+from onnxq.tuning.search import DEFAULT_SECONDS
 from onnxq.verifying import verify
 
 __all__ = ["calibrate", "quantize", "verify"]
 
 DEFAULT_METHOD = "auto"
 
-HELD_OUT_BATCHES = 8
-"""Batches set aside from calibration, where the data allows it, to compare float and int8 on."""
-
 ProgressCallback = Callable[[Progress], None]
 
 
-def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the user
+def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     data: Any = None,
     *,
@@ -222,175 +178,4 @@ def quantize(  # noqa: PLR0913, PLR0915 - one keyword for each choice of the use
     """
     given = dict(locals())
     check_mode(mode, quantize, given)
-    if mode != STATIC:
-        return quantize_without_calibration(mode, given, record_options(quantize, given))
-    recovery = Recovery.of(recover)
-    clock = Clock()
-    ranging = method_from_name(method, percentile=percentile, momentum=momentum)
-    cache = None if tensorrt_cache is None else load_tensorrt_cache(tensorrt_cache)
-    check_sources(ranging, stats, cache)
-    check_tuning(tune, tune_seconds, ranging, cache)
-    budget = budget_from(
-        max_drop=max_drop,
-        min_sqnr=min_sqnr,
-        min_cosine=min_cosine,
-        metric=metric,
-        labels=labels,
-        data=eval_data,
-        output=output_name,
-        seconds=search_seconds,
-    )
-    if budget is not None:
-        recovery = recovery.layer_by_layer()
-    options = CollectOptions(
-        threads=threads,
-        providers=providers,
-        nonfinite=nonfinite,
-        full_histogram=full_histogram,
-        memory_limit=memory_limit,
-    )
-    check_output_is_no_input(output, data=data, tensorrt_cache=tensorrt_cache)
-    if output is not None:
-        check_output(Path(output), force=force)
-    wanted = PlanOptions.of(
-        *(exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides, placement),
-        *(activations, weights),
-    )
-    wanted = with_step(wanted, target, budget)
-    prepared = prepare(model, target, wanted, recovery)
-    refuse_other_scales(prepared, cache)
-    check_overrides(prepared.plan, ranging, cache)
-    check_plan(prepared)
-    check_rewrites(recovery, stats, cache, trained=prepared.trained is not None)
-    clock.lap("plan")
-    reading = Reading(batch_size=batch_size, limit=limit, layout=layout, images=images)
-    batches = reading.open(prepared.source, data, budget)
-    calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
-    calibration = readable_for(prepared, calibration)
-    prepared, calibration, rescalings = rescaled(prepared, recovery, calibration, options)
-    calibration, samples = keep_first(calibration)
-    observed = prepared if tune is None else for_all_placements(prepared, wanted)
-    if prepared.trained is not None and stats is None and cache is None:
-        known = known_from_training(observed, data, calibration, ranging, options, progress)
-    else:
-        known = find_ranges(observed, calibration, ranging, options, stats=stats, cache=cache, progress=progress)
-    if data is not None and (stats is not None or cache is not None):
-        read_through(calibration)
-    clock.lap("calibrate")
-    tuning = None
-    if tune is not None:
-        racing = Racing(seconds=tune_seconds, threads=threads, progress=tune_progress)
-        prepared, tuning = tune_placement(prepared, wanted, known.ranges, held_out, racing)
-        clock.lap("tune")
-    known = of_rescaled(known, recovery)
-    trained = prepared.trained
-    qparams = solve_from_ranges(
-        prepared.graph,
-        prepared.plan,
-        known.ranges,
-        prepared.target,
-        None if trained is None else trained.params,
-        clip_weights=recovery.clips_weights,
-    )
-    # A training has settled its weights and biases itself.
-    solved = Solved(
-        graph=prepared.graph,
-        plan=prepared.plan,
-        qparams=qparams,
-        samples=samples if trained is None else (),
-        options=options,
-        target=prepared.target,
-        progress=progress,
-    )
-    nested_run = NestedRun(
-        prepared=prepared, method=ranging, options=options, stats=stats, recovery=recovery, data=data
-    )
-    graph, inside = nested_run.apply(recovery.adjusted(solved), calibration)
-    clock.lap("recover")
-    wider = wider_for(prepared, wanted, known.stats, ranging, clip_weights=recovery.clips_weights)
-    candidates = Candidates(prepared=prepared, options=wanted, qparams=qparams, recovered=graph, wider=wider)
-    chosen, found = search_if_asked(
-        budget,
-        candidates,
-        samples,
-        partial(reading.judged, prepared.source, data, batches),
-        options,
-        progress,
-        clock,
-    )
-    made_up = is_made_up(data, stats, cache) and known.label != TRAINING
-    path = None if output is None else Path(output)
-    with file_for_weights(path, prepared.source.initializers.values()) as file:
-        quantized = chosen.quantized(file)
-        result = quantized.to_model()
-        if file is None:
-            result = self_contained(result, quantized.base_dir)
-        else:
-            file.take(result.graph.initializer, quantized.base_dir)
-        set_metadata(result, metadata_of(chosen.plan, known, recovery, synthetic=made_up))
-        set_metadata(result, {OPTIONS_KEY: record_options(quantize, given)})
-        clock.lap("rewrite")
-        feeds = Counted(held_out, progress)
-        beside = file is not None or needs_data_file(result)
-        verification = verify_model(
-            prepared.source,
-            Graph(result, quantized.base_dir),
-            feeds,
-            prepared.plan.target,
-            expected_int8=expected_int8(prepared, inside.with_outer(chosen.plan)),
-            engine=prepared.target.engine,
-        )
-        facts = RunFacts(
-            method=known.label,
-            size_before_bytes=size_bytes(model, prepared.source),
-            size_after_bytes=size_bytes(result, quantized),
-            data=DataFacts(
-                source=source_name(data),
-                samples=known.stats.samples,
-                held_out_samples=feeds.samples,
-                synthetic=made_up,
-                synthetic_comparison=data is None,
-                from_statistics=stats is not None,
-                counted_share=counted_share(known.stats),
-                providers=("cpu",) if providers is None or stats is not None else provider_names(providers),
-            ),
-            output_path=None if path is None else str(path),
-            float_path=path_of(model),
-            output_data_path=str(data_file(path)) if path is not None and beside else None,
-            warnings=(*incomplete(known.stats), *batches.warnings),
-            notes=(
-                *chosen.plan.notes,
-                *replaced_note(known.label, known.replaced),
-                *rescalings,
-                *inside.notes(),
-                *batches.notes,
-                *(unrecovered(recovery, samples) if trained is None else (*trained.notes, *widened(prepared, qparams))),
-                *notes_of(found),
-            ),
-            seconds=clock.seconds,
-        )
-        plan = plan_with_macs(inside.with_outer(chosen.plan), prepared.graph, feeds.shapes)
-        qparams = {**chosen.qparams, **inside.qparams}
-        inner = None
-        if details:
-            calibrated = Calibrated(plan=plan, stats=known.stats, qparams=qparams, search=found, method=known.label)
-            inner = details_of(
-                prepared.graph, quantized, verification, prepared.target, calibrated=calibrated, progress=progress
-            )
-        report = build_report(
-            verification, facts, plan=plan, qparams=qparams, extra_checks=checks_of(found), details=inner
-        )
-        if path is not None:
-            written = save_model(result, path, force=force, base_dir=quantized.base_dir, weights=file)
-            name_file(result.graph.initializer, data_file(path).name)
-            report = replace(report, size_after_bytes=written)
-        return QuantizeResult(
-            model=result,
-            plan=plan,
-            stats=inside.added_to(known.stats),
-            qparams=qparams,
-            report=report,
-            output=path,
-            search=found,
-            tuning=tuning,
-        )
+    return quantize_in_mode(mode, given, record_options(quantize, given))

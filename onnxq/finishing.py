@@ -1,4 +1,4 @@
-"""The end of the modes that need no calibration: metadata, verification, report, and the file."""
+"""What all modes begin and end with: the request, and metadata, verification, report and file of a quantized model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnxq.calibration.batches import Batches
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import Layout
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.detailing import Calibrated, details_of
 from onnxq.errors import ModelError
 from onnxq.facts import Clock, Counted, path_of, source_name
@@ -29,8 +30,10 @@ from onnxq.report.build import RunFacts, build_report
 from onnxq.report.details import Details
 from onnxq.report.report import DataFacts
 from onnxq.result import QuantizeResult
+from onnxq.search.mixed import SearchResult
 from onnxq.stages import open_batches
 from onnxq.targets.schema import Target
+from onnxq.tuning.search import Tuning
 from onnxq.verification.check import Check
 from onnxq.verification.verify import VerifyResult, verify_model
 from onnxq.version import VERSION
@@ -93,14 +96,21 @@ class Made:
         planned: The graph of the plan.
         quantized: The quantized graph.
         plan: What was decided.
-        qparams: Parameters of its weights.
+        qparams: Parameters by key of the plan.
         expected: Nodes that the engine must be seen to run on codes.
         expected_weights: Nodes whose weights it must be seen to read in few bits.
         metadata: Entries beside those that every model gets.
         label: What the report calls the method.
         checks: Questions that were asked and answered already.
+        warnings: What the user has to know.
         notes: Facts worth knowing.
         qualities: How near each weight's codes are, by key of the plan.
+        held_out: Batches to compare both models on; None reads the data of the request.
+        data: What the ranges come from; None where nothing was calibrated.
+        stats: Statistics of the activations of `planned`; None likewise.
+        inner_stats: Those of the graphs inside it, by tensor.
+        search: What the search for layers to leave in float found, if there was one.
+        tuning: What racing placements found, if there was a race.
     """
 
     source: Graph
@@ -113,14 +123,26 @@ class Made:
     metadata: Mapping[str, str]
     label: str
     checks: tuple[Check, ...] = ()
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     qualities: Mapping[str, Quality] = field(default_factory=dict)
+    held_out: Batches | None = None
+    data: DataFacts | None = None
+    stats: StatsTable | None = None
+    inner_stats: Mapping[str, TensorStats] = field(default_factory=dict)
+    search: SearchResult | None = None
+    tuning: Tuning | None = None
 
     def entries(self, request: Request) -> dict[str, str]:
         """What the model says of itself."""
         plan = self.plan
         known = {"onnxq.version": VERSION, "onnxq.target": plan.target, "onnxq.float_digest": plan.digest}
         return {**known, OPTIONS_KEY: request.options, **self.metadata}
+
+    @property
+    def known_stats(self) -> StatsTable:
+        """Statistics of the activations; of none where nothing was calibrated."""
+        return self.stats or StatsTable(tensors={}, digest=self.plan.digest, samples=0)
 
 
 def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None = None) -> QuantizeResult:
@@ -144,9 +166,9 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
     else:
         file.take(result.graph.initializer, made.quantized.base_dir)
     set_metadata(result, made.entries(request))
-    batches = request.feeds(made.source)
-    feeds = Counted(batches, request.progress)
     clock.lap("rewrite")
+    batches = request.feeds(made.source) if made.held_out is None else made.held_out
+    feeds = Counted(batches, request.progress)
     verification = verify_model(
         made.source,
         Graph(result, made.quantized.base_dir),
@@ -162,18 +184,12 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         method=made.label,
         size_before_bytes=size_bytes(request.model, made.source),
         size_after_bytes=size_bytes(result, made.quantized),
-        data=DataFacts(
-            source=source_name(request.data),
-            samples=0,
-            held_out_samples=feeds.samples,
-            synthetic=False,
-            synthetic_comparison=request.data is None,
-        ),
+        data=replace(_data_facts(made, request), held_out_samples=feeds.samples),
         output_path=None if path is None else str(path),
         float_path=path_of(request.model),
         output_data_path=str(data_file(path)) if path is not None and beside else None,
-        warnings=batches.warnings,
-        notes=(*plan.notes, *made.notes, *batches.notes),
+        warnings=(*made.warnings, *batches.warnings),
+        notes=(*plan.notes, *batches.notes, *made.notes),
         seconds=clock.seconds,
     )
     measured = plan_with_macs(plan, made.planned, feeds.shapes)
@@ -190,13 +206,32 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         written = save_model(result, path, force=request.force, base_dir=made.quantized.base_dir, weights=file)
         name_file(result.graph.initializer, data_file(path).name)
         report = replace(report, size_after_bytes=written)
-    stats = StatsTable(tensors={}, digest=plan.digest, samples=0)
-    return QuantizeResult(model=result, plan=measured, stats=stats, qparams=made.qparams, report=report, output=path)
+    stats = made.known_stats
+    return QuantizeResult(
+        model=result,
+        plan=measured,
+        stats=replace(stats, tensors={**stats.tensors, **made.inner_stats}) if made.inner_stats else stats,
+        qparams=made.qparams,
+        report=report,
+        output=path,
+        search=made.search,
+        tuning=made.tuning,
+    )
+
+
+def _data_facts(made: Made, request: Request) -> DataFacts:
+    """What the ranges come from; how many samples the errors are of is not known yet."""
+    return made.data or DataFacts(
+        source=source_name(request.data),
+        samples=0,
+        held_out_samples=0,
+        synthetic=False,
+        synthetic_comparison=request.data is None,
+    )
 
 
 def _details(made: Made, plan: QuantPlan, request: Request, verification: VerifyResult) -> Details:
-    stats = StatsTable(tensors={}, digest=plan.digest, samples=0)
-    known = Calibrated(plan=plan, stats=stats, qparams=made.qparams, method=made.label)
+    known = Calibrated(plan=plan, stats=made.known_stats, qparams=made.qparams, search=made.search, method=made.label)
     return details_of(
         made.planned, made.quantized, verification, request.target, calibrated=known, progress=request.progress
     )

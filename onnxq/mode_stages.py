@@ -1,4 +1,4 @@
-"""The modes other than "static": from the arguments of `onnxq.quantize` to the stages of a mode."""
+"""From the arguments of `onnxq.quantize` to the stages of a mode."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.arguments import check_output_is_no_input
+from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
 from onnxq.dynamic_stages import quantize_dynamic
 from onnxq.finishing import Request
 from onnxq.graph.saving import check_output
-from onnxq.modes import DYNAMIC
+from onnxq.modes import DYNAMIC, STATIC
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.weight_form import WeightForm
+from onnxq.recovery.registry import Recovery
 from onnxq.result import QuantizeResult
+from onnxq.search.budget import budget_from
+from onnxq.static_stages import Choices, quantize_static
 from onnxq.targets import resolve_target
 from onnxq.weight_stages import quantize_weights
 
@@ -22,49 +27,96 @@ _PLACEMENT = (
     "exclude", "exclude_ops", "exclude_between", "include", "include_ops", "include_between", "overrides", "placement",
 )  # fmt: skip
 
+_FORM = ("weights", "block_size", "symmetric", "rounding", "weight_format", "accuracy_level")
 
-def quantize_without_calibration(mode: str, given: Mapping[str, Any], options: str) -> QuantizeResult:
-    """Quantize a model in a mode that needs no ranges of activations.
+
+def quantize_in_mode(mode: str, given: Mapping[str, Any], options: str) -> QuantizeResult:
+    """Quantize a model in one of `modes.MODES`.
 
     Args:
-        mode: One of `modes.MODES`, but for "static".
-        given: The arguments of `onnxq.quantize`, checked.
+        mode: Its name.
+        given: The arguments of `onnxq.quantize`, checked for the mode.
         options: Those that shape the model, for its metadata.
 
     Raises:
         OnnxqError: as `onnxq.quantize`.
     """
+    choices = _choices(given) if mode == STATIC else None
+    request = _request(given, options, static=choices is not None)
+    if choices is not None:
+        return quantize_static(request, choices)
+    if mode == DYNAMIC:
+        return quantize_dynamic(request)
+    return quantize_weights(request, WeightForm.of(*(given[name] for name in _FORM)))
+
+
+def _request(given: Mapping[str, Any], options: str, *, static: bool) -> Request:
+    """What is asked for in every mode.
+
+    Raises:
+        ConfigError: there is no such target, or the output cannot be written.
+    """
     output = None if given["output"] is None else Path(given["output"])
-    check_output_is_no_input(output, data=given["data"])
+    check_output_is_no_input(output, data=given["data"], tensorrt_cache=given["tensorrt_cache"])
     if output is not None:
         check_output(output, force=given["force"])
     target, note = resolve_target(given["target"])
+    # Types of activations and weights are part of the plan in static mode alone.
+    types: dict[str, Any] = {name: given[name] for name in ("activations", "weights")} if static else {}
     wanted: dict[str, Any] = {name: given[name] for name in _PLACEMENT}
-    request = Request(
+    return Request(
         model=given["model"],
         data=given["data"],
         target=target,
         target_note=note,
-        wanted=PlanOptions.of(**wanted),
+        wanted=PlanOptions.of(**wanted, **types),
         batch_size=given["batch_size"],
         limit=given["limit"],
         layout=given["layout"],
         images=given["images"],
-        collecting=CollectOptions(threads=given["threads"], providers=given["providers"]),
+        collecting=CollectOptions(
+            threads=given["threads"],
+            providers=given["providers"],
+            nonfinite=given["nonfinite"],
+            full_histogram=given["full_histogram"],
+            memory_limit=given["memory_limit"],
+        ),
         output=output,
         force=given["force"],
         options=options,
         progress=given["progress"],
         details=given["details"],
     )
-    if mode == DYNAMIC:
-        return quantize_dynamic(request)
-    form = WeightForm.of(
-        given["weights"],
-        given["block_size"],
-        given["symmetric"],
-        given["rounding"],
-        given["weight_format"],
-        given["accuracy_level"],
+
+
+def _choices(given: Mapping[str, Any]) -> Choices:
+    """What is asked for in static mode alone.
+
+    Raises:
+        ConfigError: there is no such method, recovery, metric or aim, or the arguments do not go together.
+        ArtifactError: the calibration cache of TensorRT is damaged.
+    """
+    cache = given["tensorrt_cache"]
+    recovery = Recovery.of(given["recover"])
+    budget = budget_from(
+        max_drop=given["max_drop"],
+        min_sqnr=given["min_sqnr"],
+        min_cosine=given["min_cosine"],
+        metric=given["metric"],
+        labels=given["labels"],
+        data=given["eval_data"],
+        output=given["output_name"],
+        seconds=given["search_seconds"],
     )
-    return quantize_weights(request, form)
+    choices = Choices(
+        method=method_from_name(given["method"], percentile=given["percentile"], momentum=given["momentum"]),
+        cache=None if cache is None else load_tensorrt_cache(cache),
+        stats=given["stats"],
+        recovery=recovery if budget is None else recovery.layer_by_layer(),
+        budget=budget,
+        tune=given["tune"],
+        tune_seconds=given["tune_seconds"],
+        tune_progress=given["tune_progress"],
+    )
+    choices.check()
+    return choices

@@ -90,15 +90,27 @@ class Prepared:
 
 
 def prepare(
-    model: ModelSource, target: TargetSource, options: PlanOptions, recovery: Recovery | None = None
+    model: ModelSource,
+    target: TargetSource,
+    options: PlanOptions,
+    recovery: Recovery | None = None,
+    *,
+    note: str | None = None,
 ) -> Prepared:
     """Load, normalise and plan, for `recovery` (the default one unless given).
+
+    Args:
+        model: The model.
+        target: Its target; its name or file is resolved.
+        options: What the user says about placement.
+        recovery: What will be done to win back accuracy.
+        note: What is to be said about the choice of a target that is resolved already.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
         ConfigError: there is no such target, its file is wrong, or an option names what is not there.
     """
-    table, note = resolve_target(target)
+    table, chosen = resolve_target(target)
     blocks = any(one.block_size is not None for one in options.overrides)
     table, remarks = with_types(table, options.activations, options.weights, options.types(), blocks=blocks)
     source = load_graph(model)
@@ -112,7 +124,7 @@ def prepare(
     give_biases = [GiveBiases()] if recovery.needs_biases else []
     with blamed_on(source):
         graph, changed = settle_types(source, table)
-        notes = tuple(filter(None, [note, *remarks, note_of_types(changed)]))
+        notes = tuple(filter(None, [note or chosen, *remarks, note_of_types(changed)]))
         pairs = TrainedPairs()
         if done:
             PassManager([LiftConstants(), RemoveIdentity(), StripPairs(pairs)], name="strip pairs").run(graph)

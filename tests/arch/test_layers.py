@@ -46,6 +46,7 @@ LAYERS: dict[str, int] = {
     "onnxq.arguments": 9,
     "onnxq.finishing": 9,
     "onnxq.mode_stages": 9,
+    "onnxq.static_stages": 9,
     "onnxq.dynamic_stages": 9,
     "onnxq.weight_stages": 9,
     "onnxq.facts": 9,

@@ -1,0 +1,285 @@
+"""Static quantization from a float model to a verified one: `onnxq.quantize(mode="static")`.
+
+prepare -> read data -> find ranges -> [race placements] -> solve -> [recover] -> [search] -> rewrite -> finish
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from onnxq.arguments import check_overrides, check_rewrites, check_sources
+from onnxq.calibration.batches import Batch, Batches
+from onnxq.calibration.kept import keep_first
+from onnxq.calibration.methods import Method
+from onnxq.calibration.providers import provider_names
+from onnxq.calibration.solve import QParamsTable, RangeTable, replaced_note, solve_from_ranges
+from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.facts import Clock, counted_share, incomplete, is_made_up, metadata_of, source_name, unrecovered
+from onnxq.finishing import Made, Request, finish
+from onnxq.graph.saving import file_for_weights
+from onnxq.graph.view import Graph
+from onnxq.nested_stages import InsideNested, NestedRun, check_plan, readable_for
+from onnxq.recovery.registry import Recovery, Solved
+from onnxq.report.report import DataFacts
+from onnxq.result import QuantizeResult
+from onnxq.search.budget import Budget
+from onnxq.search.candidates import Candidates
+from onnxq.search.mixed import SearchResult, checks_of, notes_of, search_if_asked
+from onnxq.search.reading import Reading
+from onnxq.search.wider import wider_for, with_step
+from onnxq.stages import Known, Prepared, expected_int8, find_ranges, of_rescaled, prepare, read_through, rescaled
+from onnxq.training import TRAINING, known_from_training, refuse_other_scales, widened
+from onnxq.tuned import check_tuning, for_all_placements, tune_placement
+from onnxq.tuning.search import Racing, Tuning
+
+HELD_OUT_BATCHES = 8
+"""Batches set aside from calibration, where the data allows it, to compare float and int8 on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How ranges are found and how accuracy is kept.
+
+    Attributes:
+        method: From statistics to ranges.
+        stats: Statistics of an earlier run; None to collect them.
+        cache: Scales that TensorRT found; None for ranges of our own.
+        recovery: What is done to win back accuracy.
+        budget: What accuracy is demanded, at the cost of layers in float; None for no demand.
+        tune: What placements are raced for; None for no race.
+        tune_seconds: How long that may take.
+        tune_progress: Called after each placement, with their number and what was changed.
+    """
+
+    method: Method
+    stats: StatsTable | None
+    cache: TensorRTCache | None
+    recovery: Recovery
+    budget: Budget | None
+    tune: str | None
+    tune_seconds: float
+    tune_progress: Callable[[int, str], None] | None
+
+    def check(self) -> None:
+        """See that they go together.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        check_sources(self.method, self.stats, self.cache)
+        check_tuning(self.tune, self.tune_seconds, self.method, self.cache)
+
+    @property
+    def are_given(self) -> bool:
+        """Whether the ranges come from an earlier run, so that no data is calibrated on."""
+        return self.stats is not None or self.cache is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Supply:
+    """The data of a run.
+
+    Attributes:
+        batches: All of it.
+        calibration: What ranges are found on; fills `samples` while it is read.
+        held_out: What both models are compared on.
+        samples: Some batches of `calibration`, for recovery.
+        rescalings: What was done to the float graph before calibration, in sentences.
+    """
+
+    batches: Batches
+    calibration: Batches
+    held_out: Batches
+    samples: Sequence[Batch]
+    rescalings: tuple[str, ...]
+
+
+def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
+    """Quantize weights and activations to codes, with ranges from calibration data.
+
+    Raises:
+        OnnxqError: as `onnxq.quantize`.
+    """
+    clock = Clock()
+    request = replace(request, wanted=with_step(request.wanted, request.target, choices.budget))
+    prepared = _planned(request, choices)
+    clock.lap("plan")
+    reading = Reading(batch_size=request.batch_size, limit=request.limit, layout=request.layout, images=request.images)
+    prepared, supply = _supplied(prepared, request, choices, reading)
+    known = _known(prepared, supply, request, choices)
+    clock.lap("calibrate")
+    tuning = None
+    if choices.tune is not None:
+        prepared, tuning = _raced(prepared, known.ranges, supply, request, choices)
+        clock.lap("tune")
+    known = of_rescaled(known, choices.recovery)
+    qparams = solve_from_ranges(
+        prepared.graph,
+        prepared.plan,
+        known.ranges,
+        prepared.target,
+        None if prepared.trained is None else prepared.trained.params,
+        clip_weights=choices.recovery.clips_weights,
+    )
+    recovered, inside = _recovered(prepared, qparams, supply, request, choices)
+    clock.lap("recover")
+    clips = choices.recovery.clips_weights
+    wider = wider_for(prepared, request.wanted, known.stats, choices.method, clip_weights=clips)
+    chosen, found = search_if_asked(
+        choices.budget,
+        Candidates(prepared=prepared, options=request.wanted, qparams=qparams, recovered=recovered, wider=wider),
+        supply.samples,
+        partial(reading.judged, prepared.source, request.data, supply.batches),
+        request.collecting,
+        request.progress,
+        clock,
+    )
+    with file_for_weights(request.output, prepared.source.initializers.values()) as file:
+        made = Made(
+            source=prepared.source,
+            planned=prepared.graph,
+            quantized=chosen.quantized(file),
+            plan=inside.with_outer(chosen.plan),
+            qparams={**chosen.qparams, **inside.qparams},
+            expected=expected_int8(prepared, inside.with_outer(chosen.plan)),
+            metadata=metadata_of(chosen.plan, known, choices.recovery, synthetic=_made_up(known, request, choices)),
+            label=known.label,
+            checks=checks_of(found),
+            warnings=incomplete(known.stats),
+            notes=_notes(prepared, known, supply, qparams, inside, found, choices),
+            held_out=supply.held_out,
+            data=_data_facts(known, request, choices),
+            stats=known.stats,
+            inner_stats=inside.stats,
+            search=found,
+            tuning=tuning,
+        )
+        return finish(made, request, clock, file)
+
+
+def _planned(request: Request, choices: Choices) -> Prepared:
+    """The model, normalised and planned.
+
+    Raises:
+        OnnxqError: what was asked for does not go with this model.
+    """
+    prepared = prepare(request.model, request.target, request.wanted, choices.recovery, note=request.target_note)
+    refuse_other_scales(prepared, choices.cache)
+    check_overrides(prepared.plan, choices.method, choices.cache)
+    check_plan(prepared)
+    check_rewrites(choices.recovery, choices.stats, choices.cache, trained=prepared.trained is not None)
+    return prepared
+
+
+def _supplied(prepared: Prepared, request: Request, choices: Choices, reading: Reading) -> tuple[Prepared, _Supply]:
+    """The model, its float graph rewritten where recovery does so, and its data."""
+    batches = reading.open(prepared.source, request.data, choices.budget)
+    calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
+    calibration = readable_for(prepared, calibration)
+    prepared, calibration, rescalings = rescaled(prepared, choices.recovery, calibration, request.collecting)
+    calibration, samples = keep_first(calibration)
+    supply = _Supply(
+        batches=batches, calibration=calibration, held_out=held_out, samples=samples, rescalings=rescalings
+    )
+    return prepared, supply
+
+
+def _known(prepared: Prepared, supply: _Supply, request: Request, choices: Choices) -> Known:
+    """Ranges of everything that any placement in question observes."""
+    observed = prepared if choices.tune is None else for_all_placements(prepared, request.wanted)
+    if prepared.trained is not None and not choices.are_given:
+        return known_from_training(
+            observed, request.data, supply.calibration, choices.method, request.collecting, request.progress
+        )
+    known = find_ranges(
+        observed,
+        supply.calibration,
+        choices.method,
+        request.collecting,
+        stats=choices.stats,
+        cache=choices.cache,
+        progress=request.progress,
+    )
+    if request.data is not None and choices.are_given:
+        read_through(supply.calibration)
+    return known
+
+
+def _raced(
+    prepared: Prepared, ranges: RangeTable, supply: _Supply, request: Request, choices: Choices
+) -> tuple[Prepared, Tuning]:
+    """The model with the fastest placement."""
+    threads = request.collecting.threads
+    racing = Racing(seconds=choices.tune_seconds, threads=threads, progress=choices.tune_progress)
+    return tune_placement(prepared, request.wanted, ranges, supply.held_out, racing)
+
+
+def _recovered(
+    prepared: Prepared, qparams: QParamsTable, supply: _Supply, request: Request, choices: Choices
+) -> tuple[Graph, InsideNested]:
+    """The float graph with the constants that will be quantized, int8 inside its subgraphs."""
+    # A training has settled its weights and biases itself.
+    solved = Solved(
+        graph=prepared.graph,
+        plan=prepared.plan,
+        qparams=qparams,
+        samples=supply.samples if prepared.trained is None else (),
+        options=request.collecting,
+        target=prepared.target,
+        progress=request.progress,
+    )
+    nested = NestedRun(
+        prepared=prepared,
+        method=choices.method,
+        options=request.collecting,
+        stats=choices.stats,
+        recovery=choices.recovery,
+        data=request.data,
+    )
+    return nested.apply(choices.recovery.adjusted(solved), supply.calibration)
+
+
+def _made_up(known: Known, request: Request, choices: Choices) -> bool:
+    """Whether the ranges come from synthetic inputs."""
+    return is_made_up(request.data, choices.stats, choices.cache) and known.label != TRAINING
+
+
+def _data_facts(known: Known, request: Request, choices: Choices) -> DataFacts:
+    providers = request.collecting.providers
+    return DataFacts(
+        source=source_name(request.data),
+        samples=known.stats.samples,
+        held_out_samples=0,
+        synthetic=_made_up(known, request, choices),
+        synthetic_comparison=request.data is None,
+        from_statistics=choices.stats is not None,
+        counted_share=counted_share(known.stats),
+        providers=("cpu",) if providers is None or choices.stats is not None else provider_names(providers),
+    )
+
+
+def _notes(  # noqa: PLR0913, PLR0917 - every stage may have one
+    prepared: Prepared,
+    known: Known,
+    supply: _Supply,
+    qparams: QParamsTable,
+    inside: InsideNested,
+    found: SearchResult | None,
+    choices: Choices,
+) -> tuple[str, ...]:
+    """Facts of the run that are worth knowing."""
+    trained = prepared.trained
+    return (
+        *replaced_note(known.label, known.replaced),
+        *supply.rescalings,
+        *inside.notes(),
+        *(
+            unrecovered(choices.recovery, supply.samples)
+            if trained is None
+            else (*trained.notes, *widened(prepared, qparams))
+        ),
+        *notes_of(found),
+    )
