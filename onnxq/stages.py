@@ -39,6 +39,7 @@ from onnxq.graph.weights_file import WeightsFile
 from onnxq.nested import Nested, plan_nested
 from onnxq.passes.base import Pass, PassManager, PassResult
 from onnxq.passes.convert_widths import ConvertWidths
+from onnxq.passes.fold_tables import FoldTables
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.fuse_hard_swish import with_whole_operators
 from onnxq.passes.give_biases import GiveBiases
@@ -180,7 +181,12 @@ def rewrite(
         weights: The file that quantized weights go to; None keeps them in the graph.
     """
     quantized = graph.copy()
-    passes: list[Pass] = [InsertQDQ(plan, qparams), FoldWeights(plan, qparams, weights), HoldFloat(plan)]
+    passes: list[Pass] = [
+        InsertQDQ(plan, qparams),
+        FoldWeights(plan, qparams, weights),
+        FoldTables(plan, qparams, weights),
+        HoldFloat(plan),
+    ]
     if plan.one_width:
         passes.append(ConvertWidths())
     if widened:

@@ -83,7 +83,7 @@ def trained_params(graph: Graph, plan: QuantPlan, pairs: TrainedPairs) -> Traine
     _share(plan, params, missing, coarser)
     anew = []
     for key, tensor in plan.tensors.items():
-        if tensor.role in (Role.WEIGHT, Role.CONSTANT) and tensor.name in pairs.weights:
+        if tensor.role in (Role.WEIGHT, Role.CONSTANT, Role.TABLE) and tensor.name in pairs.weights:
             weight = _weight(graph, tensor, pairs)
             if weight is None:
                 anew.append(key)

@@ -43,7 +43,7 @@ class FoldWeights(Pass):
     def run(self, graph: Graph) -> PassResult:
         log = PassLog()
         for key, tensor in self._plan.tensors.items():
-            if tensor.role is Role.ACTIVATION:
+            if tensor.role in (Role.ACTIVATION, Role.TABLE):
                 continue
             reads = [use for use in tensor.uses if graph.node(use.node).input[use.slot] == tensor.name]
             if reads:

@@ -18,7 +18,9 @@ Cases:
   8. onnxruntime's tool takes out a Relu or Clip whose work the codes do: their lowest stands for 0. Where values could
      be negative before such a Q, a Relu is put back, or Clip(0, 6) where the codes end at 6. Not in graphs of onnxq,
      which keeps them.
-  9. A graph without any: nothing happens.
+  9. A DQ behind a Gather from codes in the file: the table becomes float, as in 2. Where a Mul by scales that are
+     gathered alike follows (`fold_tables`), these are part of the table.
+  10. A graph without any: nothing happens.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from onnxq.errors import UnsupportedModelError
 from onnxq.graph.model import quantized_nodes
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute, bodies
 from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.passes.strip_tables import float_tables
 from onnxq.planning.bounds import known_bounds
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -90,10 +93,11 @@ class StripQDQ(Pass):
         work.refuse_kernels()
         if self._restores:
             work.restore_activations()
+        tables = float_tables(graph, log)
         work.dequantize_constants()
         work.bypass_pairs()
         work.remove_holds()
-        self.dequantized, self.pairs, self.holds = tuple(work.floats.values()), work.pairs, work.holds
+        self.dequantized, self.pairs, self.holds = (*tables, *work.floats.values()), work.pairs, work.holds
         self.restored = tuple(work.restored)
         if log.edits:
             graph.prune()

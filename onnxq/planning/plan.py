@@ -20,6 +20,8 @@ class Role(enum.Enum):
     BIAS = "bias"
     CONSTANT = "constant"
     """A constant operand of an elementwise operator."""
+    TABLE = "table"
+    """What a Gather takes rows from."""
 
 
 @dataclass(frozen=True)

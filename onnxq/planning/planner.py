@@ -33,6 +33,7 @@ from onnxq.planning.plan import (
     TensorPlan,
 )
 from onnxq.planning.regions import Regions, in_graph_order
+from onnxq.planning.tables import place_tables
 from onnxq.targets.forms import BLOCK_OPSET, type_rule
 from onnxq.targets.schema import BiasForm, Placement, Target
 
@@ -72,6 +73,11 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         products = [v for v in verdicts.values() if isinstance(v, ProductSite)]
         activations, decided, holds = _place_inputs(graph, target, sites, selection, products)
     placed = {**activations, **_weights(graph, target, sites), **_biases(graph, sites)}
+    # A model of which nothing else is quantized is none for pairs; inside subgraphs tables come from outside.
+    if sites and not options.path:
+        refused = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, Refusal)}
+        tables, rows = place_tables(graph, target, placed, refused)
+        placed, decided = {**placed, **tables}, {**decided, **rows}
     overridden = apply_overrides(graph, placed, options.overrides, target)
     tensors = overridden.tensors
     if target.like_types:

@@ -34,7 +34,7 @@ def rounded_form(graph: Graph, plan: QuantPlan, qparams: QParamsTable) -> Graph:
     rounded = graph.copy()
     known = {key: tensor for key, tensor in plan.tensors.items() if key in qparams}
     for key, tensor in known.items():
-        if tensor.role in (Role.WEIGHT, Role.CONSTANT):
+        if tensor.role in (Role.WEIGHT, Role.CONSTANT, Role.TABLE):
             values = fake_quantize(constant_values(graph, tensor.name), qparams[key])
             name = rounded.unique_name(f"{tensor.name}_rounded")
             elem_type = graph.dtype(tensor.name) or TensorProto.FLOAT

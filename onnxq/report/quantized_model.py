@@ -27,6 +27,7 @@ from onnxq.verification.structure import (
     output_problem,
     placement,
 )
+from onnxq.verification.tables import TableRows, table_rows
 
 _FUSED = frozenset({"Relu", "Clip"})
 """Activations that every engine takes into the node before them."""
@@ -53,14 +54,14 @@ def explain_model(graph: Graph, target: Target | None = None) -> Explanation:
     decided: dict[str, _Decision] = {}
     for node in graph.nodes:
         if not is_qdq(node):
-            decided[node.name] = _decide(graph, node, decided, target)
+            decided[node.name] = _of_table(graph, node) or _decide(graph, node, decided, target)
     counted = {name: macs(graph, graph.node(name)) for name in decided}
     total = None if any(m is None for m in counted.values()) else sum(m or 0 for m in counted.values())
     rows = []
     for name, (action, reason) in decided.items():
         op, own = graph.node(name).op_type, counted[name]
         share = None if not total or own is None else own / total
-        rule = _rule(op, action, target)
+        rule = _rule(graph, name, action, target)
         rows.append(NodeRow(node=name, op=op, action=action.value, reason=reason, rule=rule, macs=own, mac_share=share))
     in_int8 = sum(row.macs or 0 for row in rows if row.action == Action.INT8.value)
     rules = {row.node: row.rule for row in rows if row.action != Action.FLOAT.value}
@@ -72,6 +73,15 @@ def explain_model(graph: Graph, target: Target | None = None) -> Explanation:
 
 
 # ---- nodes -------------------------------------------------------------------------------------------------------
+
+
+def _of_table(graph: Graph, node: NodeProto) -> _Decision | None:
+    rows = table_rows(graph, node)
+    if rows is None:
+        return None
+    if node.name == rows.gather.name:
+        return Action.INT8, "takes rows of an int8 table, which are dequantized behind it"
+    return Action.FLOAT, f"dequantizes the rows that {rows.gather.name!r} takes"
 
 
 def _decide(graph: Graph, node: NodeProto, decided: Mapping[str, _Decision], target: Target | None) -> _Decision:
@@ -134,11 +144,14 @@ def _behind_activations(graph: Graph, node: NodeProto, target: Target | None) ->
     return tensor
 
 
-def _rule(op: str, action: Action, target: Target | None) -> str:
+def _rule(graph: Graph, name: str, action: Action, target: Target | None) -> str:
     if target is None or action is Action.FLOAT:
         return ""
     if action is Action.FUSED:
         return target.fusion_rule
+    op = graph.node(name).op_type
+    if table_rows(graph, graph.node(name)) is not None:
+        return target.tables
     for table in (target.compute, target.elementwise, target.pass_through):
         if op in table:
             return str(table[op].rules)
@@ -153,6 +166,9 @@ def _tensors(graph: Graph, rules: Mapping[str, str]) -> Iterator[TensorRow]:
     seen: set[str] = set()
     for node in graph.nodes:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in seen:
+            continue
+        if (rows := table_rows(graph, node)) is not None:
+            yield _table(graph, rows, rules)
             continue
         role = _role(graph, node)
         if role is not None:
@@ -189,6 +205,23 @@ def _tensor(graph: Graph, node: NodeProto, role: str, rules: Mapping[str, str]) 
         rule=" ".join(dict.fromkeys(word for name in wanting for word in rules.get(name, "").split())),
         writer="" if writer is None else writer.name,
         readers=readers,
+    )
+
+
+def _table(graph: Graph, rows: TableRows, rules: Mapping[str, str]) -> TensorRow:
+    table, reader = rows.gather.input[0], rows.gather.name
+    dtype, scale = graph.dtype(table), graph.constant(rows.scales.input[0])
+    per_row = () if scale is None else scales(np.asarray(scale).reshape(-1))
+    return TensorRow(
+        tensor=table,
+        role="table",
+        dtype="unknown" if dtype is None else TensorProto.DataType.Name(dtype).lower(),
+        axis=0,
+        scale=per_row,
+        zero_point=(0,) * len(per_row),
+        rule=rules.get(reader, ""),
+        writer="",
+        readers=(reader,),
     )
 
 

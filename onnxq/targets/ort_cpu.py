@@ -1,4 +1,4 @@
-"""ONNX Runtime's CPU execution provider. Rules C1 to C15 are explained in docs/targets.md.
+"""ONNX Runtime's CPU execution provider. Rules C1 to C19 are explained in docs/targets.md.
 
 Sources: the QDQ selectors and kernels of onnxruntime 1.31, each rule run on it (tests/e2e/test_ort_rules.py).
 """
@@ -102,10 +102,11 @@ ORT_X64_VNNI = Target(
     pass_through={rule.op: rule for rule in _PASS_THROUGH},
     taken=frozenset({"AveragePool", "ConvTranspose", "Softmax", "Where"}),
     fused_activations=frozenset({"Relu", "Clip"}),
+    tables="C19",
     costs=ORT_X64_COSTS,
     float_reasons=_FLOAT_REASONS,
     sources={
-        **dict.fromkeys(("C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12", "C18"), "run"),
+        **dict.fromkeys(("C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12", "C18", "C19"), "run"),
         "R28": "doc, not measured",
     },
 )

@@ -1,4 +1,4 @@
-"""Why onnxruntime's CPU provider leaves a node in float: rules C1 to C15 of docs/targets.md, read from the Q/DQ graph.
+"""Why onnxruntime's CPU provider leaves a node in float: rules C1 to C19 of docs/targets.md, read from the Q/DQ graph.
 
 The first rule that is broken is told, in the order in which a person would mend the graph: no kernel at all, no pairs,
 one operand without a pair, types, what reads the output, parameters.
@@ -15,6 +15,7 @@ from onnxq.graph.view import Graph, attribute
 from onnxq.targets.ort_cpu import ORT_X64_VNNI
 from onnxq.verification.reasons.reason import Reason, because, has_pair, is_weight, named, origin, past_pairs
 from onnxq.verification.structure import MATRIX_OPS, code_type, dequantizer, output_problem, placement, quantizer
+from onnxq.verification.tables import table_rows
 
 INT8_KERNEL_OPS = frozenset({
     "Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid",
@@ -41,11 +42,18 @@ def why_float(graph: Graph, node: NodeProto) -> Reason:
         The first rule that the graph breaks there.
     """
     checks: tuple[Callable[[Graph, NodeProto], Reason | None], ...] = (
-        _no_kernel, _no_pairs, _plain_operand, _wide_codes, _unquantized_output, _shared_int8, _bias, _gemm,
+        _table, _no_kernel, _no_pairs, _plain_operand, _wide_codes, _unquantized_output, _shared_int8, _bias, _gemm,
         _parameters,
     )  # fmt: skip
     found = next((reason for check in checks if (reason := check(graph, node)) is not None), None)
     return found or Reason(text="Q/DQ surrounds it as required, yet onnxruntime did not fuse it")
+
+
+def _table(graph: Graph, node: NodeProto) -> Reason | None:
+    rows = table_rows(graph, node)
+    if rows is None:
+        return None
+    return because("C19", f"it dequantizes the rows that {named(rows.gather)} takes from an int8 table")
 
 
 def _no_kernel(graph: Graph, node: NodeProto) -> Reason | None:
