@@ -75,7 +75,8 @@ class FoldTables(Pass):
     def _stored(self, graph: Graph, name: str, codes: NDArray[Any], qtype: QType) -> str:
         """The initializer with `codes`: that of a tied weight where it holds the same (6)."""
         stem = f"{name}_quantized"
-        known = graph.initializers.get(stem)
+        # What went to the file of weights is not read back.
+        known = graph.initializers.get(stem) if self._weights is None else None
         alike = known is not None and known.data_type == qtype.onnx_type and tuple(known.dims) == codes.shape
         if alike and np.array_equal(np.asarray(graph.constant(stem)), codes):
             return stem
