@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from benches import calibration_memory, machine
 from benches.sections import RESULTS, write_section
-from onnxq import api
+from onnxq import stages
 from onnxq.calibration import runner
 from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.reused_sessions import ReusedSessions
@@ -133,7 +133,7 @@ def same_shape_feeds(model: ZooModel, size: int) -> list[Feed]:
 def _variants(model: ZooModel, feeds: list[Feed], static: Sequence[str], folder: Path) -> dict[str, Variant]:
     path = str(model.path())
     plain = ort.InferenceSession(path, _quiet(), providers=["CPUExecutionProvider"])
-    prepared = api.prepare(path, "ort-cpu", PlanOptions())
+    prepared = stages.prepare(path, "ort-cpu", PlanOptions())
     inputs, taps = InputSpecs.from_graph(prepared.graph), prepared.plan.observed()
 
     def run_plain() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from onnxq import api
+from onnxq import stages
 from onnxq.calibration.histogram import BINS
 from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.memory import tap_bytes
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
             yield {n: a.copy() for n, a in feed.items()}
 
     path = str(model.path())
-    prepared = api.prepare(path, "ort-cpu", PlanOptions())
+    prepared = stages.prepare(path, "ort-cpu", PlanOptions())
     taps = histograms = 0.0
     if what == "plain":
         options = ort.SessionOptions()

@@ -261,7 +261,7 @@ def test_interruption_leaves_no_file(run: Run, folder: Path, monkeypatch: pytest
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxq.api.verify_model", interrupted)
+    monkeypatch.setattr("onnxq.finishing.verify_model", interrupted)
     before = files(folder)
     result = run("quantize", "model.onnx", "--data", "data.npz")
     assert result.exit_code == 130

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import onnxq
-from onnxq import api, stages
+from onnxq import stages
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.solve import solve
 from onnxq.graph.view import Graph
@@ -188,7 +188,7 @@ def test_onnxruntime(target: str, model: ModelProto) -> None:
 @given(model=NETS)
 def test_inputs_placement(target: str, model: ModelProto) -> None:
     data = feeds(model)
-    prepared = api.prepare(model, target, PlanOptions())
+    prepared = stages.prepare(model, target, PlanOptions())
     stats = onnxq.calibrate(model, data, target=target)
     qparams = solve(prepared.graph, prepared.plan, stats, method_from_name("max"), prepared.target)
     quantized = stages.rewrite(prepared.graph, prepared.plan, qparams)
@@ -212,7 +212,7 @@ def _close(model: ModelProto, quantized: ModelProto, data: list[dict[str, NDArra
 def _is_float_model_with_rounded_weights(
     model: ModelProto, quantized: ModelProto, plan: QuantPlan, qparams: Any, target: str
 ) -> None:
-    prepared = api.prepare(model, target, PlanOptions())
+    prepared = stages.prepare(model, target, PlanOptions())
     if any(inside.plan.tensors for inside in prepared.nested):
         return  # what is inside a branch of If has no name in the graph around it
     bare = _without_activation_pairs(quantized)
