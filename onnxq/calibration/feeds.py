@@ -123,7 +123,8 @@ def as_array(value: Any) -> NDArray[Any]:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
         raise DataError(f"a value is no array: {error}", hint="pad the rows of a batch to one length.") from error
-    if array.dtype.hasobject or array.dtype.kind in "US":
+    # An array of strings goes on, to be refused by the name of its input.
+    if array.dtype.hasobject or (array.dtype.kind in "US" and not isinstance(value, np.ndarray)):
         raise DataError(
             f"a value of type {type(value).__name__} is no array of numbers", hint="yield {input name: array}."
         )

@@ -27,9 +27,11 @@ from onnxq.recovery.sites import Site
 
 
 def rounded_form(graph: Graph, plan: QuantPlan, qparams: QParamsTable) -> Graph:
-    """`graph` with weights and constants rounded, in float, and a pair behind each activation; biases as they are.
+    """`graph` with weights, constants and activations rounded, in float; biases as they are.
 
-    Tensors of the plan that `qparams` lacks stay as they are.
+    Activations are rounded to their grid without being clipped to their range. What ranges clip is rare and large (one
+    token of a text in a channel of its own); a mean or a fit over all positions would spread its error over those that
+    have none. Tensors of the plan that `qparams` lacks stay as they are.
     """
     rounded = graph.copy()
     known = {key: tensor for key, tensor in plan.tensors.items() if key in qparams}
@@ -42,7 +44,30 @@ def rounded_form(graph: Graph, plan: QuantPlan, qparams: QParamsTable) -> Graph:
             rounded.replace_uses(tensor.name, name, tensor.uses)
     InsertQDQ(replace(plan, tensors=known), qparams).run(rounded)
     HoldFloat(plan).run(rounded)
+    _lift_limits(rounded)
     return rounded
+
+
+def _lift_limits(graph: Graph) -> None:
+    """Turn pairs of integer codes behind activations into round(x / scale) * scale, in place.
+
+    Inside the range that is what the pair gives, for zero-points are whole numbers and both round ties to even.
+    """
+    for dequantize in [n for n in graph.nodes if n.op_type == "DequantizeLinear"]:
+        quantize = graph.producer(dequantize.input[0])
+        if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.input[0] in graph.initializers:
+            continue
+        scale, zero_point = (graph.initializers[name] for name in quantize.input[1:])
+        if len(scale.dims) or zero_point.data_type == TensorProto.FLOAT8E4M3FN:
+            continue
+        data, result = quantize.input[0], dequantize.output[0]
+        graph.remove_node(dequantize)
+        steps, whole = graph.unique_name(f"{data}_steps"), graph.unique_name(f"{data}_whole")
+        graph.add_node("Div", [data, scale.name], [steps], name=f"{data}_Div")
+        graph.add_node("Round", [steps], [whole], name=f"{data}_Round")
+        graph.add_node("Mul", [whole, scale.name], [result], name=f"{data}_Mul")
+    graph.prune()
+    graph.sort()
 
 
 def with_shadow(graph: Graph, rounded: Graph, sites: list[Site]) -> tuple[Graph, Mapping[str, str]]:

@@ -46,12 +46,6 @@ REFUSED = {
         "calibration batch 1: input 'x' has shape (1, 3, 8, 8), the model expects (N, 8, 8, 3)\n"
         "Hint: the data looks channels-first; pass layout='nchw' (--layout nchw).",
     ),
-    "no batch axis": (
-        IMAGES,
-        {"images": ramp(3, 8, 8)},
-        "calibration batch 1: input 'images' has shape (3, 8, 8), the model expects (N, 3, 8, 8)\n"
-        "Hint: add the batch axis: array[None].",
-    ),
     "wrong size": (
         IMAGES,
         {"images": ramp(1, 3, 9, 8)},
