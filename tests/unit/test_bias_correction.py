@@ -206,7 +206,7 @@ def test_what_a_range_clips_does_not_shift_the_rest():
     data = np.random.default_rng(0).uniform(-10, 10, (64, 8)).astype(np.float32)
     data[0] = 1000.0
     graph = graph_of("(float[N,8] x) => (float[N,8] y) { y = Gemm(x, w, b) }", w=normal(8, 8), b=normal(8))
-    plan, params = planned(graph)
+    plan, _ = planned(graph)
     spec = plan.tensors["x"].spec
     found = {"x": qparams_from_range(Range(rmin=np.float32(-10), rmax=np.float32(10)), spec)}
     corrected = correct_biases(graph, plan, found, batches_of(graph, data), CollectOptions())
