@@ -90,6 +90,7 @@ def _correct(solved: Solved, chosen: Graph) -> Graph:
 
 
 def _reconstruct(solved: Solved, chosen: Graph) -> Graph:
+    report_to(solved.progress, "reconstructing layers", 0, None)
     return reconstruct(
         solved.graph,
         solved.plan,
