@@ -152,7 +152,7 @@ samples, with its 95 % interval (Bonett and Price), and **worse** or **better** 
 difference (p < 0.05); without either word none is shown.
 
 `ort-cpu` runs int8 kernels of onnxruntime on this machine. `tensorrt` runs the model made for TensorRT with Q and DQ as
-written, onnxruntime's optimisations off. The last column is the best of the settings of `quantize_static` that are listed
+written, onnxruntime's optimisations off. The last column is the best of the settings of `quantize_static` listed
 below, picked by its result on the very samples shown, which flatters it.
 """
 
