@@ -142,7 +142,9 @@ class Made:
     @property
     def known_stats(self) -> StatsTable:
         """Statistics of the activations; of none where nothing was calibrated."""
-        return self.stats or StatsTable(tensors={}, digest=self.plan.digest, samples=0)
+        if self.stats is not None:
+            return self.stats
+        return StatsTable(tensors={}, digest=self.plan.digest, samples=0)
 
 
 def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None = None) -> QuantizeResult:
