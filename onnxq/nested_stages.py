@@ -18,7 +18,8 @@ from onnxq.nested import Nested, batches_inside, is_run, whole_plan
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.share_constants import ShareConstants
 from onnxq.planning.plan import Action, QuantPlan
-from onnxq.recovery.registry import Recovery, Solved
+from onnxq.recovery.registry import Recovery
+from onnxq.recovery.solved import Solved
 from onnxq.stages import (
     Known,
     Prepared,

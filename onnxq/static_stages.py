@@ -22,7 +22,8 @@ from onnxq.finishing import Made, Request, finish
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.view import Graph
 from onnxq.nested_stages import InsideNested, NestedRun, check_plan, readable_for
-from onnxq.recovery.registry import Recovery, Solved
+from onnxq.recovery.registry import Recovery
+from onnxq.recovery.solved import Solved
 from onnxq.report.report import DataFacts
 from onnxq.result import QuantizeResult
 from onnxq.search.budget import Budget

@@ -11,14 +11,20 @@ dequantized tensor as `node.slot`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.solve import QParamsTable
 from onnxq.graph.view import CAPTURED, Graph, Use
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.planning.options import FULL, PlanOptions
 from onnxq.planning.plan import Derived, Fixed, FromValues, QuantPlan, SharedWith, Source, TensorPlan
 from onnxq.planning.planner import make_plan
+from onnxq.recovery.solved import Solved
 from onnxq.targets import TARGETS
+from onnxq.targets.schema import Target
 from tests.graphs import graph_of
 
 ORT = "ort-x64-vnni"
@@ -29,6 +35,12 @@ def planned(text: str | Graph, *, target: str = ORT, options: PlanOptions | None
     graph = graph_of(text, **constants) if isinstance(text, str) else text
     InferShapes().run(graph)
     return make_plan(graph, TARGETS[target], options=options or PlanOptions(placement=FULL), digest="test")
+
+
+def known(graph: Graph, plan: QuantPlan, params: QParamsTable, samples: Sequence[Batch], target: Target) -> Solved:
+    """What recovery works on, run on one thread."""
+    options = CollectOptions(threads=1)
+    return Solved(graph=graph, plan=plan, qparams=params, samples=samples, options=options, target=target)
 
 
 def actions(plan: QuantPlan) -> dict[str, str]:

@@ -17,27 +17,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.solve import QParamsTable, constant_values, safe_params
+from onnxq.calibration.progress import report_to
+from onnxq.calibration.solve import constant_values, safe_params
 from onnxq.graph.float_types import float_tensor
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize
 from onnxq.passes.settle_types import runnable
-from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.recovery.least_squares import fitted
 from onnxq.recovery.patches import has_patches, sampled_patches, weight_from_rows, weight_rows
 from onnxq.recovery.shadow import rounded_form
 from onnxq.recovery.sites import Site, sites_of
+from onnxq.recovery.solved import Solved
 from onnxq.recovery.walk import NotKeptError, Walk
-from onnxq.targets.schema import Target
+
+STAGE = "reconstructing layers"
 
 KEPT_BYTES = 2**29
 """What both walks may keep, 512 MiB; above it every other batch is let go, down to one."""
@@ -57,64 +58,41 @@ _MOST_COLUMNS = 512
 channels than this keep their weights: their errors average out, and the fit would cost more than it gives."""
 
 
-def reconstruct(  # noqa: PLR0913 - the parts of one run
-    graph: Graph,
-    plan: QuantPlan,
-    qparams: QParamsTable,
-    samples: Sequence[Batch],
-    options: CollectOptions,
-    *,
-    target: Target,
-    chosen: Graph | None = None,
-) -> Graph:
+def reconstruct(solved: Solved, chosen: Graph) -> Graph:
     """A graph with other weights and biases, for the same parameters.
 
     Args:
-        graph: The float graph of the plan, in which no two nodes share a bias; it is not changed.
-        plan: What will be quantized.
-        qparams: The parameters; what has none counts as not rounded.
-        samples: Batches to run; 32 samples are plenty.
-        options: How to run them.
-        target: The table the plan was made with: its guard against overflow holds for the new weights too.
-        chosen: The graph whose weights will be quantized, where earlier steps have changed them; it is not changed.
+        solved: The model; no two nodes of its graph share a bias.
+        chosen: The graph whose weights will be quantized, which earlier steps may have changed; it is not changed.
 
     Raises:
         DataError: onnxruntime fails on the samples.
         ModelError: onnxruntime cannot load a part of a graph, or a weight holds NaN or Inf.
     """
-    start = graph if chosen is None else chosen
+    graph = solved.graph
     order = {node.name: index for index, node in enumerate(graph.nodes)}
-    sites = sorted(sites_of(graph, plan), key=lambda site: order[site.node])
-    if not samples or not sites:
-        return start
+    sites = sorted(sites_of(graph, solved.plan), key=lambda site: order[site.node])
+    if not solved.samples or not sites:
+        return chosen
+    report_to(solved.progress, STAGE, 0, None)
     elements = sum(math.prod(graph.initializers[name].dims) for name in {site.weight for site in sites})
-    if 4 * elements > MOST_WEIGHTS_BYTES:
-        return correct_biases(graph, plan, qparams, samples, options, chosen=chosen)
-    try:
-        return _Reconstruction(graph, plan, qparams, samples, options, target, start).run(sites)
-    except NotKeptError:
-        return correct_biases(graph, plan, qparams, samples, options, chosen=chosen)
+    if 4 * elements <= MOST_WEIGHTS_BYTES:
+        with suppress(NotKeptError):
+            return _Reconstruction(solved, chosen).run(sites)
+    return correct_biases(graph, solved.plan, solved.qparams, solved.samples, solved.options, chosen=chosen)
 
 
 class _Reconstruction:
-    def __init__(  # noqa: PLR0913, PLR0917 - the parts of one run
-        self,
-        graph: Graph,
-        plan: QuantPlan,
-        qparams: QParamsTable,
-        samples: Sequence[Batch],
-        options: CollectOptions,
-        target: Target,
-        start: Graph,
-    ) -> None:
-        self._graph, self._plan, self._qparams, self._target = graph, plan, qparams, target
+    def __init__(self, solved: Solved, start: Graph) -> None:
+        self._graph, self._plan, self._qparams = solved.graph, solved.plan, solved.qparams
+        self._target = solved.target
         self._result = start.copy()
-        rounded = rounded_form(start, plan, qparams)
+        rounded = rounded_form(start, solved.plan, solved.qparams)
         rounded.sort()
         self._names = {node.name: list(node.input) for node in rounded.nodes}
         self._outputs = {node.name: list(node.output) for node in rounded.nodes}
-        self._float = Walk(runnable(graph), samples, options)
-        self._rounded = Walk(runnable(rounded), samples, options)
+        self._float = Walk(runnable(solved.graph), solved.samples, solved.options)
+        self._rounded = Walk(runnable(rounded), solved.samples, solved.options)
 
     def run(self, sites: Sequence[Site]) -> Graph:
         for site in sites:

@@ -14,40 +14,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxq.calibration.batches import Batch
-from onnxq.calibration.progress import Callback, report_to
+from onnxq.calibration.progress import report_to
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.solve import QParamsTable
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.recovery.float_rewrites import FLOAT_REWRITES, FloatRewrite
 from onnxq.recovery.reconstruction import reconstruct
+from onnxq.recovery.solved import Solved
 from onnxq.recovery.weight_rounding import round_weights
 from onnxq.targets.schema import Target
-
-
-@dataclass(frozen=True, kw_only=True)
-class Solved:
-    """A model whose parameters are known.
-
-    Attributes:
-        graph: The float graph of the plan.
-        plan: What will be quantized.
-        qparams: The parameters.
-        samples: Some batches of calibration data; never empty.
-        options: How to run them.
-        target: The table the plan was made with.
-        progress: Told what is going on.
-    """
-
-    graph: Graph
-    plan: QuantPlan
-    qparams: QParamsTable
-    samples: Sequence[Batch]
-    options: CollectOptions
-    target: Target
-    progress: Callback | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,35 +48,9 @@ class Step:
     needs_biases: bool = False
 
 
-def _round(solved: Solved, chosen: Graph) -> Graph:
-    return round_weights(
-        solved.graph,
-        solved.plan,
-        solved.qparams,
-        solved.samples,
-        solved.options,
-        target=solved.target,
-        chosen=chosen,
-        progress=solved.progress,
-    )
-
-
 def _correct(solved: Solved, chosen: Graph) -> Graph:
     report_to(solved.progress, "correcting biases", 0, None)
     return correct_biases(solved.graph, solved.plan, solved.qparams, solved.samples, solved.options, chosen=chosen)
-
-
-def _reconstruct(solved: Solved, chosen: Graph) -> Graph:
-    report_to(solved.progress, "reconstructing layers", 0, None)
-    return reconstruct(
-        solved.graph,
-        solved.plan,
-        solved.qparams,
-        solved.samples,
-        solved.options,
-        target=solved.target,
-        chosen=chosen,
-    )
 
 
 STEPS: tuple[Step, ...] = (
@@ -120,14 +71,18 @@ STEPS: tuple[Step, ...] = (
         needs_biases=True,
     ),
     Step(name="clip", summary="weights are clipped where that costs less than it gains", clips_weights=True),
-    Step(name="rounding", summary="weights are rounded so that outputs, not weights, come out right", adjust=_round),
+    Step(
+        name="rounding",
+        summary="weights are rounded so that outputs, not weights, come out right",
+        adjust=round_weights,
+    ),
     Step(
         name="bias", summary="biases take back the mean shift that rounding causes", adjust=_correct, needs_biases=True
     ),
     Step(
         name="reconstruct",
         summary="layer after layer, weights and biases make up for the errors before them",
-        adjust=_reconstruct,
+        adjust=reconstruct,
         needs_biases=True,
     ),
 )

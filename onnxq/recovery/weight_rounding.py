@@ -6,75 +6,55 @@ it does is checked for each weight. No pair of codes exceeds what the target's k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.progress import Callback, report_to
-from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.progress import report_to
 from onnxq.calibration.solve import QParamsTable, constant_values
 from onnxq.errors import InternalError
 from onnxq.graph.view import Graph, attribute
 from onnxq.numerics.arrays import dequantize, quantize
 from onnxq.numerics.float8 import encode_float8, round_to_float8
 from onnxq.numerics.qparams import QuantParams
-from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.moments import Moments, gather_moments
 from onnxq.recovery.patches import has_patches, walked, weight_from_rows, weight_rows
 from onnxq.recovery.second_order import CodeLimits, round_second_order
 from onnxq.recovery.sites import Site, sites_of
+from onnxq.recovery.solved import Solved
 from onnxq.targets.schema import Target, WeightGuard
 
 STAGE = "rounding weights"
 
 
-def round_weights(  # noqa: PLR0913 - the parts of one run
-    graph: Graph,
-    plan: QuantPlan,
-    qparams: QParamsTable,
-    samples: Sequence[Batch],
-    options: CollectOptions,
-    *,
-    target: Target,
-    chosen: Graph | None = None,
-    progress: Callback | None = None,
-) -> Graph:
-    """A graph whose weights lie on codes of `qparams`, chosen for the least error of the nodes' outputs.
+def round_weights(solved: Solved, chosen: Graph) -> Graph:
+    """A graph whose weights lie on codes of the parameters, chosen for the least error of the nodes' outputs.
 
     Left to rounding to nearest: a weight that several nodes read, those of ConvTranspose, products of stacks, and those
     in half precision.
 
     Args:
-        graph: The float graph of the plan; it is not changed.
-        plan: What will be quantized.
-        qparams: Parameters of the weights and activations.
-        samples: Batches to measure the inputs' moments on.
-        options: How to run them.
-        target: The table the plan was made with.
-        chosen: The graph that gets the weights, where earlier steps have changed `graph`; it is not changed.
-        progress: Told after each weight.
+        solved: The model; its progress is told of each weight.
+        chosen: The graph that gets the weights, which earlier steps may have changed; it is not changed.
 
     Raises:
         DataError: onnxruntime fails on the samples.
         ModelError: a weight holds NaN or Inf.
     """
-    sites = {site.node: site for site in sites_of(graph, plan) if _can_be_rounded(graph, site)}
-    start = graph if chosen is None else chosen
-    if not sites or not samples:
-        return start
-    rounded = start.copy()
+    graph = solved.graph
+    sites = {site.node: site for site in sites_of(graph, solved.plan) if _can_be_rounded(graph, site)}
+    if not sites or not solved.samples:
+        return chosen
+    rounded = chosen.copy()
     done = 0
-    report_to(progress, STAGE, done, len(sites), unit="weight")
-    for part in gather_moments(graph, list(sites), samples, options):
+    report_to(solved.progress, STAGE, done, len(sites), unit="weight")
+    for part in gather_moments(graph, list(sites), solved.samples, solved.options):
         for name, moments in part.items():
-            values = _rounded(graph, sites[name], moments, qparams, target)
+            values = _rounded(graph, sites[name], moments, solved.qparams, solved.target)
             if values is not None:
                 rounded.add_initializer(sites[name].weight, values)
             done += 1
-            report_to(progress, STAGE, done, len(sites), unit="weight")
+            report_to(solved.progress, STAGE, done, len(sites), unit="weight")
     return rounded
 
 

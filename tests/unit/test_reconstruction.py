@@ -26,6 +26,7 @@ from onnxq.recovery.shadow import rounded_form
 from onnxq.recovery.walk import Walk
 from onnxq.targets import TARGETS
 from tests.graphs import computed, graph_of, normal
+from tests.planned import known
 
 OPTIONS = CollectOptions(threads=1)
 CHAIN = """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
@@ -71,7 +72,7 @@ def test_the_output_is_nearer_to_float_than_with_corrected_biases_on_other_sampl
     graph = chain()
     plan, params = solved(graph, target)
     samples, others = batches(graph, *range(8)), batches(graph, 100, 101)
-    fitted = reconstruct(graph, plan, params, samples, OPTIONS, target=TARGETS[target])
+    fitted = reconstruct(known(graph, plan, params, samples, TARGETS[target]), graph)
     biased = correct_biases(graph, plan, params, samples, OPTIONS)
     # 1 dB at least: the fit is of the systematic part alone.
     assert noise(graph, fitted, plan, params, others) < 0.8 * noise(graph, biased, plan, params, others)
@@ -81,7 +82,7 @@ def test_the_mean_of_each_channel_of_the_output_is_floats() -> None:
     graph = chain()
     plan, params = solved(graph, "tensorrt")
     samples = batches(graph, *range(4))
-    fitted = rounded_form(reconstruct(graph, plan, params, samples, OPTIONS, target=TARGETS["tensorrt"]), plan, params)
+    fitted = rounded_form(reconstruct(known(graph, plan, params, samples, TARGETS["tensorrt"]), graph), plan, params)
     gaps = [computed(fitted, b.arrays)[0] - computed(graph, b.arrays)[0] for b in samples]
     scale = max(float(np.abs(computed(graph, b.arrays)[0]).max()) for b in samples)
     # Float32 sums over 64 positions; without the last bias the shift is a hundred times as large.
@@ -92,7 +93,7 @@ def test_new_weights_keep_what_the_kernel_can_add() -> None:
     """On x64 without VNNI a pair of codes that grew too large would saturate."""
     graph, target = chain(), TARGETS["ort-x64-avx2"]
     plan, params = solved(graph, "ort-x64-avx2")
-    fitted = reconstruct(graph, plan, params, batches(graph, *range(4)), OPTIONS, target=target)
+    fitted = reconstruct(known(graph, plan, params, batches(graph, *range(4)), target), graph)
     weights = {key: t for key, t in plan.tensors.items() if t.role is Role.WEIGHT}
     changed = [key for key in weights if not np.array_equal(fitted.constant(key), graph.constant(key))]  # type: ignore[arg-type]
     assert changed
@@ -104,9 +105,9 @@ def test_the_float_graph_is_not_changed_and_nothing_happens_without_samples() ->
     graph = chain()
     plan, params = solved(graph, "tensorrt")
     before = graph.to_model().SerializeToString(deterministic=True)
-    reconstruct(graph, plan, params, batches(graph, 1), OPTIONS, target=TARGETS["tensorrt"])
+    reconstruct(known(graph, plan, params, batches(graph, 1), TARGETS["tensorrt"]), graph)
     assert graph.to_model().SerializeToString(deterministic=True) == before
-    assert reconstruct(graph, plan, params, [], OPTIONS, target=TARGETS["tensorrt"]) is graph
+    assert reconstruct(known(graph, plan, params, [], TARGETS["tensorrt"]), graph) is graph
 
 
 def test_batches_are_let_go_where_the_walks_keep_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +122,7 @@ def test_batches_are_let_go_where_the_walks_keep_too_much(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Walk, "thin_out", counted)
     monkeypatch.setattr(reconstruction, "KEPT_BYTES", 1)
-    reconstruct(graph, plan, params, batches(graph, *range(4)), OPTIONS, target=TARGETS["tensorrt"])
+    reconstruct(known(graph, plan, params, batches(graph, *range(4)), TARGETS["tensorrt"]), graph)
     assert left == [2, 2, 1, 1]
 
 
@@ -141,7 +142,7 @@ def test_models_with_many_weights_get_corrected_biases_alone(monkeypatch: pytest
     plan, params = solved(graph, "tensorrt")
     samples = batches(graph, *range(4))
     monkeypatch.setattr(reconstruction, "MOST_WEIGHTS_BYTES", 4 * (16 * 16 * 11) - 1)
-    found = reconstruct(graph, plan, params, samples, OPTIONS, target=TARGETS["tensorrt"])
+    found = reconstruct(known(graph, plan, params, samples, TARGETS["tensorrt"]), graph)
     wanted = correct_biases(graph, plan, params, samples, OPTIONS)
     for name, proto in wanted.initializers.items():
         assert found.initializers[name] == proto

@@ -26,6 +26,7 @@ from onnxq.recovery.second_order import CodeLimits, round_second_order
 from onnxq.recovery.weight_rounding import round_weights
 from onnxq.targets import TARGETS
 from tests.graphs import computed, graph_of, normal
+from tests.planned import known
 from tests.unit.test_bias_correction import batches_of
 
 CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
@@ -95,7 +96,7 @@ def test_output_error_is_smaller_than_with_rounding_to_nearest(name: str) -> Non
     graph, x = case(name)
     plan, params = planned(graph, "openvino")
     samples = batches_of(graph, x)
-    rounded = round_weights(graph, plan, params, samples, CollectOptions(), target=TARGETS["openvino"])
+    rounded = round_weights(known(graph, plan, params, samples, TARGETS["openvino"]), graph)
     nearest = graph.copy()
     nearest.add_initializer("w", fake_quantize(graph.constant("w"), params["w"]))  # type: ignore[arg-type]
 
@@ -115,7 +116,7 @@ def test_output_error_is_smaller_than_with_rounding_to_nearest(name: str) -> Non
 def test_weights_lie_on_codes_in_range(name: str) -> None:
     graph, x = case(name)
     plan, params = planned(graph, "openvino")
-    rounded = round_weights(graph, plan, params, batches_of(graph, x), CollectOptions(), target=TARGETS["openvino"])
+    rounded = round_weights(known(graph, plan, params, batches_of(graph, x), TARGETS["openvino"]), graph)
     values = rounded.constant("w")
     assert values is not None
     codes = quantize(values, params["w"])
@@ -128,7 +129,7 @@ def test_pairs_stay_inside_what_the_kernel_adds() -> None:
     graph, x = case("conv")
     target = TARGETS["ort-x64-avx2"]
     plan, params = planned(graph, target.name, coarse=1.0)
-    rounded = round_weights(graph, plan, params, batches_of(graph, x), CollectOptions(), target=target)
+    rounded = round_weights(known(graph, plan, params, batches_of(graph, x), target), graph)
     values = rounded.constant("w")
     assert values is not None
     codes = weight_rows(graph.nodes[0], quantize(values, params["w"]).astype(np.int32))
@@ -183,7 +184,7 @@ def test_a_shared_weight_is_left_alone() -> None:
     InferShapes().run(graph)
     plan, params = planned(graph, "openvino")
     samples = batches_of(graph, normal(60, 48))
-    assert round_weights(graph, plan, params, samples, CollectOptions(), target=TARGETS["openvino"]) is graph
+    assert round_weights(known(graph, plan, params, samples, TARGETS["openvino"]), graph) is graph
 
 
 def test_clipping_takes_the_scale_with_the_least_error() -> None:
