@@ -17,50 +17,31 @@ Cases:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.solve import QParamsTable, constant_values
+from onnxq.calibration.solve import constant_values
 from onnxq.graph.code_tensors import code_tensor
 from onnxq.graph.view import Graph, attribute
-from onnxq.graph.weights_file import WeightsFile
 from onnxq.numerics.arrays import quantize
 from onnxq.numerics.qtypes import QType
-from onnxq.passes.base import Pass, PassLog, PassResult
-from onnxq.planning.plan import QuantPlan, Role, TensorPlan
+from onnxq.passes.folding import Fold
+from onnxq.planning.plan import Role, TensorPlan
 
 
-class FoldTables(Pass):
-    """See the module's docstring. Runs after the pairs are inserted.
+class FoldTables(Fold):
+    """See the module's docstring. Runs after the pairs are inserted."""
 
-    Args:
-        plan: What to fold.
-        qparams: The parameters.
-        weights: Takes the codes; None leaves them in the graph.
-    """
+    roles = frozenset({Role.TABLE})
 
-    def __init__(self, plan: QuantPlan, qparams: QParamsTable, weights: WeightsFile | None = None) -> None:
-        self._plan = plan
-        self._qparams = qparams
-        self._weights = weights
-
-    def run(self, graph: Graph) -> PassResult:
-        log = PassLog()
-        for key, tensor in self._plan.tensors.items():
-            if tensor.role is not Role.TABLE:
-                continue
-            reads = [use.node for use in tensor.uses if graph.node(use.node).input[use.slot] == tensor.name]
-            if reads:
-                self._fold(graph, key, tensor, reads)
-                log.edit(f"table {tensor.name!r} to {tensor.spec.qtype.name}", *reads)
-        return log.result(graph)
-
-    def _fold(self, graph: Graph, key: str, tensor: TensorPlan, reads: list[str]) -> None:
+    def fold(self, graph: Graph, key: str, tensor: TensorPlan, reads: Sequence[str]) -> None:
+        """Let every Gather take codes and scales (1)."""
         name, params = tensor.name, self._qparams[key]
         values = constant_values(graph, name)
-        codes = self._stored(graph, name, quantize(values, params), params.spec.qtype)
+        codes = self._shared(graph, name, quantize(values, params), params.spec.qtype)
         rows = params.scale.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
         scales = graph.add_initializer(graph.unique_name(f"{name}_scale"), rows)
         one = graph.add_initializer(graph.unique_name(f"{name}_one"), np.float32(1))
@@ -69,10 +50,8 @@ class FoldTables(Pass):
         graph.add_initializer(zero, code_tensor(zero_point, params.spec.qtype, zero))
         for node in reads:
             _take_codes(graph, node, codes, scales, (one, zero))
-        if not graph.uses(name) and not graph.is_output(name):
-            graph.remove_initializer(name)
 
-    def _stored(self, graph: Graph, name: str, codes: NDArray[Any], qtype: QType) -> str:
+    def _shared(self, graph: Graph, name: str, codes: NDArray[Any], qtype: QType) -> str:
         """The initializer with `codes`: that of a tied weight where it holds the same (6)."""
         stem = f"{name}_quantized"
         # What went to the file of weights is not read back.
@@ -81,10 +60,7 @@ class FoldTables(Pass):
         if alike and np.array_equal(np.asarray(graph.constant(stem)), codes):
             return stem
         own = graph.unique_name(stem)
-        stored = code_tensor(codes, qtype, own)
-        if self._weights is not None:
-            self._weights.move(stored, stored, None)
-        return graph.add_initializer(own, stored)
+        return graph.add_initializer(own, self.stored(code_tensor(codes, qtype, own)))
 
 
 def _take_codes(graph: Graph, name: str, codes: str, scales: str, unit: tuple[str, str]) -> None:

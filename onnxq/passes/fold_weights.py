@@ -12,53 +12,34 @@ Cases:
 
 from __future__ import annotations
 
-import numpy as np
-from onnx import TensorProto
+from collections.abc import Sequence
 
-from onnxq.calibration.solve import QParamsTable, constant_values
+import numpy as np
+
+from onnxq.calibration.solve import constant_values
 from onnxq.graph.code_tensors import code_tensor
 from onnxq.graph.view import Graph
-from onnxq.graph.weights_file import WeightsFile
 from onnxq.numerics.arrays import quantize
 from onnxq.numerics.specs import QuantSpec
-from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.passes.folding import Fold
 from onnxq.passes.insert_qdq import add_params
-from onnxq.planning.plan import QuantPlan, Role, TensorPlan
+from onnxq.planning.plan import Role, TensorPlan
 
 
-class FoldWeights(Pass):
-    """See the module's docstring.
+class FoldWeights(Fold):
+    """See the module's docstring."""
 
-    Args:
-        plan: What to fold.
-        qparams: The parameters.
-        weights: Takes the codes; None leaves them in the graph.
-    """
+    roles = frozenset(Role) - {Role.ACTIVATION, Role.TABLE}
 
-    def __init__(self, plan: QuantPlan, qparams: QParamsTable, weights: WeightsFile | None = None) -> None:
-        self._plan = plan
-        self._qparams = qparams
-        self._weights = weights
-
-    def run(self, graph: Graph) -> PassResult:
-        log = PassLog()
-        for key, tensor in self._plan.tensors.items():
-            if tensor.role in (Role.ACTIVATION, Role.TABLE):
-                continue
-            reads = [use for use in tensor.uses if graph.node(use.node).input[use.slot] == tensor.name]
-            if reads:
-                self._fold(graph, key, tensor)
-                log.edit(f"{tensor.role.value} {tensor.name!r} to {tensor.spec.qtype.name}", *(u.node for u in reads))
-        return log.result(graph)
-
-    def _fold(self, graph: Graph, key: str, tensor: TensorPlan) -> None:
+    def fold(self, graph: Graph, key: str, tensor: TensorPlan, reads: Sequence[str]) -> None:
+        """Put one DequantizeLinear behind the codes, for all readers (1)."""
         name, params = tensor.name, self._qparams[key]
         values = constant_values(graph, name)
         if tensor.role is Role.BIAS:
             # A bias that is one number for all columns gets a code for each: their scales differ.
             values = np.broadcast_to(values.reshape(-1), params.scale.shape or (values.size,))
         codes = graph.unique_name(f"{name}_quantized")
-        graph.add_initializer(codes, self._stored(code_tensor(quantize(values, params), params.spec.qtype, codes)))
+        graph.add_initializer(codes, self.stored(code_tensor(quantize(values, params), params.spec.qtype, codes)))
         scale, zero_point = add_params(graph, name, self._qparams, key)
         result = graph.unique_name(f"{name}_dequantized")
         graph.add_node(
@@ -69,13 +50,6 @@ class FoldWeights(Pass):
             attributes=_attributes(params.spec),
         )
         graph.replace_uses(name, result, tensor.uses)
-        if not graph.uses(name) and not graph.is_output(name):
-            graph.remove_initializer(name)
-
-    def _stored(self, codes: TensorProto) -> TensorProto:
-        if self._weights is not None:
-            self._weights.move(codes, codes, None)
-        return codes
 
 
 def _attributes(spec: QuantSpec) -> dict[str, int]:
