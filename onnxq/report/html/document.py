@@ -46,12 +46,7 @@ def document(  # noqa: PLR0913 - the parts of a page
         else ""
     )
     scripts = "\n".join(asset(f"{part}.js") for part in _SCRIPTS)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{escape(title)}</title><link rel="icon" href="{_ICON}">
-<style>{asset("style.css")}</style><script>{asset("theme.js")}</script></head>
+    return f"""{_opening(title)}
 <body><a class="skip" href="#panels">To the content</a>
 <div class="page"><div class="top"><span class="brand">onnxq</span><span class="name">{escape(name)}</span>
 {"".join(f'<span class="chip">{escape(c)}</span>' for c in chips)}<span class="space"></span>
@@ -69,6 +64,16 @@ def document(  # noqa: PLR0913 - the parts of a page
 """
 
 
+def _opening(title: str) -> str:
+    """What every document begins with."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<title>{escape(title)}</title><link rel="icon" href="{_ICON}">
+<style>{asset("style.css")}</style><script>{asset("theme.js")}</script></head>"""
+
+
 def plain_page(title: str, body: str) -> str:
     """A document of the same look without tabs and data.
 
@@ -76,12 +81,7 @@ def plain_page(title: str, body: str) -> str:
         title: Shown by the browser; escaped here.
         body: HTML; escaped by the caller.
     """
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{escape(title)}</title><link rel="icon" href="{_ICON}">
-<style>{asset("style.css")}</style><script>{asset("theme.js")}</script></head>
+    return f"""{_opening(title)}
 <body><div class="page plain"><main>
 {body}
 </main></div></body></html>
