@@ -44,11 +44,9 @@ def carried_out(model: ModelProto, feed: Feed) -> tuple[list[NDArray[Any]], list
     return computed(graph, feed), [state, np.stack(stacked)] if stacked else [state]
 
 
-@pytest.mark.parametrize("left_out", ["", "trips", "go"])
-@pytest.mark.parametrize("limit", [2.0, 1e9])
+# Without a number of trips a loop has to reach its limit.
+@pytest.mark.parametrize(("left_out", "limit"), [("", 2.0), ("", 1e9), ("trips", 2.0), ("go", 2.0), ("go", 1e9)])
 def test_loop(left_out: str, limit: float) -> None:
-    if left_out == "trips" and limit > 2:
-        pytest.skip("would not end")
     model = model_of(LOOP, w=np.float32([1, 0.5]), limit=np.float32(limit))
     [node] = model.graph.node
     for slot, name in enumerate(node.input):
