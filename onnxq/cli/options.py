@@ -307,6 +307,13 @@ def json_option(what: str) -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON, and nothing else, on stdout.")
 
 
+def junit_option() -> Decorator:
+    """--junit."""
+    return click.option(
+        "--junit", type=FILE, metavar="FILE.xml", help="Write the checks as JUnit XML, which CI servers show as tests."
+    )
+
+
 def quiet_option() -> Decorator:
     """--quiet."""
     return click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")

@@ -17,6 +17,7 @@ from onnxq.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from onnxq.evaluation.evaluation import Evaluation
     from onnxq.report.report import Report
 
 _PAGE_COLUMNS = 100
@@ -94,6 +95,12 @@ def check_report_suffix(path: Path | None) -> None:
         )
 
 
+def write_junit(report: Report, path: Path | None) -> None:
+    """A report's checks in a file, for CI servers."""
+    if path is not None:
+        write_text(path, report.to_junit(), option="--junit")
+
+
 def write_report(report: Report, path: Path | None) -> None:
     """A report in a file, as its suffix says."""
     if path is not None:
@@ -101,15 +108,15 @@ def write_report(report: Report, path: Path | None) -> None:
         write_text(path, text, option="--report")
 
 
-def leave_on_failed_checks(report: Report, *, remark: str = "", shown: bool = False) -> None:
+def leave_on_failed_checks(report: Report | Evaluation, *, remark: str = "", shown: bool = False) -> None:
     """End the command with exit code 4 where a check of the report failed, naming the checks on stderr.
 
     Args:
-        report: The report.
+        report: The report, or scores.
         remark: The way out, if there is one to name.
         shown: Whether stdout has shown the checks' details to a person already.
     """
-    if report.passed:
+    if report.passed is not False:  # an evaluation of which nothing was demanded has not failed
         return
     said = [check.name if shown else f"{check.name}: {check.detail}" for check in report.failed_checks]
     failed = "; ".join(said) or "nothing was checked"

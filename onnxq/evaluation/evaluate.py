@@ -19,6 +19,7 @@ from onnxq.calibration.sources import open_data
 from onnxq.calibration.user_code import function_from
 from onnxq.errors import ConfigError
 from onnxq.evaluation.agreement import Agreement, Postprocess
+from onnxq.evaluation.demands import demands_from
 from onnxq.evaluation.evaluation import Comparison, Evaluation, ModelScore, compare
 from onnxq.evaluation.judging import Judge, judge_for, judged, labelled
 from onnxq.evaluation.labels import label_key, load_labels
@@ -46,6 +47,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     metric: str | Function | None = None,
     postprocess: Postprocess | str | None = None,
     output: str | None = None,
+    max_drop: float | str | None = None,
+    min_score: float | str | None = None,
     target: str | None = None,
     batch_size: int | None = None,
     limit: int | None = None,
@@ -69,6 +72,9 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
             result for each sample (a text, a decision), or "file.py:function". Scored is the share of results that
             equal the labels, or, without labels, the float model's results.
         output: Name of the output to judge, where there are several.
+        max_drop: A demand: most percentage points that a quantized model's score may lie below the float model's, such
+            as 0.5 or "0.5%"; a metric of 0..1 is taken as a share. `passed` and `checks` of the result tell.
+        min_score: A demand: least score of a quantized model; percent for shares, else in the metric's unit.
         target: The engine the quantized models are for. For tensorrt and openvino they run without onnxruntime's
             optimisations, Q and DQ as written. None takes what each model's metadata say, else onnxruntime.
         batch_size: As for `quantize`.
@@ -90,6 +96,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     source = graphs[next(iter(graphs))]
     found = load_labels(labels, data, limit=limit)
     chosen = _metric(metric, postprocess, labelled=found is not None)
+    demands = demands_from(max_drop, min_score, metric=chosen, quantized=len(graphs) - 1)
     judge = judge_for(source, chosen, output, found if chosen.needs_labels or not chosen.against_float else None)
     batches = labelled_data(source, data, labels, batch_size=batch_size, limit=limit, layout=layout, images=images)
     options = CollectOptions(threads=threads, providers=providers)
@@ -100,7 +107,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
         run_as[name] = _FLOAT if graph is source else _FUSED if fused else _UNFUSED
     source_batches = labelled(batches, judge, limited=limit is not None)
     values = judged(judge, sessions, next(iter(graphs)), _shown(source_batches, batches.expected_samples, progress))
-    return _evaluation(judge, values, run_as, notes=_notes(batches, label_key(labels, data)))
+    scores = _evaluation(judge, values, run_as, notes=_notes(batches, label_key(labels, data)))
+    return demands.judged(scores)
 
 
 def _metric(metric: str | Function | None, postprocess: Postprocess | str | None, *, labelled: bool) -> Metric:

@@ -4,8 +4,10 @@ JSON, schema onnxq.evaluation/1 (keys are added, never renamed or removed):
     {schema, metric, unit, output, samples, confidence, warnings, notes,
      models: [{name, score, low, high, run_as}],
      comparisons: [{baseline, candidate, difference, low, high, p_value, test, only_baseline, only_candidate, shown,
-                    verdict}]}
-Shares are 0..1; a score that is infinite (outputs equal to the float model's) is null.
+                    verdict}],
+     passed, checks: [{name, passed, detail}]}
+Shares are 0..1; a score that is infinite (outputs equal to the float model's) is null. `passed` is null where nothing
+was demanded.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from onnxq.evaluation.intervals import (
 from onnxq.evaluation.metrics import Metric
 from onnxq.plural import counted
 from onnxq.report.columns import columns
+from onnxq.verification.check import Check
 
 SCHEMA = "onnxq.evaluation/1"
 
@@ -111,6 +114,7 @@ class Evaluation:
             first quantized one), then each further quantized one with the first.
         warnings: Reasons to mistrust the numbers.
         notes: Facts about the data.
+        checks: Whether each quantized model meets each demand; empty where nothing was demanded.
     """
 
     metric: str
@@ -121,6 +125,16 @@ class Evaluation:
     comparisons: tuple[Comparison, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether every demand is met; None where nothing was demanded."""
+        return all(c.passed for c in self.checks) if self.checks else None
+
+    @property
+    def failed_checks(self) -> tuple[Check, ...]:
+        return tuple(c for c in self.checks if not c.passed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the schema of the module's docstring."""
@@ -135,6 +149,8 @@ class Evaluation:
             "comparisons": [{**_plain(c), "shown": c.shown, "verdict": c.verdict} for c in self.comparisons],
             "warnings": list(self.warnings),
             "notes": list(self.notes),
+            "passed": self.passed,
+            "checks": [dataclasses.asdict(c) for c in self.checks],
         }
 
     def to_json(self, *, indent: int | None = 2) -> str:
@@ -147,6 +163,16 @@ class Evaluation:
 
         return render_part(self.to_dict(), title=f"{self.metric} on {counted(self.samples, 'sample')}")
 
+    def to_junit(self) -> str:
+        """The checks as JUnit XML, for CI servers; where nothing was demanded, one case that says: scored."""
+        from onnxq.report.junit import junit  # noqa: PLC0415 - only where it is wanted
+
+        there = Check(name="scored", passed=True, detail=f"{self.metric} on {counted(self.samples, 'sample')}")
+        facts = {"metric": self.metric, **{m.name: number_text(m.score, self.unit) for m in self.models}}
+        return junit(
+            f"onnxq evaluate {self.models[0].name}", self.checks or (there,), facts=facts, output=self.to_text()
+        )
+
     def to_text(self) -> str:
         """Tables for a person."""
         of = f" of output {self.output}" if self.output else ""
@@ -157,8 +183,8 @@ class Evaluation:
         rows = [
             [
                 m.name,
-                _number(m.score, self.unit),
-                f"{_number(m.low, self.unit)} to {_number(m.high, self.unit)}",
+                number_text(m.score, self.unit),
+                f"{number_text(m.low, self.unit)} to {number_text(m.high, self.unit)}",
                 m.run_as,
             ]
             for m in self.models
@@ -166,6 +192,8 @@ class Evaluation:
         lines.append(columns(["model", self.metric, "interval", "run as"], rows, numbers=[1]))
         for c in self.comparisons:
             lines += ["", *_comparison_lines(c, self.unit)]
+        if self.checks:
+            lines += ["", *(f"{'passed' if c.passed else 'FAILED'}: {c.name} ({c.detail})" for c in self.checks)]
         lines += [f"warning: {w}" for w in self.warnings]
         lines += [f"note: {n}" for n in self.notes]
         return "\n".join(lines) + "\n"
@@ -176,7 +204,8 @@ def _plain(value: Any) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
 
 
-def _number(value: float, unit: str, *, signed: bool = False) -> str:
+def number_text(value: float, unit: str, *, signed: bool = False) -> str:
+    """A score as people read it: shares in percent."""
     sign = "+" if signed else ""
     if math.isinf(value):
         return "equal" if value > 0 else "-inf"
@@ -188,7 +217,8 @@ def _number(value: float, unit: str, *, signed: bool = False) -> str:
 def _comparison_lines(c: Comparison, unit: str) -> list[str]:
     points = "points" if unit == "%" else unit
     ends = [
-        _number(end, unit, signed=True).removesuffix(" %").removesuffix(" dB") for end in (c.difference, c.low, c.high)
+        number_text(end, unit, signed=True).removesuffix(" %").removesuffix(" dB")
+        for end in (c.difference, c.low, c.high)
     ]
     text = f"{c.candidate} against {c.baseline}: {ends[0]} {points}".rstrip() + f" (95 %: {ends[1]} to {ends[2]})"
     if c.p_value is None:

@@ -258,6 +258,12 @@ class Report:
 
         return run_page.render_run(self.to_dict())
 
+    def to_junit(self) -> str:
+        """The checks as JUnit XML, for CI servers."""
+        from onnxq.report.junit import report_junit  # noqa: PLC0415 - only where it is wanted
+
+        return report_junit(self)
+
     def to_text(self, *, width: int = 100) -> str:
         """The summary as plain text of at most `width` columns."""
         from onnxq.report import text  # noqa: PLC0415  # rich takes longer to import than the rest of the package

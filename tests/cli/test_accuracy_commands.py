@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any, get_args
+from xml.etree import ElementTree as Xml
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import pytest
 import onnxq
 from onnxq.cli import parameters
 from onnxq.cli.main import cli
+from onnxq.evaluation.demands import Demands
+from onnxq.evaluation.evaluation import Evaluation, ModelScore
 from onnxq.evaluation.metrics import METRICS
 from onnxq.search.ranking import By, Mode
 from onnxq.search.sensitivity import SAMPLES
@@ -174,3 +177,55 @@ def test_a_configuration_file_holds_a_budget(run: Run, folder: Path) -> None:
 
 def test_commands_and_functions_are_both_public() -> None:
     assert {"evaluate", "sensitivity"} <= set(cli.commands) & set(onnxq.__all__)
+
+
+def test_evaluate_has_gates_and_writes_them_as_junit(run: Run, int8: str, folder: Path) -> None:
+    np.savez(folder / "test.npz", x=samples(), truth=np.arange(20) % 16)
+    command = ("evaluate", "model.onnx", int8, "--data", "test.npz", "--labels", "truth", "--force")
+    met = run(*command, "--max-drop", "50%", "--min-score", "0", "--junit", "e.xml")
+    assert met.exit_code == 0
+    assert "passed: model.int8.onnx: top1 falls by at most 50 points" in met.stdout
+    missed = run(*command, "--min-score", "99%", "--junit", "e.xml")
+    assert missed.exit_code == 4
+    assert missed.stderr.startswith("error: not passed: model.int8.onnx: top1 at least 99.00 %")
+    root = Xml.parse(folder / "e.xml").getroot()
+    assert (root.get("tests"), root.get("failures")) == ("1", "1")
+
+
+def test_a_drop_of_exactly_the_limit_is_allowed() -> None:
+    scores = [ModelScore(name=n, score=s, low=0, high=1, run_as="") for n, s in (("float", 0.992), ("int8", 0.987))]
+    found = Evaluation(metric="top1", unit="%", output=None, samples=1000, models=tuple(scores))
+    assert Demands(max_drop=0.5).judged(found).passed  # 0.992 - 0.987 > 0.005 in floating point
+    assert not Demands(max_drop=0.49).judged(found).passed
+    assert Demands().judged(found).passed is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--max-drop", "1", "--metric", "cosine"), "cosine compares with the float model by itself"),
+        (("--min-score", "many"), "min_score= (--min-score): 'many' is no number"),
+    ],
+)
+def test_demands_without_meaning_are_refused(run: Run, int8: str, arguments: tuple[str, ...], message: str) -> None:
+    result = run("evaluate", "model.onnx", int8, "--data", "data.npz", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_demands_need_a_quantized_model(run: Run) -> None:
+    result = run("evaluate", "model.onnx", "--data", "data.npz", "--min-score", "1")
+    assert result.exit_code == 2
+    assert "there is no quantized model that could meet a demand" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["quantize", "verify"])
+def test_checks_are_written_as_junit(run: Run, int8: str, folder: Path, command: str) -> None:
+    models = ("model.onnx", int8) if command == "verify" else ("model.onnx", "-o", "again.onnx")
+    result = run(command, *models, "--data", "data.npz", *TARGET, "--min-sqnr", "300", "--junit", "v.xml", "-q")
+    assert result.exit_code == 4
+    root = Xml.parse(folder / "v.xml").getroot()
+    assert root.get("failures") == "1"
+    assert [case.get("name") for case in root.iter("testcase") if len(case.findall("failure"))] == [
+        "SQNR at least 300 dB"
+    ]

@@ -31,6 +31,7 @@ COMMANDS = {
     "onnxq.evaluation/1": [
         ("evaluate", "model.onnx", "q.onnx", "--data", "labelled.npz", "--labels", "labels"),
         ("evaluate", "model.onnx", "q.onnx", *DATA),
+        ("evaluate", "model.onnx", "q.onnx", *DATA, "--min-score", "300"),
     ],
     "onnxq.sensitivity/1": [("sensitivity", "model.onnx", *DATA, *VNNI)],
     "onnxq.model/1": [("inspect", "model.onnx"), ("inspect", "q.onnx")],

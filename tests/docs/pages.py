@@ -4,6 +4,7 @@
                    pip and what needs a GPU (trtexec) is not run. "# exits with N" behind a command is its exit code
 ```python          run; blocks of a page see each other's names. With a first line "# name.py ..." it is written there
 ```toml            with a first line "# name.toml ..." written there; else read
+```yaml            the commands of a workflow's steps, as in ```sh
 <!-- not run: why -->   ahead of a block
 """
 
@@ -16,6 +17,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import onnxq
 from onnxq.cli.main import cli
@@ -64,10 +67,11 @@ def run_page(page: Path) -> int:
             exec(compile(block.text, page.name, "exec"), names)
         elif block.language == "toml":
             parse_toml(block.text)
-        elif block.language == "sh":
-            for command, code in commands(block.text):
+        elif block.language in ("sh", "yaml"):
+            text = block.text if block.language == "sh" else workflow_commands(block.text)
+            for command, code in commands(text):
                 _run(command, code, where)
-        elif block.language not in ("python", "yaml", "json"):
+        elif block.language not in ("python", "json"):
             raise AssertionError(f"nothing is known of blocks in {block.language}: {where}")
     return ran
 
@@ -79,6 +83,16 @@ def commands(text: str) -> list[tuple[list[str], int]]:
         code = int(found[1]) if (found := _EXIT.search(line)) else 0
         listed += [(shlex.split(part, comments=True), code) for part in line.split(" && ")]
     return [(words, code) for words, code in listed if words]
+
+
+def workflow_commands(text: str) -> str:
+    """The commands of a workflow of GitHub or GitLab, a line each."""
+    jobs = yaml.safe_load(text)
+    steps = [step for job in jobs.get("jobs", {}).values() for step in job["steps"]]
+    found = [step["run"] for step in steps if "run" in step]
+    found += [line for job in jobs.values() if isinstance(job, dict) for line in job.get("script", ())]
+    assert found, "a workflow without commands"
+    return "\n".join(found)
 
 
 def _globbed(word: str) -> list[str]:

@@ -45,6 +45,14 @@ def test_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert run_page(page) > 0
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=_name)
+def test_every_fence_is_a_block(page: Path) -> None:
+    fences = [
+        line for line in page.read_text(encoding="utf-8").splitlines() if line.lstrip().startswith(("```", "~~~"))
+    ]
+    assert len(fences) == 2 * len(blocks_of(page))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_what_is_not_run_has_a_reason(page: Path) -> None:
     assert {b.why_not for b in blocks_of(page) if b.why_not is not None} <= REASONS

@@ -9,9 +9,9 @@ import click
 
 from onnxq.cli import options
 from onnxq.cli.files import check_places, write_text
-from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Name
+from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Name, Points
 from onnxq.cli.progress import calibration_progress
-from onnxq.cli.render import check_report_suffix, warn
+from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, warn
 
 if TYPE_CHECKING:
     from onnxq.evaluation.evaluation import Evaluation
@@ -56,7 +56,19 @@ if TYPE_CHECKING:
     metavar="PROVIDER",
     help="onnxruntime's provider, such as cuda; repeatable, in fall-back order.",
 )
+@click.option(
+    "--max-drop",
+    type=Points(),
+    metavar="POINTS",
+    help="Fail where a quantized model's score lies more percentage points below the float model's, such as 0.5%.",
+)
+@click.option(
+    "--min-score",
+    metavar="SCORE",
+    help="Fail where a quantized model's score is less: percent for shares, such as 95%, else in the metric's unit.",
+)
 @click.option("--report", type=options.FILE, help="Write the evaluation to a .html or .json file.")
+@options.junit_option()
 @options.force_option()
 @options.json_option("the evaluation")
 @options.debug_option()
@@ -72,7 +84,10 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     target: str | None,
     threads: int | None,
     ep: tuple[str, ...],
+    max_drop: float | None,
+    min_score: str | None,
     report: Path | None,
+    junit: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -84,14 +99,17 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     A function of your own, python:FILE.py:FUNCTION, gets {output name: array} and the labels of a batch, and returns
     one number for each sample; larger is better. The file is run: name only files that you trust.
 
+    The exit code is 4 if --max-drop or --min-score is not met.
+
     \b
     Examples:
       onnxq evaluate model.onnx model.int8.onnx --data test.npz --labels labels
       onnxq evaluate model.onnx a.onnx b.onnx --data photos/ --images imagenet --labels folders --metric top5
       onnxq evaluate model.onnx model.int8.onnx --data test.npz --metric python:metrics.py:word_accuracy
+      onnxq evaluate model.onnx model.int8.onnx --data test.npz --labels labels --max-drop 0.5% --junit accuracy.xml
     """
     inputs = {"the float model": model, "the data": data_from.data}
-    check_places({"--report": report}, inputs=inputs, force=force)
+    check_places({"--report": report, "--junit": junit}, inputs=inputs, force=force)
     check_report_suffix(report)
     from onnxq.evaluation.evaluate import evaluate as run  # noqa: PLC0415 - numpy and onnx only now
 
@@ -104,6 +122,8 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
             metric=metric,
             postprocess=postprocess,
             output=output_name,
+            max_drop=max_drop,
+            min_score=min_score,
             target=target,
             threads=threads,
             providers=ep or None,
@@ -111,7 +131,10 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
         )
     if report is not None:
         write_text(report, found.to_json() if report.suffix.lower() == ".json" else found.to_html(), option="--report")
+    if junit is not None:
+        write_text(junit, found.to_junit(), option="--junit")
     _show(found, as_json=as_json)
+    leave_on_failed_checks(found, shown=not as_json)
 
 
 def _show(found: Evaluation, *, as_json: bool) -> None:

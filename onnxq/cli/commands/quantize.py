@@ -15,7 +15,7 @@ from onnxq.cli.forms import FORM_OPTIONS, FormOptions
 from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
 from onnxq.cli.parameters import METHOD_NAMES, Name, Recover
 from onnxq.cli.progress import calibration_progress, tuning_progress
-from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_report
+from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_junit, write_report
 from onnxq.cli.searching import SEARCH_OPTIONS, SearchOptions
 from onnxq.errors import ConfigError
 
@@ -49,6 +49,7 @@ class Results:
 
     output: Path | None
     report: Path | None
+    junit: Path | None
     force: bool
     as_json: bool
     quiet: bool
@@ -101,6 +102,7 @@ _RANGE_OPTIONS = (
 _RESULT_OPTIONS = (
     click.option("--output", "-o", type=options.FILE, help="Quantized model.  [default: MODEL.int8.onnx]"),
     click.option("--report", type=options.FILE, help="Write the report to a .html or .json file."),
+    options.junit_option(),
     options.force_option(),
     options.json_option("the report"),
     options.quiet_option(),
@@ -147,7 +149,12 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
       onnxq quantize model.onnx --config int8.toml --report int8.html --force
     """
     output = results.output or model.with_suffix(form.suffix(placement.activations))
-    places = {"--output": output, "--report": results.report, "--save-stats": ranges.save_stats}
+    places = {
+        "--output": output,
+        "--report": results.report,
+        "--junit": results.junit,
+        "--save-stats": ranges.save_stats,
+    }
     chosen = data_from.beside(model)
     sources = {
         "the input model": model,
@@ -174,6 +181,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     )
     report = gated(report, searching.gates_left(gates))
     write_report(report, results.report)
+    write_junit(report, results.junit)
     show_report(report, as_json=results.as_json, quiet=results.quiet)
     leave_on_failed_checks(
         report,

@@ -12,7 +12,15 @@ from onnxq.cli import options
 from onnxq.cli.files import check_places
 from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
 from onnxq.cli.progress import calibration_progress
-from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show, show_report, write_report
+from onnxq.cli.render import (
+    check_report_suffix,
+    leave_on_failed_checks,
+    say,
+    show,
+    show_report,
+    write_junit,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from onnxq.report.report import LayerRow, Report
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
     "--filter", "words", multiple=True, metavar="WORD", help="Show only nodes whose row holds WORD; repeatable."
 )
 @click.option("--report", type=options.FILE, help="Write the report to a .html or .json file.")
+@options.junit_option()
 @options.force_option()
 @options.json_option("the report")
 @options.quiet_option()
@@ -49,6 +58,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     nodes: bool,
     words: tuple[str, ...],
     report: Path | None,
+    junit: Path | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -63,11 +73,12 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     Examples:
       onnxq verify model.onnx model.int8.onnx --data test.npz
       onnxq verify model.onnx model.int8.onnx --data test.npz --min-sqnr 25 --min-int8 90
+      onnxq verify model.onnx model.int8.onnx --data test.npz --min-sqnr 25 --quiet --junit verify.xml
       onnxq verify model.onnx model.int8.onnx --data samples.npz --reproduce
       onnxq verify model.onnx other.qdq.onnx --target tensorrt --filter Conv
     """
     check_places(
-        {"--report": report},
+        {"--report": report, "--junit": junit},
         inputs={"the quantized model": quantized_model, "the float model": float_model, "the data": data_from.data},
         force=force,
     )
@@ -93,6 +104,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
         say(f"{again.name}: {again.detail}", quiet=quiet or not again.passed)
         found = replace(found, checks=(*found.checks, again))
     write_report(found, report)
+    write_junit(found, junit)
     show_report(found, as_json=as_json, quiet=quiet)
     readable = not as_json and not quiet
     if readable:
