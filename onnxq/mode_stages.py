@@ -15,7 +15,7 @@ from onnxq.finishing import Request
 from onnxq.graph.saving import check_output
 from onnxq.modes import DYNAMIC, STATIC
 from onnxq.planning.options import PlanOptions
-from onnxq.planning.weight_form import WeightForm
+from onnxq.planning.weight_form import FORM_ARGUMENTS, WeightForm
 from onnxq.recovery.registry import Recovery
 from onnxq.result import QuantizeResult
 from onnxq.search.budget import budget_from
@@ -26,8 +26,6 @@ from onnxq.weight_stages import quantize_weights
 _PLACEMENT = (
     "exclude", "exclude_ops", "exclude_between", "include", "include_ops", "include_between", "overrides", "placement",
 )  # fmt: skip
-
-_FORM = ("weights", "block_size", "symmetric", "rounding", "weight_format", "accuracy_level")
 
 
 def quantize_in_mode(mode: str, given: Mapping[str, Any], options: str) -> QuantizeResult:
@@ -47,7 +45,7 @@ def quantize_in_mode(mode: str, given: Mapping[str, Any], options: str) -> Quant
         return quantize_static(request, choices)
     if mode == DYNAMIC:
         return quantize_dynamic(request)
-    return quantize_weights(request, WeightForm.of(*(given[name] for name in _FORM)))
+    return quantize_weights(request, WeightForm.of(*(given[name] for name in FORM_ARGUMENTS)))
 
 
 def _request(given: Mapping[str, Any], options: str, *, static: bool) -> Request:

@@ -2,7 +2,7 @@
 
 static       weights and activations are int8, ranges come from calibration data
 dynamic      weights are int8, activations are quantized while the model runs; needs no data
-    weight-only  weights are stored in 4 or 8 bits, arithmetic stays float; needs no data, or a few samples
+weight-only  weights are stored in 4 or 8 bits, arithmetic stays float; needs no data, or a few samples
 """
 
 from __future__ import annotations

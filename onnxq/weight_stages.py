@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -18,22 +18,16 @@ from onnxq.dynamic.rules import MICROSOFT
 from onnxq.errors import ConfigError
 from onnxq.facts import Clock
 from onnxq.faults import blamed_on
-from onnxq.finishing import Made, Request, finish, refuse_quantized
-from onnxq.graph.model import load_graph, model_digest
-from onnxq.graph.opset import upgrade_opset
+from onnxq.finishing import Made, Request, finish
+from onnxq.graph.model import load_graph
 from onnxq.graph.saving import file_for_weights
-from onnxq.graph.shapes import infer_shapes
-from onnxq.graph.subgraphs import own_graph, subgraphs, with_subgraph
+from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
+from onnxq.mode_plans import WeightTree, plan_weights_of
 from onnxq.modes import WEIGHT_ONLY
-from onnxq.nested import Nested, whole_plan
 from onnxq.numerics.qparams import QuantParams
-from onnxq.passes.fold_fragment import FoldFragment
-from onnxq.passes.lift_constants import LiftConstants
-from onnxq.passes.remove_identity import RemoveIdentity
 from onnxq.passes.share_constants import ShareConstants
-from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action
 from onnxq.planning.weight_form import NEED_DATA, QDQ, WeightForm
 from onnxq.result import QuantizeResult
@@ -41,7 +35,6 @@ from onnxq.stages import nothing_to_quantize, read_through
 from onnxq.targets.schema import Engine
 from onnxq.weight_only.activation_aware import scale_channels
 from onnxq.weight_only.moments import moments_in_order
-from onnxq.weight_only.planning import BLOCKED_OPSET, WeightPlan, plan_weights, storage_of
 from onnxq.weight_only.rewriting import Sink, WeightRewriter
 from onnxq.weight_only.sites import PRODUCT, TABLE
 from onnxq.weight_only.solving import Quality, qparams_of, rounded_weights
@@ -65,11 +58,10 @@ def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
     """
     clock = Clock()
     source = load_graph(request.model)
-    refuse_quantized(source)
+    notes = [request.target_note] if request.target_note else []
+    tree = plan_weights_of(source, request.target, form, request.wanted, notes)
     with blamed_on(source):
-        graph = _prepared(source, request, form)
-        run = _Run(request=request, form=form, digest=model_digest(source), source=source)
-        tree = run.planned(graph, request.wanted, top=True)
+        run = _Run(request=request, form=form, source=source)
         if not any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
             raise nothing_to_quantize(tree.whole.plan)
         samples = run.samples(tree)
@@ -81,7 +73,7 @@ def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
         clock.lap("quantize")
         made = Made(
             source=source,
-            planned=graph,
+            planned=tree.graph,
             quantized=quantized,
             plan=tree.whole.plan,
             qparams=run.qparams,
@@ -105,43 +97,6 @@ def _moved(file: WeightsFile, tensor: TensorProto) -> TensorProto:
     return tensor
 
 
-def _prepared(source: Graph, request: Request, form: WeightForm) -> Graph:
-    """A graph whose constants are initializers, in an opset that can hold the form; weights are not read."""
-    storage = storage_of(form, request.target)
-    half = any(t.data_type == TensorProto.FLOAT16 for t in source.initializers.values())
-    blocked = form.block_size or form.weights != "int8" or half or request.wanted.overrides
-    graph = source.copy()
-    if storage == QDQ:
-        graph = upgrade_opset(graph, BLOCKED_OPSET if blocked else 13)
-    LiftConstants().run(graph)
-    RemoveIdentity().run(graph)
-    graph.prune()
-    graph.sort()
-    infer_shapes(graph)
-    return graph
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tree:
-    """A graph with its plan, and the subgraphs in it with theirs.
-
-    Attributes:
-        graph: The graph.
-        planned: Its own plan.
-        nested: Its subgraphs, with their trees.
-        whole: The plan with what is inside.
-    """
-
-    graph: Graph
-    planned: WeightPlan
-    nested: tuple[tuple[Nested, _Tree], ...]
-
-    @property
-    def whole(self) -> WeightPlan:
-        nested = [replace(one, plan=tree.whole.plan, inner=()) for one, tree in self.nested]
-        return replace(self.planned, plan=whole_plan(self.planned.plan, nested))
-
-
 @dataclass(kw_only=True)
 class _Run:
     """One run, and what it finds.
@@ -149,7 +104,6 @@ class _Run:
     Attributes:
         request: What the user asked for.
         form: How weights are stored.
-        digest: Digest of the float model.
         source: The float model.
         qparams: Parameters of weights that have few enough scales to be shown, by key with its path.
         qualities: How near each weight's codes are, likewise.
@@ -158,38 +112,12 @@ class _Run:
 
     request: Request
     form: WeightForm
-    digest: str
     source: Graph
     qparams: dict[str, QuantParams] = field(default_factory=dict)
     qualities: dict[str, Quality] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def planned(self, graph: Graph, options: PlanOptions, *, top: bool = False) -> _Tree:
-        """The plans of `graph` and of its subgraphs."""
-        nested: list[tuple[Nested, _Tree]] = []
-        selection = options.select(graph, self.source if top else None)
-        for subgraph in subgraphs(graph):
-            if selection.forbids(graph.node(subgraph.node)):
-                continue
-            content = own_graph(graph, subgraph)
-            infer_shapes(content)
-            FoldFragment().run(content)
-            tree = self.planned(content, options.inside(subgraph.path))
-            if any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
-                nested.append((Nested(subgraph=subgraph, graph=content, plan=tree.planned.plan), tree))
-        notes = [self.request.target_note] if top and self.request.target_note else []
-        plan = plan_weights(
-            graph,
-            self.request.target,
-            self.form,
-            options=options,
-            digest=self.digest,
-            notes=notes,
-            source=self.source if top else None,
-        )
-        return _Tree(graph=graph, planned=plan, nested=tuple(nested))
-
-    def samples(self, tree: _Tree) -> list[Batch]:
+    def samples(self, tree: WeightTree) -> list[Batch]:
         """Some batches for the methods that look at data; none where there is no such method.
 
         Raises:
@@ -209,7 +137,7 @@ class _Run:
         read_through(reader)
         return kept
 
-    def rewritten(self, tree: _Tree, sink: Sink, samples: Sequence[Batch], path: str = "") -> Graph:
+    def rewritten(self, tree: WeightTree, sink: Sink, samples: Sequence[Batch], path: str = "") -> Graph:
         """The graph of `tree` with its weights in few bits, which go through `sink`."""
         graph = tree.graph.copy()
         for one, inner in tree.nested:
@@ -242,11 +170,13 @@ class _Run:
         graph.sort()
         return graph
 
-    def expected(self, tree: _Tree, path: str = "") -> list[str]:
+    def expected(self, tree: WeightTree) -> list[str]:
         """Nodes whose weights the engine must read in few bits: those that it has kernels for."""
         kinds = (PRODUCT,) if tree.planned.storage == QDQ else (PRODUCT, TABLE)
-        every = [site for sites in tree.planned.sites.values() for site in sites]
-        found = [f"{path}{site.node}" for site in every if site.kind in kinds]
-        for one, inner in tree.nested:
-            found += self.expected(inner, f"{path}{one.subgraph.path}/")
-        return found
+        return [
+            f"{path}{site.node}"
+            for path, one in tree.walk()
+            for sites in one.planned.sites.values()
+            for site in sites
+            if site.kind in kinds
+        ]

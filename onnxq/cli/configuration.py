@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxq.cli.options import FILE, Decorator
-from onnxq.cli.parameters import Numbers, Points, Table, TargetName
+from onnxq.cli.parameters import Numbers, Points, Size, Table, TargetName
 from onnxq.config import Kind, load_config
 
 _NOT_IN_A_FILE = frozenset({"config", "debug", "help"})
@@ -70,6 +70,7 @@ def _kind(option: click.Option) -> Kind:
     by_type: tuple[tuple[type[Any], Kind], ...] = (
         (click.Path, Kind.PATH),
         (TargetName, Kind.NAME_OR_PATH),
+        (Size, Kind.INTEGER),
         (Numbers, Kind.NUMBERS),
         (click.IntRange, Kind.INTEGER),
         (click.FloatRange, Kind.NUMBER),

@@ -1,9 +1,9 @@
 """JSON documents of commands whose results have no JSON form of their own. Keys are added, never renamed or removed.
 
-onnxq.plan/1    {schema, target, opset, digest, notes, counts: {int8, fused, float},
-                 int8_mac_share, nodes: [{node, op, action, reason, rule, macs, mac_share}],
-                 tensors (with --tensors): [{tensor, role, dtype, axis, scale: [..], zero_point: [..], source,
-                 group, rule, writer, readers}]}
+onnxq.plan/1    {schema, mode, target, opset, digest, notes, counts: {int8, fused, weights, float},
+                 int8_mac_share, nodes: [{node, op, action, reason, rule, macs, mac_share, codes}],
+                 tensors (with --tensors): [{tensor, role, dtype, axis, block_size, scale: [..], zero_point: [..],
+                 source, group, rule, writer, readers}]}
 onnxq.data/1    {schema, source, samples, batches, inputs: [{name, dtype, expected, shapes, low, high, mean, std, zeros,
                  channels}], outputs: [{name, shape, low, high}], preparations, warnings, notes}
 onnxq.engine/1  {schema, path, engine, version, size_bytes, seconds, notes,
@@ -28,16 +28,19 @@ if TYPE_CHECKING:
     from onnxq.stripping import StripResult
 
 
-def plan_document(plan: QuantPlan, rows: Explanation, int8_mac_share: float | None, *, tensors: bool) -> dict[str, Any]:
+def plan_document(
+    plan: QuantPlan, rows: Explanation, int8_mac_share: float | None, *, mode: str, tensors: bool
+) -> dict[str, Any]:
     """A plan, with the given rows; counts and share are those of the whole plan."""
     counts = Counter(d.action.value for d in plan.nodes)
     document = {
         "schema": "onnxq.plan/1",
+        "mode": mode,
         "target": plan.target,
         "opset": plan.opset,
         "digest": plan.digest,
         "notes": list(plan.notes),
-        "counts": {action: counts[action] for action in ("int8", "fused", "float")},
+        "counts": {action: counts[action] for action in ("int8", "fused", "weights", "float")},
         "int8_mac_share": int8_mac_share,
         "nodes": [asdict(row) for row in rows.nodes],
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from onnxq.cli.parameters import BLOCK_SIZES, MODES, ROUNDINGS, WEIGHT_FORMATS, WEIGHTS, Name
+from onnxq.cli.parameters import BLOCK_SIZES, MODES, ROUNDINGS, WEIGHT_FORMATS, WEIGHTS, Name, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class FormOptions:
 
     mode: str
     weights: str | None
-    block_size: str | None
+    block_size: int | None
     symmetric: bool | None
     rounding: str | None
     weight_format: str | None
@@ -27,7 +27,7 @@ class FormOptions:
         return {
             "mode": self.mode,
             "weights": self.weights,
-            "block_size": None if self.block_size is None else int(self.block_size),
+            "block_size": self.block_size,
             "symmetric": self.symmetric,
             "rounding": self.rounding,
             "weight_format": self.weight_format,
@@ -58,7 +58,7 @@ FORM_OPTIONS = (
     click.option("--weights", type=Name(WEIGHTS), help="Type of the weights; what there is depends on --mode."),
     click.option(
         "--block-size",
-        type=Name(BLOCK_SIZES),
+        type=Size([str(size) for size in BLOCK_SIZES]),
         help="weight-only: how many weights share a scale; 0 for all of a channel.  [default: 32, int8: 0]",
     ),
     click.option(

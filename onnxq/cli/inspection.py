@@ -2,7 +2,7 @@
 
 JSON (onnxq.model/1): {schema, path, size_bytes, ir_version, opsets: {domain: version}, producer, parameters,
 inputs and outputs: [{name, dtype, shape}], operators: {type: count}, metadata: {key: value},
-pairs: [{tensor, kind, dtype, axis, scale: [..], zero_point: [..], group, rule, writer, readers}],
+pairs: [{tensor, kind, dtype, axis, block_size, scale: [..], zero_point: [..], group, rule, writer, readers}],
 nodes (of a quantized model): [{node, op, action, reason, rule, macs, mac_share}], int8_mac_share}.
 An unknown size in a shape is null. Filters pick among pairs and nodes.
 """
@@ -48,9 +48,11 @@ class PairFacts:
 
     Attributes:
         tensor: Name of the tensor that is quantized, or of the codes where only those are in the model.
-        kind: "activation" (a Q in the graph), "constant" (codes in the file) or "codes" (anything else behind a DQ).
+        kind: "activation" (a Q in the graph), "constant" (codes in the file behind a DQ), "weight" (codes that an
+            operator reads itself), "table" or "codes" (anything else behind a DQ).
         dtype: Type of the codes.
-        axis: Channel axis; None for per-tensor.
+        axis: Channel axis, or that along which blocks run; None for per-tensor.
+        block_size: Values along it that share a scale; None without blocks.
         scale: One value, or one for each channel; empty if it is computed in the graph.
         zero_point: Likewise; empty if the model leaves it out.
         group: Activations with equal parameters have the name of the first of them; "" for one that stands alone.
@@ -63,6 +65,7 @@ class PairFacts:
     kind: str
     dtype: str
     axis: int | None
+    block_size: int | None
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     group: str = ""
@@ -179,6 +182,7 @@ def _pair(row: TensorRow) -> PairFacts:
         kind=row.role,
         dtype=row.dtype,
         axis=row.axis,
+        block_size=row.block_size,
         scale=row.scale,
         zero_point=row.zero_point,
         group=row.group,
@@ -203,10 +207,10 @@ def facts_table(seen: Inspected, *, tensors: bool, nodes: bool) -> RenderableTyp
         rows.add_row(name, escape(value))
     parts: list[RenderableType] = [rows]
     if seen.whole.nodes:
-        by = "as Q/DQ stand" + (f", rules of {seen.target}" if seen.target else "")
+        by = "as the graph has them" + (f", rules of {seen.target}" if seen.target else "")
         if nodes:
             parts += [Text(""), node_table(seen.shown.nodes, title=f"Nodes, {by}; `onnxq verify` asks the engine")]
-        if tensors:
+        if tensors and seen.shown.tensors:
             parts += [Text(""), tensor_table(seen.shown.tensors, title=f"{len(seen.shown.tensors)} quantized tensors")]
         parts += [Text(""), counts(seen.whole.nodes, seen.whole.int8_mac_share)]
     return Group(*parts)

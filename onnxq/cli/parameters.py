@@ -18,7 +18,7 @@ METHOD_NAMES = (*METHODS, "moving-average")
 MODES = ("static", "dynamic", "weight-only")
 ACTIVATIONS = ("int8", "uint8", "int16", "uint16", "fp8")
 WEIGHTS = ("int4", "uint4", "int8", "uint8", "int16", "fp8")
-BLOCK_SIZES = ("0", "16", "32", "64", "128", "256")
+BLOCK_SIZES = (0, 16, 32, 64, 128, 256)
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq", "awq")
 WEIGHT_FORMATS = ("auto", "nbits", "qdq")
 IMAGE_PRESETS = ("imagenet", "yolo", "paddleocr")
@@ -44,6 +44,13 @@ class Name(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 o
         close = difflib.get_close_matches(str(value), known, n=1)
         guess = f" Did you mean {close[0]!r}?" if close else ""
         return self.fail(f"{value!r} is none of {', '.join(known)}.{guess}", param, ctx)
+
+
+class Size(Name):
+    """One of several numbers; in a configuration file a number too, not a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return int(super().convert(str(value), param, ctx))
 
 
 class TargetName(Name):

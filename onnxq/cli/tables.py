@@ -14,7 +14,7 @@ from onnxq.plural import counted
 from onnxq.report.explanation import Explanation, NodeRow, TensorRow
 
 _SHOWN_CHANNELS = 3
-_STYLES = {"int8": "green", "fused": "cyan", "float": "yellow"}
+_STYLES = {"int8": "green", "fused": "cyan", "weights": "green", "float": "yellow"}
 
 
 def node_table(rows: Iterable[NodeRow], *, title: str) -> Table:
@@ -24,7 +24,7 @@ def node_table(rows: Iterable[NodeRow], *, title: str) -> Table:
         table.add_row(
             escape(row.node),
             row.op,
-            Text(row.action, style=_STYLES.get(row.action, "dim")),
+            Text(row.runs, style=_STYLES.get(row.action, "dim")),
             escape(row.rule),
             _share(row),
             escape(row.reason),
@@ -34,13 +34,14 @@ def node_table(rows: Iterable[NodeRow], *, title: str) -> Table:
 
 def tensor_table(rows: Iterable[TensorRow], *, title: str) -> Table:
     """One line for each quantized tensor."""
-    headings = ("tensor", "role", "type", "axis", "zero-point", "scale", "from", "shared", "rule", "read by")
+    headings = ("tensor", "role", "type", "axis", "block", "zero-point", "scale", "from", "shared", "rule", "read by")
     cells = [
         (
             row.tensor,
             row.role,
             row.dtype,
             "" if row.axis is None else str(row.axis),
+            "" if row.block_size is None else str(row.block_size),
             several([str(z) for z in dict.fromkeys(row.zero_point)]),
             several([f"{s:.6g}" for s in row.scale]),
             row.source,
@@ -60,9 +61,13 @@ def tensor_table(rows: Iterable[TensorRow], *, title: str) -> Table:
 
 def counts(rows: Sequence[NodeRow], int8_mac_share: float | None) -> Text:
     """How many nodes run as what, and how much of the arithmetic is in int8."""
-    found = Counter(row.action for row in rows)
-    line = ", ".join(f"{found[action]} {action}" for action in ("int8", "fused", "float"))
-    share = "" if int8_mac_share is None else f"; {int8_mac_share:.1%} of the arithmetic in int8"
+    found = Counter(row.runs for row in rows)
+    codes = sorted({row.runs for row in rows if row.action == "int8"}) or ["int8"]
+    stored = sorted({row.runs for row in rows if row.action == "weights"})
+    if stored and not found[codes[0]]:
+        codes = []  # nothing was to compute on codes
+    line = ", ".join(f"{found[runs]} {runs}" for runs in (*codes, *stored, "fused", "float"))
+    share = "" if int8_mac_share is None else f"; {int8_mac_share:.1%} of the arithmetic in {' and '.join(codes)}"
     return Text(f"{counted(len(rows), 'node')}: {line}{share}")
 
 

@@ -22,6 +22,9 @@ FORMATS = (AUTO, QDQ, NBITS)
 
 TYPES = ("int4", "uint4", "int8")
 SMALLEST_BLOCK, LARGEST_BLOCK = 16, 256
+FORM_ARGUMENTS = ("weights", "block_size", "symmetric", "rounding", "weight_format", "accuracy_level")
+"""Arguments of `onnxq.quantize` that say it, in the order of `WeightForm.of`."""
+
 DEFAULT_BLOCK = {"int4": 32, "uint4": 32, "int8": 0}
 """Weights that share a scale; 0 stands for a whole channel."""
 

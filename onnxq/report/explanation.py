@@ -13,9 +13,10 @@ from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.names import selected, unmatched
-from onnxq.planning.plan import Action, QuantPlan, TensorPlan
+from onnxq.planning.plan import Action, QuantPlan, Role, TensorPlan
 from onnxq.report.build import int8_mac_share
 from onnxq.report.rows import origin_text
+from onnxq.report.wording import type_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +26,13 @@ class NodeRow:
     Attributes:
         node: Name of the node.
         op: Its operator type.
-        action: "int8", "fused" or "float".
+        action: "int8", "fused", "weights" or "float".
         reason: Why, in the user's words.
         rule: The target's rule that decided; "" where none did.
         macs: Multiply-accumulates for one sample; None where open dimensions leave it open.
         mac_share: Its share of the whole model's, 0 to 1; None where a part of them is unknown.
+        codes: Type of the codes that it computes on, or that its weights are stored in: "int8" (also for uint8), "fp8",
+            "uint16", "int4"; "" for a node in float.
     """
 
     node: str
@@ -39,6 +42,14 @@ class NodeRow:
     rule: str
     macs: int | None
     mac_share: float | None = None
+    codes: str = ""
+
+    @property
+    def runs(self) -> str:
+        """How it runs, in a word or two for people: "fp8", "fused", "int4 weights", "float"."""
+        if self.action == Action.INT8.value:
+            return self.codes or self.action
+        return f"{self.codes} {self.action}" if self.action == Action.WEIGHTS.value and self.codes else self.action
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +60,8 @@ class TensorRow:
         tensor: Name of the tensor.
         role: "activation", "weight", "bias", "constant", or "codes" where a model does not tell.
         dtype: Type of the codes.
-        axis: Channel axis; None for per-tensor.
+        axis: Channel axis, or that along which blocks run; None for per-tensor.
+        block_size: Values along it that share a scale; None without blocks.
         scale: One value, or one for each channel; empty where it is not known yet.
         zero_point: As many.
         source: Where the parameters come from ("observed", "its own values"); "" where a model does not tell.
@@ -63,6 +75,7 @@ class TensorRow:
     role: str
     dtype: str
     axis: int | None = None
+    block_size: int | None = None
     scale: tuple[float, ...] = ()
     zero_point: tuple[int, ...] = ()
     source: str = ""
@@ -91,16 +104,23 @@ class Explanation:
         return asdict(self)
 
 
-def explain_plan(graph: Graph, plan: QuantPlan, qparams: Mapping[str, QuantParams] | None = None) -> Explanation:
+def explain_plan(
+    graph: Graph,
+    plan: QuantPlan,
+    qparams: Mapping[str, QuantParams] | None = None,
+    codes: Mapping[str, str] | None = None,
+) -> Explanation:
     """The rows of a plan.
 
     Args:
         graph: The normalised graph it was made for.
         plan: The plan.
         qparams: Parameters by key of the plan's tensors, as far as they are known.
+        codes: What `codes_of_nodes` finds; of this plan unless given.
     """
     known = qparams or {}
     rules = {d.node: d.rule for d in plan.nodes if d.action is not Action.FLOAT}
+    codes = codes_of_nodes(plan) if codes is None else codes
     macs = [d.macs for d in plan.nodes]
     total = None if any(m is None for m in macs) else sum(m or 0 for m in macs)
     nodes = tuple(
@@ -112,6 +132,7 @@ def explain_plan(graph: Graph, plan: QuantPlan, qparams: Mapping[str, QuantParam
             rule=d.rule,
             macs=d.macs,
             mac_share=None if not total or d.macs is None else d.macs / total,
+            codes=codes.get(d.node, ""),
         )
         for d in plan.nodes
     )
@@ -128,6 +149,30 @@ def explain_plan(graph: Graph, plan: QuantPlan, qparams: Mapping[str, QuantParam
     return Explanation(nodes=nodes, tensors=tensors, int8_mac_share=int8_mac_share(plan))
 
 
+def codes_of_nodes(plan: QuantPlan) -> dict[str, str]:
+    """The type of codes of each quantized node: that of its activations, or of its weights where those stay float."""
+    found: dict[str, dict[Role, str]] = {}
+    for tensor in plan.tensors.values():
+        for use in tensor.uses:
+            found.setdefault(use.node, {}).setdefault(tensor.role, type_text(tensor.spec.qtype.name))
+    quantized = {d.node for d in plan.nodes if d.action in (Action.INT8, Action.WEIGHTS)}
+    roles = (Role.ACTIVATION, Role.TABLE, Role.WEIGHT, Role.CONSTANT)
+    return {
+        node: next((types[role] for role in roles if role in types), "int8")
+        for node, types in found.items()
+        if node in quantized
+    }
+
+
+def codes_of_rows(rows: Iterable[TensorRow]) -> dict[str, str]:
+    """Likewise from the quantized tensors of a model."""
+    found: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: row.role != "activation"):
+        for node in row.readers:
+            found.setdefault(node, type_text(row.dtype) if row.role == "activation" else row.dtype)
+    return found
+
+
 def _planned_row(graph: Graph, key: str, tensor: TensorPlan, rules: Mapping[str, str]) -> TensorRow:
     writer = graph.producer(tensor.name)
     readers = tuple(dict.fromkeys(use.node for use in tensor.uses))
@@ -137,6 +182,7 @@ def _planned_row(graph: Graph, key: str, tensor: TensorPlan, rules: Mapping[str,
         role=tensor.role.value,
         dtype=tensor.spec.qtype.name,
         axis=tensor.spec.axis,
+        block_size=tensor.spec.block_size,
         source=origin_text(tensor),
         rule=" ".join(dict.fromkeys(word for name in wanting for word in rules.get(name, "").split())),
         writer="" if writer is None else writer.name,
@@ -165,7 +211,7 @@ class RowFilter:
         nodes: Names or patterns of nodes.
         tensors: Names or patterns of tensors.
         ops: Operator types.
-        decisions: "int8", "fused" or "float".
+        decisions: "int8", "fused", "weights" or "float".
         words: Each must occur in the row, upper or lower case.
     """
 
@@ -201,7 +247,7 @@ class RowFilter:
         ]
         nodes = fitting if not self.tensors else [r for r in fitting if r.node in _touching(tensors)]
         return Explanation(
-            nodes=tuple(r for r in nodes if self._has_words(f"{r.node} {r.op} {r.action} {r.rule} {r.reason}")),
+            nodes=tuple(r for r in nodes if self._has_words(f"{r.node} {r.op} {r.runs} {r.rule} {r.reason}")),
             tensors=tuple(
                 r
                 for r in tensors
@@ -234,7 +280,9 @@ class RowFilter:
                 raise unmatched("operator", op, known, "--op")
         for decision in self.decisions:
             if decision not in {a.value for a in Action}:
-                raise ConfigError(f"unknown decision {decision!r}", where="--decision", hint="int8, fused or float")
+                raise ConfigError(
+                    f"unknown decision {decision!r}", where="--decision", hint="int8, fused, weights or float"
+                )
 
     def _has_words(self, text: str) -> bool:
         return all(word.lower() in text.lower() for word in self.words)

@@ -15,8 +15,9 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.planning.macs import macs
 from onnxq.planning.plan import Action
-from onnxq.report.explanation import Explanation, NodeRow, TensorRow, scales, zero_points
+from onnxq.report.explanation import Explanation, NodeRow, TensorRow, codes_of_rows, scales, zero_points
 from onnxq.report.report import TensorRow as ReportRow
+from onnxq.report.without_pairs import decision_without_pairs, stored_weights
 from onnxq.targets.schema import Target
 from onnxq.verification.structure import (
     INTEGER_OPS,
@@ -26,6 +27,7 @@ from onnxq.verification.structure import (
     is_qdq,
     output_problem,
     placement,
+    quantizes_by_pairs,
 )
 from onnxq.verification.tables import TableRows, table_rows
 
@@ -52,9 +54,11 @@ def explain_model(graph: Graph, target: Target | None = None) -> Explanation:
     """
     InferShapes().run(graph)
     decided: dict[str, _Decision] = {}
+    pairs = quantizes_by_pairs(graph)
     for node in graph.nodes:
         if not is_qdq(node):
-            decided[node.name] = _of_table(graph, node) or _decide(graph, node, decided, target)
+            by_pairs = _of_table(graph, node) or _decide(graph, node, decided, target) if pairs else None
+            decided[node.name] = by_pairs or decision_without_pairs(graph, node)
     counted = {name: macs(graph, graph.node(name)) for name in decided}
     total = None if any(m is None for m in counted.values()) else sum(m or 0 for m in counted.values())
     rows = []
@@ -63,11 +67,14 @@ def explain_model(graph: Graph, target: Target | None = None) -> Explanation:
         share = None if not total or own is None else own / total
         rule = _rule(graph, name, action, target)
         rows.append(NodeRow(node=name, op=op, action=action.value, reason=reason, rule=rule, macs=own, mac_share=share))
-    in_int8 = sum(row.macs or 0 for row in rows if row.action == Action.INT8.value)
     rules = {row.node: row.rule for row in rows if row.action != Action.FLOAT.value}
+    tensors = (*_with_groups(_tensors(graph, rules)), *stored_weights(graph))
+    codes = codes_of_rows(tensors)
+    rows = [row if row.action == "float" else replace(row, codes=codes.get(row.node, "")) for row in rows]
+    in_int8 = sum(row.macs or 0 for row in rows if row.action == Action.INT8.value)
     return Explanation(
         nodes=tuple(rows),
-        tensors=tuple(_with_groups(_tensors(graph, rules))),
+        tensors=tensors,
         int8_mac_share=in_int8 / total if total else None,
     )
 
@@ -88,7 +95,7 @@ def _decide(graph: Graph, node: NodeProto, decided: Mapping[str, _Decision], tar
     if node.op_type.startswith("QLinear") or node.op_type in INTEGER_OPS:
         return Action.INT8, "computes on codes"
     if node.op_type in WEIGHT_OPS:
-        return Action.WEIGHTS, f"computes in float with a weight in {attribute(node, 'bits', 4)} bits"
+        return decision_without_pairs(graph, node)
     stands = placement(graph, node)
     if (before := _fuses_behind(graph, node, decided, target)) is not None:
         return Action.FUSED, f"follows {before!r} with nothing between"
@@ -200,6 +207,7 @@ def _tensor(graph: Graph, node: NodeProto, role: str, rules: Mapping[str, str]) 
         role=role,
         dtype="unknown" if dtype is None else TensorProto.DataType.Name(dtype).lower(),
         axis=None if scale is None or scale.size == 1 else int(attribute(node, "axis", 1)),
+        block_size=int(attribute(node, "block_size", 0)) or None,
         scale=() if scale is None else scales(np.asarray(scale)),
         zero_point=() if zero_point is None else zero_points(np.asarray(zero_point)),
         rule=" ".join(dict.fromkeys(word for name in wanting for word in rules.get(name, "").split())),
@@ -266,6 +274,7 @@ def _report_row(row: TensorRow) -> ReportRow:
         role=row.role,
         dtype=row.dtype,
         axis=row.axis,
+        block_size=row.block_size,
         scale=row.scale,
         zero_point=tuple(zero_point.tolist()),
         rmin=float(((low - zero_point) * scale).min()),

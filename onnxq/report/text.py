@@ -14,7 +14,7 @@ from rich.text import Text
 
 from onnxq.plural import counted
 from onnxq.report.report import LayerRow, Report
-from onnxq.report.wording import codes_text, counts_text, data_text, files_text, output_text
+from onnxq.report.wording import codes_text, counts_text, data_text, files_text, output_text, weights_text
 from onnxq.sizes import size_text
 from onnxq.verification.structure import MATRIX_OPS
 
@@ -65,15 +65,18 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     yield "target", report.target + (f", method {report.method}" if report.method else "")
     if report.planned is not None:
         codes, share = codes_text(report.tensors), report.int8_mac_share
+        stored = weights_text(report.tensors)
         part = f", {share:.1%} of the arithmetic in {codes}" if share is not None else ""
-        yield "planned", counts_text(report.planned, codes) + part
+        yield "planned", counts_text(report.planned, codes, stored) + part
     if report.proven is not None and report.engine is not None:
-        yield "executed", f"{counts_text(report.proven)} (told by {report.engine.engine} {report.engine.version})"
+        stands = counts_text(report.proven, codes_text(report.tensors), weights_text(report.tensors))
+        yield "executed", f"{stands} (told by {report.engine.engine} {report.engine.version})"
     elif report.engine is not None and report.engine.size_bytes:
         size = size_text(report.engine.size_bytes)
         yield "engine", f"{size}, built by {report.engine.engine} {report.engine.version}"
     if report.asked is not None:
-        yield "by its pairs", f"{counts_text(report.asked)} (by the target's rules; its engine tells nothing of nodes)"
+        stands = counts_text(report.asked, codes_text(report.tensors), weights_text(report.tensors))
+        yield "by its pairs", f"{stands} (by the target's rules; its engine tells nothing of nodes)"
     yield from _weights(report)
     yield from _left_in_float(report)
     if report.size_before_bytes and report.size_after_bytes:

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     )
 
 
-_SHORT = {"float8e4m3fn": "fp8"}
+_SHORT = {"float8e4m3fn": "fp8", "uint8": "int8"}
+
+
+def type_text(name: str) -> str:
+    """A type of codes as people call it: uint8 activations make an int8 node, float8e4m3fn is fp8."""
+    return _SHORT.get(name, name)
 
 
 def data_text(data: DataFacts) -> str:
@@ -38,22 +43,25 @@ def data_text(data: DataFacts) -> str:
 
 def codes_text(tensors: Iterable[TensorRow]) -> str:
     """What nodes compute on, by the types of their activations: "int8", "fp8", "int8 and uint16"."""
-    types = {row.dtype for row in tensors if row.role == "activation"}
-    wide = sorted(types - {"int8", "uint8"})
-    names = [*(["int8"] if types & {"int8", "uint8"} or not wide else []), *(_SHORT.get(name, name) for name in wide)]
-    return " and ".join(names)
+    return " and ".join(sorted({type_text(row.dtype) for row in tensors if row.role == "activation"})) or "int8"
 
 
-def counts_text(counts: NodeCounts, codes: str = "int8") -> str:
+def weights_text(tensors: Iterable[TensorRow]) -> str:
+    """What weights are stored in where activations are float: "int4", "int4 and uint4"."""
+    return " and ".join(sorted({row.dtype for row in tensors if row.role == "weight"})) or "few-bit"
+
+
+def counts_text(counts: NodeCounts, codes: str = "int8", stored: str = "few-bit") -> str:
     """Nodes by the way they run, in a line; what there is none of is left out, but for int8 and float.
 
     Args:
         counts: The nodes.
         codes: What the quantized ones compute on, as `codes_text` says it.
+        stored: What weights are stored in, as `weights_text` says it.
     """
     parts = [f"{counts.int8} {codes}", f"{counts.fused} fused into them"]
     if counts.weights:
-        weights = f"{counts.weights} in float with weights in few bits"
+        weights = f"{counts.weights} in float with {stored} weights"
         parts = [weights] if not counts.int8 and not counts.fused else [*parts, weights]
     return ", ".join([*parts, f"{counts.float} float"])
 

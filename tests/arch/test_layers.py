@@ -45,6 +45,7 @@ LAYERS: dict[str, int] = {
     "onnxq.modes": 1,
     "onnxq.arguments": 9,
     "onnxq.finishing": 9,
+    "onnxq.mode_plans": 9,
     "onnxq.mode_stages": 9,
     "onnxq.static_stages": 9,
     "onnxq.dynamic_stages": 9,

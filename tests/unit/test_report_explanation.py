@@ -173,7 +173,7 @@ def test_picking(picked: RowFilter, nodes: list[str], tensors: list[str]) -> Non
             RowFilter(tensors=["zz"]),
             "--tensor: no quantized tensor of the model matches 'zz'\nHint: `onnxq plan MODEL --tensors` lists them",
         ),
-        (RowFilter(decisions=["int4"]), "--decision: unknown decision 'int4'\nHint: int8, fused or float"),
+        (RowFilter(decisions=["int4"]), "--decision: unknown decision 'int4'\nHint: int8, fused, weights or float"),
     ],
 )
 def test_picking_what_is_not_there(picked: RowFilter, message: str) -> None:

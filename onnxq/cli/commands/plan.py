@@ -10,12 +10,14 @@ from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.documents import plan_document
 from onnxq.cli.filters import Filters, filter_options
+from onnxq.cli.forms import FORM_OPTIONS, FormOptions
 from onnxq.cli.parameters import METHODS, Name
 from onnxq.cli.render import print_json, show
 
 
-@click.command(short_help="Show what would be int8, and why not.")
+@click.command(short_help="Show what would be quantized, and why not.")
 @click.argument("model", type=options.FILE)
+@options.grouped(FormOptions, "form", *FORM_OPTIONS)
 @options.plan_options()
 @filter_options()
 @click.option("--stats", type=options.FILE, help="Statistics of an earlier run: scales of activations are shown too.")
@@ -29,6 +31,7 @@ from onnxq.cli.render import print_json, show
 def plan(  # noqa: PLR0913 - one parameter for each group of options
     *,
     model: Path,
+    form: FormOptions,
     placement: options.PlanOptions,
     filters: Filters,
     stats: Path | None,
@@ -38,7 +41,8 @@ def plan(  # noqa: PLR0913 - one parameter for each group of options
 ) -> None:
     """Show how each node of MODEL would run on the target, and why. Needs no data.
 
-    A node runs in int8, is fused (it disappears into an int8 neighbour) or stays float. Names are those of the model
+    A node runs in int8 (or fp8, or 16 bits), is fused (it disappears into such a neighbour), has its weights stored in
+    few bits, or stays float. Names are those of the model
     after onnxq has folded what can be folded. The rules are explained in docs/targets.md. With --tensors the quantized
     tensors are shown: type, scale and zero-point as far as they are known without data, and who shares them.
 
@@ -47,6 +51,7 @@ def plan(  # noqa: PLR0913 - one parameter for each group of options
       onnxq plan model.onnx --target tensorrt
       onnxq plan model.onnx --target ort-cpu --decision float --op MatMul
       onnxq plan model.onnx --tensors --node '/head/*' --stats model.stats
+      onnxq plan model.onnx --mode weight-only --tensors
     """
     from onnxq import load_stats  # noqa: PLC0415 - numpy and onnx only now
     from onnxq.explaining import explain  # noqa: PLC0415
@@ -57,13 +62,15 @@ def plan(  # noqa: PLR0913 - one parameter for each group of options
         method=method,
         percentile=percentile,
         parameters=filters.shows_tensors or stats is not None,
+        **form.keywords(),
         **placement.keywords(),
     )
     picked = filters.rows().pick(rows)
     if as_json:
-        print_json(plan_document(made, picked, rows.int8_mac_share, tensors=filters.shows_tensors or stats is not None))
+        tensors = filters.shows_tensors or stats is not None
+        print_json(plan_document(made, picked, rows.int8_mac_share, mode=form.mode, tensors=tensors))
         return
     from onnxq.cli.tables import explanation_table  # noqa: PLC0415
 
-    title = f"Plan for {made.target}"
+    title = f"Plan for {made.target}" + ("" if form.mode == "static" else f", mode {form.mode}")
     show(explanation_table(picked, rows, title=title, tensors=filters.shows_tensors, notes=made.notes), table=True)
