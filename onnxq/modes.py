@@ -20,7 +20,7 @@ MODES = (STATIC, DYNAMIC, WEIGHT_ONLY)
 _EVERYWHERE = frozenset({
     "model", "data", "target", "mode", "output", "force", "batch_size", "limit", "layout", "images", "exclude",
     "exclude_ops", "exclude_between", "include", "include_ops", "include_between", "overrides", "threads", "providers",
-    "progress", "tune_progress",
+    "progress", "tune_progress", "details",
 })  # fmt: skip
 
 _MEANINGFUL: Mapping[str, frozenset[str]] = {

@@ -8,10 +8,32 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from onnxq.modes import DYNAMIC, STATIC, WEIGHT_ONLY
+
 FEW_SAMPLES = 64
 """Below so many, another sample still moves the ranges of most models."""
 POOR_DB, FAIR_DB = 10.0, 20.0
 _SLOWER = 0.97
+
+_HELP = {
+    STATIC: "Careful rounding of the weights usually helps; what still hurts can stay in float.",
+    DYNAMIC: "Keep in float what hurts, by name or operator; static quantization, with samples, may do better.",
+    WEIGHT_ONLY: "Rounding that looks at the activations usually helps, or weights in int8.",
+}
+_REMEDY = {STATIC: "--recover best", DYNAMIC: "--exclude 'NODE'", WEIGHT_ONLY: "--rounding gptq"}
+_FASTER = {
+    STATIC: ("Let onnxq race placements on this machine.", "--tune latency"),
+    DYNAMIC: (
+        "Quantizing activations as they come costs time, which small products do not win back.",
+        "--exclude 'NODE'",
+    ),
+    WEIGHT_ONLY: (
+        "Weights in few bits save memory, and time only where reading weights takes it (large models, one token at a "
+        "time); --mode dynamic computes in int8.",
+        "",
+    ),
+}
+"""What helps against too much noise or time, by mode: in words, and as an option."""
 
 _EXTRAS = {"tensorrt": "tensorrt", "openvino": "openvino"}
 
@@ -52,6 +74,18 @@ class _Names:
         self.model = shlex.quote(str(report.get("float_path") or "MODEL.onnx"))
         self.output = shlex.quote(str(report.get("output_path") or report.get("model_name") or "MODEL.int8.onnx"))
         self.target = str(report.get("target") or "ort-cpu")
+        self.mode = _mode_of(report)
+        said = "" if self.mode == STATIC else f" --mode {self.mode}"
+        data = "" if self.mode != STATIC and self.data == "SRC" else f" --data {self.data}"
+        self.again = f"onnxq quantize {self.model}{said}{data} --target {self.target} --force"
+
+
+def _mode_of(report: Mapping[str, Any]) -> str:
+    """The mode of the run: where activations have no ranges it was not "static"."""
+    planned = report.get("planned") or {}
+    if report.get("method") == DYNAMIC:
+        return DYNAMIC
+    return WEIGHT_ONLY if planned.get("weights") and not planned.get("int8") else STATIC
 
 
 def _failures(report: Mapping[str, Any]) -> Iterator[Advice]:
@@ -72,7 +106,7 @@ def _failures(report: Mapping[str, Any]) -> Iterator[Advice]:
 
 def _way_out(check: str, names: _Names) -> str:
     if check.startswith(("SQNR at least", "accuracy budget")):
-        return f"onnxq quantize {names.model} --data {names.data} --target {names.target} --recover best --force"
+        return f"{names.again} {_REMEDY[names.mode]}"
     if check.startswith("outputs are sound"):
         return f"onnxq sensitivity {names.model} --data {names.data} --target {names.target} --report layers.html"
     if check.startswith("the engine was asked") and names.target in _EXTRAS:
@@ -112,34 +146,33 @@ def _accuracy(report: Mapping[str, Any]) -> Iterator[Advice]:
     worst = min(known, key=lambda o: o["sqnr_db"])
     if worst["sqnr_db"] >= FAIR_DB:
         return
-    if worst["sqnr_db"] < POOR_DB:
-        text = (
-            f"Win accuracy back: output {worst['name']!r} has {worst['sqnr_db']:.1f} dB SQNR, so noise is a third of "
-            "the signal or more. Round weights with care first, then keep in float what still hurts."
-        )
+    poor = worst["sqnr_db"] < POOR_DB
+    found = f"output {worst['name']!r} has {worst['sqnr_db']:.1f} dB SQNR"
+    if poor:
+        text = f"Win accuracy back: {found}, so noise is a third of the signal or more. {_HELP[names.mode]}"
     else:
         text = (
-            f"Output {worst['name']!r} has {worst['sqnr_db']:.1f} dB SQNR: fine for most classifiers, little for boxes "
-            "and other numbers. Careful rounding of the weights usually helps."
+            f"{found[0].upper()}{found[1:]}: fine for most classifiers, little for boxes and other numbers. "
+            f"{_HELP[names.mode]}"
         )
-    base = f"onnxq quantize {names.model} --data {names.data} --target {names.target} --force"
-    yield Advice(kind="warning" if worst["sqnr_db"] < POOR_DB else "next", text=text, command=f"{base} --recover best")
-    if not report.get("sensitivity"):
+    yield Advice(kind="warning" if poor else "next", text=text, command=f"{names.again} {_REMEDY[names.mode]}")
+    if not report.get("sensitivity") and names.mode == STATIC:
         yield Advice(
             kind="next",
             text="See which layers hurt, and leave as few of them in float as the accuracy needs.",
-            command=f"{base} --search --min-sqnr 20 --report report.html",
+            command=f"{names.again} --search --min-sqnr 20 --report report.html",
         )
 
 
 def _speed(report: Mapping[str, Any]) -> Iterator[Advice]:
     names, latency = _Names(report), report.get("latency")
     if latency and latency["float_ms"] < _SLOWER * latency["quantized_ms"]:
+        text, option = _FASTER[names.mode]
+        times = f"{latency['quantized_ms']:.3g} ms against {latency['float_ms']:.3g} ms"
         yield Advice(
             kind="warning",
-            text=f"The int8 model is slower here than the float one ({latency['quantized_ms']:.3g} ms against "
-            f"{latency['float_ms']:.3g} ms). Let onnxq race placements on this machine.",
-            command=f"onnxq quantize {names.model} --data {names.data} --target {names.target} --tune latency --force",
+            text=f"The quantized model is slower here than the float one ({times}). {text}",
+            command=f"{names.again} {option}" if option else "",
         )
     reasons = Counter(
         row["reason"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxq.plural import counted
 from onnxq.verification.compare import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from onnxq.report.report import (  # which imports the renderings that use this module
         DataFacts,
@@ -24,6 +24,25 @@ _SHORT = {"float8e4m3fn": "fp8", "uint8": "int8"}
 def type_text(name: str) -> str:
     """A type of codes as people call it: uint8 activations make an int8 node, float8e4m3fn is fp8."""
     return _SHORT.get(name, name)
+
+
+def codes_of_types(types: Iterable[str]) -> str:
+    """Types of activations in a line: "int8", "fp8", "int8 and uint16"."""
+    return " and ".join(sorted(set(map(type_text, types)))) or "int8"
+
+
+def stored_of_types(types: Iterable[str]) -> str:
+    """Types of weights in a line; "few-bit" where none is known."""
+    return " and ".join(sorted(set(types))) or "few-bit"
+
+
+def document_codes(report: Mapping[str, Any]) -> tuple[str, str]:
+    """What nodes compute on, and what weights alone are stored in, by a document of onnxq.report/1."""
+    rows = report.get("tensors") or ()
+    return (
+        codes_of_types(row["dtype"] for row in rows if row.get("role", "activation") in ("activation", "")),
+        stored_of_types(row["dtype"] for row in rows if row.get("role") == "weight"),
+    )
 
 
 def data_text(data: DataFacts) -> str:
@@ -43,12 +62,12 @@ def data_text(data: DataFacts) -> str:
 
 def codes_text(tensors: Iterable[TensorRow]) -> str:
     """What nodes compute on, by the types of their activations: "int8", "fp8", "int8 and uint16"."""
-    return " and ".join(sorted({type_text(row.dtype) for row in tensors if row.role == "activation"})) or "int8"
+    return codes_of_types(row.dtype for row in tensors if row.role == "activation")
 
 
 def weights_text(tensors: Iterable[TensorRow]) -> str:
     """What weights are stored in where activations are float: "int4", "int4 and uint4"."""
-    return " and ".join(sorted({row.dtype for row in tensors if row.role == "weight"})) or "few-bit"
+    return stored_of_types(row.dtype for row in tensors if row.role == "weight")
 
 
 def counts_text(counts: NodeCounts, codes: str = "int8", stored: str = "few-bit") -> str:

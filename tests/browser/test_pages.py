@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+import onnxq
 from onnxq.report.html.run_page import render_run
-from tests.browser.conftest import NARROW, Browser, Write
+from tests.browser.conftest import MODELS, NARROW, Browser, Write
 
 pytestmark = pytest.mark.slow  # some ten seconds, and a browser
 
@@ -277,3 +278,29 @@ def test_without_scripts_the_verdict_is_there(
     browser.driver.get(page.as_uri())
     assert browser.texts("h1")[0].startswith("Passed")
     assert "What to do next" in browser.texts("h2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "badge", "card"),
+    [
+        ({"mode": "dynamic"}, "int8", "in int8"),
+        ({"mode": "weight-only"}, "int4 weights", "int4 weights"),
+        ({"mode": "static", "target": "tensorrt", "activations": "fp8", "limit": 8}, "fp8", "in fp8"),
+    ],
+    ids=["dynamic", "weight-only", "fp8"],
+)
+def test_other_modes_and_types_are_called_by_their_names(
+    browser: Browser, write: Write, arguments: dict[str, Any], badge: str, card: str
+) -> None:
+    name = "wordlang_transformer" if arguments["mode"] != "static" else "digits_resnet"
+    options = {"target": "ort-x64-vnni", **arguments}
+    result = onnxq.quantize(MODELS / f"{name}.onnx", MODELS / f"{name}.calib.npz", details=True, **options)
+    browser.open(write(result.report.to_html()))
+    assert card in browser.texts(".card .label")
+    for tab in ("layers", "tensors", "graph"):
+        browser.click(f"#tab-{tab}")
+    browser.click("#tab-layers")
+    assert badge in browser.texts("#panel-layers .badge")
+    if badge != "int8":
+        assert "int8" not in browser.texts("#panel-layers .badge")
+    assert browser.errors == []

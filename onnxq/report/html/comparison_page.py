@@ -90,7 +90,7 @@ def differences(a: Document, b: Document) -> Iterator[Difference]:
         gain = sqnr[1] - sqnr[0]
         better = None if abs(gain) < _SLIGHT_DB else gain > 0
         yield Difference(
-            name="closeness to float, worst output", a=f"{sqnr[0]:.1f} dB", b=f"{sqnr[1]:.1f} dB",
+            name="closeness to float", a=f"{sqnr[0]:.1f} dB", b=f"{sqnr[1]:.1f} dB",
             text=f"{gain:+.1f} dB", better=better,
         )  # fmt: skip
     yield from _ratio("size", a.get("size_after_bytes"), b.get("size_after_bytes"), size_text)
@@ -100,7 +100,7 @@ def differences(a: Document, b: Document) -> Iterator[Difference]:
     if shares[0] is not None and shares[1] is not None:
         points = 100 * (shares[1] - shares[0])
         yield Difference(
-            name="arithmetic in int8", a=f"{shares[0]:.1%}", b=f"{shares[1]:.1%}",
+            name="quantized arithmetic", a=f"{shares[0]:.1%}", b=f"{shares[1]:.1%}",
             text=f"{points:+.1f} points" if abs(points) >= 0.05 else "",
         )  # fmt: skip
     for key, name in (("target", "target"), ("method", "method"), ("version", "onnxq")):
@@ -128,7 +128,7 @@ def _head(found: tuple[Difference, ...], names: tuple[str, str]) -> str:
     elif worse and not better:
         kind, mark, title = "fail", "A", f"A is better: {_listed(worse)}"
     elif better:
-        kind, mark, title = "unsure", "?", f"B is better in {_listed(better)}, A in {_listed(worse)}"
+        kind, mark, title = "unsure", "?", f"B is better in {_listed(better)}, worse in {_listed(worse)}"
     else:
         kind, mark, title = "unsure", "=", "No difference to speak of"
     said = f"A is {names[0]}, B is {names[1]}."
@@ -145,7 +145,7 @@ def _listed(found: list[Difference]) -> str:
 def _table(found: tuple[Difference, ...], names: tuple[str, str]) -> str:
     rows = "".join(
         f'<tr><td>{escape(d.name)}</td><td class="n">{escape(d.a)}</td><td class="n">{escape(d.b)}</td>'
-        f'<td class="n"><span class="delta {_kind(d)}">{escape(d.text)}</span></td></tr>'
+        f'<td class="n"><span class="{_kind(d)}-text">{escape(d.text)} {_word(d)}</span></td></tr>'
         for d in found
     )
     heads = (
@@ -154,6 +154,11 @@ def _table(found: tuple[Difference, ...], names: tuple[str, str]) -> str:
         '<th scope="col" class="n">B against A</th>'
     )
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _word(difference: Difference) -> str:
+    """Percentages may be better for being smaller: said, not left to an arrow."""
+    return {True: "better", False: "worse", None: ""}[difference.better]
 
 
 def _kind(difference: Difference) -> str:

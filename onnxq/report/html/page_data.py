@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxq.report.layered import NODE_HEIGHT, NODE_WIDTH, place
+from onnxq.report.wording import codes_of_types, document_codes, stored_of_types
 
 _DIGITS = 6
 _SHOWN_CHANNELS = 256
@@ -38,12 +39,31 @@ def run_data(report: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         report: A document of the schema onnxq.report/1, also one of an earlier version with fewer keys.
     """
+    codes, stored = document_codes(report)
+    labels = _labels(report)
     return {
         "method": report.get("method"),
-        "layers": [_picked(row, _LAYER_KEYS) for row in report.get("layers") or ()],
+        "codes": codes,
+        "stored": stored,
+        "layers": [
+            {**_picked(row, _LAYER_KEYS), "codes": labels.get(row["node"], "")} for row in report.get("layers") or ()
+        ],
         "tensors": [_tensor(row) for row in report.get("tensors") or ()],
         "graph": _graph(report.get("graph")),
         "sensitivity": report.get("sensitivity"),
+    }
+
+
+def _labels(report: Mapping[str, Any]) -> dict[str, str]:
+    """What each node reads, where a model has codes of several types: "int8", "int4" (weights alone)."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for row in report.get("tensors") or ():
+        for node in row.get("readers") or ():
+            found.setdefault(node, {}).setdefault(str(row.get("role")), set()).add(str(row["dtype"]))
+    return {
+        node: codes_of_types(roles["activation"]) if "activation" in roles else stored_of_types(roles["weight"])
+        for node, roles in found.items()
+        if roles.keys() & {"activation", "weight"}
     }
 
 

@@ -10,7 +10,7 @@ from onnxq.report.html.document import document
 from onnxq.report.html.page_data import run_data
 from onnxq.report.html.verdict import cards, checks, verdict, what_to_do
 from onnxq.report.report import NodeCounts
-from onnxq.report.wording import counts_text
+from onnxq.report.wording import counts_text, document_codes
 from onnxq.sizes import size_text
 
 Document = Mapping[str, Any]
@@ -80,11 +80,11 @@ def _facts(report: Document) -> str:
 
 def _pairs(report: Document) -> Iterator[tuple[str, str]]:
     if report.get("planned"):
-        yield "planned", _counts(report["planned"])
+        yield "planned", _counts(report, "planned")
     if report.get("proven"):
-        yield "executed", _counts(report["proven"])
+        yield "executed", _counts(report, "proven")
     if report.get("asked"):
-        yield "by its pairs", f"{_counts(report['asked'])} (by the target's rules)"
+        yield "by its pairs", f"{_counts(report, 'asked')} (by the target's rules)"
     engine = report.get("engine")
     if engine:
         size = f", engine of {size_text(engine['size_bytes'])}" if engine["size_bytes"] else ""
@@ -103,9 +103,9 @@ def _pairs(report: Document) -> Iterator[tuple[str, str]]:
         yield "made by", f"onnxq {report['version']}"
 
 
-def _counts(counts: Mapping[str, int]) -> str:
+def _counts(report: Document, key: str) -> str:
     known = ("int8", "fused", "float", "weights")
-    return counts_text(NodeCounts(**{key: counts[key] for key in known if key in counts}))
+    return counts_text(NodeCounts(**{k: report[key][k] for k in known if k in report[key]}), *document_codes(report))
 
 
 def _output(output: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxq.plural import counted
 from onnxq.report.advice import Advice, advice_for
+from onnxq.report.wording import document_codes
 from onnxq.sizes import size_text
 
 _SIGNS = {"fail": "✕", "warning": "!", "next": "→", "pass": "✓", "info": "i"}
@@ -47,8 +48,9 @@ def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
     if counts and engine:
         inside, weights = counts["int8"] + counts["fused"], counts.get("weights", 0)
         total = inside + weights + counts["float"]
-        what = "in int8 or fused into int8 ones" if inside or not weights else "with weights in few bits"
-        more = f", {weights} with weights in few bits" if inside and weights else ""
+        codes, stored = document_codes(report)
+        what = f"in {codes} or fused into such" if inside or not weights else f"with {stored} weights"
+        more = f", {weights} with {stored} weights" if inside and weights else ""
         yield f"{engine['name']} {engine['version']} runs {inside or weights} of {total} nodes {what}{more}."
     elif engine:
         built = f" of {size_text(engine['size_bytes'])}" if engine["size_bytes"] else ""
@@ -101,7 +103,7 @@ def _accuracy_card(report: Mapping[str, Any]) -> str:
         text = _score(before["score"], evaluation["unit"]), _score(after["score"], evaluation["unit"])
         verdicts = [c["verdict"] for c in evaluation["comparisons"][:1]]
         sub = f"{evaluation['metric']} on {counted(evaluation['samples'], 'sample')}, {', '.join(verdicts)}"
-        return _card("accuracy, float to int8", f"{escape(text[0])} → {escape(text[1])}", sub)
+        return _card("accuracy, float to quantized", f"{escape(text[0])} → {escape(text[1])}", sub)
     worst = worst_sqnr(report)
     if worst is None:
         value = "exact" if exact_outputs(report) else "not measured"
@@ -143,8 +145,9 @@ def _latency_card(report: Mapping[str, Any]) -> str:
 def _share_card(report: Mapping[str, Any]) -> str:
     counts = report.get("proven") or report.get("asked") or report.get("planned")
     share = report.get("int8_mac_share")
+    codes, stored = document_codes(report)
     if not counts:
-        return _card("in int8", "not known")
+        return _card(f"in {codes}", "not known")
     total = max(1, sum(counts.get(kind, 0) for kind in _KINDS))
     meter = "".join(
         f'<span class="bg-{kind}" style="width:{100 * counts.get(kind, 0) / total:.1f}%"></span>'
@@ -152,14 +155,16 @@ def _share_card(report: Mapping[str, Any]) -> str:
         if counts.get(kind)
     )
     told = "by the engine" if report.get("proven") else "by its Q/DQ pairs" if report.get("asked") else "by the plan"
-    named = [f"{counts[kind]} {kind}" for kind in _KINDS if counts.get(kind) or kind in ("int8", "float")]
+    alone = counts.get("weights") and not counts["int8"] + counts["fused"]  # mode "weight-only"
+    always = ("float",) if alone else ("int8", "float")
+    names = {"int8": codes, "weights": "with such weights" if alone else f"with {stored} weights"}
+    named = [f"{counts[kind]} {names.get(kind, kind)}" for kind in _KINDS if counts.get(kind) or kind in always]
     sub = f"{', '.join(named)} nodes {told}"
-    value = f"{share:.1%} <small>of the arithmetic</small>" if share is not None else _node_share(counts, total)
-    return _card("in int8", value, sub, f'<div class="meter" aria-hidden="true">{meter}</div>')
-
-
-def _node_share(counts: Mapping[str, int], total: int) -> str:
-    return f"{(counts['int8'] + counts['fused']) / total:.0%} <small>of the nodes</small>"
+    label = f"{stored} weights" if alone else f"in {codes}"
+    inside = counts["weights"] if alone else counts["int8"] + counts["fused"]
+    shown, of = (inside / total, "nodes") if alone or share is None else (share, "arithmetic")
+    value = f"{shown:{'.0%' if of == 'nodes' else '.1%'}} <small>of the {of}</small>"
+    return _card(label, value, sub, f'<div class="meter" aria-hidden="true">{meter}</div>')
 
 
 def _data_card(report: Mapping[str, Any]) -> str:

@@ -44,6 +44,10 @@ const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count ==
 const level = sqnr => (sqnr >= 30 ? 4 : sqnr >= 20 ? 3 : sqnr >= 10 ? 2 : 1);
 const LEVELS = ["", "poor", "fair", "good", "excellent"];
 
+/** How a layer runs, with the type of the codes that it computes on. */
+function runsBadge(layer, runs, run) {
+  return badge(runs, runs === "int8" ? layer.codes || run.codes : runs === "weights" ? `${layer.codes || run.stored} weights` : runs);
+}
 function badge(kind, text = kind) {
   return kind ? el("span", { class: `badge ${kind}` }, text) : el("span", { class: "mute" }, "–");
 }

@@ -41,8 +41,8 @@ function startComparison(a, b) {
     select: { label: "any operator", of: row => row.op },
     columns: [
       { key: "node", title: "Layer", value: row => row.node, text: row => `${row.node} ${row.op}`, cell: row => el("span", {}, el("span", { class: "ident" }, breakable(row.node)), el("span", { class: "op" }, row.op)) },
-      { key: "a", title: "A runs as", value: row => row.runs[0], cell: row => badge(row.runs[0]) },
-      { key: "b", title: "B runs as", value: row => row.runs[1], cell: row => el("span", {}, badge(row.runs[1]), changed(row) ? el("span", { class: "badge changed" }, "changed") : null) },
+      { key: "a", title: "A runs as", low: true, value: row => row.runs[0], cell: row => row.one ? runsBadge(row.one, row.runs[0], a) : badge("") },
+      { key: "b", title: "B runs as", value: row => row.runs[1], cell: row => el("span", {}, row.two ? runsBadge(row.two, row.runs[1], b) : badge(""), changed(row) ? el("span", { class: "badge changed" }, "changed") : null) },
       { key: "sa", title: "A SQNR dB", number: true, low: true, up: true, value: row => row.sqnr[0], text: () => "", cell: row => gauge(row.sqnr[0], row.one?.exact) },
       { key: "sb", title: "B SQNR dB", number: true, low: true, up: true, value: row => row.sqnr[1], text: () => "", cell: row => gauge(row.sqnr[1], row.two?.exact) },
       { key: "gain", title: "B − A", number: true, up: true, hint: "More dB in B is better", value: row => row.gain, text: () => "", cell: row => delta(row.gain, "dB") },
@@ -81,7 +81,7 @@ function startComparison(a, b) {
   both.forEach((run, index) => {
     if (!run.graph?.nodes.length) return;
     const letter = "ab"[index];
-    views[index] = graphView(run.graph, openLayer);
+    views[index] = graphView(run, openLayer);
     panel(`graph-${letter}`, `Graph ${letter.toUpperCase()}`, null, views[index].element);
     onTab[`graph-${letter}`] = () => views[index].show();
   });
@@ -92,7 +92,7 @@ function startComparison(a, b) {
     layers.reveal(name);
     const outputs = found.map((layer, index) => layer ? about[index].outputOf(layer) : null);
     const side = (layer, index) => layer ? el("div", {}, facts([
-      ["runs as", badge(layer.executed || layer.decision)], ["SQNR here", layer.exact ? "exact" : layer.sqnr_db === null ? "" : gauge(layer.sqnr_db)],
+      ["runs as", runsBadge(layer, layer.executed || layer.decision, both[index])], ["SQNR here", layer.exact ? "exact" : layer.sqnr_db === null ? "" : gauge(layer.sqnr_db)],
       ["lost here", lossText(about[index].lossOf(layer))], ["why", layer.reason || layer.why], ["kernel", layer.engine_op],
     ]), el("div", { class: "buttons" }, views[index] ? el("button", { type: "button", class: "plain-button", onclick: () => show(index).graph(name) }, `Show in graph ${"AB"[index]}`) : null)) : el("p", { class: "mute" }, "not in this run");
     openDetail(name, (found[0] ?? found[1])?.op ?? "", from, sides(name, side(found[0], 0), side(found[1], 1)),

@@ -78,8 +78,8 @@ function describer(run, show) {
     const planned = layer.decision && layer.executed && layer.decision !== layer.executed && layer.executed !== "other";
     openDetail(name, layer.op, from,
       el("section", {}, facts([
-        ["runs as", el("span", {}, badge(runsAs(layer)), layer.engine_op ? el("span", { class: "mute" }, `  kernel ${layer.engine_op}`) : null)],
-        ["planned", planned ? badge(layer.decision) : ""],
+        ["runs as", el("span", {}, runsBadge(layer, runsAs(layer), run), layer.engine_op ? el("span", { class: "mute" }, `  kernel ${layer.engine_op}`) : null)],
+        ["planned", planned ? runsBadge(layer, layer.decision, run) : ""],
         ["why", [layer.reason, layer.why].filter(Boolean).filter((text, at, all) => all.indexOf(text) === at).join("; ")],
         ["rule", layer.rule ? `${layer.rule} (docs/targets.md)` : ""],
         ["SQNR here", layer.exact ? "exact" : layer.sqnr_db === null ? "" : gauge(layer.sqnr_db)],

@@ -3,7 +3,8 @@
 const ZOOM = { least: 0.02, most: 3 };
 
 /** graph: {nodes: [{name, op, runs, x, y}], edges: [{source, target, kind, bends}], width, height, box: [w, h]} */
-function graphView(graph, pick) {
+function graphView(run, pick) {
+  const graph = run.graph, edgeText = kind => EDGE[kind].replace("int8", run.codes);
   const [boxWidth, boxHeight] = graph.box;
   const world = svg("g");
   const art = svg("svg", { tabindex: "0", role: "application",
@@ -44,7 +45,7 @@ function graphView(graph, pick) {
   function build() {
     const edges = svg("g"), pills = svg("g"), nodes = svg("g");
     for (const edge of graph.edges) {
-      edges.append(svg("path", { class: `edge ${edge.kind}`, d: path(edge) }, svg("title", {}, `${edge.tensor}: ${EDGE[edge.kind]}`)));
+      edges.append(svg("path", { class: `edge ${edge.kind}`, d: path(edge) }, svg("title", {}, `${edge.tensor}: ${edgeText(edge.kind)}`)));
       const to = graph.nodes[edge.target];
       edges.append(svg("path", { class: "arrow", d: `M${to.x - 4} ${to.y - boxHeight / 2 - 7}l4 7l4 -7z` }));
       if (edge.kind !== "quantize" && edge.kind !== "dequantize") continue;
@@ -53,7 +54,7 @@ function graphView(graph, pick) {
       const x = (from.x + first[0]) / 2, y = from.y + boxHeight / 2 + (edge.bends.length ? 16 : (first[1] - from.y - boxHeight / 2) / 2);
       const text = edge.kind === "quantize" ? "Q" : "DQ";
       pills.append(svg("g", { class: "pill" }, svg("rect", { x: x - 11, y: y - 8, width: 22, height: 16, rx: 8 }),
-        svg("text", { x, y: y + 3.5 }, text), svg("title", {}, `${EDGE[edge.kind]}: ${edge.tensor}`)));
+        svg("text", { x, y: y + 3.5 }, text), svg("title", {}, `${edgeText(edge.kind)}: ${edge.tensor}`)));
     }
     graph.nodes.forEach((node, at) => {
       const group = svg("g", { class: `node ${node.runs}`, transform: `translate(${node.x - boxWidth / 2} ${node.y - boxHeight / 2})` },
@@ -178,7 +179,9 @@ function graphView(graph, pick) {
   } });
   const button = (text, label, action, wide = "") => el("button", { type: "button", class: `plain-button ${wide}`, "aria-label": label, title: label, onclick: action }, text);
   const element = el("div", {}, el("div", { class: "tools" }, find, told),
-    legend([["var(--int8)", "int8"], ["var(--fused)", "fused into an int8 neighbour"], ...(graph.nodes.some(node => node.runs === "weights") ? [["var(--weights)", "float, with weights in few bits"]] : []), ["var(--float)", "float"], ["var(--other)", "shapes and indices"], ["var(--boundary)", "boundary: Q to int8, DQ to float"]]),
+    legend([["int8", run.codes], ["fused", `fused into a neighbour in ${run.codes}`], ["weights", `float, with ${run.stored} weights`], ["float", "float"], ["other", "shapes and indices"]]
+      .filter(([kind]) => graph.nodes.some(node => node.runs === kind)).map(([kind, text]) => [`var(--${kind})`, text])
+      .concat(graph.edges.some(edge => edge.kind.endsWith("quantize")) ? [["var(--boundary)", `boundary: Q to ${run.codes}, DQ to float`]] : [])),
     el("div", { class: "graph" }, art, strip, el("div", { class: "over" },
       button("+", "Zoom in", () => zoom(1.25)), button("−", "Zoom out", () => zoom(0.8)), button("Top", "Beginning of the model", start, "wide"), button("Fit", "Whole model", fit, "wide"))),
     el("p", { class: "mute" }, "Drag or scroll to move, Ctrl and scroll to zoom. Keys: arrows, + and −, 0 for all, n and p from node to node, Enter for details."));

@@ -15,14 +15,16 @@ function startRun(run) {
     const points = measured.map(({ layer }, at) => ({ name: layer.node, at, sqnr: layer.sqnr_db, colour: `var(--${about.runsAs(layer) || "other"})` }));
     byId("noise").append(
       noiseChart([{ points, length: points.length, colour: "var(--bar)" }], name => openLayer(name)),
-      legend([["var(--int8)", "int8"], ["var(--fused)", "fused"], ["var(--float)", "float"]]));
-    const worst = run.layers.map(layer => ({ layer, loss: about.lossOf(layer) })).filter(one => one.loss > 0.5)
+      legend([["int8", run.codes], ["fused", "fused"], ["weights", `float, ${run.stored} weights`], ["float", "float"]]
+        .filter(([kind]) => measured.some(({ layer }) => about.runsAs(layer) === kind)).map(([kind, text]) => [`var(--${kind})`, text])));
+    // What runs in float adds no noise of its own, though it may let the noise of its inputs show.
+    const worst = run.layers.map(layer => ({ layer, loss: about.lossOf(layer) })).filter(one => one.loss > 0.5 && !["float", "other"].includes(about.runsAs(one.layer)))
       .sort((a, b) => b.loss - a.loss).slice(0, 6);
     byId("losses").append(worst.length
       ? el("div", { class: "plain-table" }, el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "layer"), el("th", { scope: "col" }, "runs as"), el("th", { scope: "col", class: "n" }, "lost here"), el("th", { scope: "col", class: "n" }, "SQNR behind it"))),
         el("tbody", {}, worst.map(({ layer, loss }) => el("tr", {}, el("td", {}, linkTo(layer.node, event => openLayer(layer.node, event.target)), " ", el("span", { class: "op" }, layer.op)),
-          el("td", {}, badge(about.runsAs(layer))), el("td", { class: "n" }, `${loss.toFixed(1)} dB`), el("td", { class: "n" }, gauge(layer.sqnr_db)))))))
-      : el("p", { class: "mute" }, "No layer loses more than half a dB on its own."));
+          el("td", {}, runsBadge(layer, about.runsAs(layer), run)), el("td", { class: "n" }, `${loss.toFixed(1)} dB`), el("td", { class: "n" }, gauge(layer.sqnr_db)))))))
+      : el("p", { class: "mute" }, "No quantized layer loses more than half a dB on its own."));
     byId("noise-box").hidden = false;
   }
 
@@ -34,7 +36,7 @@ function startRun(run) {
     layers = table({
       name: "layers", unit: "layer", rows, id: row => row.node, open: (row, tr) => about.showLayer(row.node, tr),
       choices: [{ label: "All" }, ...["int8", "fused", "weights", "float"].filter(kind => has(row => about.runsAs(row) === kind))
-        .map(kind => ({ label: kind, test: row => about.runsAs(row) === kind })),
+        .map(kind => ({ label: kind === "int8" ? run.codes : kind, test: row => about.runsAs(row) === kind })),
       ...(has(row => differs(row)) ? [{ label: "not as planned", test: row => differs(row) }] : [])],
       select: { label: "any operator", of: row => row.op },
       columns: [
@@ -42,7 +44,7 @@ function startRun(run) {
         { key: "node", title: "Layer", value: row => row.node, text: row => `${row.node} ${row.op}`,
           cell: row => el("span", {}, el("span", { class: "ident" }, breakable(row.node)), el("span", { class: "op" }, row.op)) },
         { key: "runs", title: "Runs as", value: about.runsAs,
-          cell: row => el("span", {}, badge(about.runsAs(row)), differs(row) ? el("span", { class: "op" }, ` planned ${row.decision}`) : null) },
+          cell: row => el("span", {}, runsBadge(row, about.runsAs(row), run), differs(row) ? el("span", { class: "op" }, ` planned ${row.decision}`) : null) },
         { key: "sqnr", title: "SQNR dB", number: true, up: true, hint: "How far this output is from the float model's; smallest first", value: row => row.sqnr_db, text: () => "", cell: row => gauge(row.sqnr_db, row.exact) },
         { key: "loss", title: "Lost here", number: true, low: true, hint: "SQNR of its inputs less its own", value: row => row.loss, text: () => "", cell: row => lossText(row.loss) },
         { key: "range", title: "Range", number: true, low: true, value: row => row.tensor ? row.tensor.rmax - row.tensor.rmin : null, text: () => "", cell: row => row.tensor ? range(row.tensor.rmin, row.tensor.rmax) : "" },
@@ -63,7 +65,7 @@ function startRun(run) {
     const kinds = [...new Set(rows.map(row => row.role))].filter(Boolean);
     const tensors = table({
       name: "tensors", unit: "tensor", rows, id: row => row.name, open: (row, tr) => about.showTensor(row.name, tr),
-      choices: [{ label: "All" }, ...kinds.map(kind => ({ label: kind, test: row => row.role === kind }))],
+      choices: [{ label: "All" }, ...kinds.map(kind => ({ label: kind === "int8" ? run.codes : kind, test: row => row.role === kind }))],
       columns: [
         { key: "name", title: "Tensor", value: row => row.name, cell: row => el("span", { class: "ident" }, breakable(row.name)) },
         { key: "role", title: "Role", low: true, value: row => row.role },
@@ -83,7 +85,7 @@ function startRun(run) {
   if (PAGE.sensitivity ?? run.sensitivity) sensitivityPanel(PAGE.sensitivity ?? run.sensitivity, about, openLayer);
   if (PAGE.evaluation) evaluationPanel(PAGE.evaluation);
   if (run.graph?.nodes.length) {
-    view = graphView(run.graph, openLayer);
+    view = graphView(run, openLayer);
     panel("graph", "Graph", null, view.element);
     onTab.graph = () => view.show();
   }
@@ -113,7 +115,7 @@ function sensitivityPanel(found, about = null, openLayer = null) {
       { key: "weights", title: "Weights", number: true, low: true, value: row => row.weights, text: () => "", cell: row => row.weights.toLocaleString("en") },
     ].filter(column => column.key !== "kl" || rows.some(row => row.kl !== null)),
   });
-  const mode = found.mode === "only" ? "each layer alone in int8, all others in float" : "all layers in int8 but this one";
+  const mode = found.mode === "only" ? "each layer alone quantized, all others in float" : "all layers quantized but this one";
   const worst = rows.slice(0, 3).map(row => `--exclude '${row.node}'`).join(" ");
   panel("sensitivity", "Sensitivity", rows.length,
     el("p", { class: "mute" }, `${mode}; ${plural(found.samples, "sample")}, target ${found.target}, method ${found.method}. The first layers hurt most.`),
