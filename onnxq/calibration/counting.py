@@ -13,9 +13,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxq.calibration.batches import Batch
+from onnxq.calibration.readings import Arrays, Rows
 from onnxq.calibration.sampling import Extract, extract
 from onnxq.calibration.statistics import EMPTY_FINGERPRINT, StatsBuilder, TensorStats, combine_fingerprints
-from onnxq.calibration.tap_reader import Arrays, Rows
 from onnxq.calibration.taps import Function
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
+from onnxq.calibration.row_memory import Summarised
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.session import Session
-from onnxq.calibration.tap_reader import Summarised
 from onnxq.calibration.taps import SampleAxis
 from onnxq.graph.view import Graph
 

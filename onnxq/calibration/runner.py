@@ -25,10 +25,11 @@ from onnxq.calibration.memory import give_back_freed, grouped_taps, tap_bytes
 from onnxq.calibration.nan_flow import shown_behind
 from onnxq.calibration.progress import Progress, resident_bytes
 from onnxq.calibration.providers import DEFAULT_PROVIDERS, full_names
+from onnxq.calibration.row_memory import Summarised
 from onnxq.calibration.session import Session, make_session
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.calibration.summaries import Tap, summarised
-from onnxq.calibration.tap_reader import Summarised, TapReader
+from onnxq.calibration.tap_reader import TapReader
 from onnxq.calibration.taps import (
     FLOATS,
     SampleAxis,

@@ -19,6 +19,7 @@ a stride visits other places in each row in turn. Lanes lie side by side in memo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -96,19 +97,7 @@ class Choice:
         >>> Choice.of((64, 80, 80)), Choice.of((64, 80, 80), Blocked(channels=64, block=16))
         (Choice(places=409600, lanes=1, stride=63), Choice(places=25600, lanes=16, stride=63))
         """
-        size, row = math.prod(shape), math.prod(shape[1:])
-        if blocked is not None:
-            places, lanes = blocked.blocks * row, blocked.block
-        elif len(shape) >= _IMAGE_RANK:
-            places, lanes = size, 1
-        else:
-            lanes = math.gcd(LANES, *(shape[-1:] or (1,)))
-            places, row = size // lanes, (shape[-1] if shape else 1) // lanes
-        if size <= SAMPLE:
-            return cls(places, lanes, 1)
-        best = size / max(SAMPLE, size // SHARE)
-        near = (n for n in range(1, 4 * math.ceil(best) + 1) if math.gcd(n, row) == 1)
-        return cls(places, lanes, min(near, key=lambda n: max(n / best, best / n)))
+        return _choice(tuple(shape), blocked, SAMPLE)
 
     @property
     def start(self) -> int:
@@ -124,6 +113,23 @@ class Choice:
         """Which lanes at the places that are taken are no padding: shape (taken, lanes)."""
         block = np.arange(self.start, self.places, self.stride) // (self.places // blocked.blocks)
         return np.asarray(block[:, None] * self.lanes + np.arange(self.lanes) < blocked.channels)
+
+
+@functools.lru_cache(maxsize=4096)
+def _choice(shape: tuple[int, ...], blocked: Blocked | None, sample: int) -> Choice:
+    size, row = math.prod(shape), math.prod(shape[1:])
+    if blocked is not None:
+        places, lanes = blocked.blocks * row, blocked.block
+    elif len(shape) >= _IMAGE_RANK:
+        places, lanes = size, 1
+    else:
+        lanes = math.gcd(LANES, *(shape[-1:] or (1,)))
+        places, row = size // lanes, (shape[-1] if shape else 1) // lanes
+    if size <= sample:
+        return Choice(places, lanes, 1)
+    best = size / max(sample, size // SHARE)
+    near = (n for n in range(1, 4 * math.ceil(best) + 1) if math.gcd(n, row) == 1)
+    return Choice(places, lanes, min(near, key=lambda n: max(n / best, best / n)))
 
 
 def sample_shape(shape: Sequence[int], rows: int) -> tuple[int, ...]:

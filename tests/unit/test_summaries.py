@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.calibration import blocked, runner, sampling, tap_reader
+from onnxq.calibration import blocked, run_queue, runner, sampling, tap_shapes
 from onnxq.calibration.blocked import block_size
 from onnxq.calibration.blocked_layout import DOMAIN, Blocked
 from onnxq.calibration.inputs import InputSpecs
@@ -227,17 +227,18 @@ def test_a_batch_is_run_in_parts_that_fit(monkeypatch):
         return run_into(self, feed, binding, **options)
 
     monkeypatch.setattr(runner.Session, "run_into", seen)
-    monkeypatch.setattr(tap_reader, "PART_ELEMENTS", 50000)
+    monkeypatch.setattr(tap_shapes, "PART_ELEMENTS", 50000)
     assert collect(graph, TAPS, data(graph, batch_size=6), digest="d") == whole
     assert sizes == [2, 2, 2]  # a sample takes 17 888 elements
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("task_seconds", [0.0, 10.0])
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_two_runs_at_a_time_change_nothing(monkeypatch, batch_size):
+def test_two_runs_at_a_time_change_nothing(monkeypatch, batch_size, task_seconds):
     graph = conv_net()
     one = collect(graph, TAPS, data(graph, batch_size=batch_size), digest="d", options=CollectOptions(threads=1))
-    monkeypatch.setattr(tap_reader, "_SHORT_SECONDS", 0.0)
+    monkeypatch.setattr(run_queue, "TASK_SECONDS", task_seconds)
     two = CollectOptions(threads=2)
     assert collect(graph, TAPS, data(graph, batch_size=batch_size), digest="d", options=two) == one
     bad = X.copy()
