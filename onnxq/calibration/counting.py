@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxq.calibration.batches import Batch
+from onnxq.calibration.histogram import Binner
 from onnxq.calibration.readings import Arrays, Rows
 from onnxq.calibration.sampling import Extract, extract
 from onnxq.calibration.statistics import EMPTY_FINGERPRINT, StatsBuilder, TensorStats, combine_fingerprints
@@ -54,7 +55,8 @@ class Counter:
     """
 
     def __init__(self, taps: Sequence[str], derived: Mapping[str, tuple[str, Function]], options: CountOptions) -> None:
-        self._builders = {name: StatsBuilder() for name in (*taps, *derived)}
+        binner = Binner(Binner.CHUNK)
+        self._builders = {name: StatsBuilder(binner) for name in (*taps, *derived)}
         self._taps = tuple(taps)
         self._followers = {
             tap: [(name, function) for name, (source, function) in derived.items() if source == tap] for tap in taps

@@ -12,9 +12,10 @@ How each input takes part, from the rank and first size that the model gives it:
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ from onnxq.calibration.inputs import InputSpec, InputSpecs, Layout, transposed, 
 from onnxq.errors import DataError
 from onnxq.graph.view import Dim
 from onnxq.plural import counted
+
+_MOST_PLANS = 256
 
 
 class Column(Protocol):
@@ -83,6 +86,11 @@ class _Plan:
     step: int
     whole_steps: bool
 
+    @functools.cached_property
+    def per_sample(self) -> frozenset[str]:
+        """Inputs whose first axis counts the samples of a run."""
+        return frozenset(n for n, part in self.parts.items() if part in (_Part.DYNAMIC, _Part.FIXED))
+
     def counts(self) -> Iterator[int]:
         """Number of samples in each run."""
         for start in range(0, self.total, self.step):
@@ -99,11 +107,13 @@ class Cutter:
         inputs: What the model expects.
         layout: Where rank-4 data keeps its channels, if not where the model does.
         note: Takes facts that the user should read.
+        plans: How data of a form was cut before: items of a source are mostly alike.
     """
 
     inputs: InputSpecs
     layout: Layout | None
     note: Callable[[str], None]
+    plans: dict[Any, _Plan] = field(default_factory=dict, compare=False, repr=False)
 
     def pieces(
         self, columns: Mapping[str, Column], *, size: int | None, stacked: bool, where: Callable[[], str]
@@ -119,12 +129,14 @@ class Cutter:
         Raises:
             DataError: a name, shape, type or value does not fit the model.
         """
-        self.inputs.check_names(columns, where())
-        for name, spec in self.inputs.items():
-            spec.check_dtype(columns[name].dtype, where())
-        plan = self._plan({name: columns[name].shape for name in self.inputs}, size, stacked, where())
+        form = (size, stacked, *((name, column.shape, column.dtype) for name, column in columns.items()))
+        plan = self.plans.get(form)
+        if plan is None:
+            plan = self._checked_plan(columns, size, stacked, where())
+            if len(self.plans) == _MOST_PLANS:
+                self.plans.clear()
+            self.plans[form] = plan
         once = {n: columns[n].take(None) for n, part in plan.parts.items() if part is _Part.CONSTANT}
-        per_sample = frozenset(n for n, part in plan.parts.items() if part in (_Part.DYNAMIC, _Part.FIXED))
         for count in plan.counts():
             arrays: dict[str, NDArray[Any]] = {}
             for name, spec in self.inputs.items():
@@ -133,7 +145,13 @@ class Cutter:
                 arrays[name] = spec.convert(
                     transposed(raw, to=spec.layout) if self._moves(spec, raw.ndim) else raw, where()
                 )
-            yield Piece(arrays, count, per_sample)
+            yield Piece(arrays, count, plan.per_sample)
+
+    def _checked_plan(self, columns: Mapping[str, Column], size: int | None, stacked: bool, where: str) -> _Plan:
+        self.inputs.check_names(columns, where)
+        for name, spec in self.inputs.items():
+            spec.check_dtype(columns[name].dtype, where)
+        return self._plan({name: columns[name].shape for name in self.inputs}, size, stacked, where)
 
     def _moves(self, spec: InputSpec, rank: int) -> bool:
         return self.layout not in (None, spec.layout) and rank == 4 and (spec.shape is None or len(spec.shape) == 4)

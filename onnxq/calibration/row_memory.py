@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ TAP_ELEMENTS = 1 << 14
 
 _MOST_ROWS = 64
 
-_MOST_TARGETS = 16
+MOST_TARGETS = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +39,7 @@ class Summarised:
     at_once: int
     targets: dict[tuple[Shapes, int], Target] = field(default_factory=dict, repr=False)
 
-    def target(self, shapes: Shapes, rows: Callable[[], Sequence[int]], samples: int) -> Target:
+    def target(self, shapes: Shapes, rows: Sequence[int], samples: int) -> Target:
         """What a run writes into.
 
         Args:
@@ -49,9 +49,9 @@ class Summarised:
         """
         key = (shapes, samples)
         if key not in self.targets:
-            if len(self.targets) == _MOST_TARGETS:
+            if len(self.targets) == MOST_TARGETS:
                 del self.targets[next(iter(self.targets))]
-            self.targets[key] = Target(self, shapes, rows())
+            self.targets[key] = Target(self, shapes, rows)
         return self.targets[key]
 
 

@@ -159,9 +159,14 @@ def _check_extremes(stats: TensorStats, binned: int) -> None:
 
 
 class StatsBuilder:
-    """Statistics under construction: grows in place while batches stream by. Not safe to share between threads."""
+    """Statistics under construction: grows in place while batches stream by. Not safe to share between threads.
 
-    def __init__(self) -> None:
+    Args:
+        binner: Scratch memory that builders of one thread share; None takes some where it is needed.
+    """
+
+    def __init__(self, binner: Binner | None = None) -> None:
+        self._binner = binner
         self._count = 0
         self._counted = 0
         self._zeros = 0
@@ -209,7 +214,7 @@ class StatsBuilder:
         if exponent > self._exponent:
             self._counts = coarsen(self._counts, exponent - self._exponent)
             self._exponent = exponent
-        binner = Binner(taken.size)
+        binner = self._binner or Binner(taken.size)
         for start in range(0, taken.size, Binner.CHUNK):
             chunk = taken[start : start + Binner.CHUNK]
             self._zeros += self._weight * binner.add(self._counts, chunk, exponent, self._rmin, self._weight)

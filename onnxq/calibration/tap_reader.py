@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.batches import Batch
 from onnxq.calibration.readings import Arrays, Rows, Tapped
-from onnxq.calibration.row_memory import Row, Summarised, Target, WaitingRows
+from onnxq.calibration.row_memory import MOST_TARGETS, Row, Summarised, Target, WaitingRows
 from onnxq.calibration.run_queue import RunQueue
 from onnxq.calibration.session import Session
-from onnxq.calibration.tap_shapes import TapShapes
+from onnxq.calibration.tap_shapes import Shapes, TapShapes
 from onnxq.calibration.taps import SampleAxis
 from onnxq.errors import DataError
 
@@ -55,6 +55,8 @@ class TapReader:
         apart = summarised is not None and bool(taps) and axis.keeps_apart(taps)
         self._shapes = TapShapes(self._names, axis, apart=apart)
         self._make_tapped, self._tapped_session = tapped, list[Session]()
+        # By what is fed and the number of samples, in front of `Summarised.targets`.
+        self._targets: dict[tuple[Shapes, int], Target] = {}
         self._waiting = WaitingRows()
         self._queue: RunQueue[_Run] = RunQueue(1 if summarised is None else summarised.at_once)
 
@@ -98,6 +100,7 @@ class TapReader:
     def _land(self, run: _Run) -> Iterator[Arrays | Rows]:
         if run.others is None:
             # Either its taps have other shapes this time, or the model fails on it, which will show.
+            self._targets.clear()
             self._shapes.refuse(run.batch)
             yield self._as_arrays(run.batch)
             return
@@ -123,14 +126,18 @@ class TapReader:
 
     def _target_for(self, batch: Batch) -> Target | None:
         """What a run of `batch` writes into; None where the shapes of its taps are not known."""
+        key = (self._shapes.key(batch), batch.samples)
+        if key in self._targets:
+            return self._targets[key]
         shapes = self._shapes.of(batch)
         if self._summarised is None or shapes is None:
             return None
-
-        def rows() -> list[int]:
-            return [self._axis.rows(name, shape, batch) or 1 for name, shape in zip(self._names, shapes, strict=True)]
-
-        return self._summarised.target(shapes, rows, batch.samples)
+        rows = [self._axis.rows(name, shape, batch) or 1 for name, shape in zip(self._names, shapes, strict=True)]
+        target = self._summarised.target(shapes, rows, batch.samples)
+        if len(self._targets) == MOST_TARGETS:
+            self._targets.clear()
+        self._targets[key] = target
+        return target
 
     def _as_arrays(self, batch: Batch) -> Arrays:
         if not self._taps:
