@@ -170,7 +170,8 @@ def _named(model: ModelSource, quantized: ModelSource | Sequence[ModelSource]) -
         if name in named:
             raise ConfigError(f"the model {name!r} is given twice", hint="name each model once")
         named[str(name)] = load_graph(given)
-    return named
+    short = [Path(name).name for name in named]  # tables are narrow; folders only where they tell models apart
+    return dict(zip(short, named.values(), strict=True)) if len(set(short)) == len(short) else named
 
 
 def _is_fused(graph: Graph, target: str | None) -> bool:
