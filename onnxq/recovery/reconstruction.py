@@ -53,7 +53,7 @@ MOST_WEIGHTS_BYTES = 2**28
 _QUIET = 1e-3
 """Layers whose inputs bring less noise than this share of their outputs' variance (30 dB) keep their weights."""
 
-_MOST_COLUMNS = 512
+_MOST_COLUMNS = 256
 """Longer patches are fitted by the mean over the taps of the kernel, one unknown for each channel; layers with more
 channels than this keep their weights: their errors average out, and the fit would cost more than it gives."""
 
