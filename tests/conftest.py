@@ -15,6 +15,9 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "search")
 
+# Tests import onnxruntime themselves; as under onnxq it is to send nothing.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # A shell ignores Ctrl-C for what it puts in the background, and the processes that tests interrupt inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     with suppress(ValueError):  # not in the main thread

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
@@ -28,6 +27,7 @@ from onnxq.errors import DataError, ModelError
 from onnxq.graph.external_data import BITS, in_draft, is_external, locate, take_inside, weights_are_large
 from onnxq.graph.messages import frame_of
 from onnxq.numerics.qtypes import QTYPES
+from onnxq.runtime import ort
 
 # Protobuf refuses messages of 2 GiB; what is left covers the message around the weights.
 _MESSAGE_LIMIT = 2**31 - 2**20

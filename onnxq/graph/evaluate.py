@@ -109,8 +109,9 @@ def evaluate(graph: Graph, part: Evaluation) -> dict[str, NDArray[Any]]:
     """
     # Imported here: they are slow to load, and most models need them at most once.
     import onnx_graphsurgeon  # noqa: PLC0415
-    import onnxruntime  # noqa: PLC0415
     from onnx_graphsurgeon.logger import G_LOGGER  # noqa: PLC0415
+
+    from onnxq.runtime import ort  # noqa: PLC0415
 
     model = _cut_out(graph, part.nodes, [])
     # graphsurgeon evaluates tensors that nobody reads; the results are given such a reader each.
@@ -120,7 +121,7 @@ def evaluate(graph: Graph, part: Evaluation) -> dict[str, NDArray[Any]]:
     severity = G_LOGGER.severity
     G_LOGGER.severity = G_LOGGER.CRITICAL
     # graphsurgeon gives its session no options, so onnxruntime's remarks on it go by the process's default.
-    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+    ort.set_default_logger_severity(_FATAL_ONLY)
     try:
         folded = onnx_graphsurgeon.import_onnx(model).fold_constants(fold_shapes=False, error_ok=False)
         values = [np.asarray(tensor.values) for tensor in folded.outputs]
@@ -129,7 +130,7 @@ def evaluate(graph: Graph, part: Evaluation) -> dict[str, NDArray[Any]]:
         raise EvaluationError(str(error).strip().splitlines()[0] if str(error).strip() else repr(error)) from error
     finally:
         G_LOGGER.severity = severity
-        onnxruntime.set_default_logger_severity(_WARNINGS)
+        ort.set_default_logger_severity(_WARNINGS)
     return dict(zip(part.results, values, strict=True))
 
 

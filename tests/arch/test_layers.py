@@ -17,6 +17,7 @@ LAYERS: dict[str, int] = {
     "onnxq.errors": 0,
     "onnxq.version": 0,
     "onnxq.plural": 0,
+    "onnxq.runtime": 0,
     "onnxq.sizes": 0,
     "onnxq.whole_files": 0,
     "onnxq.config": 1,
@@ -77,7 +78,7 @@ LAYERS: dict[str, int] = {
 
 # What may import a library, by prefix of the module's name.
 HOMES = {
-    "onnxruntime": ("onnxq.graph.evaluate", "onnxq.calibration.session", "onnxq.verification.engines"),
+    "onnxruntime": ("onnxq.runtime",),
     "onnx_graphsurgeon": ("onnxq.graph.evaluate",),
     "openvino": ("onnxq.verification.engines",),
     "tensorrt": ("onnxq.verification.engines",),

@@ -70,8 +70,9 @@ class _Worker:
 
 def main(every: int, offset: int) -> int:
     verdicts: list[Verdict] = []
+    count = len(tests())  # before the first fork: workers share what was loaded
     started, worker = time.perf_counter(), _Worker()
-    for index in range(offset, len(tests()), every):
+    for index in range(offset, count, every):
         found = worker.judge(index)
         if isinstance(found, str):
             kind, test = tests()[index]

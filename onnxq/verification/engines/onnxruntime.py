@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
@@ -28,6 +27,7 @@ from onnxq.calibration.session import hint_of_loading, loadable
 from onnxq.errors import ModelError
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
+from onnxq.runtime import ort
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.reasons.ort import why_float
 from onnxq.verification.reasons.reason import Reason, because, past_pairs
