@@ -16,7 +16,9 @@ from onnxq.planning.options import PlanOptions, Selection
 from onnxq.planning.overridden import apply_overrides
 from onnxq.planning.plan import Action, FromValues, NodeDecision, QuantPlan, Role, TensorPlan
 from onnxq.planning.weight_form import AUTO, NBITS, QDQ, TYPES, WeightForm
+from onnxq.plural import counted
 from onnxq.targets.schema import Engine, Target
+from onnxq.weight_only.engine_forms import taken_by
 from onnxq.weight_only.sites import PRODUCT, STORED, TABLE, WeightSite, weight_sites
 
 BLOCKED_OPSET = 21
@@ -82,14 +84,17 @@ def plan_weights(  # noqa: PLR0913 - the graph, the table, and what a user says
     tensors = {key: _tensor(key, own, form) for key, own in sites.items()}
     takes = replace(target, weight=form.spec(0), weight_types=frozenset(TYPES))
     overridden = apply_overrides(graph, tensors, options.overrides, takes, weights_alone=True)
-    blocked = any(t.spec.block_size or t.spec.qtype.bits < INT8.bits for t in overridden.tensors.values())
+    planned = dict(overridden.tensors)
+    if storage == QDQ and target.engine is not Engine.ONNXRUNTIME:
+        planned = {key: taken_by(target.engine, graph, tensor, sites[key][0]) for key, tensor in planned.items()}
+    blocked = any(t.spec.block_size or t.spec.qtype.bits < INT8.bits for t in planned.values())
     plan = QuantPlan(
         target=target.name,
         opset=BLOCKED_OPSET if storage == QDQ and blocked else 13,
-        tensors=overridden.tensors,
-        nodes=tuple(_decision(graph, n, verdicts[n.name], overridden.tensors, sites) for n in graph.nodes),
+        tensors=planned,
+        nodes=tuple(_decision(graph, n, verdicts[n.name], planned, sites) for n in graph.nodes),
         digest=digest,
-        notes=(*notes, *overridden.notes),
+        notes=(*notes, *overridden.notes, *_other_forms(overridden.tensors, planned)),
     )
     return WeightPlan(plan=plan, sites=sites, storage=storage)
 
@@ -128,6 +133,16 @@ def _tensor(key: str, sites: tuple[WeightSite, ...], form: WeightForm) -> Tensor
         uses=tuple(Use(site.node, site.slot) for site in sites),
         rounding=form.rounding,
     )
+
+
+def _other_forms(asked: Mapping[str, TensorPlan], planned: Mapping[str, TensorPlan]) -> tuple[str, ...]:
+    """What is to be said of weights that got another form than was asked for."""
+    other = [key for key, tensor in planned.items() if tensor.spec != asked[key].spec]
+    if not other:
+        return ()
+    first = planned[other[0]].spec
+    form = f"blocks of {first.block_size}" if first.block_size else f"{first.qtype.name} with a scale for each channel"
+    return (f"{counted(len(other), 'weight')} in another form than asked for, first {other[0]!r} in {form} (W6)",)
 
 
 def _decision(

@@ -93,7 +93,13 @@ def test_without_tensorrt_the_linter_decides_and_a_warning_says_so(monkeypatch):
 @pytest.mark.skipif(not openvino_engine.is_installed(), reason="OpenVINO is not installed")
 def test_a_good_model_for_openvino_passes():
     result = verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "openvino")
-    assert _checks(result) == {"outputs are sound": True, "model compiles": True, "int8 nodes run in int8": True}
+    assert _checks(result) == {
+        "outputs are sound": True,
+        "model compiles": True,
+        "engine's outputs are sound": True,
+        "engine as accurate as Q/DQ": True,
+        "int8 nodes run in int8": True,
+    }
 
 
 def test_without_openvino_a_warning_says_so(monkeypatch):

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from onnxq.graph.view import Graph
@@ -28,6 +30,8 @@ from onnxq.verification.reasons.reason import Reason, past_pairs
 from onnxq.verification.structure import MATRIX_OPS, is_float_type, is_qdq, quantizes_by_pairs
 
 ENGINE = "openvino"
+_EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+"""Properties of a model that computes as ONNX defines it."""
 _MARKER = re.compile(r"@onnxq(\d+)@")
 _INT8_PRECISIONS = frozenset({"i8", "u8"})
 _NARROW_PRECISIONS = frozenset({"i4", "u4", "nf4"})
@@ -41,12 +45,18 @@ def is_installed() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-def executed_precision(model: ModelProto | str | Path, *, base_dir: Path | None = None) -> EngineReport:
+def executed_precision(
+    model: ModelProto | str | Path,
+    *,
+    base_dir: Path | None = None,
+    feeds: Sequence[Mapping[str, NDArray[Any]]] = (),
+) -> EngineReport:
     """Ask OpenVINO's CPU plugin how it runs each node of a quantized model on this machine.
 
     Args:
         model: The quantized model, or the path of its file.
         base_dir: Folder of the external data that a model given as a message refers to.
+        feeds: Batches to run it on.
 
     Returns:
         One entry for each node but Q and DQ. A model that OpenVINO cannot load is not accepted; `problems` says why.
@@ -77,6 +87,9 @@ def executed_precision(model: ModelProto | str | Path, *, base_dir: Path | None 
             engine=ENGINE, version=str(openvino.__version__), accepted=False, problems=(_first_line(error),)
         )
     seconds = time.perf_counter() - started
+    # Activations of weight-only products are quantized in groups by default: not what is to be compared here.
+    exact = compiled if quantizes_by_pairs(graph) or not feeds else _compile(openvino, marked, base_dir, _EXACT)
+    outputs, run_problem = _run(exact, feeds)
     executed = [_runtime_info(op) for op in compiled.get_runtime_model().get_ordered_ops()]
     return EngineReport(
         engine=ENGINE,
@@ -85,14 +98,33 @@ def executed_precision(model: ModelProto | str | Path, *, base_dir: Path | None 
         nodes=_Reader(graph, names, executed).executions(),
         engine_ops=dict(Counter(f"{i['layerType']}:{i['runtimePrecision']}" for i in executed)),
         build_seconds=seconds,
+        outputs=outputs,
+        run_problem=run_problem,
     )
 
 
-def _compile(openvino: Any, model: ModelProto, base_dir: Path | None) -> Any:
+def _compile(
+    openvino: Any, model: ModelProto, base_dir: Path | None, properties: Mapping[str, str] | None = None
+) -> Any:
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         path = model_file(model, Path(folder), base_dir)
         core = openvino.Core()
-        return core.compile_model(core.read_model(str(path)), "CPU")
+        return core.compile_model(core.read_model(str(path)), "CPU", dict(properties or {}))
+
+
+def _run(
+    compiled: Any, feeds: Sequence[Mapping[str, NDArray[Any]]]
+) -> tuple[tuple[Mapping[str, NDArray[Any]], ...], str]:
+    """The outputs for each batch, by name; or none, and why."""
+    names = {name for port in compiled.inputs for name in port.get_names()}
+    found = []
+    for feed in feeds:
+        try:
+            result = compiled({name: value for name, value in feed.items() if name in names})
+        except Exception as error:  # openvino raises plain RuntimeError and others
+            return (), _first_line(error)
+        found.append({name: np.array(result[port]) for port in compiled.outputs for name in port.get_names()})
+    return tuple(found), ""
 
 
 def _first_line(error: Exception) -> str:
