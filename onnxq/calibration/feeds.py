@@ -24,7 +24,7 @@ from onnxq.calibration.cutting import ArrayColumn
 from onnxq.calibration.data import Hook
 from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.shuffling import shuffled_order
-from onnxq.errors import ConfigError, DataError
+from onnxq.errors import ConfigError, DataError, OnnxqError
 
 Feed = dict[str, NDArray[Any]]
 Note = Callable[[str], None]
@@ -262,6 +262,8 @@ def hooked(hook: Hook, sample: Any, where: str) -> Any:
     """
     try:
         result = hook(sample)
+    except OnnxqError:
+        raise
     except Exception as error:
         raise _hook_error(error, where) from error
     return _guarded(result, where) if isinstance(result, Iterator) else result

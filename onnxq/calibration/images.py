@@ -163,19 +163,29 @@ class ImageSource:
         else:
             yield self._item(group, self._paths[-1].name)
 
+    def of_item(self, item: Any) -> dict[str, NDArray[Any]] | None:
+        """The input of an item that is a picture of Pillow or holds one, by name or in front of its label."""
+        parts = item.values() if isinstance(item, Mapping) else item if isinstance(item, (list, tuple)) else (item,)
+        pictures = [part for part in parts if isinstance(part, self._image.Image)]
+        return {self._spec.name: self.prepared(pictures[0])[None]} if pictures else None
+
     def _item(self, group: list[NDArray[Any]], origin: str) -> Item:
         return Item({self._spec.name: ArrayColumn(np.stack(group))}, size=None, stacked=False, origin=origin)
 
     def _load(self, path: Path) -> NDArray[Any]:
-        grey = _channels(self._spec) == 1
         try:
             with self._image.open(path) as opened:
-                image = opened.convert("L" if grey else "RGB")
+                opened.load()
+                return self.prepared(opened)
         except MemoryError:
             raise
         except Exception as error:  # decoders raise what they like: SyntaxError, struct.error, DecompressionBombError
             raise DataError(f"not a readable image: {error}", where=str(path)) from error
-        pixels, used_width = self._resized(image)
+
+    def prepared(self, picture: Image.Image) -> NDArray[Any]:
+        """What the options make of a picture, without a batch axis."""
+        grey = _channels(self._spec) == 1
+        pixels, used_width = self._resized(picture.convert("L" if grey else "RGB"))
         pixels = pixels[..., None] if grey else pixels
         array: NDArray[Any] = pixels[..., ::-1] if self._options.color == "bgr" else pixels
         if not self._raw:

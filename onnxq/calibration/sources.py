@@ -109,7 +109,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         optional=frozenset(said.state.values()),
     )
     opened = opening.open()
-    if images is not None and not isinstance(opened, ImageSource):
+    if images is not None and not isinstance(opened, (ImageSource, FeedsSource)):
         raise images_without_files(said.source)
     if said.shuffle is not None:
         opened = _shuffled(opened, said.shuffle)
@@ -139,12 +139,26 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
 
 def images_without_files(source: object) -> ConfigError:
     """The error for options of images where `source` holds none (None: there is no data at all)."""
-    given = "there is no data" if source is None else "the data is not a folder of images"
+    given = "there is no data" if source is None else "the data is not a folder of images and holds no pictures"
     return ConfigError(
         f"images are described, but {given}",
         hint="leave out images= (--images, --mean, --std, --color, --resize, --crop-share, --image-size), "
         "or pass image files as data= (--data)",
     )
+
+
+def _refuse_splits(source: Mapping[Any, Any]) -> None:
+    """See that a mapping holds arrays, not data sets (train, test) as a DatasetDict of Hugging Face does.
+
+    Raises:
+        DataError: it holds data sets.
+    """
+    for name, value in source.items():
+        if hasattr(value, "__getitem__") and not hasattr(value, "dtype") and not isinstance(value, (list, tuple, str)):
+            raise DataError(
+                f"{name!r} of the data is of type {type(value).__name__}, not an array",
+                hint=f"pass one of the data sets as data=, such as data[{name!r}]",
+            )
 
 
 def _batch_size_is_moot(source: Source, inputs: InputSpecs, batch_size: int) -> str | None:
@@ -200,6 +214,7 @@ class _Opening:
         elif isinstance(source, np.ndarray):
             opened = ArraysSource({"": source}, self._needed(), self._size(), self.skip)
         elif isinstance(source, Mapping):
+            _refuse_splits(source)
             opened = ArraysSource(source, self._needed(), self._size(), self.skip)
         elif callable(source) or callable(getattr(source, "get_next", None)) or isinstance(source, Iterable):
             opened = self._feeds(source)
@@ -228,7 +243,28 @@ class _Opening:
         return given
 
     def _feeds(self, feeds: Any, origin: str | None = None) -> Source:
-        return FeedsSource(feeds, self.inputs, origin=origin, hook=self._hook(), optional=self.optional)
+        hook = self._hook()
+        if self.images is not None:
+            if hook is not None:
+                raise images_without_files(feeds)
+            hook = self._picture_hook(feeds)
+        return FeedsSource(feeds, self.inputs, origin=origin, hook=hook, optional=self.optional)
+
+    def _picture_hook(self, feeds: Any) -> Hook:
+        """For items that hold pictures of Pillow, as data sets of Hugging Face and torchvision do."""
+        where = f"data of type {type(feeds).__name__}"
+        try:
+            source = ImageSource([], inputs=self._needed(), options=self.images, batch_size=1, where=where)
+        except DataError as error:
+            raise images_without_files(feeds) from error
+
+        def prepare(item: Any) -> Any:
+            feed = source.of_item(item)
+            if feed is None:
+                raise images_without_files(feeds)
+            return feed
+
+        return prepare
 
     def _check_hook(self, opened: Source) -> None:
         if self.said.preprocess is not None and isinstance(opened, (ArraysSource, FilesSource, TestDataSource)):

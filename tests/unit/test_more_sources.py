@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxq
 from onnxq.calibration.data import Data
 from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration.inputs import InputSpec, InputSpecs
 from onnxq.calibration.mapped_arrays import MappedArrays
 from onnxq.calibration.sounds import read_wav
 from onnxq.calibration.sources import open_data
@@ -462,3 +462,21 @@ def test_shards_of_a_sequence_add_up_to_the_whole():
         == (7, whole.data_fingerprint)
     )
     assert dict(merged) == dict(whole)
+
+
+def test_pictures_in_items_are_prepared_as_files_are(tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    inputs = InputSpecs([InputSpec(name="x", dtype=np.dtype(np.float32), shape=(None, 3, 8, 8))])
+    rng = np.random.default_rng(0)
+    pictures = [image_module.fromarray(rng.integers(0, 255, (10, 12, 3), dtype=np.uint8)) for _ in range(3)]
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+
+    def fed(data):
+        return np.concatenate([feed["x"] for feed in open_data(data, inputs=inputs, images="imagenet")])
+
+    expected = fed(tmp_path)
+    for items in (pictures, [{"image": p, "label": 1} for p in pictures], [(p, 1) for p in pictures]):
+        np.testing.assert_array_equal(fed(items), expected)
+    with pytest.raises(ConfigError, match="images are described, but the data is not a folder of images and holds no"):
+        fed([{"x": np.zeros((1, 3, 8, 8), np.float32)}])
