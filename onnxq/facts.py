@@ -38,7 +38,10 @@ def incomplete(stats: StatsTable) -> tuple[str, ...]:
     """What a report says of statistics that lack shards of the data."""
     if stats.shards is None:
         return ()
-    return (f"the statistics are of {stats.shards} only, not of all calibration data; merge the rest (onnxq merge)",)
+    return (
+        f"the statistics are of {stats.shards} only, not of all calibration data; "
+        "merge the rest: StatsTable.merge (onnxq merge)",
+    )
 
 
 def is_made_up(data: Any, stats: StatsTable | None, cache: TensorRTCache | None) -> bool:

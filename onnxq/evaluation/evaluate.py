@@ -228,6 +228,7 @@ def _guessing(judge: Judge, score: ModelScore) -> tuple[str, ...]:
     if classes <= _CHANCE * k or score.high > _CHANCE * k / classes:
         return ()
     return (
-        f"the float model itself gets only {score.score:.1%} right: the labels may belong to other samples, count from "
-        "another number, or the inputs may be prepared in another way than in training",
+        f"the float model itself gets only {score.score:.1%} right: check labels= (--labels), which may belong to "
+        "other samples or count from another number, and how inputs are prepared, images=, layout= (--images, "
+        "--layout); `onnxq data SRC MODEL` shows what is fed",
     )

@@ -70,11 +70,17 @@ def doubts_of_input(graph: Graph, figures: Figures) -> Iterator[str]:
                     "them: was it trained so? Else scale as in training (--images, --mean, --std)"
                 )
         if max(abs(low), abs(high)) > _LARGE:
-            yield f"input {name!r} reaches {max(abs(low), abs(high)):.4g}; is it meant to?"
+            yield (
+                f"input {name!r} reaches {max(abs(low), abs(high)):.4g}; is it meant to? Else scale it as in training: "
+                "preprocess= (--preprocess), for images images= (--images, --mean, --std)"
+            )
     if figures.channels is not None:
         flat = [i for i, channel in enumerate(figures.channels) if channel.high == channel.low]
         if flat and len(flat) < len(figures.channels):
-            yield f"channel {flat[0]} of input {name!r} is {figures.channels[flat[0]].low:g} everywhere"
+            yield (
+                f"channel {flat[0]} of input {name!r} is {figures.channels[flat[0]].low:g} everywhere: check the "
+                "files, and layout= (--layout)"
+            )
 
 
 def doubts_of_outputs(outputs: Sequence[tuple[str, list[NDArray[Any]]]]) -> Iterator[str]:
@@ -92,5 +98,6 @@ def doubts_of_outputs(outputs: Sequence[tuple[str, list[NDArray[Any]]]]) -> Iter
         if np.isfinite(size) and float(whole.std(axis=0).max()) <= _SAME_OUTPUT * size:
             yield (
                 f"output {name!r} of the float model is the same, within 0.1 %, for all {len(values)} samples "
-                "looked at: are the inputs prepared as in training?"
+                "looked at: are the inputs prepared as in training? Check images=, layout=, preprocess= (--images, "
+                "--layout, --preprocess)"
             )

@@ -82,7 +82,9 @@ def _ask_inside(answer: Answer, inside: Inside) -> None:
         ops = dict(Counter(answer.engine.engine_ops) + Counter(report.engine_ops))
         answer.engine = replace(answer.engine, nodes=(*answer.engine.nodes, *report.nodes), engine_ops=ops)
     if inside.feed is None:
-        answer.warnings.append(f"{inside.path} was not run: no held-out input comes to it.")
+        answer.warnings.append(
+            f"{inside.path} was not run: no held-out input comes to it; give samples that do, data= (--data)."
+        )
     else:
         answer.stretches += inside.placed(fused_agreement(inside.graph, inside.feed))
 
@@ -146,7 +148,10 @@ def ask_tensorrt(float_graph: Graph, quantized: Graph, shapes: Shapes, feeds: Se
         answer.checks.append(_accepted(answer.engine, "engine builds"))
         answer.checks.extend(_run_checks(float_graph, quantized, answer.engine, feeds))
         if answer.engine.run_problem:
-            answer.warnings.append(f"The engine was built but not run: {answer.engine.run_problem}.")
+            answer.warnings.append(
+                f"The engine was built but not run: {answer.engine.run_problem}. "
+                "Run `onnxq verify` on the machine that will use it."
+            )
     else:
         float_ranges = tensorrt_engine.shape_ranges(float_graph, shapes)
         refused = tensorrt_engine.build_engine(float_graph.to_model(), float_ranges, base_dir=float_graph.base_dir)

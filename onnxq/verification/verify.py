@@ -40,7 +40,11 @@ from onnxq.verification.structure import quantizes_by_pairs
 
 Feed = Mapping[str, NDArray[Any]]
 
-_NO_ENGINE = "No engine was asked: the table of target {target!r} says engine = 'none'. Outputs alone were compared."
+_NO_ENGINE = (
+    "No engine was asked: the table of target {target!r} says engine = 'none'. Outputs alone were compared. "
+    "Look on the device what it makes of the model; a table of your own may name an engine, target= (--target "
+    "FILE.toml)."
+)
 _KEPT_BATCHES = 4
 """Batches that the engine itself is asked about."""
 _KEPT_FOR_SUBGRAPHS = 32

@@ -280,9 +280,8 @@ def test_a_target_without_an_engine_is_compared_and_says_so(tmp_path: Path) -> N
     assert [d.node for d in result.plan.nodes if d.action.value == "int8"] == ["conv"]
     assert result.report
     assert result.report.engine is None
-    assert "No engine was asked: the table of target 'npu' says engine = 'none'. Outputs alone were compared." in (
-        result.report.warnings
-    )
+    said = "No engine was asked: the table of target 'npu' says engine = 'none'. Outputs alone were compared."
+    assert any(warning.startswith(said) for warning in result.report.warnings)
     assert f"the target's table comes from {path}" in result.report.notes
     again = onnxq.verify(MODEL, result.model, DATA, target=str(path))
     assert again.engine is None

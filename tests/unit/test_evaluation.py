@@ -325,7 +325,7 @@ def test_an_output_can_be_chosen() -> None:
 
 def test_labels_that_cannot_belong_are_suspected() -> None:
     found = onnxq.evaluate(FLOAT, data=X, labels=(LOGITS.argmin(1)))
-    assert "the labels may belong to other samples" in found.warnings[0]
+    assert "check labels= (--labels), which may belong to other samples" in found.warnings[0]
     assert onnxq.evaluate(FLOAT, data=X, labels=LABELS).warnings == ()
 
 

@@ -55,7 +55,7 @@ def test_raw_pixels_and_channels_without_content_are_told():
     x[:, 2] = 7
     found = onnxq.preview(tiny_model(), {"x": x})
     assert "like raw pixels, and the model does not scale them" in found.warnings[0]
-    assert found.warnings[1] == "channel 2 of input 'x' is 7 everywhere"
+    assert found.warnings[1] == "channel 2 of input 'x' is 7 everywhere: check the files, and layout= (--layout)"
     found = onnxq.preview(tiny_model(), {"x": images(-3e4, 3e4)})
     assert "is it meant to?" in found.warnings[0]
 

@@ -153,8 +153,9 @@ def test_synthetic_data_can_be_split_too() -> None:
 def test_quantizing_from_some_shards_warns() -> None:
     part = onnxq.calibrate(MODEL, DATA, target=ORT, shard="2/3")
     result = onnxq.quantize(MODEL, DATA, target=ORT, stats=part)
-    assert "the statistics are of shard 2/3 only, not of all calibration data; merge the rest (onnxq merge)" in (
-        result.report.warnings
+    assert (
+        "the statistics are of shard 2/3 only, not of all calibration data; "
+        "merge the rest: StatsTable.merge (onnxq merge)" in (result.report.warnings)
     )
 
 

@@ -43,4 +43,5 @@ def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, qui
         say(f"statistics of {what} written to {output}", quiet=quiet)
     if merged.shards is not None:
         missing = ", ".join(map(str, merged.shards.missing))
-        warn(f"this is not all of the data: of {counted(merged.shards.count, 'shard')}, {missing} missing")
+        of = counted(merged.shards.count, "shard")
+        warn(f"this is not all of the data: of {of}, {missing} missing; merge them too (onnxq merge)")
