@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def executed_precision(
     seconds = time.perf_counter() - started
     # Activations of weight-only products are quantized in groups by default: not what is to be compared here.
     exact = compiled if quantizes_by_pairs(graph) or not feeds else _compile(openvino, marked, base_dir, _EXACT)
-    outputs, run_problem = _run(exact, feeds)
+    outputs, run_problem = _run(exact, feeds, graph.outputs)
     executed = [_runtime_info(op) for op in compiled.get_runtime_model().get_ordered_ops()]
     return EngineReport(
         engine=ENGINE,
@@ -113,9 +113,9 @@ def _compile(
 
 
 def _run(
-    compiled: Any, feeds: Sequence[Mapping[str, NDArray[Any]]]
+    compiled: Any, feeds: Sequence[Mapping[str, NDArray[Any]]], outputs: Collection[str]
 ) -> tuple[tuple[Mapping[str, NDArray[Any]], ...], str]:
-    """The outputs for each batch, by name; or none, and why."""
+    """The outputs for each batch, by name (OpenVINO has names of what it merged, too); or none, and why."""
     names = {name for port in compiled.inputs for name in port.get_names()}
     found = []
     for feed in feeds:
@@ -123,7 +123,13 @@ def _run(
             result = compiled({name: value for name, value in feed.items() if name in names})
         except Exception as error:  # openvino raises plain RuntimeError and others
             return (), _first_line(error)
-        found.append({name: np.array(result[port]) for port in compiled.outputs for name in port.get_names()})
+        found.append(
+            {
+                name: np.array(result[port])
+                for port in compiled.outputs
+                for name in set(port.get_names()).intersection(outputs)
+            }
+        )
     return tuple(found), ""
 
 
