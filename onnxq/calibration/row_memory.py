@@ -64,12 +64,14 @@ class Target:
         rows: Samples along the first axis of each.
 
     Attributes:
+        shapes: Of the summarised taps.
         layout: Where everything lies.
         most: How many rows are counted together.
         free: Rows that no run writes to.
     """
 
     def __init__(self, summarised: Summarised, shapes: Shapes, rows: Sequence[int]) -> None:
+        self.shapes = shapes
         self.layout = RowLayout(summarised.summaries, shapes, rows)
         together = TAP_ELEMENTS * len(summarised.summaries) // max(1, self.layout.elements)
         self.most = max(1, min(together, _MOST_ROWS))

@@ -27,8 +27,8 @@ MOST_RUNS = 16
 WAITING_TASKS = 4
 """Tasks that wait while all threads are busy: enough work for the time that the calling thread spends counting."""
 
-WAITING_BYTES = 1 << 23
-"""Beyond so many bytes (8 MiB) of inputs and results a single task waits."""
+WAITING_BYTES = 1 << 22
+"""Beyond so many bytes (4 MiB) of inputs and results a single task waits."""
 
 
 class RunQueue(Generic[Outcome]):

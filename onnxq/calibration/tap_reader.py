@@ -101,7 +101,7 @@ class TapReader:
         if run.others is None:
             # Either its taps have other shapes this time, or the model fails on it, which will show.
             self._targets.clear()
-            self._shapes.refuse(run.batch)
+            self._shapes.refuse(run.batch, run.target.shapes)
             yield self._as_arrays(run.batch)
             return
         run.target.free.append(run.row)

@@ -1,7 +1,7 @@
 """Shapes of summarised taps, as far as they are known before a run.
 
 A run writes its summaries into memory that was taken for them, so their shapes have to be known. Shape inference tells
-them for the first batch, a run that gives the arrays as they are tells them for others.
+them; where it cannot, or was wrong, a run that gives the arrays as they are does.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ class TapShapes:
     """
 
     def __init__(self, taps: Sequence[str], axis: SampleAxis, *, apart: bool) -> None:
+        self._taps, self._axis, self._apart = tuple(taps), axis, apart
         self._leading = axis.keeps_apart(taps)
-        self._apart = apart
         # None where they are not always the same.
         self._known: dict[Shapes, Shapes | None] = {}
-        # What inference says: nothing is run to find out, but it may be wrong.
-        self._expected = axis.shapes(taps) if taps else None
-        self._is_first = True
+        # Those that inference told: it may be wrong, which shows in a run that fails.
+        self._inferred: set[Shapes] = set()
+        self._infers = bool(taps)
 
     def begin(self, batch: Batch) -> None:
-        """A batch is about to be read; inference was made for the first."""
-        if self._is_first and self._expected is not None:
-            self._known[self.key(batch)] = self._expected
-        self._is_first = False
+        """A batch is about to be read."""
+        key = self.key(batch)
+        if self._infers and key not in self._known and (found := self._axis.shapes(self._taps, batch)) is not None:
+            self._known[key] = found
+            self._inferred.add(key)
 
     def of(self, batch: Batch) -> Shapes | None:
         """Shapes of the taps, if they are known."""
@@ -59,11 +60,14 @@ class TapShapes:
         # Memory of no size cannot be written into.
         self._known.setdefault(self.key(batch), shapes if all(map(all, shapes)) else None)
 
-    def refuse(self, batch: Batch) -> None:
+    def refuse(self, batch: Batch, shapes: Shapes) -> None:
         """A run of this batch failed: its taps had other shapes than these, unless the model fails on it anyway."""
+        if self.of(batch) != shapes:
+            return  # it began before more was known
         key = self.key(batch)
-        if self._expected is not None and self._known.get(key) == self._expected:
-            # Inference was wrong: the next run tells.
+        if key in self._inferred:
+            self._inferred.discard(key)
+            self._infers = False
             del self._known[key]
         else:
             self._known[key] = None

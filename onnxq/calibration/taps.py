@@ -117,25 +117,27 @@ class SampleAxis:
         self._single = all(size == 1 for size in firsts.values())
         fixed = any(isinstance(size, int) for size in firsts.values())
         self._inputs = batch.per_sample
-        self._model_shape = graph.shape
+        self._graph = graph
         self._inferred_for_any = not (self._single or fixed)
-        seen = _marked(graph, batch) if self._inferred_for_any else graph
-        self._shapes = {n: seen.shape(n) for n in _outputs(graph) if graph.dtype(n) == TensorProto.FLOAT}
+        seen = _with_sizes(graph, batch, samples=_MARKER) if self._inferred_for_any else graph
+        self._first = (_sizes(batch), seen)
         self._leading = frozenset(
             name for name in _outputs(seen) if not fixed and (seen.shape(name) or (0,))[0] == _MARKER
         )
 
-    def shapes(self, taps: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
-        """Shapes of these taps for a batch like the one given, as far as inference tells; None where one is unknown.
+    def shapes(self, taps: Sequence[str], batch: Batch) -> tuple[tuple[int, ...], ...] | None:
+        """Shapes of these taps for a batch, as far as inference tells; None where one is unknown.
 
-        The first size of a tap that counts samples means nothing.
+        Where the taps keep samples apart, their first size means nothing.
         """
         if self._inferred_for_any and not self.keeps_apart(taps):
             return None
-        found = [self._shapes.get(name) for name in taps]
-        if not all(shape is not None and all(isinstance(size, int) and size for size in shape) for shape in found):
-            return None
-        return tuple(tuple(int(size or 0) for size in shape or ()) for shape in found)
+        sizes, seen = self._first
+        found = _known_shapes(seen, taps)
+        if (found is None and not self._inferred_for_any) or sizes != _sizes(batch):
+            samples = _MARKER if self._inferred_for_any else batch.samples
+            found = _known_shapes(_with_sizes(self._graph, batch, samples=samples), taps)
+        return found
 
     def keeps_apart(self, taps: Iterable[str]) -> bool:
         """Whether the first axis of all these taps counts samples: then a batch may as well be run in parts."""
@@ -143,7 +145,7 @@ class SampleAxis:
 
     def summarised(self, name: str) -> bool:
         """Whether the model itself can tell the samples of a tap apart: by a first axis that counts them."""
-        shape = self._model_shape(name)
+        shape = self._graph.shape(name)
         return shape is not None and shape[:1] != () and (shape[0] == 1 if self._single else name in self._leading)
 
     def rows(self, name: str, shape: tuple[int, ...], batch: Batch) -> int | None:
@@ -158,15 +160,31 @@ def _outputs(graph: Graph) -> list[str]:
     return [name for node in graph.nodes for name in node.output if name]
 
 
-def _marked(graph: Graph, batch: Batch) -> Graph:
-    """The model with shapes as for `batch`, but for a number of samples that stands out."""
-    marked = graph.copy()
+def _sizes(batch: Batch) -> dict[str, tuple[int, ...]]:
+    """What shapes depend on, the number of samples aside."""
+    return {n: array.shape[1:] if n in batch.per_sample else array.shape for n, array in batch.arrays.items()}
+
+
+def _known_shapes(graph: Graph, taps: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
+    found: list[tuple[int, ...]] = []
+    for name in taps:
+        shape = graph.shape(name) if graph.dtype(name) == TensorProto.FLOAT else None
+        sizes = tuple(size for size in shape or () if isinstance(size, int) and size)
+        if shape is None or len(sizes) < len(shape):
+            return None
+        found.append(sizes)
+    return tuple(found)
+
+
+def _with_sizes(graph: Graph, batch: Batch, *, samples: int) -> Graph:
+    """The model with shapes as for `batch`, but for its number of samples."""
+    sized = graph.copy()
     for name, array in batch.arrays.items():
-        sizes = (_MARKER, *array.shape[1:]) if name in batch.per_sample else array.shape
-        for dim, size in zip(marked.inputs[name].type.tensor_type.shape.dim, sizes, strict=False):
+        sizes = (samples, *array.shape[1:]) if name in batch.per_sample else array.shape
+        for dim, size in zip(sized.inputs[name].type.tensor_type.shape.dim, sizes, strict=False):
             dim.dim_value = size
-    for value in marked.outputs.values():
+    for value in sized.outputs.values():
         value.type.tensor_type.ClearField("shape")
-    marked.set_value_info(())
-    infer_shapes(marked)
-    return marked
+    sized.set_value_info(())
+    infer_shapes(sized)
+    return sized

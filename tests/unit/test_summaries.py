@@ -147,7 +147,7 @@ def test_what_cannot_be_negative_is_not_searched_for_its_smallest():
 X = RNG.standard_normal((6, 3, 12, 12)).astype(np.float32)
 
 
-def conv_net():
+def conv_net(batch="N"):
     """Convs whose channels fill blocks and do not, a fused Relu and Add, and an operator that computes in no blocks."""
     nodes = [
         helper.make_node("Conv", ["x", "w0"], ["c0"], name="c0", pads=[1, 1, 1, 1]),
@@ -163,8 +163,8 @@ def conv_net():
     made = helper.make_graph(
         nodes,
         "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 32, 1, 1])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, "H", "W"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 32, 1, 1])],
         weights,
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -267,6 +267,16 @@ def test_sizes_that_change_from_batch_to_batch():
     again = collect(graph, TAPS, data(graph, feeds[::-1]), digest="d")
     assert table == again
     assert table["x"].count == sum(math.prod(feed["x"].shape) for feed in feeds)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_other_sizes_are_inferred_without_a_run_that_keeps_tensors(monkeypatch, batch):
+    graph = conv_net(batch)
+    feeds = [{"x": RNG.standard_normal((1, 3, s, s)).astype(np.float32)} for s in (8, 12, 8, 10)]
+    expected = collect(graph, TAPS, data(graph, feeds), digest="d")
+    monkeypatch.setattr(CollectOptions, "tapped_session", None)
+    assert collect(graph, TAPS, data(graph, feeds), digest="d") == expected
 
 
 def test_shapes_that_depend_on_values():
