@@ -12,7 +12,7 @@ from onnxq.errors import ConfigError
 from onnxq.faults import blamed_on
 from onnxq.finishing import refuse_quantized
 from onnxq.graph.model import ModelSource, load_graph, model_digest
-from onnxq.graph.opset import upgrade_opset
+from onnxq.graph.opset import lower_opset, upgrade_opset
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import Graph
@@ -140,7 +140,7 @@ def _prepared(source: Graph, target: Target, form: WeightForm, options: PlanOpti
     """A graph whose constants are initializers, in an opset that can hold the form."""
     half = any(t.data_type == TensorProto.FLOAT16 for t in source.initializers.values())
     blocked = form.block_size or form.weights != "int8" or half or options.overrides
-    graph = source.copy()
+    graph = lower_opset(source.copy())
     if storage_of(form, target) == QDQ:
         graph = upgrade_opset(graph, BLOCKED_OPSET if blocked else 13)
     LiftConstants().run(graph)

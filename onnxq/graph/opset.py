@@ -1,9 +1,12 @@
-"""Newer opsets: the model is converted, never merely relabelled.
+"""Other opsets: the model is converted, never merely relabelled.
 
 The work is done by onnx's version converter (https://onnx.ai/onnx/api/version_converter.html) on the model without its
 large weights, so that weights keep their bytes and the size of the model does not matter. The converter leaves the
 bodies of If, Loop and Scan alone; where an operator in a body changed its form or meaning on the way, the model is
 refused.
+
+The other way, from an opset newer than what engines have kernels for, only models go whose every operator is defined
+alike in both.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
 
 # Version 21 gives scale and bias another length (C, not the number of groups) under the same signature.
 _CHANGED_UNSEEN = frozenset({"GroupNormalization"})
+
+NEWEST_PAIRS_OPSET = 27
+"""onnxruntime 1.32 has no kernels for QuantizeLinear and DequantizeLinear as opset 28 defines them anew."""
 
 _HINT = "export the model with a newer opset (for PyTorch: torch.onnx.export(..., opset_version={0}))"
 
@@ -58,6 +64,43 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
             hint=_HINT.format(minimum),
         ) from error
     return result
+
+
+def lower_opset(graph: Graph, maximum: int = NEWEST_PAIRS_OPSET) -> Graph:
+    """The same model in opset `maximum` or older, where every operator means the same in it; else `graph` itself.
+
+    Newer versions of most operators only add types, attributes or optional inputs. A model that uses none of these is
+    the same model under the older version.
+
+    Args:
+        graph: The model; it is not changed.
+        maximum: Version of the standard operator set that is wanted at most.
+
+    Returns:
+        A new graph, or `graph` where it is old enough or cannot go back.
+    """
+    if not maximum < graph.opset <= onnx.defs.onnx_opset_version():
+        return graph
+    nodes = (inner for node in graph.nodes for inner in (node, *_body_nodes(node)))
+    if not all(_stands_in(n, graph.opset, maximum) for n in nodes if n.domain in STANDARD_DOMAINS):
+        return graph
+    result = graph.copy()
+    for entry in result.frame.opset_import:
+        if entry.domain in STANDARD_DOMAINS:
+            entry.version = maximum
+    try:
+        onnx.checker.check_model(result.skeleton())
+    except onnx.checker.ValidationError:
+        return graph
+    return result
+
+
+def _stands_in(node: NodeProto, opset: int, older: int) -> bool:
+    """Whether `node` of `opset` uses nothing that is not in opset `older` too."""
+    if not _same_meaning(node.op_type, older, opset):
+        return False
+    schema = onnx.defs.get_schema(node.op_type, older, "")
+    return len(node.input) <= schema.max_input and all(a.name in schema.attributes for a in node.attribute)
 
 
 def _with_standard_set(graph: Graph, version: int) -> Graph:

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from onnxq.errors import UnsupportedModelError
 from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, mentions, type_name, weighted_types
-from onnxq.graph.opset import upgrade_opset
+from onnxq.graph.opset import lower_opset, upgrade_opset
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.passes.compute_in_float32 import ComputeInFloat32
@@ -29,6 +29,7 @@ def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
     Raises:
         UnsupportedModelError: the model cannot be brought to the opset that the target needs.
     """
+    source = lower_opset(source)
     types = _weighted_types(source)
     if target.half_types and types & HALF_TYPES:
         try:

@@ -168,7 +168,7 @@ def rows(body: str, **constants: Any) -> ModelProto:
 MODELS: Mapping[str, Callable[[], ModelProto]] = {
     **{
         f"opset {n}": lambda n=n: opset(n)
-        for n in (7, 8, 9, 10, 11, 12, 13, 15, 18, 19, 21, 22)
+        for n in (7, 8, 9, 10, 11, 12, 13, 15, 18, 19, 21, 22, 24, 26, 28)
         if n <= onnx.defs.onnx_opset_version()
     },
     "initializers that are inputs": initializers_that_are_inputs,

@@ -24,6 +24,7 @@ from onnxq.graph.model import (
     set_metadata,
     upgrade_opset,
 )
+from onnxq.graph.opset import lower_opset
 from onnxq.passes.infer_shapes import InferShapes
 from tests.graphs import computed, graph_of, model_of, normal, ops, random_feeds
 
@@ -365,6 +366,36 @@ class TestQuestions:
 
     def test_not_quantized(self, model: ModelProto) -> None:
         assert not is_quantized(load_graph(model))
+
+
+@pytest.mark.skipif(onnx.defs.onnx_opset_version() < 28, reason="this onnx does not know opset 28")
+class TestLowerOpset:
+    """Opset 28 defines pairs anew, and onnxruntime has no kernels for them."""
+
+    def test_what_is_defined_alike_goes_back(self) -> None:
+        graph = graph_of(
+            "(float[2,300] x) => (float[2,4] y) { t = MatMul(x, w) y = Cast<to=1>(t) }", opset=28, w=normal(300, 4)
+        )
+        older = lower_opset(graph)
+        assert (graph.opset, older.opset) == (28, 27)
+        assert older.initializers["w"] is graph.initializers["w"]
+
+    def test_old_enough(self, model: ModelProto) -> None:
+        graph = load_graph(model)
+        assert lower_opset(graph) is graph
+
+    @pytest.mark.parametrize("inside", [False, True])
+    def test_an_operator_that_is_new_stays(self, *, inside: bool) -> None:
+        node = """If (c) < then_branch = a () => (float[2,4] p) { p = SwiGLU(x, x) },
+                           else_branch = b () => (float[2,4] q) { q = Abs(x) }>"""
+        node = node if inside else "SwiGLU(x, x)"
+        graph = graph_of(f"(float[2,4] x, bool c) => (float[2,4] y) {{ y = {node} }}", opset=28)
+        assert lower_opset(graph) is graph
+
+    def test_an_attribute_that_is_new_stays(self) -> None:
+        """Opset 18 gave ReduceMax its axes as an input; 13 knows them as an attribute."""
+        graph = graph_of("(float[2,4] x) => (float[2,1] y) { y = ReduceMax(x, a) }", opset=18, a=np.array([1]))
+        assert lower_opset(graph, 13) is graph
 
 
 class TestUpgradeOpset:
