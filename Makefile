@@ -41,5 +41,5 @@ docs:  ## the references of the command line and of Python, from the code itself
 	$(PYTHON) scripts/cli_reference.py
 	$(PYTHON) scripts/api_reference.py
 
-site:  ## the documentation as a site, in build/site (extra `docs`); a broken link is an error
+site:  ## the documentation as a site, in build/site (extra `docs`); its search needs a server: python3 -m http.server -d build/site
 	$(PYTHON) -m mkdocs build --strict --quiet
