@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PYTHON310 ?= python3.10
 
-.PHONY: check lint test test-min conformance fuzz bench bench-accuracy bench-latency bench-modes docs site
+.PHONY: check lint test test-min conformance fuzz bench bench-accuracy bench-choices bench-latency bench-modes docs site
 
 check: lint  ## style, types and the fast tests: about a minute on two cores
 	$(PYTHON) -m pytest -q -n auto -m "not slow"
@@ -29,6 +29,9 @@ bench:  ## every model and peer side by side, and the solvers; writes benches/RE
 
 bench-accuracy:  ## labelled accuracy of every model with intervals; writes benches/ACCURACY.md, goes on where it was cut
 	$(PYTHON) -m benches.labelled
+
+bench-choices:  ## every method and every recovery step beside each other, in benches/RESULTS.md
+	$(PYTHON) -m benches.choices
 
 bench-latency:  ## float, onnxq and quantize_static under onnxruntime and OpenVINO, in benches/RESULTS.md
 	$(PYTHON) -m benches.latency
