@@ -1,7 +1,7 @@
 """How defaults were chosen: every method and every recovery step beside each other, `python -m benches.choices`.
 
-Each model is calibrated on the first samples of its calibration split and measured on the others of it: choices are made
-here, and the evaluation split stays for the numbers of `benches.labelled`. Writes two sections of RESULTS.md.
+Each model is calibrated on the first samples of its calibration split and measured on the others of it: choices are
+made here, and the evaluation split stays for the numbers of `benches.labelled`. Writes two sections of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def document(section: str, rows: list[str], options: argparse.Namespace) -> str:
     return "\n".join(
         [
             f"## {TITLES[section]}\n",
-            f"Written by `python -m benches.choices --sections {section}`; do not edit. SQNR of the worst output, and the",
-            "metric in percent, on samples of the *calibration* split that were not calibrated on.\n",
+            f"Written by `python -m benches.choices --sections {section}`; do not edit. SQNR of the worst output, and",
+            "the metric in percent, on samples of the *calibration* split that were not calibrated on.\n",
             *(f"- {key}: {value}" for key, value in facts.items()),
             "",
             "| " + " | ".join(head) + " |",
