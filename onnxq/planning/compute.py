@@ -75,7 +75,7 @@ def compute_site(graph: Graph, node: NodeProto, target: Target) -> ComputeSite |
     if typed.products and node.op_type == "MatMul" and (product := _product(graph, node, rule, target)) is not None:
         return product
     refusal = (
-        _operand_refusal(graph, node, rule, target.half_types)
+        _operand_refusal(graph, node, rule, target)
         or _size_refusal(graph, node, rule)
         or _tap_refusal(graph, node, typed)
     )
@@ -108,12 +108,15 @@ def _bias(graph: Graph, node: NodeProto) -> tuple[str | None, Use | None, str]:
     return bias, Use(add.name, list(add.input).index(bias)), add.output[0]
 
 
-def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, half_types: bool) -> Refusal | None:
+def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, target: Target) -> Refusal | None:
+    half_types = target.half_types
     data, weight = node.input[DATA], node.input[WEIGHT]
     if graph.is_constant(data):
         return Refusal("its data input is a constant and its weight is not the second input", rule.rules)
     if not graph.is_constant(weight):
-        return Refusal("both inputs are activations; multiplying two quantized activations is not the default", "R28")
+        asked = target.full_products and node.op_type == "MatMul"
+        way = "int8 on request (placement='full', --placement full)" if asked else "such products stay float"
+        return Refusal(f"both inputs are activations; {way}", "R28")
     for tensor in (data, weight):
         if not is_quantizable(graph, tensor, half_types=half_types):
             found = graph.dtype(tensor)

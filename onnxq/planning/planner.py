@@ -34,7 +34,7 @@ from onnxq.planning.plan import (
 )
 from onnxq.planning.regions import Regions, in_graph_order
 from onnxq.planning.tables import place_tables
-from onnxq.targets.forms import BLOCK_OPSET, type_rule
+from onnxq.targets.forms import BLOCK_OPSET, type_rule, with_products
 from onnxq.targets.schema import BiasForm, Placement, Target
 
 
@@ -60,6 +60,8 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
     Raises:
         ConfigError: an option names what the graph does not have, or asks for what the target does not take.
     """
+    if options.placement == FULL and target.full_products:
+        target = with_products(target)
     selection = options.select(graph, source)
     verdicts = {n.name: _verdict(graph, n, target, options, selection) for n in graph.nodes}
     sites = {name: v for name, v in verdicts.items() if isinstance(v, ComputeSite)}

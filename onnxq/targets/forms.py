@@ -21,6 +21,13 @@ def type_rule(target: Target, spec: QuantSpec) -> TypeRule:
     return target.types.get(spec.qtype.name, _NO_RULE)
 
 
+def with_products(target: Target) -> Target:
+    """The table in which products of two activations are quantized."""
+    name = target.activation.qtype.name
+    rule = target.types.get(name, TypeRule(rules="R28"))
+    return replace(target, types={**target.types, name: replace(rule, products=True)})
+
+
 def with_types(
     target: Target,
     activations: str | None,

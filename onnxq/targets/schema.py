@@ -175,6 +175,8 @@ class Target:
         concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).
         whole_operators: Operators that the engine wants as one node, since it does not see through several that
             compute the same; known is HardSwish.
+        full_products: Whether the placement "full" quantizes products of two activations (attention), which otherwise
+            only types with such a rule do (INPUTS only).
         tables: Rule by which the tables of Gather are int8 with a scale for each row; empty where they stay float.
         min_opset: Lowest opset of the quantized model.
         half_types: Whether int8 nodes may stand among float16 and bfloat16, their scales in that type too. Where not,
@@ -207,6 +209,7 @@ class Target:
     residual_add: bool = False
     concat_shares: bool = False
     whole_operators: frozenset[str] = frozenset()
+    full_products: bool = False
     tables: str = ""
     min_opset: int = 13
     half_types: bool = False

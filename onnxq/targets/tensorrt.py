@@ -38,6 +38,7 @@ TENSORRT = Target(
         )
     },
     like_types=True,
+    full_products=True,
     compute={
         "Conv": ComputeRule(
             op="Conv",

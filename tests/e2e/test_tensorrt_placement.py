@@ -112,10 +112,11 @@ RULES: dict[str, tuple[str, dict[str, Any], set[str], dict[str, str]]] = {
 }
 
 
-def quantized(text: str, constants: dict[str, Any]) -> tuple[ModelProto, ModelProto]:
+def quantized(text: str, constants: dict[str, Any], placement: str = "fast") -> tuple[ModelProto, ModelProto]:
     model = model_of(text, **{k: v for k, v in constants.items() if f" {k}" in text})
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    return model, onnxq.quantize(model, [{"x": normal(*shape)}], target="tensorrt", method="max", recover="none").model
+    arguments: dict[str, Any] = {"target": "tensorrt", "method": "max", "recover": "none", "placement": placement}
+    return model, onnxq.quantize(model, [{"x": normal(*shape)}], **arguments).model
 
 
 def pairs(model: ModelProto) -> set[str]:
@@ -160,3 +161,20 @@ def test_r25_the_inputs_of_a_concat_share_one_scale() -> None:
     assert around
     assert len(set(around)) == 1
     assert build_engine(made, {}).accepted
+
+
+ATTENTION = (
+    "(float[1,32,64] x) => (float[1,32,64] y) { [q] q = MatMul(x, wq) [k] k = MatMul(x, wk) [v] v = MatMul(x, wv)"
+    " [t] kt = Transpose<perm=[0,2,1]>(k) [s] s = MatMul(q, kt) [p] p = Softmax<axis=-1>(s) [o] y = MatMul(p, v) }"
+)
+
+
+@pytest.mark.parametrize(("placement", "expected"), [("fast", {"x"}), ("full", {"x", "q", "kt", "p", "v"})])
+def test_r28_attention_is_quantized_on_request(placement: str, expected: set[str]) -> None:
+    weights = {name: 0.1 * normal(64, 64, seed=i) for i, name in enumerate(("wq", "wk", "wv"))}
+    model, made = quantized(ATTENTION, weights, placement)
+    assert pairs(made) == expected
+    assert build_engine(made, {}).accepted
+    layers = onnxq.verify(model, made, [{"x": normal(1, 32, 64)}], target="tensorrt").layers
+    products = {row.decision for row in layers if row.node in ("s", "o")}
+    assert products == ({"int8"} if placement == "full" else {"float"})
