@@ -133,6 +133,7 @@ class ImageSource:
                 "(--images imagenet, or --mean and --std).",
             )
         self._options = options or ImageOptions()
+        _check_channels(self._spec, self._options, where)
         self._height, self._width = _size(self._spec, self._options, where)
         self._group = self._spec.fixed_batch or batch_size or 1
         self._image = _pillow()
@@ -234,6 +235,23 @@ def _image_input(inputs: InputSpecs, where: str) -> InputSpec:
             hint="prepare the arrays yourself and pass a .npz file or an iterable as data= (--data).",
         )
     return spec
+
+
+def _check_channels(spec: InputSpec, options: ImageOptions, where: str) -> None:
+    """See that mean and std have a value for each channel, or one for all.
+
+    Raises:
+        DataError: they have another number of values.
+    """
+    channels = _channels(spec)
+    for name, values in (("mean", options.mean), ("std", options.std)):
+        if channels is not None and len(values) not in (1, channels):
+            raise DataError(
+                f"{name} has {len(values)} values, but input {spec.name!r} {spec.describe()} has {channels} "
+                f"channel{'s' if channels > 1 else ''}",
+                where=where,
+                hint=f"give one value{f', or {channels}' if channels > 1 else ''}: images=ImageOptions({name}=..., ...) (--{name}), as in training.",
+            )
 
 
 def _channels(spec: InputSpec) -> int | None:

@@ -480,3 +480,13 @@ def test_pictures_in_items_are_prepared_as_files_are(tmp_path):
         np.testing.assert_array_equal(fed(items), expected)
     with pytest.raises(ConfigError, match="images are described, but the data is not a folder of images and holds no"):
         fed([{"x": np.zeros((1, 3, 8, 8), np.float32)}])
+
+
+def test_a_preset_for_colours_does_not_fit_a_grey_model(tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    image_module.new("L", (8, 8)).save(tmp_path / "a.png")
+    grey = InputSpecs([InputSpec(name="x", dtype=np.dtype(np.float32), shape=(None, 1, 8, 8))])
+    with pytest.raises(DataError, match=r"mean has 3 values, but input 'x' .* has 1 channel\n.*\(--mean\)"):
+        open_data(tmp_path, inputs=grey, images="imagenet")
+    for images in ("paddleocr", "yolo"):
+        assert next(iter(open_data(tmp_path, inputs=grey, images=images)))["x"].shape == (1, 1, 8, 8)
