@@ -246,11 +246,12 @@ def _check_channels(spec: InputSpec, options: ImageOptions, where: str) -> None:
     channels = _channels(spec)
     for name, values in (("mean", options.mean), ("std", options.std)):
         if channels is not None and len(values) not in (1, channels):
+            many = "one value" if channels == 1 else f"one value, or {channels}"
             raise DataError(
-                f"{name} has {len(values)} values, but input {spec.name!r} {spec.describe()} has {channels} "
-                f"channel{'s' if channels > 1 else ''}",
+                f"{name} has {len(values)} values, but input {spec.name!r} {spec.describe()} has "
+                + counted(channels, "channel"),
                 where=where,
-                hint=f"give one value{f', or {channels}' if channels > 1 else ''}: images=ImageOptions({name}=..., ...) (--{name}), as in training.",
+                hint=f"give {many}: images=ImageOptions({name}=..., ...) (--{name}), as in training.",
             )
 
 
