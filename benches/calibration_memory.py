@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
         inner = [n for n in names if not prepared.graph.is_input(n)]
         shapes = CollectOptions().session(with_output_shapes(prepared.graph, inner))
         first = next(open_data(feeds, inputs=InputSpecs.from_graph(prepared.graph)).stream())
-        taps = sum(tap_bytes(prepared.graph, inner, shapes, first).values()) / MEGABYTE
+        taps = sum(tap.tensor for tap in tap_bytes(prepared.graph, inner, shapes, first).values()) / MEGABYTE
         histograms = len(names) * 2 * BINS * np.dtype(np.int64).itemsize / MEGABYTE
     else:
         data = open_data(feeds, inputs=InputSpecs.from_graph(prepared.graph))

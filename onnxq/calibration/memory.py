@@ -1,6 +1,9 @@
 """Several passes over the data where the tapped tensors of one batch do not fit into memory together.
 
-    bytes of a group's tensors for one batch * ALIVE <= limit        ALIVE: batches that exist at the same time
+    what is kept of a group's tensors <= limit
+    kept = min(bytes of the tensor for one batch * ALIVE, bytes of its summary * ROWS)
+
+The second holds where the model summarises a tensor itself, so that it never leaves the model.
 
 Taps are put into groups in the order of the model. Each pass counts one group; since a tensor's statistics do not
 depend on what else was counted, the result is the same.
@@ -11,17 +14,49 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from onnx import helper
 
 from onnxq.calibration.batches import Batch
+from onnxq.calibration.sampling import SAMPLE, SHARE
 from onnxq.calibration.session import Session
-from onnxq.calibration.tap_reader import ALIVE
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.sizes import size_text
 
 _UNKNOWN_ITEM_BYTES = 4
+
+_ROW_ITEM_BYTES = 4
+
+ALIVE = 2
+"""Batches whose tensors exist at the same time."""
+
+ROWS = 16
+"""Summaries of a tensor that exist at the same time: those of runs on their way, and those that wait to be counted."""
+
+
+@dataclass(frozen=True)
+class TapBytes:
+    """Memory that one tap takes.
+
+    Attributes:
+        tensor: Bytes of the tensor of one batch.
+        summary: Bytes of the numbers that are left of it where the model summarises it.
+    """
+
+    tensor: int
+    summary: int
+
+    @property
+    def whole(self) -> int:
+        """Bytes where its tensors leave the model."""
+        return self.tensor * ALIVE
+
+    @property
+    def kept(self) -> int:
+        """Bytes where the model summarises it."""
+        return min(self.whole, self.summary * ROWS)
 
 
 def give_back_freed() -> None:
@@ -32,8 +67,8 @@ def give_back_freed() -> None:
         return  # not glibc: its own ways have to do
 
 
-def tap_bytes(graph: Graph, taps: Sequence[str], shapes: Session, batch: Batch) -> dict[str, int]:
-    """Bytes of each tap's tensor for one batch, found without keeping any of them.
+def tap_bytes(graph: Graph, taps: Sequence[str], shapes: Session, batch: Batch) -> dict[str, TapBytes]:
+    """Memory that each tap takes for such batches, found without keeping any of their tensors.
 
     Args:
         graph: The model.
@@ -42,10 +77,13 @@ def tap_bytes(graph: Graph, taps: Sequence[str], shapes: Session, batch: Batch) 
         batch: What to run.
     """
     found = shapes.run(batch.arrays, where=batch.label)
-    return {
-        name: math.prod(int(size) for size in shape) * _item_bytes(graph, name)
-        for name, shape in zip(taps, found, strict=True)
-    }
+    sizes: dict[str, TapBytes] = {}
+    for name, shape in zip(taps, found, strict=True):
+        elements = math.prod(int(size) for size in shape)
+        counted = min(elements, max(SAMPLE * batch.samples, elements // SHARE))
+        extremes = 3 * math.prod(int(size) for size in shape[:2])
+        sizes[name] = TapBytes(elements * _item_bytes(graph, name), (counted + extremes) * _ROW_ITEM_BYTES)
+    return sizes
 
 
 def _item_bytes(graph: Graph, name: str) -> int:
@@ -58,7 +96,7 @@ def grouped_taps(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     """Taps in groups that fit, in order.
 
     Args:
-        sizes: Bytes of each tap's tensor for one batch.
+        sizes: Bytes that each tap takes.
         limit: Bytes that tapped tensors may take.
 
     Raises:
@@ -66,11 +104,10 @@ def grouped_taps(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     """
     groups: list[list[str]] = []
     room = 0
-    for name, size in sizes.items():
-        needed = size * ALIVE
+    for name, needed in sizes.items():
         if needed > limit:
             raise ConfigError(
-                f"tensor {name!r} takes {size_text(needed)} for {ALIVE} batches, "
+                f"tensor {name!r} takes {size_text(needed)} while it is calibrated, "
                 f"more than the memory limit of {size_text(limit)}",
                 hint="raise memory_limit= (--memory-limit), or feed fewer samples at once: batch_size= (--batch-size)",
             )

@@ -13,8 +13,11 @@ from onnxq.calibration.summaries import Summary
 from onnxq.calibration.summary_rows import RowLayout
 from onnxq.calibration.tap_shapes import Shapes
 
-TAP_ELEMENTS = 1 << 14
+TAP_ELEMENTS = 1 << 13
 """Runs are counted together until each tap has about so many elements: shorter calls of numpy cost twice as much."""
+
+LEAST_ELEMENTS = 1 << 19
+"""But not before their rows have so many elements together (2 MiB)."""
 
 _MOST_ROWS = 64
 
@@ -73,7 +76,8 @@ class Target:
     def __init__(self, summarised: Summarised, shapes: Shapes, rows: Sequence[int]) -> None:
         self.shapes = shapes
         self.layout = RowLayout(summarised.summaries, shapes, rows)
-        together = TAP_ELEMENTS * len(summarised.summaries) // max(1, self.layout.elements)
+        elements = max(TAP_ELEMENTS * len(summarised.summaries), LEAST_ELEMENTS)
+        together = elements // max(1, self.layout.elements)
         self.most = max(1, min(together, _MOST_ROWS))
         self.free: list[Row] = []
         self._session = summarised.session

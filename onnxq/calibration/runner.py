@@ -11,18 +11,19 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
+from onnxq.calibration.array_sessions import ArraySessions
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.blocked import in_blocks, optimised_graph
 from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
-from onnxq.calibration.memory import give_back_freed, grouped_taps, tap_bytes
+from onnxq.calibration.memory import TapBytes, give_back_freed, grouped_taps, tap_bytes
 from onnxq.calibration.nan_flow import shown_behind
+from onnxq.calibration.nonfinite import nonfinite_error
 from onnxq.calibration.progress import Progress, resident_bytes
 from onnxq.calibration.providers import DEFAULT_PROVIDERS, full_names
 from onnxq.calibration.row_memory import Summarised
@@ -39,7 +40,7 @@ from onnxq.calibration.taps import (
     with_outputs,
     with_readable_outputs,
 )
-from onnxq.errors import DataError, OnnxqError
+from onnxq.errors import DataError
 from onnxq.graph.view import Graph
 from onnxq.planning.bounds import known_bounds
 
@@ -113,15 +114,15 @@ class CollectOptions:
             group: As for `tapped_session`.
             axis: Where samples lie.
         """
-        if not self.on_cpu or self.full_histogram or not group:
+        if not group:
+            return None
+        chosen = [name for name in group if self.summarises(graph, name, axis=axis)]
+        if not chosen:
             return None
         every = with_readable_outputs(graph, taps, as_float32=True)
         names = dict(zip(taps, every.outputs, strict=True))
         optimised = optimised_graph(every, threads=self.threads)
         edited = optimised or every
-        chosen = [name for name in group if axis.summarised(name) and graph.dtype(name) in FLOATS]
-        if not chosen:
-            return None
         shown = shown_behind(graph, chosen)
         forms = [_tap(graph, name, names[name], optimised, shown=name in shown) for name in chosen]
         others = [name for name in group if name not in chosen]
@@ -136,6 +137,10 @@ class CollectOptions:
             in_stored_order=True,
         )
         return Summarised(session=session, summaries=summaries, others=others, at_once=at_once)
+
+    def summarises(self, graph: Graph, tap: str, *, axis: SampleAxis) -> bool:
+        """Whether the model itself can summarise this tensor, so that it need not leave it."""
+        return self.on_cpu and not self.full_histogram and axis.summarised(tap) and graph.dtype(tap) in FLOATS
 
     @property
     def on_cpu(self) -> bool:
@@ -206,7 +211,10 @@ def collect(  # noqa: PLR0913 - the parts of one run
     stream = batches.stream()
     first = next(stream)
     outputs = [name for name in names if name not in derived]
-    groups = _groups(graph, outputs, first, options)
+    axis = SampleAxis(graph, first)
+    inner = [name for name in outputs if not graph.is_input(name)]
+    sizes = _tap_bytes(graph, inner, first, options)
+    groups = _groups(graph, outputs, sizes, partial(options.summarises, graph, axis=axis), options.memory_limit)
     if len(groups) > 1 and batches.one_shot:
         raise DataError(
             f"the tapped tensors need {len(groups)} passes under the memory limit, but the data can be read only once",
@@ -217,9 +225,10 @@ def collect(  # noqa: PLR0913 - the parts of one run
         graph=graph,
         batches=batches,
         options=options,
-        axis=SampleAxis(graph, first),
+        axis=axis,
         progress=progress,
-        inner=[name for name in outputs if not graph.is_input(name)],
+        inner=inner,
+        sizes=sizes,
     )
     work.passes = len(groups)
     tables = []
@@ -239,12 +248,24 @@ def collect(  # noqa: PLR0913 - the parts of one run
     return StatsTable(tensors=tensors, digest=digest, samples=samples, data_fingerprint=fingerprint)
 
 
-def _groups(graph: Graph, outputs: list[str], first: Batch, options: CollectOptions) -> list[list[str]]:
-    inner = [name for name in outputs if not graph.is_input(name)]
+def _tap_bytes(graph: Graph, inner: list[str], first: Batch, options: CollectOptions) -> Mapping[str, TapBytes]:
+    """Sizes of tapped tensors, where there is a limit."""
     if options.memory_limit is None or not inner:
+        return {}
+    return tap_bytes(graph, inner, options.session(with_output_shapes(graph, inner)), first)
+
+
+def _groups(
+    graph: Graph,
+    outputs: list[str],
+    sizes: Mapping[str, TapBytes],
+    summarises: Callable[[str], bool],
+    limit: int | None,
+) -> list[list[str]]:
+    if limit is None or not sizes:
         return [outputs]
-    sizes = tap_bytes(graph, inner, options.session(with_output_shapes(graph, inner)), first)
-    groups = grouped_taps(sizes, options.memory_limit)
+    kept = {name: size.kept if summarises(name) else size.whole for name, size in sizes.items()}
+    groups = grouped_taps(kept, limit)
     # Inputs are in memory anyway.
     groups[0] = [name for name in outputs if graph.is_input(name)] + groups[0]
     return groups
@@ -260,6 +281,7 @@ class _Work:
     axis: SampleAxis
     progress: Callable[[Progress], None] | None
     inner: Sequence[str]
+    sizes: Mapping[str, TapBytes]
     passes: int = 1
     pass_number: int = 0
     runs: int = 0
@@ -277,7 +299,9 @@ class _Work:
             [name for name in taps if self.graph.is_input(name)],
             axis=self.axis,
             summarised=self.options.summarised(self.graph, self.inner, inner, self.axis),
-            tapped=lambda: self.options.tapped_session(self.graph, self.inner, inner),
+            arrays=ArraySessions(
+                lambda: self._fitting(inner), partial(self.options.tapped_session, self.graph, self.inner)
+            ),
         )
         give_back_freed()
         counter = Counter(
@@ -299,9 +323,15 @@ class _Work:
                 for found in reader.rest():
                     counter.count(found)
         except NonFiniteError as bad:
-            raise _nonfinite_error(self.graph, bad, self.options) from None
+            raise nonfinite_error(self.graph, bad, partial(self.options.session, optimise=False)) from None
         self.earlier_samples += counter.samples
         return counter.samples, counter.fingerprint, counter.statistics()
+
+    def _fitting(self, taps: list[str]) -> list[list[str]]:
+        """Taps of one pass in groups whose whole tensors fit."""
+        if self.options.memory_limit is None or not taps:
+            return [taps]
+        return grouped_taps({name: self.sizes[name].whole for name in taps}, self.options.memory_limit)
 
     def _tell(self, samples: int) -> None:
         self.runs += 1
@@ -338,46 +368,3 @@ def run_outputs(session: Session, batches: Batches) -> Iterator[tuple[Batch, Map
     for batch in batches.stream():
         outputs = session.run(batch.arrays, where=batch.label)
         yield batch, dict(zip(session.output_names, outputs, strict=True))
-
-
-def _nonfinite_error(graph: Graph, found: NonFiniteError, options: CollectOptions) -> DataError:
-    kind = "NaN" if np.isnan(found.array).any() else "Inf"
-    tensor = _origin(graph, found, options)
-    node = graph.producer(tensor)
-    maker = "" if node is None else f", computed by {node.op_type} node {node.name!r},"
-    return DataError(
-        f"tensor {tensor!r}{maker} holds {kind}",
-        where=found.batch.label,
-        hint="remove this sample or check the model on it; "
-        "nonfinite='ignore' (--nonfinite ignore) leaves such values out.",
-    )
-
-
-def _origin(graph: Graph, found: NonFiniteError, options: CollectOptions) -> str:
-    """Where it went wrong: the first tensor on the way to the tapped one that holds NaN (or Inf), tapped or not.
-
-    Of the same kind: a mask of -Inf ahead of a Softmax is no fault, and says nothing of a NaN behind it.
-    """
-    wrong = np.isnan if np.isnan(found.array).any() else np.isinf
-    ancestors = with_outputs(graph, [found.tensor])
-    every: list[str] = [name for node in ancestors.nodes for name in node.output if name and _maybe_float(graph, name)]
-    try:
-        session = options.session(with_readable_outputs(ancestors, every), optimise=False)
-        values = session.run(found.batch.arrays)
-    except OnnxqError:
-        # Some tensors cannot be outputs (optional, sequence); then the tapped one has to do.
-        return found.tensor
-    for name, value in zip(every, values, strict=True):
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and wrong(value).any():
-            return name
-    return found.tensor
-
-
-def _maybe_float(graph: Graph, tensor: str) -> bool:
-    return graph.dtype(tensor) in (
-        None,
-        TensorProto.FLOAT,
-        TensorProto.FLOAT16,
-        TensorProto.DOUBLE,
-        TensorProto.BFLOAT16,
-    )

@@ -6,13 +6,14 @@ apart, a batch is run in parts whose tensors fit the processor's cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxq.calibration.array_sessions import ArraySessions
 from onnxq.calibration.batches import Batch
 from onnxq.calibration.readings import Arrays, Rows, Tapped
 from onnxq.calibration.row_memory import MOST_TARGETS, Row, Summarised, Target, WaitingRows
@@ -21,9 +22,6 @@ from onnxq.calibration.session import Session
 from onnxq.calibration.tap_shapes import Shapes, TapShapes
 from onnxq.calibration.taps import SampleAxis
 from onnxq.errors import DataError
-
-ALIVE = 2
-"""Batches that exist at the same time: the one that is run, and the one that the data source makes next."""
 
 
 class TapReader:
@@ -34,7 +32,7 @@ class TapReader:
         inputs: Inputs of the model that are tapped as they are.
         axis: Where samples lie.
         summarised: Summarises some of the taps; None where every run gives arrays.
-        tapped: Makes the session that gives all `taps` as they are.
+        arrays: Give the taps as they are.
     """
 
     def __init__(
@@ -44,7 +42,7 @@ class TapReader:
         *,
         axis: SampleAxis,
         summarised: Summarised | None,
-        tapped: Callable[[], Session],
+        arrays: ArraySessions,
     ) -> None:
         self._taps = tuple(taps)
         self._inputs = tuple(inputs)
@@ -54,7 +52,7 @@ class TapReader:
         self._blocked = {} if summarised is None else {s.tap.name: s.tap.blocked for s in summarised.summaries}
         apart = summarised is not None and bool(taps) and axis.keeps_apart(taps)
         self._shapes = TapShapes(self._names, axis, apart=apart)
-        self._make_tapped, self._tapped_session = tapped, list[Session]()
+        self._arrays = arrays
         # By what is fed and the number of samples, in front of `Summarised.targets`.
         self._targets: dict[tuple[Shapes, int], Target] = {}
         self._waiting = WaitingRows()
@@ -89,7 +87,7 @@ class TapReader:
         if self._summarised is None or target is None:
             for run in self._queue.rest():
                 yield from self._land(run)
-            yield self._as_arrays(batch)
+            yield from self._as_arrays(batch)
             return
         row = target.row()
         size = row.values.nbytes + sum(array.nbytes for array in batch.arrays.values())
@@ -102,11 +100,11 @@ class TapReader:
             # Either its taps have other shapes this time, or the model fails on it, which will show.
             self._targets.clear()
             self._shapes.refuse(run.batch, run.target.shapes)
-            yield self._as_arrays(run.batch)
+            yield from self._as_arrays(run.batch)
             return
         run.target.free.append(run.row)
         if not run.target.layout.finite(run.row.values):
-            yield self._as_arrays(run.batch)
+            yield from self._as_arrays(run.batch)
             return
         if not self._waiting.takes(run.target):
             yield from self._counted()
@@ -139,15 +137,14 @@ class TapReader:
         self._targets[key] = target
         return target
 
-    def _as_arrays(self, batch: Batch) -> Arrays:
-        if not self._taps:
-            return Arrays(batch=batch, tapped=self._fed(batch))
-        if not self._tapped_session:
-            self._tapped_session.append(self._make_tapped())
-        arrays = self._tapped_session[0].run(batch.arrays, where=batch.label)
-        tapped = self._with_rows(self._taps, arrays, batch)
-        self._shapes.learn(batch, tuple(tapped[name].array.shape for name in self._names))
-        return Arrays(batch=batch, tapped=self._fed(batch) | tapped)
+    def _as_arrays(self, batch: Batch) -> Iterator[Arrays]:
+        if self._inputs:
+            yield Arrays(batch=batch, tapped=self._fed(batch))
+        shapes: dict[str, tuple[int, ...]] = {}
+        for names, arrays in self._arrays.read(batch) if self._taps else ():
+            shapes |= {name: array.shape for name, array in zip(names, arrays, strict=True)}
+            yield Arrays(batch=batch, tapped=self._with_rows(names, arrays, batch))
+        self._shapes.learn(batch, tuple(shapes[name] for name in self._names))
 
     def _with_rows(self, names: Sequence[str], arrays: Sequence[NDArray[Any]], batch: Batch) -> dict[str, Tapped]:
         return {

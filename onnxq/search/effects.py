@@ -104,9 +104,10 @@ def _groups(bench: Bench, cuts: Sequence[_Cut]) -> Iterator[list[_Cut]]:
     """Layers whose tensors fit together, in order; one that fits nowhere stands alone."""
     graph, first = bench.graph, bench.samples[0]
     inner = list(dict.fromkeys(t for cut in cuts for t in cut.tensors if not graph.is_input(t)))
-    sizes = {}
+    sizes: dict[str, int] = {}
     if inner:
-        sizes = tap_bytes(graph, inner, bench.options.session(with_output_shapes(graph, inner)), first)
+        found = tap_bytes(graph, inner, bench.options.session(with_output_shapes(graph, inner)), first)
+        sizes = {name: size.tensor for name, size in found.items()}
     scale = sum(batch.samples for batch in bench.samples) / first.samples
     group: list[_Cut] = []
     kept: set[str] = set()

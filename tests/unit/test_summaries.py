@@ -24,7 +24,7 @@ from onnxq.calibration.sources import open_data
 from onnxq.calibration.summaries import Tap, summarised
 from onnxq.calibration.summary_rows import RowLayout
 from onnxq.calibration.taps import SampleAxis, with_readable_outputs
-from onnxq.errors import DataError
+from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
 
 RNG = np.random.default_rng(0)
@@ -215,6 +215,27 @@ def test_groups_under_a_memory_limit_run_the_same_arithmetic():
     assert collect(graph, TAPS, data(graph), digest="d", options=options) == expected
 
 
+def test_a_memory_limit_counts_what_is_kept(monkeypatch):
+    """Tensors do not fit together, their summaries do; where tensors are needed, they come in groups."""
+    x = RNG.standard_normal((2, 3, 80, 80)).astype(np.float32)
+    graph = conv_net()
+    expected = collect(graph, TAPS, data(graph, x), digest="d")
+    limit = CollectOptions(memory_limit=2 * 32 * 80 * 80 * 4)
+    seen = []
+    assert collect(graph, TAPS, data(graph, x), digest="d", options=limit, progress=seen.append) == expected
+    assert {p.passes for p in seen} == {1}
+    groups = []
+    tapped = CollectOptions.tapped_session
+    monkeypatch.setattr(
+        CollectOptions, "tapped_session", lambda self, g, t, group: groups.append(group) or tapped(self, g, t, group)
+    )
+    monkeypatch.setattr(RowLayout, "finite", lambda *_: False)
+    assert collect(graph, TAPS, data(graph, x), digest="d", options=limit) == expected
+    assert groups == [["r0"], ["c1"], ["a1"], ["c2"], ["e2"], ["y"]]
+    with pytest.raises(ConfigError, match=r"^tensor 'r0' takes 1\.0 MB while it is calibrated"):
+        collect(graph, TAPS, data(graph, x), digest="d", options=CollectOptions(memory_limit=900_000))
+
+
 @pytest.mark.usefixtures("small")
 def test_a_batch_is_run_in_parts_that_fit(monkeypatch):
     graph = conv_net()
@@ -275,7 +296,7 @@ def test_other_sizes_are_inferred_without_a_run_that_keeps_tensors(monkeypatch, 
     graph = conv_net(batch)
     feeds = [{"x": RNG.standard_normal((1, 3, s, s)).astype(np.float32)} for s in (8, 12, 8, 10)]
     expected = collect(graph, TAPS, data(graph, feeds), digest="d")
-    monkeypatch.setattr(CollectOptions, "tapped_session", None)
+    monkeypatch.setattr(CollectOptions, "tapped_session", lambda *_: pytest.fail("tensors were kept"))
     assert collect(graph, TAPS, data(graph, feeds), digest="d") == expected
 
 
