@@ -105,6 +105,10 @@ def ask_openvino(float_graph: Graph, quantized: Graph, feeds: Sequence[Feed]) ->
     except EngineMissingError as error:
         answer.warnings.append(f"The executed precision is unknown: {error.message}. {error.hint}.")
     else:
+        if not answer.engine.accepted:
+            refused = openvino_engine.executed_precision(float_graph.to_model(), base_dir=float_graph.base_dir)
+            answer.checks.append(_refused(answer.engine, refused, "model compiles"))
+            return answer
         answer.checks.append(_accepted(answer.engine, "model compiles"))
         for check in _run_checks(float_graph, quantized, answer.engine, feeds):
             if check.passed or check.name != _AS_ACCURATE or not quantizes_by_pairs(quantized):
@@ -155,7 +159,7 @@ def ask_tensorrt(float_graph: Graph, quantized: Graph, shapes: Shapes, feeds: Se
     else:
         float_ranges = tensorrt_engine.shape_ranges(float_graph, shapes)
         refused = tensorrt_engine.build_engine(float_graph.to_model(), float_ranges, base_dir=float_graph.base_dir)
-        answer.checks.append(_refused(answer.engine, refused))
+        answer.checks.append(_refused(answer.engine, refused, "engine builds"))
     return answer
 
 
@@ -166,7 +170,7 @@ def _accepted(engine: EngineReport, name: str) -> Check:
     return Check(name=name, passed=False, detail=f"{engine.engine} {engine.version}: " + "; ".join(engine.problems[:3]))
 
 
-def _refused(engine: EngineReport, float_engine: EngineReport) -> Check:
+def _refused(engine: EngineReport, float_engine: EngineReport, name: str) -> Check:
     """A failed build, and whether the float model fails too: then quantization is not to blame."""
     said = f"{engine.engine} {engine.version}: " + "; ".join(engine.problems[:3])
     if float_engine.accepted:
@@ -175,7 +179,7 @@ def _refused(engine: EngineReport, float_engine: EngineReport) -> Check:
         detail = f"the float model is refused in the same way, so quantization is not to blame; {said}"
     else:
         detail = f"{said}; the float model is refused too: {'; '.join(float_engine.problems[:1])}"
-    return Check(name="engine builds", passed=False, detail=detail)
+    return Check(name=name, passed=False, detail=detail)
 
 
 def _rules_check(violations: Sequence[Violation], pairs: int) -> Check:

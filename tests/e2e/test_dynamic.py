@@ -16,6 +16,7 @@ from onnxq.planning.plan import Action
 from onnxq.verification.engines.result import Precision
 from tests.e2e.conftest import present
 from tests.graphs import model_of, normal
+from tests.versions import since
 
 MIN_SQNR_DB = 30.0
 """8-bit codes of normal values leave some 35 to 45 dB; a wrong scale, axis or bias leaves under 20."""
@@ -131,6 +132,7 @@ def test_d6_gru_is_stored_in_int8_only_where_all_is_asked_for() -> None:
     assert {t.data_type for t in result.model.graph.initializer if t.name.endswith("quantized")} == {TensorProto.INT8}
 
 
+@since(1, 24, "has no ConvInteger for int8 weights")
 @pytest.mark.parametrize("group", [1, 2])
 def test_d7_conv_where_all_is_asked_for(group: int) -> None:
     text = f"(float[1, 8, 12, 12] x) => (y) {{ y = Conv<pads=[1,1,1,1], group={group}>(x, w, b) }}"

@@ -18,6 +18,7 @@ from onnxq.targets import TARGETS, cpu_has_vnni
 from onnxq.verification.engines.onnxruntime import executed_precision
 from tests.e2e.probes import ROUNDING, U8, U8_POSITIVE, Probe, error, kernels, values, weight_scale
 from tests.graphs import model_of, normal
+from tests.versions import since
 
 SAME = {"pads": [1, 1, 1, 1]}
 
@@ -119,6 +120,7 @@ def test_c4_never_without_q_behind() -> None:
     assert "QLinearConv" not in kernels(conv_chain(lambda _, conv: (conv,)))
 
 
+@since(1, 32, "fuses a bias of any scale")
 @pytest.mark.parametrize(("factor", "fused"), [(1.0, True), (1.1, False), (2.0, False)])
 def test_c4_int32_bias_has_the_product_of_the_scales(factor: float, fused: bool) -> None:
     p = Probe(1, 8, 6, 6)
@@ -219,6 +221,7 @@ def test_c7_never_with_float_bias_and_without_q() -> None:
     assert kernels(gemm(bias="float", quantized=True)) == {"QGemm": 1}
 
 
+@since(1, 32, "fuses them all the same")
 def test_c7_never_with_alpha_or_beta_and_a_bias() -> None:
     assert "QGemm" not in kernels(gemm(bias="int32", alpha=0.5))
     assert "QGemm" not in kernels(gemm(bias="int32", beta=0.5))
@@ -395,6 +398,7 @@ def test_c12_flatten_does_not_hand_on_by_itself() -> None:
     assert "QGemm" not in head(1)
 
 
+@since(1, 32, "runs it on codes")
 def test_c12_linear_resize_never() -> None:
     p = Probe(1, 8, 6, 6)
     scales = p.constant("k", np.float32([1, 1, 2, 2]))

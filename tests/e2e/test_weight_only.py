@@ -20,6 +20,7 @@ from onnxq.verification.engines.result import Precision
 from tests.e2e.conftest import present
 from tests.e2e.test_dynamic import text_model
 from tests.graphs import normal
+from tests.versions import since
 
 EXACT_DB = 100.0
 """Of float32 sums in another order; a wrong code, scale or zero-point leaves under 60 dB."""
@@ -70,6 +71,7 @@ def test_w1_onnxruntime_computes_with_the_values_that_were_chosen(
     assert [n.precision for n in engine.nodes] == [Precision.WEIGHTS]
 
 
+@since(1, 32, "fuses none of 8 bits or of one block")
 @pytest.mark.parametrize("weights", ["int4", "uint4", "int8"])
 @pytest.mark.parametrize("block_size", [0, 32])
 def test_w1_dequantizelinear_means_the_same_and_is_fused(weights: str, block_size: int) -> None:
@@ -83,6 +85,7 @@ def test_w1_dequantizelinear_means_the_same_and_is_fused(weights: str, block_siz
     assert sqnr_db(x @ real_values(result, weight), session.run(None, {"x": x})[0]) > EXACT_DB
 
 
+@since(1, 32, "fuses none of 8 bits")
 @pytest.mark.parametrize("storage", ["nbits", "qdq"])
 @pytest.mark.parametrize("attributes", ["", "<transB=1>", "<transB=1, alpha=0.5, beta=2.0>"])
 def test_w2_gemm_in_every_form(attributes: str, storage: str) -> None:

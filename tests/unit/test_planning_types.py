@@ -15,6 +15,7 @@ from onnxq.targets import TARGETS
 from onnxq.targets.forms import in_type, with_types
 from onnxq.targets.schema import TypeRule
 from tests.graphs import model_of, normal
+from tests.versions import since
 
 TENSORRT = TARGETS["tensorrt"]
 FP8 = "float8e4m3fn"
@@ -98,6 +99,7 @@ def test_attention_is_quantized_in_fp8_and_not_in_int8() -> None:
     assert reasons["d"] == f"inputs and weights are {FP8}"
 
 
+@since(1, 32, "refuses fp8 codes that are moved")
 def test_the_probabilities_of_a_softmax_use_all_of_the_type() -> None:
     data = [{name: normal(1, 4, 32, 32, seed=i) for i, name in enumerate("qkv")}]
     model = model_of(ATTENTION, **CONSTANTS)
