@@ -25,7 +25,7 @@ from onnxq.passes.remove_identity import RemoveIdentity
 from onnxq.passes.settle_types import note_of_types, settle_types
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
-from onnxq.planning.weight_form import QDQ, WeightForm
+from onnxq.planning.weight_form import NBITS, QDQ, WeightForm
 from onnxq.targets.schema import Engine, Target
 from onnxq.weight_only.planning import BLOCKED_OPSET, WeightPlan, plan_weights, storage_of
 
@@ -169,7 +169,11 @@ def _tree(  # noqa: PLR0913 - the parts of a plan
         content = own_graph(graph, subgraph)
         infer_shapes(content)
         FoldFragment().run(content)
-        tree = _tree(content, target, form, options.inside(subgraph.path), digest)
+        inner = form
+        if target.engine is Engine.ONNXRUNTIME and form.storage == QDQ:
+            # onnxruntime 1.32 fails to fuse a DequantizeLinear in a body whose codes lie outside of it.
+            inner = replace(form, storage=NBITS)
+        tree = _tree(content, target, inner, options.inside(subgraph.path), digest)
         if any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
             nested.append((Nested(subgraph=subgraph, graph=content, plan=tree.planned.plan), tree))
     plan = plan_weights(graph, target, form, options=options, digest=digest, notes=notes, source=source)

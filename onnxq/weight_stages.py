@@ -30,6 +30,7 @@ from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.share_constants import ShareConstants
 from onnxq.planning.plan import Action
 from onnxq.planning.weight_form import NEED_DATA, QDQ, WeightForm
+from onnxq.plural import counted
 from onnxq.result import QuantizeResult
 from onnxq.stages import nothing_to_quantize, read_through
 from onnxq.targets.schema import Engine
@@ -69,6 +70,7 @@ def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
     with file_for_weights(request.output, source.initializers.values()) as file:
         with blamed_on(source):
             quantized = run.rewritten(tree, _kept if file is None else partial(_moved, file), samples)
+            run.note_other_methods(tree)
             ShareConstants().run(quantized)
         clock.lap("quantize")
         made = Made(
@@ -169,6 +171,20 @@ class _Run:
         graph.prune()
         graph.sort()
         return graph
+
+    def note_other_methods(self, tree: WeightTree) -> None:
+        """Say which products were rounded by another method than the user chose."""
+        other: dict[str, list[str]] = {}
+        for path, one in tree.walk():
+            for key, tensor in one.planned.plan.tensors.items():
+                asked, used = tensor.rounding or self.form.rounding, self.qualities[f"{path}{key}"].method
+                if asked != used and one.planned.sites[key][0].kind == PRODUCT:
+                    other.setdefault(f"rounded by {used!r} instead of {asked!r}", []).append(f"{path}{key}")
+        for what, keys in other.items():
+            self.notes.append(
+                f"{counted(len(keys), 'product')} {what}, first {keys[0]!r}: nothing was seen of what it multiplies "
+                "(in subgraphs, where branches share weights, that is not looked at)"
+            )
 
     def expected(self, tree: WeightTree) -> list[str]:
         """Nodes whose weights the engine must read in few bits: those that it has kernels for."""

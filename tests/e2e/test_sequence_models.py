@@ -98,3 +98,26 @@ def test_a_sentence_encoder(options: dict[str, Any], cosine: float) -> None:
     assert result.report.outputs[0].cosine is not None
     assert result.report.outputs[0].cosine > cosine
     assert result.report.size_after_bytes < 0.3 * result.report.size_before_bytes
+
+
+def test_a_merged_decoder_whose_branches_cannot_be_rounded_by_data_says_so() -> None:
+    steps = [merged_feed(index) for index in range(4)]
+    made = onnxq.quantize(merged_decoder(), steps, mode="weight-only", rounding="gptq", target="ort-x64-vnni")
+    assert made.report, made.report.to_text()
+    assert any("rounded by 'mse' instead of 'gptq'" in note for note in made.report.notes)
+
+
+def test_a_merged_decoder_with_dequantized_weights_runs_on_onnxruntime() -> None:
+    """Its DequantizeLinear in a body, with codes outside, is what onnxruntime 1.32 cannot load."""
+    steps = [merged_feed(index) for index in range(4)]
+    made = onnxq.quantize(
+        merged_decoder(), steps, mode="weight-only", weights="int8", weight_format="qdq", target="ort-x64-vnni"
+    )
+    assert made.report, made.report.to_text()
+
+
+def merged_feed(index: int) -> dict[str, Any]:
+    """The prompt, then single tokens behind it, in turns."""
+    cached = index % 2 == 1
+    flag = np.array([cached])
+    return feed(1 if cached else 5, 4 + index if cached else 0, seed=index, use_cache_branch=flag)
