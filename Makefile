@@ -39,6 +39,7 @@ bench-latency:  ## float, onnxq and quantize_static under onnxruntime and OpenVI
 bench-modes:  ## dynamic and weight-only quantization beside onnxruntime's, in benches/RESULTS.md
 	$(PYTHON) -m benches.dynamic
 	$(PYTHON) -m benches.weight_only
+	$(PYTHON) -m benches.language_model
 
 docs:  ## the references of the command line and of Python, from the code itself
 	$(PYTHON) scripts/cli_reference.py
