@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnxq.calibration.blocked_layout import Blocked
 from onnxq.errors import DataError
 
-SAMPLE = 2048
+SAMPLE = 4096
 """Elements counted of one tensor of one sample, at least."""
 
 SHARE = 64
@@ -93,7 +93,7 @@ class Choice:
         """For a sample's tensor of this shape, without a size of 0, and layout.
 
         >>> Choice.of((2048,)), Choice.of((98, 264))
-        (Choice(places=128, lanes=16, stride=1), Choice(places=3234, lanes=8, stride=13))
+        (Choice(places=128, lanes=16, stride=1), Choice(places=3234, lanes=8, stride=7))
         >>> Choice.of((64, 80, 80)), Choice.of((64, 80, 80), Blocked(channels=64, block=16))
         (Choice(places=409600, lanes=1, stride=63), Choice(places=25600, lanes=16, stride=63))
         """
