@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,27 +55,33 @@ def own(form: str, block: int, rounding: str) -> Maker:
 
     def make(source: Path, output: Path, samples: list[Feed]) -> None:
         options = {"weights": form, "block_size": block, "rounding": rounding, "accuracy_level": 0}
-        onnxq.quantize(source, samples, mode="weight-only", output=output, exclude_ops=["Gather"], **options)
+        needed = samples if rounding in {"gptq", "awq"} else samples[:1]
+        onnxq.quantize(source, needed, mode="weight-only", output=output, exclude_ops=["Gather"], **options)
 
     return make
 
 
-def variants() -> Iterator[tuple[str, str, Maker]]:
-    """Name, form and maker of every row."""
+def variants(wanted: Sequence[str]) -> Iterator[tuple[str, str, Maker]]:
+    """Name, form and maker of every cell; of the forms `wanted`, such as "int4, 32", or of all."""
     for form, block in FORMS:
+        if wanted and f"{form}, {block}" not in wanted:
+            continue
         for rounding in ROUNDINGS:
             yield f"onnxq {rounding}", f"{form}, {block or 'channel'}", own(form, block, rounding)
     for name, algorithm, block, symmetric in PEERS:
         form = f"{'int4' if symmetric else 'uint4'}, {block}"
-        yield name, form, weights(algorithm, block_size=block, symmetric=symmetric, level=0)
+        if not wanted or form in wanted:
+            yield name, form, weights(algorithm, block_size=block, symmetric=symmetric, level=0)
 
 
-def measured(source: Path, samples: list[Feed], test: Feed, labels: NDArray[np.int64]) -> dict[tuple[str, str], str]:
+def measured(
+    source: Path, samples: list[Feed], test: Feed, labels: NDArray[np.int64], wanted: Sequence[str]
+) -> dict[tuple[str, str], str]:
     """Perplexity of every variant, by name and form."""
     found = {}
     with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder:
         output = Path(folder) / "model.onnx"
-        for name, form, make in variants():
+        for name, form, make in variants(wanted):
             output.unlink(missing_ok=True)
             try:
                 make(source, output, samples)
@@ -89,6 +95,7 @@ def measured(source: Path, samples: list[Feed], test: Feed, labels: NDArray[np.i
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Perplexity of a language model with weights in few bits")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose section is replaced")
+    parser.add_argument("--form", action="append", default=[], help="such as 'int4, 32'; repeatable; default: all")
     options = parser.parse_args(arguments)
     source = MODELS / "pydoc_lm.onnx"
     test: Feed = dict(np.load(MODELS / "pydoc_lm.test.npz"))
@@ -96,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     calib = dict(np.load(MODELS / "pydoc_lm.calib.npz"))
     count = len(calib["input_ids"])
     samples: list[Feed] = [{name: value[i : i + 1] for name, value in calib.items()} for i in range(count)]
-    found = measured(source, samples, test, labels)
+    found = measured(source, samples, test, labels, options.form)
     names = list(dict.fromkeys(name for name, _ in found))
     forms = list(dict.fromkeys(form for _, form in found))
     lines = [
