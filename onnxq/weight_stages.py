@@ -15,7 +15,7 @@ from onnxq.calibration.kept import keep_first
 from onnxq.calibration.progress import report_to
 from onnxq.dynamic.kernels import import_domains_of, use_domain
 from onnxq.dynamic.rules import MICROSOFT
-from onnxq.errors import ConfigError
+from onnxq.errors import ConfigError, UnsupportedModelError
 from onnxq.facts import Clock
 from onnxq.faults import blamed_on
 from onnxq.finishing import Made, Request, finish
@@ -28,6 +28,7 @@ from onnxq.mode_plans import WeightTree, plan_weights_of
 from onnxq.modes import WEIGHT_ONLY
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.share_constants import ShareConstants
+from onnxq.planning.options import FAST
 from onnxq.planning.plan import Action
 from onnxq.planning.weight_form import NEED_DATA, QDQ, WeightForm
 from onnxq.plural import counted
@@ -64,7 +65,13 @@ def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
     with blamed_on(source):
         run = _Run(request=request, form=form, source=source)
         if not any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
-            raise nothing_to_quantize(tree.whole.plan)
+            error = nothing_to_quantize(tree.whole.plan)
+            if request.wanted.placement == FAST:
+                error = UnsupportedModelError(
+                    error.message,
+                    hint="placement='full' (--placement full) stores weights of Conv, LSTM and GRU as int8, too",
+                )
+            raise error
         samples = run.samples(tree)
     clock.lap("plan")
     with file_for_weights(request.output, source.initializers.values()) as file:
