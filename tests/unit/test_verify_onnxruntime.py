@@ -13,6 +13,7 @@ from onnxq.verification.agreement import FLOAT_TOLERANCE, fused_agreement
 from onnxq.verification.engines.onnxruntime import OrtModel, executed_precision
 from onnxq.verification.engines.result import Precision
 from tests.verify_models import ModelBuilder, conv_feeds, float_conv, int8_conv, weights
+from tests.versions import since
 
 
 def _why(model: ModelProto, node: str) -> str:
@@ -127,6 +128,7 @@ def test_int16_activations():
     assert _why(b.model(), "Conv_c") == ("its input 'x' has codes of uint16; onnxruntime fuses 8-bit ones only (C4)")
 
 
+@since(1, 32, "fuses it all the same")
 def test_gemm_with_alpha():
     b = ModelBuilder()
     x = b.pair(b.input("x", [2, 8]), 0.1, np.uint8(0))
