@@ -30,10 +30,10 @@ from numpy.typing import ArrayLike, NDArray
 from onnxq.calibration.blocked_layout import Blocked
 from onnxq.errors import DataError
 
-SAMPLE = 4096
+SAMPLE = 3072
 """Elements counted of one tensor of one sample, at least."""
 
-SHARE = 64
+SHARE = 128
 """Of larger tensors one element in so many is counted: more would cost more than the model's own work on them."""
 
 LANES = 16
@@ -93,9 +93,9 @@ class Choice:
         """For a sample's tensor of this shape, without a size of 0, and layout.
 
         >>> Choice.of((2048,)), Choice.of((98, 264))
-        (Choice(places=128, lanes=16, stride=1), Choice(places=3234, lanes=8, stride=7))
+        (Choice(places=128, lanes=16, stride=1), Choice(places=3234, lanes=8, stride=8))
         >>> Choice.of((64, 80, 80)), Choice.of((64, 80, 80), Blocked(channels=64, block=16))
-        (Choice(places=409600, lanes=1, stride=63), Choice(places=25600, lanes=16, stride=63))
+        (Choice(places=409600, lanes=1, stride=129), Choice(places=25600, lanes=16, stride=129))
         """
         return _choice(tuple(shape), blocked, SAMPLE)
 
