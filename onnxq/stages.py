@@ -46,6 +46,7 @@ from onnxq.passes.give_biases import GiveBiases
 from onnxq.passes.hold_float import HoldFloat
 from onnxq.passes.insert_qdq import InsertQDQ
 from onnxq.passes.lift_constants import LiftConstants
+from onnxq.passes.nonzero_biases import NonzeroBiases
 from onnxq.passes.normalise import normalise_float
 from onnxq.passes.remove_identity import RemoveIdentity
 from onnxq.passes.settle_types import note_of_types, runnable, settle_types
@@ -187,6 +188,8 @@ def rewrite(
         FoldTables(plan, qparams, weights),
         HoldFloat(plan),
     ]
+    if plan.nonzero_biases:
+        passes.append(NonzeroBiases())
     if plan.one_width:
         passes.append(ConvertWidths())
     if widened:

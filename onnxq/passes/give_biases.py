@@ -44,13 +44,13 @@ def _give(graph: Graph, node: NodeProto, log: PassLog) -> None:
             _own(graph, Use(node.name, _BIAS_SLOT), log)
         return
     weight = graph.initializers[node.input[1]]
-    zeros = np.zeros(_outputs(node, tuple(weight.dims)), helper.tensor_dtype_to_np_dtype(weight.data_type))
+    zeros = np.zeros(output_channels(node, tuple(weight.dims)), helper.tensor_dtype_to_np_dtype(weight.data_type))
     bias = graph.add_initializer(graph.unique_name(f"{node.output[0]}_bias"), zeros)
     graph.set_inputs(node, [*node.input[:_BIAS_SLOT], bias])
     log.edit("a bias of zeros", node.name)
 
 
-def _outputs(node: NodeProto, dims: tuple[int, ...]) -> int:
+def output_channels(node: NodeProto, dims: tuple[int, ...]) -> int:
     """Number of output channels of a node whose weight has the shape `dims`."""
     if node.op_type == "Conv":
         return dims[0]

@@ -177,6 +177,8 @@ class Target:
             compute the same; known is HardSwish.
         full_products: Whether the placement "full" quantizes products of two activations (attention), which otherwise
             only types with such a rule do (INPUTS only).
+        nonzero_biases: Whether a Conv that several nodes read needs a bias that is not zero (see
+            `passes/nonzero_biases.py`).
         tables: Rule by which the tables of Gather are int8 with a scale for each row; empty where they stay float.
         min_opset: Lowest opset of the quantized model.
         half_types: Whether int8 nodes may stand among float16 and bfloat16, their scales in that type too. Where not,
@@ -210,6 +212,7 @@ class Target:
     concat_shares: bool = False
     whole_operators: frozenset[str] = frozenset()
     full_products: bool = False
+    nonzero_biases: bool = False
     tables: str = ""
     min_opset: int = 13
     half_types: bool = False
