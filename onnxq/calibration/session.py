@@ -25,7 +25,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnxq.calibration.providers import known_providers
 from onnxq.errors import DataError, ModelError
 from onnxq.graph.external_data import BITS, in_draft, is_external, locate, take_inside, weights_are_large
-from onnxq.graph.messages import frame_of
+from onnxq.graph.messages import attribute, frame_of
 from onnxq.numerics.qtypes import QTYPES
 from onnxq.runtime import ort
 
@@ -184,8 +184,8 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     """
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    read = onnx.load(model, load_external_data=False) if isinstance(model, Path) else model
+    options.graph_optimization_level = optimisation_level(read, optimise)
     if threads is not None:
         options.intra_op_num_threads = threads
     if stop_spinning:
@@ -195,7 +195,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     if optimised_model_path is not None:
         options.optimized_model_filepath = str(optimised_model_path)
     chosen = known_providers(providers, ort.get_available_providers())
-    left_out = [*disabled_optimizers, *(_WRONG_FOR_OTHER_CODES if _quantizes_to_other_codes(model) else ())]
+    left_out = [*disabled_optimizers, *(_WRONG_FOR_OTHER_CODES if _quantizes_to_other_codes(read) else ())]
     extra = {"disabled_optimizers": left_out} if left_out else {}
     source, held = (str(model), None) if isinstance(model, Path) else loadable(model, base_dir, options)
     try:
@@ -209,9 +209,31 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     return Session(session, held)
 
 
-def _quantizes_to_other_codes(model: ModelProto | Path) -> bool:
-    if isinstance(model, Path):
-        model = onnx.load(model, load_external_data=False)
+def optimisation_level(model: ModelProto, optimise: bool = True) -> ort.GraphOptimizationLevel:
+    """All optimisations, or none; for models that compute in float16, all but those of layouts.
+
+    onnxruntime 1.32 folds constants once more for layouts, and ends the process by that on float16 graphs of PyTorch
+    (a TransformerEncoder exported with dynamo=True). Its blocked layouts are for float32 alone.
+    """
+    level = ort.GraphOptimizationLevel
+    if not optimise:
+        return level.ORT_DISABLE_ALL
+    return level.ORT_ENABLE_EXTENDED if _computes_in_half(model) else level.ORT_ENABLE_ALL
+
+
+def _computes_in_half(model: ModelProto) -> bool:
+    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    half |= {i.name for i in model.graph.input if i.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    for node in model.graph.node:
+        # Constants that are only stored in float16 are read by a Cast.
+        if node.op_type != "Cast" and not half.isdisjoint(node.input):
+            return True
+        if attribute(node, "to") == TensorProto.FLOAT16:
+            return True
+    return False
+
+
+def _quantizes_to_other_codes(model: ModelProto) -> bool:
     return any(tensor.data_type in _OTHER_CODES for tensor in model.graph.initializer)
 
 

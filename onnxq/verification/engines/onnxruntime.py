@@ -23,7 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxq.calibration.session import hint_of_loading, loadable
+from onnxq.calibration.session import hint_of_loading, loadable, optimisation_level
 from onnxq.errors import ModelError
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
@@ -74,8 +74,8 @@ class OrtModel:
     ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        levels = ort.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+        read = model if isinstance(model, ModelProto) else onnx.load(model, load_external_data=False)
+        options.graph_optimization_level = optimisation_level(read, optimised)
         if exact:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if threads is not None:

@@ -1,0 +1,35 @@
+"""How models are loaded into onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxq.calibration.session import optimisation_level
+from onnxq.runtime import ort
+from tests.graphs import model_of, normal
+
+LEVELS = ort.GraphOptimizationLevel
+
+HALF = {
+    "float16 inputs": ("(float16[2] x) => (float16[2] y) { y = Relu(x) }", {}),
+    "float16 constants": ("(float[2] x) => (float16[2] y) { y = Mul(w, w) }", {"w": normal(2).astype(np.float16)}),
+    "a Cast to float16": ("(float[2] x) => (float16[2] y) { y = Cast<to=10>(x) }", {}),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_models_that_compute_in_float16_keep_their_layouts(name: str) -> None:
+    text, constants = HALF[name]
+    assert optimisation_level(model_of(text, **constants)) == LEVELS.ORT_ENABLE_EXTENDED
+
+
+def test_other_models_get_every_optimisation() -> None:
+    stored = "(float[2] x) => (float[2] y) { a = Cast<to=1>(w) y = Mul(x, a) }"
+    assert optimisation_level(model_of(stored, w=normal(2).astype(np.float16))) == LEVELS.ORT_ENABLE_ALL
+    assert optimisation_level(model_of("(float[2] x) => (float[2] y) { y = Relu(x) }")) == LEVELS.ORT_ENABLE_ALL
+
+
+def test_none_are_asked_for() -> None:
+    model = model_of("(float16[2] x) => (float16[2] y) { y = Relu(x) }")
+    assert optimisation_level(model, optimise=False) == LEVELS.ORT_DISABLE_ALL
