@@ -10,7 +10,7 @@ from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.numerics.qtypes import qtype_from_name
 from onnxq.numerics.specs import QuantSpec
-from onnxq.planning.compute import reduced_axis
+from onnxq.planning.compute import DATA, WEIGHT, reduced_axis
 from onnxq.planning.names import selected, unmatched
 from onnxq.planning.overrides import Override
 from onnxq.planning.plan import Fixed, FromValues, Observed, Role, TensorPlan, family_of
@@ -258,3 +258,27 @@ def _biases_like_weights(planned: Mapping[str, TensorPlan]) -> dict[str, TensorP
         if weight is not None and planned[weight].spec.axis is None and tensor.spec.axis is not None:
             done[key] = replace(tensor, spec=replace(tensor.spec, axis=None))
     return done
+
+
+def check_like_types(graph: Graph, tensors: Mapping[str, TensorPlan], target: Target) -> None:
+    """See that no node multiplies codes that are integers by codes that are floats.
+
+    Raises:
+        ConfigError: one does.
+    """
+    types: dict[str, dict[int, str]] = {}
+    for tensor in tensors.values():
+        for use in tensor.uses:
+            types.setdefault(use.node, {})[use.slot] = tensor.spec.qtype.name
+    for name, by_slot in types.items():
+        data, weight = by_slot.get(DATA), by_slot.get(WEIGHT)
+        if data is None or weight is None or data == weight:
+            continue
+        if qtype_from_name(data).is_float or qtype_from_name(weight).is_float:
+            node = graph.node(name)
+            raise ConfigError(
+                f"its first input would be {data} and its second {weight}; {target.name} multiplies like types only",
+                where=f"{node.op_type} {name!r}",
+                hint="give both in the override of the node: activation and weight (--override, [[override]]), and to "
+                "all nodes that read the same tensor",
+            )

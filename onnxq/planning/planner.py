@@ -7,17 +7,16 @@ from dataclasses import replace
 
 from onnx import NodeProto
 
-from onnxq.errors import ConfigError
 from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, is_quantizable
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
-from onnxq.numerics.qtypes import INT32, qtype_from_name
+from onnxq.numerics.qtypes import INT32
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.bounds import cut, known_bounds, reading_bounds
-from onnxq.planning.compute import DATA, WEIGHT, ComputeSite, ProductSite, Refusal, compute_site, reduced_axis
+from onnxq.planning.compute import WEIGHT, ComputeSite, ProductSite, Refusal, compute_site, reduced_axis
 from onnxq.planning.inputs import InputPairs
 from onnxq.planning.macs import macs
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions, Selection
-from onnxq.planning.overridden import apply_overrides
+from onnxq.planning.overridden import apply_overrides, check_like_types
 from onnxq.planning.payoff import dear_nodes
 from onnxq.planning.plan import (
     Action,
@@ -83,7 +82,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
     overridden = apply_overrides(graph, placed, options.overrides, target)
     tensors = overridden.tensors
     if target.like_types:
-        _check_like_types(graph, tensors, target)
+        check_like_types(graph, tensors, target)
     decisions = tuple(_decision(graph, n, target, decided.get(n.name) or verdicts[n.name]) for n in graph.nodes)
     return QuantPlan(
         target=target.name,
@@ -96,30 +95,6 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         nonzero_biases=target.nonzero_biases,
         notes=(*notes, *overridden.notes),
     )
-
-
-def _check_like_types(graph: Graph, tensors: Mapping[str, TensorPlan], target: Target) -> None:
-    """See that no node multiplies codes that are integers by codes that are floats.
-
-    Raises:
-        ConfigError: one does.
-    """
-    types: dict[str, dict[int, str]] = {}
-    for tensor in tensors.values():
-        for use in tensor.uses:
-            types.setdefault(use.node, {})[use.slot] = tensor.spec.qtype.name
-    for name, by_slot in types.items():
-        data, weight = by_slot.get(DATA), by_slot.get(WEIGHT)
-        if data is None or weight is None or data == weight:
-            continue
-        if qtype_from_name(data).is_float or qtype_from_name(weight).is_float:
-            node = graph.node(name)
-            raise ConfigError(
-                f"its first input would be {data} and its second {weight}; {target.name} multiplies like types only",
-                where=f"{node.op_type} {name!r}",
-                hint="give both in the override of the node: activation and weight (--override, [[override]]), and to "
-                "all nodes that read the same tensor",
-            )
 
 
 def _opset(graph: Graph, target: Target, tensors: Mapping[str, TensorPlan]) -> int:
