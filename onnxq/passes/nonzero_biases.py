@@ -4,9 +4,9 @@
                              +-> Mul
 
 OpenVINO (2026.4) takes the scale of such a Conv through a Relu, pool, Transpose or reduction to what follows, and
-leaves it in the Conv as well, when sizes are open: values are too small by the scale, and nothing says so. An Add of a bias
-behind the Conv stops the scale; a bias of zeros is optimised away. The smallest normal float32 is lost in any other
-value that it is added to.
+leaves it in the Conv as well, when sizes are open: values are too small by the scale, and nothing says so. An Add of
+a bias behind the Conv stops the scale; a bias of zeros is optimised away. The smallest normal float32 is lost in any
+other value that it is added to.
 """
 
 from __future__ import annotations
