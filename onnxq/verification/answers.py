@@ -113,7 +113,7 @@ def ask_openvino(float_graph: Graph, quantized: Graph, feeds: Sequence[Feed]) ->
         for check in _run_checks(float_graph, quantized, answer.engine, feeds):
             if check.passed or check.name != _AS_ACCURATE or not quantizes_by_pairs(quantized):
                 answer.checks.append(check)
-            else:  # it fuses and requantizes int8 in its own way, which cannot be helped by another model
+            else:  # it fuses and requantizes int8 in its own way
                 answer.warnings.append(
                     f"OpenVINO computes some outputs less accurately than their Q/DQ: {check.detail}."
                 )
