@@ -62,8 +62,24 @@ class InputPairs:
             for node in graph.nodes:
                 if node.op_type == "Add" and node.domain in STANDARD_DOMAINS and not selection.forbids(node):
                     self._quantize_skip(node)
+        if target.pool_pairs:
+            for node in graph.nodes:
+                if node.op_type == "MaxPool" and node.domain in STANDARD_DOMAINS and not selection.forbids(node):
+                    self._quantize_pool(node)
         if target.concat_shares:
             self._share()
+
+    # ---- MaxPool (V10) -------------------------------------------------------------------------------------------
+
+    def _quantize_pool(self, pool: NodeProto) -> None:
+        """Give the input of a MaxPool the pair of its output, where nothing else would get a value that is rounded."""
+        x, y = pool.input[0], pool.output[0]
+        if y not in self.uses or not self._is_quantizable(x):
+            return
+        if x not in self.uses and (len(self._graph.uses(x)) > 1 or self._graph.is_output(x) or self._graph.is_input(x)):
+            return
+        self.uses.setdefault(x, []).append(Use(pool.name, 0))
+        self.groups.union([x, y])
 
     # ---- residual Add (R22) --------------------------------------------------------------------------------------
 

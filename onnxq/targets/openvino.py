@@ -40,9 +40,10 @@ OPENVINO = Target(
         ),
         "Gemm": ComputeRule(op="Gemm", axis=ChannelAxis.GEMM, output_quantized=False, bias=BiasForm.FLOAT, rules="V1"),
     },
+    pool_pairs=True,
     nonzero_biases=True,
     fused_activations=frozenset({"Relu", "Clip"}),
     fusion_rule="V1",
     whole_operators=frozenset({HARD_SWISH}),
-    sources={**dict.fromkeys(("V1", "V2", "V5", "V6", "V7", "V8", "V9"), "run"), "R28": "doc, not measured"},
+    sources={**dict.fromkeys(("V1", "V2", "V5", "V6", "V7", "V8", "V9", "V10"), "run"), "R28": "doc, not measured"},
 )

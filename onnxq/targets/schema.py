@@ -172,6 +172,7 @@ class Target:
         everywhere: Whether every operator with a rule is quantized, not only where codes are wanted behind it: an
             engine that computes on codes alone (REGIONS only).
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
+        pool_pairs: Whether a MaxPool with a pair on its output gets the same pair on its input (INPUTS only).
         concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).
         whole_operators: Operators that the engine wants as one node, since it does not see through several that
             compute the same; known is HardSwish.
@@ -209,6 +210,7 @@ class Target:
     fusion_rule: str = ""
     everywhere: bool = False
     residual_add: bool = False
+    pool_pairs: bool = False
     concat_shares: bool = False
     whole_operators: frozenset[str] = frozenset()
     full_products: bool = False

@@ -235,3 +235,18 @@ def test_v9_the_scale_of_a_conv_is_not_counted_twice(biased: bool) -> None:
     found = compiled(feed)[0]
     # Both compute what the pairs say, but for codes that lie on the edge between two: far below a tenth.
     assert (float(np.abs(found - expected).max()) < 0.1 * float(np.abs(expected).max())) is biased
+
+
+def test_v10_a_max_pool_behind_a_concat_runs_in_int8() -> None:
+    text = (
+        "(float[1,16,8,8] x) => (float[1,16,4,4] y) { [a] a = Conv(x, w) [b] b = Conv(x, v) [k] k = Concat<axis=1>(a, b)"
+        " [p] p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(k) [c] y = Conv(p, u) }"
+    )
+    weights = {"w": normal(16, 16, 1, 1), "v": normal(16, 16, 1, 1, seed=1), "u": normal(16, 32, 1, 1, seed=2)}
+    model, feed = model_of(text, **weights), {"x": normal(1, 16, 8, 8)}
+    made = onnxq.quantize(model, [feed], target="openvino", method="max", recover="none").model
+    assert node(made, "MaxPool").precision is Precision.INT8
+    assert node(made, "Concat").precision is Precision.INT8
+    codes = {t.name: t.raw_data for t in made.graph.initializer}
+    around = {codes[n.input[1]] for n in made.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in ("k", "p")}
+    assert len(around) == 1
