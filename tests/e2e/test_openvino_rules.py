@@ -239,8 +239,8 @@ def test_v9_the_scale_of_a_conv_is_not_counted_twice(biased: bool) -> None:
 
 def test_v10_a_max_pool_behind_a_concat_runs_in_int8() -> None:
     text = (
-        "(float[1,16,8,8] x) => (float[1,16,4,4] y) { [a] a = Conv(x, w) [b] b = Conv(x, v) [k] k = Concat<axis=1>(a, b)"
-        " [p] p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(k) [c] y = Conv(p, u) }"
+        "(float[1,16,8,8] x) => (float[1,16,4,4] y) { [a] a = Conv(x, w) [b] b = Conv(x, v)"
+        " [k] k = Concat<axis=1>(a, b) [p] p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(k) [c] y = Conv(p, u) }"
     )
     weights = {"w": normal(16, 16, 1, 1), "v": normal(16, 16, 1, 1, seed=1), "u": normal(16, 32, 1, 1, seed=2)}
     model, feed = model_of(text, **weights), {"x": normal(1, 16, 8, 8)}
