@@ -13,7 +13,8 @@ from onnxq.calibration.methods import METHODS, Method, expected_sqnr_db, method_
 from onnxq.calibration.methods.density import Density
 from onnxq.calibration.methods.entropy import best_stop
 from onnxq.calibration.methods.noise import expected_errors
-from onnxq.calibration.statistics import TensorStats
+from onnxq.calibration.sampling import Choice
+from onnxq.calibration.statistics import StatsBuilder, TensorStats
 from onnxq.errors import ConfigError, DataError, InternalError
 from onnxq.numerics import (
     INT8,
@@ -343,3 +344,17 @@ def test_a_tensor_is_solved_in_milliseconds(name: str) -> None:
         times.append(time.process_time() - start)
     # The promise is 10 ms; 30 leaves room for a slow or busy machine and still fails on a Python loop over windows.
     assert min(times) < 0.03
+
+
+def test_an_extreme_that_was_not_taken_costs_something_to_clip() -> None:
+    """Samples in which one element at a place that is never taken is a hundred times as large as all others."""
+    rng = np.random.default_rng(0)
+    samples = rng.standard_normal((16, 128, 384)).astype(np.float32)
+    taken = Choice.of((128, 384))
+    place = (taken.start + 1) * taken.lanes
+    samples.reshape(16, -1)[:, place] = 100.0
+    builder = StatsBuilder()
+    builder.update(samples, rows=16)
+    stats = builder.freeze()
+    assert not stats.complete
+    assert solve_range(stats, U8, method_from_name("auto")).rmax == 100.0

@@ -144,7 +144,7 @@ def _cut_to(edges: NDArray[np.float64], width: float, smallest: float, largest: 
 
 def _bounded(stats: TensorStats, low: float, high: float) -> tuple[NDArray[np.int64], int]:
     """Counts and zeros after every value outside [low, high] has moved to the bound."""
-    counts, zeros = stats.counts.copy(), stats.zeros
+    counts, zeros = _with_extremes(stats), stats.zeros
     width = math.ldexp(1.0, stats.exponent)
     if stats.rmin < low:
         bin_ = min(math.floor(low / width) + BINS, 2 * BINS)
@@ -165,6 +165,23 @@ def _bounded(stats: TensorStats, low: float, high: float) -> tuple[NDArray[np.in
             counts[BINS] = 0
         zeros += _place(counts, high, max(bin_, 0), moved)
     return counts, zeros
+
+
+def _with_extremes(stats: TensorStats) -> NDArray[np.int64]:
+    """Counts in which each extreme is there, as one of the elements that were taken.
+
+    Where a part of the elements is counted, the largest ones may be missed altogether, in every sample at the same place:
+    a transformer's few huge activations. They would then cost nothing to clip.
+    """
+    counts = stats.counts.copy()
+    if not stats.complete and not stats.range_only:
+        width = math.ldexp(1.0, stats.exponent)
+        weight = max(1, round(stats.finite / stats.counted))
+        for extreme in (stats.rmin, stats.rmax):
+            bin_ = min(math.floor(extreme / width) + BINS, 2 * BINS - 1)
+            if extreme != 0.0 and not counts[bin_]:
+                counts[bin_] = weight
+    return counts
 
 
 def _place(counts: NDArray[np.int64], bound: float, bin_: int, moved: int) -> int:
