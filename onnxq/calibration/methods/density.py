@@ -170,8 +170,8 @@ def _bounded(stats: TensorStats, low: float, high: float) -> tuple[NDArray[np.in
 def _with_extremes(stats: TensorStats) -> NDArray[np.int64]:
     """Counts in which each extreme is there, as one of the elements that were taken.
 
-    Where a part of the elements is counted, the largest ones may be missed altogether, in every sample at the same place:
-    a transformer's few huge activations. They would then cost nothing to clip.
+    Where a part of the elements is counted, the largest ones may be missed altogether, in every sample at the same
+    place: a transformer's few huge activations. They would then cost nothing to clip.
     """
     counts = stats.counts.copy()
     if not stats.complete and not stats.range_only:
