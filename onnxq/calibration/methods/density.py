@@ -173,7 +173,7 @@ def _with_extremes(stats: TensorStats) -> NDArray[np.int64]:
     Where a part of the elements is counted, the largest ones may be missed altogether, in every sample at the same
     place: a transformer's few huge activations. They would then cost nothing to clip.
     """
-    counts = stats.counts.copy()
+    counts: NDArray[np.int64] = stats.counts.copy()
     if not stats.complete and not stats.range_only:
         width = math.ldexp(1.0, stats.exponent)
         weight = max(1, round(stats.finite / stats.counted))
