@@ -39,7 +39,10 @@ class NonzeroBiases(Pass):
             if readers > 1 and (channels := _channels_without_bias(graph, node)):
                 tiny = np.full(channels, np.finfo(np.float32).tiny, np.float32)
                 bias = graph.add_initializer(graph.unique_name(f"{node.output[0]}_bias"), tiny)
+                zeros = node.input[_BIAS_SLOT] if len(node.input) > _BIAS_SLOT else ""
                 graph.set_inputs(node, [*node.input[:_BIAS_SLOT], bias])
+                if zeros and not graph.uses(zeros) and not graph.is_output(zeros):
+                    graph.remove_initializer(zeros)
                 log.edit("a bias that is not zero", node.name)
         return log.result(graph)
 
