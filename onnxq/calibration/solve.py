@@ -264,7 +264,11 @@ def _reaching(params: QuantParams, low: bool, high: bool, ends: Range) -> QuantP
         scale = max(scale, -float(ends.rmin) / below)
     if high and above > 0:
         scale = max(scale, float(ends.rmax) / above)
-    return params if scale == float(params.scale) else replace(params, scale=np.nextafter(np.float32(scale), np.inf))
+    return (
+        params
+        if scale == float(params.scale)
+        else replace(params, scale=np.nextafter(np.float32(scale), np.float32(np.inf)))
+    )
 
 
 def within_limit(params: QuantParams, upper: float) -> QuantParams:

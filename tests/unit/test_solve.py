@@ -384,8 +384,8 @@ def test_what_a_hard_swish_takes_for_zero_stays_zero(largest: float) -> None:
     }"""
     seen = {"x": [-1.0, 1.0], "a": [-20.0, largest], "m": [-0.375, largest], "y": [-1.0, 1.0]}
     params = solved(text, seen, w=normal(16, 16, 1, 1))["a"]
-    smallest = -int(params.zero_point) * params.scale
-    assert smallest <= -3.0 * (1 - 1e-6)  # a scale is rounded to float32
+    smallest = np.float32(-int(params.zero_point)) * np.float32(params.scale)  # in float32, as DequantizeLinear
+    assert smallest <= -3.0
     # At most half a step wider than asked for.
     assert smallest > -3.0 - 0.51 * params.scale
     assert (255 - int(params.zero_point)) * params.scale >= largest - 0.51 * params.scale
@@ -399,7 +399,7 @@ def test_both_ends_of_a_gate_are_reached() -> None:
     }"""
     seen = {"x": [-1.0, 1.0], "a": [-20.0, 20.0], "g": [0.0, 1.0], "y": [-1.0, 1.0]}
     params = solved(text, seen, w=normal(16, 16, 1, 1))["a"]
-    low, high = (float((code - int(params.zero_point)) * params.scale) for code in (0, 255))
-    assert low <= -2.5 * (1 - 1e-6)  # a scale is rounded to float32
-    assert high >= 2.5 * (1 - 1e-6)
+    low, high = (float(np.float32(code - int(params.zero_point)) * np.float32(params.scale)) for code in (0, 255))
+    assert low <= -2.5
+    assert high >= 2.5
     assert high - low < 5.0 * (1 + 1 / 100)
