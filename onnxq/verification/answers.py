@@ -113,7 +113,9 @@ def ask_openvino(float_graph: Graph, quantized: Graph, feeds: Sequence[Feed]) ->
         for check in _run_checks(float_graph, quantized, answer.engine, feeds):
             if check.passed or check.name != _AS_ACCURATE or not quantizes_by_pairs(quantized):
                 answer.checks.append(check)
-            else:  # it fuses and requantizes int8 in its own way
+            else:
+                # Its ties fall otherwise than Q/DQ's, and the few held-out samples of a saturated softmax then differ
+                # by 12 dB (PP-OCR's angle classifier) where 256 samples differ by 0.3: too noisy to fail a model by.
                 answer.warnings.append(
                     f"OpenVINO computes some outputs less accurately than their Q/DQ: {check.detail}."
                 )
