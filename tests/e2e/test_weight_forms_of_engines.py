@@ -36,8 +36,6 @@ def product(k: int, n: int) -> ModelProto:
 @pytest.mark.parametrize("shape", [(344, 64), (97, 64), (100, 63), (48, 33), (256, 40)], ids=str)
 def test_openvino_computes_with_the_values_that_were_chosen(shape: tuple[int, int], form: dict[str, Any]) -> None:
     """Its kernels differ by the number of rows."""
-    import openvino  # noqa: PLC0415
-
     x = normal(8, shape[0], seed=1)
     result = weight_only(product(*shape), {"x": x}, target="openvino", **form)
     assert result.report, result.report.to_text()
@@ -45,7 +43,7 @@ def test_openvino_computes_with_the_values_that_were_chosen(shape: tuple[int, in
     assert spec.block_size in (None, 16, 32, 64)
     assert spec.qtype.bits == 8 or shape[0] % 2 == 0
     values = fake_quantize(normal(*shape), result.qparams["w"])
-    core = openvino.Core()
+    core = openvino_engine.core()
     exact = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
     read = core.read_model(result.model.SerializeToString())
     compiled, as_it_is = core.compile_model(read, "CPU", exact), core.compile_model(read, "CPU")

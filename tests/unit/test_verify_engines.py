@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,23 @@ def test_openvino_refuses_an_unknown_operator():
     report = openvino_engine.executed_precision(b.model())
     assert not report.accepted
     assert report.problems
+
+
+@needs_openvino
+def test_signals_are_handled_after_openvino_was_asked():
+    """A model of weight-only quantization is compiled twice; then what a Ctrl-C does."""
+    code = """if True:
+        import signal
+        import onnxq
+        from tests.graphs import model_of, normal
+        model = model_of("(float[N, 64] x) => (float[N, 64] y) { [p] y = MatMul(x, w) }", w=normal(64, 64))
+        options = {"mode": "weight-only", "target": "openvino"}
+        assert onnxq.quantize(model, {"x": normal(4, 64)}, **options).report
+        signal.signal(signal.SIGINT, lambda number, frame: print("handled"))
+        signal.raise_signal(signal.SIGINT)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_model_file_brings_external_data_along(tmp_path):

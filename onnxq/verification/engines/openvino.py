@@ -8,6 +8,7 @@ Source: https://docs.openvino.ai/2024/openvino-workflow/running-inference/optimi
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import tempfile
@@ -69,8 +70,6 @@ def executed_precision(
             "OpenVINO is not installed",
             hint="pip install onnxq[openvino], or leave the engine out of the verification",
         )
-    import openvino  # noqa: PLC0415  # an optional package
-
     if not isinstance(model, ModelProto):
         model = onnx.load(str(model))
     graph = Graph(model)
@@ -81,19 +80,17 @@ def executed_precision(
         node.name = f"@onnxq{index}@"
     started = time.perf_counter()
     try:
-        compiled = _compile(openvino, marked, base_dir)
+        compiled = _compile(marked, base_dir)
     except Exception as error:  # openvino raises plain RuntimeError and others
-        return EngineReport(
-            engine=ENGINE, version=str(openvino.__version__), accepted=False, problems=(_first_line(error),)
-        )
+        return EngineReport(engine=ENGINE, version=_version(), accepted=False, problems=(_first_line(error),))
     seconds = time.perf_counter() - started
     # Activations of weight-only products are quantized in groups by default: not what is to be compared here.
-    exact = compiled if quantizes_by_pairs(graph) or not feeds else _compile(openvino, marked, base_dir, _EXACT)
+    exact = compiled if quantizes_by_pairs(graph) or not feeds else _compile(marked, base_dir, _EXACT)
     outputs, run_problem = _run(exact, feeds, graph.outputs)
     executed = [_runtime_info(op) for op in compiled.get_runtime_model().get_ordered_ops()]
     return EngineReport(
         engine=ENGINE,
-        version=str(openvino.__version__),
+        version=_version(),
         accepted=True,
         nodes=_Reader(graph, names, executed).executions(),
         engine_ops=dict(Counter(f"{i['layerType']}:{i['runtimePrecision']}" for i in executed)),
@@ -103,13 +100,29 @@ def executed_precision(
     )
 
 
-def _compile(
-    openvino: Any, model: ModelProto, base_dir: Path | None, properties: Mapping[str, str] | None = None
-) -> Any:
+@functools.cache
+def core() -> Any:
+    """OpenVINO's `Core`, one for the life of the process.
+
+    The CPU plugin of a Core sets the stack on which signals are handled (sigaltstack), and puts
+    the one before it back when it goes. Of two Cores that go in the order they came, the second leaves the freed stack
+    of the first, and the next signal, a Ctrl-C say, ends the process with a segmentation fault (seen with 2026.4).
+    """
+    import openvino  # noqa: PLC0415  # an optional package
+
+    return openvino.Core()
+
+
+def _version() -> str:
+    import openvino  # noqa: PLC0415  # an optional package
+
+    return str(openvino.__version__)
+
+
+def _compile(model: ModelProto, base_dir: Path | None, properties: Mapping[str, str] | None = None) -> Any:
     with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
         path = model_file(model, Path(folder), base_dir)
-        core = openvino.Core()
-        return core.compile_model(core.read_model(str(path)), "CPU", dict(properties or {}))
+        return core().compile_model(core().read_model(str(path)), "CPU", dict(properties or {}))
 
 
 def _run(
