@@ -6,6 +6,7 @@ a Softmax. Recipes bring real models of their own.
 
 from __future__ import annotations
 
+import atexit
 import csv
 import functools
 import shutil
@@ -76,9 +77,15 @@ def _classes(images: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(None, {"images": images})[0]).argmax(axis=1)
 
 
+def _kept_till_the_end(prefix: str) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 @functools.cache
 def _made() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="onnxq-docs-"))
+    folder = _kept_till_the_end("onnxq-docs-")
     onnx.save(model(), str(folder / "model.onnx"))
     np.savez(folder / "samples.npz", images=pictures(64, 1))
     test = pictures(200, 2)
@@ -138,7 +145,7 @@ def _trained(folder: Path) -> None:
 @functools.cache
 def _real() -> Path:
     """What the recipes are about: models of this repository and of pip packages, with data in files."""
-    folder = Path(tempfile.mkdtemp(prefix="onnxq-recipes-"))
+    folder = _kept_till_the_end("onnxq-recipes-")
     for name, model, data in (("resnet", "digits_resnet", "digits"), ("bert", "wordlang_transformer", "words")):
         shutil.copy(MODELS / f"{model}.onnx", folder / f"{name}.onnx")
         shutil.copy(MODELS / f"{model}.calib.npz", folder / f"{data}.npz")

@@ -15,6 +15,7 @@ import json
 import re
 import struct
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -43,7 +44,8 @@ def minilm_path() -> Path | None:
     weights = package_file(PACKAGE, "model/model.safetensors")
     if weights is None:
         return None
-    made = Path(tempfile.gettempdir()) / f"onnxq-zoo-minilm-{weights.stat().st_mtime_ns}.onnx"
+    kind = f"{weights.stat().st_size}-{zlib.crc32(Path(__file__).read_bytes()):08x}"
+    made = Path(tempfile.gettempdir()) / f"onnxq-zoo-minilm-{kind}.onnx"
     if not made.is_file():
         with tempfile.TemporaryDirectory(dir=made.parent) as folder:
             onnx.save(_model(_read(weights)), Path(folder) / "minilm.onnx")
