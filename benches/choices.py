@@ -1,12 +1,16 @@
 """How defaults were chosen: every method and every recovery step beside each other, `python -m benches.choices`.
 
 Each model is calibrated on the first samples of its calibration split and measured on the others of it: choices are
-made here, and the evaluation split stays for the numbers of `benches.labelled`. Writes two sections of RESULTS.md.
+made here, and the evaluation split stays for the numbers of `benches.labelled` (and, with `--split eval`, for a look at
+choices once made). Writes two sections of RESULTS.md. Results go to a state file as they come: a run that is cut goes
+on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Any
 import onnxq
 from benches import machine
 from benches.job import shortened
-from benches.measure import Session, Tally, judge
+from benches.measure import Cell, Session, judge, paired
 from benches.sections import RESULTS, write_section
 from onnxq.errors import OnnxqError
 from onnxq.recovery.registry import BUNDLES, STEPS
@@ -35,43 +39,57 @@ CHOICES: dict[str, dict[str, Arguments]] = {
 """By section, what is measured: columns, and arguments of `quantize`."""
 
 TITLES = {"methods": "Methods", "recovery": "Recovery steps, each alone"}
+STATE = Path(__file__).resolve().with_name("choices-state.json")
+
+State = dict[str, Cell]
+"""Results by "section/model/target/split/calibration samples/samples/column"."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
+    state: State = {}
+    if options.state.is_file() and not options.fresh:
+        state = json.loads(options.state.read_text(encoding="utf-8"))
+    models = _models(options.models)
     for section in options.sections:
-        rows = []
-        for model in _models(options.models):
-            rows.append(f"| {model.name} | {model.metric} | " + " | ".join(measured(model, section, options)) + " |")
-            print(rows[-1], flush=True)
+        for model in models:
+            measure(model, section, options, state)
+            options.state.write_text(json.dumps(state, indent=1), encoding="utf-8")
+            print(_row(model, section, options, state), flush=True)
             if options.output.name != "-":
-                write_section(options.output, section, document(section, rows, options))
+                write_section(options.output, _marker(section, options), document(section, models, options, state))
     return 0
 
 
-def measured(model: ZooModel, section: str, options: argparse.Namespace) -> list[str]:
-    """How many samples were measured, the float score, then a cell for each choice."""
-    variants = CHOICES[section]
+def measure(model: ZooModel, section: str, options: argparse.Namespace, state: State) -> None:
+    """Make and judge what is missing in `state`; the float model is run beside it, for the comparison."""
+    missing = [name for name in CHOICES[section] if _key(model, section, name, options) not in state]
+    if not missing:
+        return
     feeds = list(model.calib(options.calib))
+    found: State = {}
     with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder:
-        sessions, failed = {"float": Session(str(model.path()))}, {}
-        for index, (name, arguments) in enumerate(variants.items()):
+        sessions = {"float": Session(str(model.path()))}
+        for index, name in enumerate(missing):
             output = Path(folder) / f"{index}.onnx"
             try:
-                onnxq.quantize(str(model.path()), feeds, target=options.target, output=output, **arguments)
+                onnxq.quantize(str(model.path()), feeds, target=options.target, output=output, **CHOICES[section][name])
             except OnnxqError as error:
-                failed[name] = shortened(f"{type(error).__name__}: {error}")
+                found[name] = {"error": shortened(f"{type(error).__name__}: {error}")}
             else:
                 sessions[name] = Session(output, optimise=options.target != "tensorrt")
-        tallies, errors = judge(model, sessions, _others(model, options))
-    float_score = tallies["float"].score
-    shown = {name: errors.get(name) or _cell(tally) for name, tally in tallies.items()} | failed
-    plain = "" if float_score is None else f"{100 * float_score:.1f}"
-    return [str(len(tallies["float"].right)), plain, *(shown[name] for name in variants)]
+        tallies, errors = judge(model, sessions, _measured_on(model, options))
+    found |= {name: {"error": error} for name, error in errors.items()}
+    found |= {name: paired(tallies["float"], tallies[name]) for name in tallies if name not in found}
+    for name in ("float", *missing):
+        state[_key(model, section, name, options)] = found[name] | {"commit": machine.facts()["onnxq"]}
 
 
-def _others(model: ZooModel, options: argparse.Namespace) -> Iterator[Batch]:
-    """What calibration does not see, of the same split."""
+def _measured_on(model: ZooModel, options: argparse.Namespace) -> Iterator[Batch]:
+    """What calibration does not see: the eval split, or what is left of the calib split."""
+    if options.split == "eval":
+        yield from model.load("eval", options.samples)
+        return
     seen = 0
     for batch in model.load("calib", options.calib + options.samples):
         seen += samples_in(batch.feed)
@@ -79,19 +97,54 @@ def _others(model: ZooModel, options: argparse.Namespace) -> Iterator[Batch]:
             yield batch
 
 
-def _cell(tally: Tally) -> str:
-    return f"{tally.sqnr_db:.1f} dB" + ("" if tally.score is None else f", {100 * tally.score:.1f}")
+def _key(model: ZooModel, section: str, column: str, options: argparse.Namespace) -> str:
+    return f"{section}/{model.name}/{options.target}/{options.split}/{options.calib}/{options.samples}/{column}"
 
 
-def document(section: str, rows: list[str], options: argparse.Namespace) -> str:
+def _marker(section: str, options: argparse.Namespace) -> str:
+    return section if options.target == "ort-cpu" else f"{section}-{options.target}"
+
+
+def _row(model: ZooModel, section: str, options: argparse.Namespace, state: State) -> str:
+    """The float score, then a cell for each choice; empty where nothing was measured."""
+    plain = state.get(_key(model, section, "float", options))
+    if plain is None:
+        return ""
+    cells = [state.get(_key(model, section, name, options), {}) for name in CHOICES[section]]
+    values = [model.name, model.metric, str(plain["samples"]), f"{100 * plain['score']:.1f}", *map(_text, cells)]
+    return "| " + " | ".join(values) + " |"
+
+
+def _text(cell: Cell) -> str:
+    if "score" not in cell:
+        return str(cell.get("error", ""))
+    sqnr = "exact" if cell["sqnr_db"] is None else f"{cell['sqnr_db']:.1f} dB"
+    reach = 50 * (cell["difference_high"] - cell["difference_low"])
+    verdict = "" if cell["verdict"] == "no difference shown" else f" **{cell['verdict']}**"
+    return f"{sqnr}, {100 * cell['difference']:+.1f} ±{reach:.1f}{verdict}"
+
+
+def document(section: str, models: list[ZooModel], options: argparse.Namespace, state: State) -> str:
     """The section as Markdown."""
     head = ["model", "metric", "samples", "float", *CHOICES[section]]
-    facts = {**machine.facts(), "Calibration": f"{options.calib} samples", "Target": options.target}
+    rows = [row for model in models if (row := _row(model, section, options, state))]
+    keys = [_key(model, section, name, options) for model, name in itertools.product(models, CHOICES[section])]
+    commits = sorted({str(state[key]["commit"]) for key in keys if key in state})
+    facts = {
+        **machine.facts(),
+        "onnxq": ", ".join(commits),
+        "Calibration": f"{options.calib} samples",
+        "Target": options.target,
+    }
+    where = "that were not calibrated on" if options.split == "calib" else "(choices were made on the other split)"
+    title = TITLES[section] + ("" if options.target == "ort-cpu" else f", {options.target}")
     return "\n".join(
         [
-            f"## {TITLES[section]}\n",
-            f"Written by `python -m benches.choices --sections {section}`; do not edit. SQNR of the worst output, and",
-            "the metric in percent, on samples of the *calibration* split that were not calibrated on.\n",
+            f"## {title}\n",
+            f"Written by `python -m benches.choices --sections {section}`; do not edit. The metric of the float model",
+            "in percent; then the SQNR of the worst output, and the difference from float in points, paired on the same",
+            f"samples, with half of its 95 % interval, on samples of the *{options.split}* split {where}. **worse**",
+            "or **better** stands where a paired test shows a difference (p < 0.05).\n",
             *(f"- {key}: {value}" for key, value in facts.items()),
             "",
             "| " + " | ".join(head) + " |",
@@ -115,6 +168,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--target", default="ort-cpu")
     parser.add_argument("--calib", type=int, default=32, help="calibration samples")
     parser.add_argument("--samples", type=int, default=128, help="samples to measure on, at most")
+    parser.add_argument("--split", choices=("calib", "eval"), default="calib", help="where they come from")
+    parser.add_argument("--state", type=Path, default=STATE, help="results so far, kept between runs")
+    parser.add_argument("--fresh", action="store_true", help="forget the results so far")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose sections are replaced; - for none")
     return parser.parse_args(arguments)
 

@@ -20,11 +20,9 @@ import numpy as np
 
 from benches import machine
 from benches.job import run_job, shortened
-from benches.measure import Session, Tally, judge
+from benches.measure import Cell, Session, judge, paired
 from benches.variants import STATIC, STATIC_TENSORRT
 from onnxq.cli.parameters import RECOVERIES
-from onnxq.evaluation.evaluation import compare
-from onnxq.evaluation.metrics import Metric, TopK, UserMetric
 from tests.zoo import ZooModel, available
 
 TABLE = Path(__file__).resolve().with_name("ACCURACY.md")
@@ -37,7 +35,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 PEERS = {"ort-cpu": STATIC, "tensorrt": STATIC_TENSORRT}
 TITLES = {"onnxq": "onnxq", "onnxq-best": "onnxq, recover best"}
 
-Cell = dict[str, Any]
 State = dict[str, Cell]
 """Results by "model/target/variant/calibration samples/samples", for onnxq also by commit."""
 
@@ -118,28 +115,9 @@ def _judged(
     tallies, errors = judge(model, sessions, model.load("eval", options.samples))
     seconds = {r["variant"]: r.get("seconds") for r in made}
     for name, tally in tallies.items():
-        cell = {"error": errors[name]} if name in errors else _cell(tallies["float"], tally)
+        cell = {"error": errors[name]} if name in errors else paired(tallies["float"], tally)
         found[name] = cell | {"seconds": seconds.get(name)}
     return found
-
-
-def _cell(plain: Tally, tally: Tally) -> Cell:
-    """Score and interval, and the paired difference from float; shares are 0..1."""
-    values, baseline = (np.asarray(t.right, np.float64)[:, None] for t in (tally, plain))
-    binary = bool(np.isin(np.concatenate([values, baseline]), (0.0, 1.0)).all())
-    metric: Metric = TopK(1) if binary else UserMetric(lambda *_: None, "mean")
-    score, gap = metric.interval(values), compare(metric, ("float", "quantized"), baseline, values)
-    return {
-        "samples": len(values),
-        "score": metric.score(values),
-        "low": score.low,
-        "high": score.high,
-        "difference": gap.difference,
-        "difference_low": gap.low,
-        "difference_high": gap.high,
-        "verdict": gap.verdict,
-        "sqnr_db": tally.sqnr_db if np.isfinite(tally.sqnr_db) else None,
-    }
 
 
 # ---- the page ----------------------------------------------------------------------------------------------------

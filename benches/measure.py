@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import GraphProto
 
 from benches.job import shortened
+from onnxq.evaluation.evaluation import compare
+from onnxq.evaluation.metrics import Metric, TopK, UserMetric
 from tests.zoo import Batch, Feed, ZooModel
 from tests.zoo.entry import samples_in
 
@@ -31,6 +34,9 @@ INNER_SECONDS = 0.004
 CLOCK_SECONDS = 1e-5
 MIN_ROUNDS = 5
 MAX_SECONDS = 40.0
+
+Cell = dict[str, Any]
+"""What was measured of one model, or why it was not."""
 
 
 class Session:
@@ -125,6 +131,25 @@ def judge(
                 continue
             tallies[name].add(model, outputs, reference, expected)
     return tallies, errors
+
+
+def paired(plain: Tally, tally: Tally) -> Cell:
+    """Score and interval, and the paired difference from float; shares are 0..1."""
+    values, baseline = (np.asarray(t.right, np.float64)[:, None] for t in (tally, plain))
+    binary = bool(np.isin(np.concatenate([values, baseline]), (0.0, 1.0)).all())
+    metric: Metric = TopK(1) if binary else UserMetric(lambda *_: None, "mean")
+    score, gap = metric.interval(values), compare(metric, ("float", "quantized"), baseline, values)
+    return {
+        "samples": len(values),
+        "score": metric.score(values),
+        "low": score.low,
+        "high": score.high,
+        "difference": gap.difference,
+        "difference_low": gap.low,
+        "difference_high": gap.high,
+        "verdict": gap.verdict,
+        "sqnr_db": tally.sqnr_db if np.isfinite(tally.sqnr_db) else None,
+    }
 
 
 def one_sample(feed: Feed) -> Feed:
