@@ -2,6 +2,7 @@
 
     x -> Q/DQ -> Conv(W int8, b int32) -> Relu -> Q/DQ -> ...        one layer where kernels read and write codes
     x -> Q/DQ -> Conv(W int8, b) -> Add(skip Q/DQ) -> Relu -> ...    one layer where pairs stand on inputs
+    ids -> Gather(table int8) -> DQ -> ...                           an embedding: its table and nothing else
 
 The nodes that are fused into it belong to it, and so do the pairs that these nodes read.
 """
@@ -20,6 +21,8 @@ from onnxq.numerics.arrays import fake_quantize
 from onnxq.planning.plan import Action, QuantPlan, Role
 from onnxq.targets.schema import Placement, Target
 
+_WEIGHTS = (Role.WEIGHT, Role.TABLE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -28,7 +31,7 @@ class Layer:
     Attributes:
         node: Name of the node with weights.
         op: Its operator type.
-        macs: Multiply-accumulates for one sample; None where open dimensions leave it open.
+        macs: Multiply-accumulates for one sample; None where open dimensions leave it open, 0 of an embedding.
         weights: Number of weights.
         nodes: That node and those fused into it, in graph order.
         rounded: Keys in the plan of the activations that it reads as codes, by read.
@@ -46,6 +49,16 @@ class Layer:
     constants: Mapping[str, str]
     end: str
     end_key: str | None
+
+    @property
+    def arithmetic(self) -> int:
+        """Its multiply-accumulates; where open sizes leave them open, the number of weights stands in for them."""
+        return self.weights if self.macs is None else self.macs
+
+    @property
+    def cost(self) -> int:
+        """What leaving it in float costs: arithmetic; of an embedding, which has none, the weights in the file."""
+        return self.arithmetic or self.weights
 
     def quantized_constants(self, graph: Graph, qparams: QParamsTable) -> dict[str, NDArray[np.float32]]:
         """What the layer's rounded weight and bias stand for, by tensor."""
@@ -68,10 +81,10 @@ def layers_of(graph: Graph, plan: QuantPlan, target: Target) -> list[Layer]:
     """
     fused = {d.node for d in plan.nodes if d.action is Action.FUSED}
     reads = {use: (key, t) for key, t in plan.tensors.items() for use in t.uses}
-    with_weights = {use.node for use, (_, tensor) in reads.items() if tensor.role is Role.WEIGHT}
+    weights = {use.node: tensor.name for use, (_, tensor) in reads.items() if tensor.role in _WEIGHTS}
     found = []
     for decision in plan.nodes:
-        if decision.node not in with_weights:
+        if decision.node not in weights:
             continue
         nodes, end = _followed(graph, plan, decision.node, fused)
         own = [
@@ -80,9 +93,9 @@ def layers_of(graph: Graph, plan: QuantPlan, target: Target) -> list[Layer]:
             for slot, tensor in enumerate(graph.node(name).input)
             if (use := Use(name, slot)) in reads
         ]
-        constants = {tensor: key for _, tensor, key, t in own if t.role in (Role.WEIGHT, Role.BIAS)}
+        constants = {tensor: key for _, tensor, key, t in own if t.role in (*_WEIGHTS, Role.BIAS)}
         writes_codes = target.placement is Placement.REGIONS and end in plan.tensors
-        weight = graph.initializers[graph.node(decision.node).input[1]]
+        weight = graph.initializers[weights[decision.node]]
         found.append(
             Layer(
                 node=decision.node,

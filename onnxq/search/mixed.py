@@ -165,8 +165,8 @@ def search_within(  # noqa: PLR0913 - the parts of one search
     fused = prepared.target.name.startswith("ort-")
     referee = Referee(prepared.source, budget, judged, options=options, fused=fused)
     layers = layers_of(prepared.graph, counted_plan(prepared, samples), prepared.target)
-    # Where open sizes leave the arithmetic open, the number of weights stands in for it.
-    cost = {layer.node: layer.weights if layer.macs is None else layer.macs for layer in layers}
+    cost = {layer.node: layer.cost for layer in layers}
+    arithmetic = {layer.node: layer.arithmetic for layer in layers}
     everything = candidates.make(())
     report_to(progress, STAGE, 0, None)
     first = referee.judge(everything.quantized())
@@ -199,13 +199,13 @@ def search_within(  # noqa: PLR0913 - the parts of one search
         details=judgement.details,
         doubts=judgement.doubts,
         float_layers=tuple(layer.node for layer in layers if layer.node in excluded),
-        float_macs=sum(cost[name] for name in excluded),
-        macs=sum(cost.values()),
+        float_macs=sum(arithmetic[name] for name in excluded),
+        macs=sum(arithmetic.values()),
         judged=asker.judged,
         samples=referee.samples,
         layers=effects_of(layers, alone),
         wide_layers=tuple(layer.node for layer in layers if layer.node in wide),
-        wide_macs=sum(cost[name] for name in wide),
+        wide_macs=sum(arithmetic[name] for name in wide),
         wide_type="" if candidates.wider is None else candidates.wider.type,
         stopped=stopped,
         seconds=time.perf_counter() - started,

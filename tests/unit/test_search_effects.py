@@ -17,6 +17,7 @@ from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import solve_from_ranges
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph, Use
+from onnxq.numerics import fake_quantize
 from onnxq.numerics import metrics as whole
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.insert_qdq import InsertQDQ
@@ -263,3 +264,33 @@ def test_an_interrupt_gives_what_was_measured() -> None:
 def test_impossible_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         onnxq.sensitivity(RESIDUAL, FEEDS, **arguments)
+
+
+EMBEDDING = model_of(
+    """(int64[n, 5] ids, float[n, 5, 32] x) => (float[n, 5, 32] y) {
+       [emb] e = Gather(table, ids)
+       [mm] m = MatMul(x, w)
+       [add] y = Add(e, m)
+    }""",
+    table=normal(600, 32, seed=1), w=normal(32, 32, seed=2) * 1e-3,
+)  # fmt: skip
+TOKENS = [
+    {"ids": np.random.default_rng(s).integers(0, 600, (4, 5)), "x": normal(4, 5, 32, seed=s)} for s in (20, 21, 22)
+]
+
+
+def test_an_embedding_is_a_layer() -> None:
+    """Its noise is that of its own codes, without arithmetic; its cost in float is what the file then holds."""
+    prepared, bench, layers = prepared_with(EMBEDDING, TOKENS, "ort-x64-vnni")
+    assert [(layer.node, layer.macs, layer.weights) for layer in layers] == [("emb", 0, 19200), ("mm", 5 * 32**2, 1024)]
+    assert [(layer.arithmetic, layer.cost) for layer in layers] == [(0, 19200), (5 * 32**2, 5 * 32**2)]
+    found = dict(effects_alone(bench, layers))
+    table = numpy_helper.to_array(prepared.graph.initializers["table"])
+    rounded = fake_quantize(table, bench.qparams["table"])
+    distance = Distance()
+    for feed in TOKENS:
+        (want,) = computed(prepared.graph, feed)
+        distance.add({"y": want}, {"y": want - table[feed["ids"]] + rounded[feed["ids"]]})
+    # The sum is rounded once more than in the model: 2^-24 of it beside noise of 2^-9.
+    assert found["emb"].sqnr_db == pytest.approx(distance.effect().sqnr_db, abs=0.01)
+    assert found["mm"].sqnr_db > found["emb"].sqnr_db + 10

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 import onnxq
 from onnxq.errors import ConfigError, DataError
@@ -21,7 +21,7 @@ from onnxq.search.candidates import Candidates, NotMadeError
 from onnxq.search.fewest import Excluded, Search, TimeIsUpError
 from onnxq.search.referee import Judgement
 from tests.graphs import model_of, normal
-from tests.unit.test_search_effects import FEEDS, RESIDUAL, prepared_with
+from tests.unit.test_search_effects import EMBEDDING, FEEDS, RESIDUAL, TOKENS, prepared_with
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = MODELS / "digits_resnet.onnx"
@@ -308,3 +308,15 @@ def test_candidates_outside_of_the_whole_plan_are_not_made() -> None:
     )
     with pytest.raises(NotMadeError, match="b"):
         candidates.make(["c3"])
+
+
+def test_an_embedding_goes_to_float_where_the_budget_needs_it() -> None:
+    made = onnxq.quantize(EMBEDDING, TOKENS, target=VNNI, placement="full", recover="none")
+    assert made.report.worst_sqnr_db is not None and 40 < made.report.worst_sqnr_db < 55
+    assert any(t.data_type == TensorProto.INT8 and t.dims == [600, 32] for t in made.model.graph.initializer)
+    searched = onnxq.quantize(EMBEDDING, TOKENS, target=VNNI, placement="full", recover="none", min_sqnr=60)
+    assert searched.search is not None and searched.search.met
+    assert searched.search.float_layers == ("emb",)
+    assert (searched.search.float_macs, searched.search.macs) == (0, 5 * 32**2)
+    assert not any(t.data_type == TensorProto.INT8 and t.dims == [600, 32] for t in searched.model.graph.initializer)
+    assert searched.report.worst_sqnr_db is not None and searched.report.worst_sqnr_db >= 60
