@@ -39,7 +39,7 @@ def weights(algorithm: str, *, block_size: int, symmetric: bool, level: int) -> 
     """MatMulNBitsQuantizer: "rtn" (its default), "hqq" or "gptq"."""
 
     def make(source: Path, output: Path, samples: list[Feed]) -> None:
-        # Needs the package onnx-ir, and for "hqq" and "gptq" torch.
+        # Needs the package onnx-ir, and for "hqq" torch.
         from onnxruntime.quantization import matmul_nbits_quantizer as nbits  # noqa: PLC0415
 
         logging.getLogger(nbits.__name__).setLevel(logging.ERROR)

@@ -2,7 +2,8 @@
 
 All at 4 bits in blocks of 32, symmetric unless it says otherwise, with accuracy level 4 (activations of a block in
 int8) on both sides. onnxruntime leaves embeddings in float unless told; its files are larger by that. Its quantizer
-needs `pip install onnx-ir`, and for HQQ and GPTQ torch.
+needs `pip install onnx-ir`, and for HQQ torch. Its GPTQ with zero-points fails where a column has an odd number of
+blocks, whose 4-bit zero-points do not fill whole bytes.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ MAKERS: dict[str, Maker] = {
     "ort rtn": weights("rtn", block_size=32, symmetric=True, level=4),
     "ort rtn asymmetric": weights("rtn", block_size=32, symmetric=False, level=4),
     "ort hqq": weights("hqq", block_size=32, symmetric=False, level=4),
-    "ort gptq": weights("gptq", block_size=32, symmetric=False, level=4),
+    "ort gptq": weights("gptq", block_size=32, symmetric=True, level=4),
+    "ort gptq asymmetric": weights("gptq", block_size=32, symmetric=False, level=4),
 }
 
 

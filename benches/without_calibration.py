@@ -16,6 +16,9 @@ from benches.peer_weights import Maker
 from benches.sections import RESULTS, write_section
 from tests.zoo import ZOO, ZooModel
 
+SAMPLES = 400
+"""Enough to tell the variants of one model apart; whole evaluation sets take hours."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -116,14 +119,15 @@ def run(  # noqa: PLR0913 - what one bench says of itself
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--models", default=",".join(models), help="comma-separated names of the zoo")
     parser.add_argument("--calib", type=int, default=calib, help="calibration samples")
-    parser.add_argument("--samples", type=int, default=None, help="samples to judge on; default: all")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of latency")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help=f"most samples to judge on; default: {SAMPLES}")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of latency")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose section is replaced")
     options = parser.parse_args(arguments)
     parts = [
         f"## {title}",
-        f"Written by `python -m benches.{section.replace('-', '_')}`. \n\n"
-        + "\n".join(f"- {k}: {v}" for k, v in machine.facts().items()),
+        f"Written by `python -m benches.{section.replace('-', '_')}`, on {options.samples} samples of each model at "
+        "most. Latency is that of one sample on one thread, in processor time; `of float` is the median of its ratios "
+        "in rounds where all variants take turns.\n\n" + "\n".join(f"- {k}: {v}" for k, v in machine.facts().items()),
     ]
     for name in options.models.split(","):
         model = ZOO.get(name)

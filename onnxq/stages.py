@@ -333,7 +333,7 @@ def nothing_to_quantize(plan: QuantPlan) -> UnsupportedModelError:
     reasons = Counter(d.reason for d in plan.nodes)
     listed = "; ".join(f"{reason} ({counted(count, 'node')})" for reason, count in reasons.most_common(3))
     return UnsupportedModelError(
-        f"nothing in this model can run in int8 on {plan.target}: {listed}",
+        f"nothing in this model can be quantized for {plan.target}: {listed}",
         hint="`onnxq plan MODEL` gives the reason for each node; onnxq.plan(model).nodes in Python",
     )
 

@@ -80,6 +80,13 @@ QTYPES: dict[str, QType] = {
 
 _ALIASES = {"fp8": FLOAT8E4M3FN.name, "float8": FLOAT8E4M3FN.name, "e4m3fn": FLOAT8E4M3FN.name}
 
+_CALLED = {"float8e4m3fn": "fp8", "uint8": "int8"}
+
+
+def type_text(name: str) -> str:
+    """A type of codes as people call it: uint8 activations make an int8 node, float8e4m3fn is fp8."""
+    return _CALLED.get(name, name)
+
 
 def qtype_from_name(name: str) -> QType:
     """The type called `name`; "fp8" stands for float8e4m3fn.

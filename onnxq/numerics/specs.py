@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from onnxq.errors import ConfigError
-from onnxq.numerics.qtypes import INT4, INT8, INT16, UINT4, UINT8, UINT16, QType, qtype_from_name
+from onnxq.numerics.qtypes import INT4, INT8, INT16, UINT4, UINT8, UINT16, QType, qtype_from_name, type_text
 
 SMALLEST_BITS, LARGEST_BITS = 2, 16
 
@@ -141,7 +141,15 @@ class QuantSpec:
     @property
     def label(self) -> str:
         """The type in words: "int8", "uint8 (5 bits)"."""
-        return self.qtype.name if self.bits is None else f"{self.qtype.name} ({self.bits} bits)"
+        return self._with_bits(self.qtype.name)
+
+    @property
+    def codes(self) -> str:
+        """What a node on such codes runs in, in words: "int8" (also for uint8), "fp8", "int8 (5 bits)"."""
+        return self._with_bits(type_text(self.qtype.name))
+
+    def _with_bits(self, name: str) -> str:
+        return name if self.bits is None else f"{name} ({self.bits} bits)"
 
 
 def _storage(bits: int, signed: bool) -> QType:

@@ -53,7 +53,8 @@ def note_of_types(types: Collection[int]) -> str | None:
     """What the user should know where `types` gave way to float32."""
     if not types:
         return None
-    return f"what computed in {' and '.join(type_name(t) for t in sorted(types))} computes in float32 in the int8 model"
+    names = " and ".join(type_name(t) for t in sorted(types))
+    return f"what computed in {names} computes in float32 in the quantized model"
 
 
 def runnable(graph: Graph) -> Graph:

@@ -76,8 +76,8 @@ def compute_site(graph: Graph, node: NodeProto, target: Target) -> ComputeSite |
         return product
     refusal = (
         _operand_refusal(graph, node, rule, target)
-        or _size_refusal(graph, node, rule)
-        or _tap_refusal(graph, node, typed)
+        or _size_refusal(graph, node, rule, target)
+        or _kernel_refusal(graph, node, typed, target)
     )
     if refusal is not None:
         return refusal
@@ -115,7 +115,7 @@ def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, target: T
         return Refusal("its data input is a constant and its weight is not the second input", rule.rules)
     if not graph.is_constant(weight):
         asked = target.full_products and node.op_type == "MatMul"
-        way = "int8 on request (placement='full', --placement full)" if asked else "such products stay float"
+        way = f"{target.codes} on request (placement='full', --placement full)" if asked else "such products stay float"
         return Refusal(f"both inputs are activations; {way}", "R28")
     for tensor in (data, weight):
         if not is_quantizable(graph, tensor, half_types=half_types):
@@ -124,9 +124,9 @@ def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, target: T
             return Refusal(f"its input {tensor!r} is {kind}", rule.rules)
     rank = graph.rank(data)
     if rule.ranks and rank is not None and rank not in rule.ranks:
-        return Refusal(f"its input has rank {rank}; the int8 kernel takes {rule.ranks}", rule.rules)
+        return Refusal(f"its input has rank {rank}; the {target.codes} kernel takes {rule.ranks}", rule.rules)
     if not rule.grouped and attribute(node, "group", 1) != 1:
-        return Refusal(f"{node.op_type} with groups has no int8 kernel", rule.rules)
+        return Refusal(f"{node.op_type} with groups has no {target.codes} kernel", rule.rules)
     if 0 in (graph.shape(weight) or ()):
         return Refusal("its weight is empty", rule.rules)
     if node.op_type == "MatMul" and (graph.rank(weight) or 0) < 2:
@@ -154,9 +154,17 @@ def _product(graph: Graph, node: NodeProto, rule: ComputeRule, target: Target) -
     return ProductSite(node=node.name, rule=rule, operands=(left, right))
 
 
-def _tap_refusal(graph: Graph, node: NodeProto, typed: TypeRule) -> Refusal | None:
+def _kernel_refusal(graph: Graph, node: NodeProto, typed: TypeRule, target: Target) -> Refusal | None:
+    """What the kernels of a type do not cover, of the convolutions that those of the target's own type do."""
+    if node.op_type not in ("Conv", "ConvTranspose"):
+        return None
+    if not typed.grouped and attribute(node, "group", 1) != 1:
+        return Refusal(
+            f"{target.title} has no fast {target.codes} kernels for convolutions with groups (depthwise ones too)",
+            typed.rules,
+        )
     taps = math.prod(int(d) for d in graph.initializers[node.input[WEIGHT]].dims[2:])
-    if typed.max_taps and node.op_type in ("Conv", "ConvTranspose") and taps > typed.max_taps:
+    if typed.max_taps and taps > typed.max_taps:
         return Refusal(f"its filter has {taps} taps; the engine has kernels for {typed.max_taps} at most", typed.rules)
     return None
 
@@ -179,22 +187,22 @@ def _gemm_refusal(graph: Graph, node: NodeProto, rule: ComputeRule) -> Refusal |
     return None
 
 
-def _size_refusal(graph: Graph, node: NodeProto, rule: ComputeRule) -> Refusal | None:
-    shape = tuple(int(d) for d in graph.initializers[node.input[WEIGHT]].dims)
+def _size_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, target: Target) -> Refusal | None:
+    shape, codes = tuple(int(d) for d in graph.initializers[node.input[WEIGHT]].dims), target.codes
     if rule.min_channels:
         # (out, in / group, ...) for Conv and (in, out / group, ...) for ConvTranspose: the same product either way.
         channels = (shape[0], shape[1] * int(attribute(node, "group", 1)))
         if min(channels) < rule.min_channels:
             inputs, outputs = channels if rule.axis is ChannelAxis.SECOND else channels[::-1]
             return Refusal(
-                f"{inputs} input and {outputs} output channels; fewer than {rule.min_channels} do not pay in int8",
+                f"{inputs} input and {outputs} output channels; fewer than {rule.min_channels} do not pay in {codes}",
                 "R30",
             )
     if rule.min_features:
         features = shape[-2:]
         if min(features) < rule.min_features:
             return Refusal(
-                f"a {features[0]} x {features[1]} weight is too small to pay in int8 (at least {rule.min_features})",
+                f"a {features[0]} x {features[1]} weight is too small to pay in {codes} (at least {rule.min_features})",
                 "R29",
             )
     return None

@@ -181,7 +181,7 @@ def _not_quantized(graph: Graph, pattern: str, known: Collection[str], where: st
     return ConfigError(
         f"tensor {pattern!r} is not quantized",
         where=where,
-        hint="`onnxq plan MODEL --tensors` lists what is; a tensor gets a pair where an int8 node wants one",
+        hint="`onnxq plan MODEL --tensors` lists what is; a tensor gets a pair where a quantized node wants one",
     )
 
 

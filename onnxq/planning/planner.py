@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from onnx import NodeProto
 
-from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, is_quantizable
-from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
+from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES
+from onnxq.graph.view import Graph, Use
 from onnxq.numerics.qtypes import INT32
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.bounds import cut, known_bounds, reading_bounds
 from onnxq.planning.compute import WEIGHT, ComputeSite, ProductSite, Refusal, compute_site, reduced_axis
+from onnxq.planning.decisions import Verdict, decisions_of
 from onnxq.planning.inputs import InputPairs
-from onnxq.planning.macs import macs
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions, Selection
 from onnxq.planning.overridden import apply_overrides, check_like_types
 from onnxq.planning.payoff import dear_nodes
@@ -23,7 +23,6 @@ from onnxq.planning.plan import (
     Derived,
     Fixed,
     FromValues,
-    NodeDecision,
     Observed,
     QuantPlan,
     Role,
@@ -32,7 +31,7 @@ from onnxq.planning.plan import (
     TensorPlan,
 )
 from onnxq.planning.regions import Regions, in_graph_order
-from onnxq.planning.tables import place_tables
+from onnxq.planning.tables import Decided, place_tables
 from onnxq.targets.forms import BLOCK_OPSET, type_rule, with_products
 from onnxq.targets.schema import BiasForm, Placement, Target
 
@@ -83,7 +82,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
     tensors = overridden.tensors
     if target.like_types:
         check_like_types(graph, tensors, target)
-    decisions = tuple(_decision(graph, n, target, decided.get(n.name) or verdicts[n.name]) for n in graph.nodes)
+    decisions = decisions_of(graph, target, {**verdicts, **decided}, tensors)
     return QuantPlan(
         target=target.name,
         opset=_opset(graph, target, tensors),
@@ -112,10 +111,6 @@ def _opset(graph: Graph, target: Target, tensors: Mapping[str, TensorPlan]) -> i
 
 # ---- nodes -------------------------------------------------------------------------------------------------------
 
-Verdict = ComputeSite | ProductSite | Refusal | None
-Decided = tuple[Action, str, str]
-"""Action, reason, rule."""
-
 
 def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions, selection: Selection) -> Verdict:
     if node.name in options.slower:
@@ -130,47 +125,6 @@ def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions
     if candidate and selection.excludes(node):
         return Refusal("not among the nodes that the user includes", "user")
     return found
-
-
-def _decision(graph: Graph, node: NodeProto, target: Target, verdict: Verdict | Decided) -> NodeDecision:
-    if isinstance(verdict, tuple):
-        action, reason, rule = verdict
-    elif isinstance(verdict, ComputeSite):
-        action, reason, rule = Action.INT8, _quantized_reason(target), verdict.rule.rules
-    elif isinstance(verdict, ProductSite):
-        action, reason, rule = Action.INT8, f"both inputs are {target.activation.label}", verdict.rule.rules
-    elif isinstance(verdict, Refusal):
-        action, reason, rule = Action.FLOAT, verdict.reason, verdict.rule
-    else:
-        action, reason, rule = Action.FLOAT, _float_reason(graph, node, target), ""
-    return NodeDecision(
-        node=node.name, op=node.op_type, action=action, reason=reason, rule=rule, macs=macs(graph, node)
-    )
-
-
-def _quantized_reason(target: Target) -> str:
-    data, weight = target.activation.label, target.weight.label
-    if {data, weight} <= {"int8", "uint8"}:
-        return "inputs and weights are int8"
-    return f"inputs and weights are {data}" if data == weight else f"inputs are {data} and weights {weight}"
-
-
-def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
-    if node.domain not in STANDARD_DOMAINS:
-        return f"operator of domain {node.domain!r} is not known to onnxq"
-    if node.op_type in ("If", "Loop", "Scan"):
-        if target.placement is Placement.REGIONS:
-            return "control flow; what is inside is planned on its own, and listed by its path"
-        return f"control flow; what is inside stays float for {target.title}"
-    if node.op_type in target.float_reasons:
-        return target.float_reasons[node.op_type]
-    if not any(is_quantizable(graph, t, half_types=target.half_types) for t in node.output):
-        return "does not compute float32 values"
-    if target.placement is Placement.INPUTS:
-        return f"only operators with weights are quantized for {target.title}; the engine fuses or keeps this one"
-    if node.op_type in target.elementwise or node.op_type in target.pass_through:
-        return "no int8 neighbours on both sides; a pair here would only cost"
-    return f"{target.title} has no int8 kernel for {node.op_type}"
 
 
 # ---- activations: regions ----------------------------------------------------------------------------------------
@@ -218,13 +172,13 @@ def _place_regions(
             if node.op_type in target.pass_through:
                 decided[node.name] = (
                     Action.INT8,
-                    "moves codes between int8 neighbours",
+                    f"moves codes between {target.codes} neighbours",
                     target.pass_through[node.op_type].rules,
                 )
             else:
                 decided[node.name] = (
                     Action.INT8,
-                    "all inputs and its output are int8",
+                    f"all inputs and its output are {target.codes}",
                     target.elementwise[node.op_type].rules,
                 )
         elif node.name in bias_adds:
@@ -286,7 +240,7 @@ def _place_inputs(
     decided: dict[str, Decided] = {
         add: (
             Action.FUSED,
-            f"fuses with its Conv; the skip branch {tensor!r} is {target.activation.label}",
+            f"fuses with its Conv; the skip branch {tensor!r} is {target.codes}",
             "R22",
         )
         for add, tensor in pairs.skips.items()

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import QuantParams
+from onnxq.numerics.qtypes import type_text
 from onnxq.planning.names import selected, unmatched
 from onnxq.planning.plan import Action, QuantPlan, Role, TensorPlan
 from onnxq.report.build import int8_mac_share
 from onnxq.report.rows import origin_text
-from onnxq.report.wording import type_text
 
 
 @dataclass(frozen=True, kw_only=True)

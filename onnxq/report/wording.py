@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from onnxq.numerics.qtypes import type_text
 from onnxq.plural import counted
 from onnxq.verification.compare import OutputError
 
@@ -16,14 +17,6 @@ if TYPE_CHECKING:
         NodeCounts,
         TensorRow,
     )
-
-
-_SHORT = {"float8e4m3fn": "fp8", "uint8": "int8"}
-
-
-def type_text(name: str) -> str:
-    """A type of codes as people call it: uint8 activations make an int8 node, float8e4m3fn is fp8."""
-    return _SHORT.get(name, name)
 
 
 def codes_of_types(types: Iterable[str]) -> str:

@@ -147,7 +147,7 @@ class Sensitivity:
         return render_part({**self.to_dict(), "warnings": list(self.warnings)}, title=self._title())
 
     def _title(self) -> str:
-        what = "each layer alone in int8" if self.mode == "only" else "all layers in int8 but one"
+        what = "each layer alone quantized" if self.mode == "only" else "all layers quantized but one"
         return f"{self.target}, method {self.method}: {what}, measured on {counted(self.samples, 'sample')}"
 
 

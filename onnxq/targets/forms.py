@@ -120,7 +120,7 @@ def _wanted(target: Target, name: str | None, own: QType, known: Collection[str]
 def _notes(target: Target, activations: str | None, weights: str | None, simulated: Sequence[str]) -> tuple[str, ...]:
     notes = []
     if activations is not None or weights is not None:
-        notes.append(f"activations are {target.activation.qtype.name}, weights {target.weight.qtype.name}")
+        notes.append(f"activations are {_known_as(target.activation)}, weights {_known_as(target.weight)}")
     if note := type_rule(target, target.activation).note:
         notes.append(note)
     if simulated:
@@ -129,3 +129,8 @@ def _notes(target: Target, activations: str | None, weights: str | None, simulat
             "accuracy that an engine with such kernels would have, and is slower than the float model here"
         )
     return tuple(notes)
+
+
+def _known_as(spec: QuantSpec) -> str:
+    """The name that users give a type by."""
+    return "fp8" if spec.qtype.is_float else spec.qtype.name

@@ -129,6 +129,7 @@ class TypeRule:
         weights: Type of the weights that come with such activations; empty where they stay as they are.
         products: Whether products of two activations (attention) are quantized too (INPUTS only).
         max_taps: A Conv whose filter has more taps than that stays float; 0 for no limit.
+        grouped: Whether Convs with groups, depthwise ones among them, are quantized.
         simulated: Whether the engine takes the type but computes in float between the pairs: such a model tells the
             accuracy, and gains no speed.
         outputs: Ranges that the outputs of operators have to have, [lowest, highest] by operator type (REGIONS only).
@@ -139,6 +140,7 @@ class TypeRule:
     weights: str = ""
     products: bool = False
     max_taps: int = 0
+    grouped: bool = True
     simulated: bool = False
     outputs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     note: str = ""
@@ -221,3 +223,8 @@ class Target:
     costs: CostTable | None = None
     float_reasons: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def codes(self) -> str:
+        """What its nodes run in, in words: "int8", "fp8", "uint16"."""
+        return self.activation.codes

@@ -33,8 +33,9 @@ TENSORRT = Target(
             weights="float8e4m3fn",
             products=True,
             max_taps=31,
+            grouped=False,
             note="fp8 needs a GPU of compute capability 8.9 or newer (Ada, Hopper, Blackwell)",
-            rules="R2 R34",
+            rules="R34",
         )
     },
     like_types=True,

@@ -98,7 +98,7 @@ def test_evaluate_says_what_is_wrong(run: Run, arguments: tuple[str, ...], code:
 def test_sensitivity_shows_a_table_and_writes_a_plot(run: Run, folder: Path) -> None:
     result = run("sensitivity", "model.onnx", "--data", "data.npz", *TARGET, "--report", "layers.html")
     assert result.exit_code == 0
-    assert "each layer alone in int8, measured on 20 samples" in result.stdout
+    assert "each layer alone quantized, measured on 20 samples" in result.stdout
     page = (folder / "layers.html").read_text()
     assert "noise" in page
     assert "conv" in page
@@ -116,7 +116,7 @@ def test_sensitivity_takes_statistics(run: Run) -> None:
     assert run("calibrate", "model.onnx", "--data", "data.npz", *TARGET, "-o", "m.stats").exit_code == 0
     result = run("sensitivity", "model.onnx", "--data", "data.npz", *TARGET, "--stats", "m.stats", "--mode", "all-but")
     assert result.exit_code == 0
-    assert "all layers in int8 but one" in result.stdout
+    assert "all layers quantized but one" in result.stdout
 
 
 def test_sensitivity_without_data_is_loud(run: Run) -> None:

@@ -240,7 +240,7 @@ def test_model_with_nothing_to_quantize_is_refused() -> None:
     with pytest.raises(onnxq.UnsupportedModelError) as error:
         onnxq.quantize(model_of("(float[4] x) => (float[4] y) { a = Tanh(x) y = Tanh(a) }"), target=ORT)
     assert str(error.value) == (
-        "nothing in this model can run in int8 on ort-x64-vnni: "
+        "nothing in this model can be quantized for ort-x64-vnni: "
         "ONNX Runtime has no int8 kernel for Tanh on CPU (C10) (2 nodes)\n"
         "Hint: `onnxq plan MODEL` gives the reason for each node; onnxq.plan(model).nodes in Python"
     )

@@ -48,7 +48,7 @@ def test_weights_follow_the_activations() -> None:
     table, notes = with_types(TENSORRT, "fp8", None)
     assert table.activation == table.weight == QuantSpec(qtype=FLOAT8E4M3FN, symmetric=True)
     assert table.min_opset == 19
-    assert notes[0] == f"activations are {FP8}, weights {FP8}"
+    assert notes[0] == "activations are fp8, weights fp8"
     assert "compute capability 8.9" in notes[1]
 
 
@@ -95,8 +95,8 @@ def test_attention_is_quantized_in_fp8_and_not_in_int8() -> None:
     assert {t.spec.qtype.name for t in fp8.tensors.values()} == {FP8}
     assert fp8.opset == 19
     reasons = {d.node: d.reason for d in fp8.nodes}
-    assert reasons["s"] == f"both inputs are {FP8}"
-    assert reasons["d"] == f"inputs and weights are {FP8}"
+    assert reasons["s"] == "both inputs are fp8"
+    assert reasons["d"] == "inputs and weights are fp8"
 
 
 @since(1, 32, "refuses fp8 codes that are moved")
@@ -119,8 +119,27 @@ def test_a_large_filter_stays_float_in_fp8_alone() -> None:
     weight = normal(16, 16, 7, 7)
     assert plan_of(text, None, w=weight).nodes[0].action.value == "int8"
     decision = plan_of(text, w=weight).nodes[0]
-    assert (decision.action.value, decision.rule) == ("float", "R2 R34")
+    assert (decision.action.value, decision.rule) == ("float", "R34")
     assert decision.reason == "its filter has 49 taps; the engine has kernels for 31 at most"
+
+
+def test_a_convolution_with_groups_stays_float_in_fp8_alone() -> None:
+    text = "(float[1,32,16,16] x) => (float[1,32,16,16] y) { [c] y = Conv<group = 32>(x, w) }"
+    weight = normal(32, 1, 1, 1)
+    assert plan_of(text, None, w=weight).nodes[0].action.value == "int8"
+    decision = plan_of(text, w=weight).nodes[0]
+    assert (decision.action.value, decision.rule) == ("float", "R34")
+    assert decision.reason == "TensorRT has no fast fp8 kernels for convolutions with groups (depthwise ones too)"
+
+
+def test_reasons_name_the_types_of_the_node() -> None:
+    text = "(float[n,32] x) => (float[n,8] z) { [a] y = MatMul(x, w) [b] z = MatMul(y, v) }"
+    values = {"w": normal(32, 32), "v": normal(32, 8)}
+    assert plan_of(text, **values).nodes[1].reason == "a 32 x 8 weight is too small to pay in fp8 (at least 16)"
+    plan = onnxq.plan(model_of(text, **values), target="tensorrt", overrides=[{"nodes": "a", "weight_bits": 4}])
+    assert plan.nodes[0].reason == "inputs are int8 and weights int8 (4 bits)"
+    plan = onnxq.plan(model_of(text, **values), target="qnn", activations="uint16")
+    assert plan.nodes[0].reason == "inputs are uint16 and weights int8"
 
 
 def test_excluded_products_stay_float() -> None:
