@@ -26,7 +26,7 @@ class ArraysSource:
     one_shot = False
 
     def __init__(
-        self, arrays: Mapping[str, Any], inputs: InputSpecs, batch_size: int | None, skip: frozenset[str]
+        self, arrays: Mapping[str, Any], inputs: InputSpecs, batch_size: int | None, skip: Mapping[str, str]
     ) -> None:
         self._skip = skip
         self._arrays = {name: np.asarray(value) for name, value in arrays.items()}
@@ -53,7 +53,7 @@ class FilesSource:
 
     one_shot = False
 
-    def __init__(self, paths: list[Path], inputs: InputSpecs, batch_size: int | None, skip: frozenset[str]) -> None:
+    def __init__(self, paths: list[Path], inputs: InputSpecs, batch_size: int | None, skip: Mapping[str, str]) -> None:
         self._skip = skip
         self._paths = paths
         self._inputs = inputs
@@ -90,13 +90,13 @@ def _samples(shapes: Mapping[str, tuple[int, ...]], inputs: InputSpecs) -> int |
 
 
 def _named(
-    columns: Mapping[str, Column], inputs: InputSpecs, note: Callable[[str], None], skip: frozenset[str]
+    columns: Mapping[str, Column], inputs: InputSpecs, note: Callable[[str], None], skip: Mapping[str, str]
 ) -> Mapping[str, Column]:
     """Columns under the model's input names: labels left out, a lone array given to a lone input."""
     kept = {name: column for name, column in columns.items() if name not in skip or name in inputs}
     for name in columns:
-        if name not in kept:
-            note(f"the array {name!r} was skipped: it is not an input of the model")
+        if name not in kept and skip[name]:
+            note(skip[name])
     if len(kept) == 1 and len(inputs) == 1:
         ((name, column),) = kept.items()
         if name not in inputs and name not in _UNNAMED:

@@ -80,7 +80,8 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         images: How image files become arrays: "imagenet", "yolo", "paddleocr", or ImageOptions.
         shard: The part of the data to take, after `limit`; the result is then a ShardedBatches.
         label: What the data is called in messages.
-        skip: Arrays in files and dicts that are not fed, besides "labels".
+        skip: Arrays in files and dicts that are used elsewhere (labels) and not fed. One that is called "labels" is not
+            fed in any case; unless it is named here a note says so.
         graph: The model, which Data with a state needs.
 
     Raises:
@@ -105,7 +106,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         batch_size=batch_size,
         limit=limit,
         images=image_options(images),
-        skip=frozenset((LABELS, *skip)),
+        skip={LABELS: f"the array {LABELS!r} was skipped: it is not an input of the model", **dict.fromkeys(skip, "")},
         optional=frozenset(said.state.values()),
     )
     opened = opening.open()
@@ -191,14 +192,18 @@ def _shuffled(opened: Source, seed: int) -> Source:
 
 @dataclass(frozen=True, kw_only=True)
 class _Opening:
-    """What it takes to open a source. Attributes as the arguments of `open_data`, and `optional`, names of states."""
+    """What it takes to open a source.
+
+    Attributes as the arguments of `open_data`; `skip` with what is to be noted of each array, and `optional`, names of
+    states.
+    """
 
     said: Data
     inputs: InputSpecs
     batch_size: int | None
     limit: int | None
     images: ImageOptions | None
-    skip: frozenset[str]
+    skip: Mapping[str, str]
     optional: frozenset[str]
 
     def open(self) -> Source:

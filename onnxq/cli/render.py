@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxq.cli.files import write_text
-from onnxq.cli.group import EXIT_GATE, Failure
-from onnxq.errors import ConfigError
+from onnxq.cli.group import EXIT_GATE, Failure, failure_of
+from onnxq.errors import ConfigError, OnnxqError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -99,6 +101,21 @@ def write_junit(report: Report, path: Path | None) -> None:
     """A report's checks in a file, for CI servers."""
     if path is not None:
         write_text(path, report.to_junit(), option="--junit")
+
+
+@contextmanager
+def errors_in_junit(path: Path | None, suite: str) -> Iterator[None]:
+    """Around the work of a command: an error is also the one test case of its JUnit file, if it was to write one."""
+    try:
+        yield
+    except Exception as error:
+        if path is not None:
+            from onnxq.report.junit import error_junit  # noqa: PLC0415 - only where it is needed
+
+            failure = failure_of(error)
+            with suppress(OnnxqError):  # the error that is on its way says more than that this file cannot be written
+                write_text(path, error_junit(suite, failure.kind, failure.to_text()), option="--junit")
+        raise
 
 
 def write_report(report: Report, path: Path | None) -> None:

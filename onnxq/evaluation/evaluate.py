@@ -107,7 +107,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
         run_as[name] = _FLOAT if graph is source else _FUSED if fused else _UNFUSED
     source_batches = labelled(batches, judge, limited=limit is not None)
     values = judged(judge, sessions, next(iter(graphs)), _shown(source_batches, batches.expected_samples, progress))
-    scores = _evaluation(judge, values, run_as, notes=_notes(batches, label_key(labels, data)))
+    scores = _evaluation(judge, values, run_as, notes=batches.notes)
     return demands.judged(scores)
 
 
@@ -212,11 +212,6 @@ def _evaluation(
         warnings=_guessing(judge, scores[0]),
         notes=notes,
     )
-
-
-def _notes(batches: Batches, key: str | None) -> tuple[str, ...]:
-    """What was noted of the data, but not that its labels were no input of the model."""
-    return tuple(note for note in batches.notes if key is None or not note.startswith(f"the array {key!r} was skipped"))
 
 
 def _guessing(judge: Judge, score: ModelScore) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 The form is the one that Jenkins, GitLab and GitHub's actions read: <testsuites><testsuite><testcase>; a check that
 failed has a <failure>. There is no official schema; the attributes written here are those that all of them know
-(https://github.com/testmoapp/junitxml).
+(https://github.com/testmoapp/junitxml). A command that ends with an error has one test case with an <error>, so that no
+file of an earlier run is taken for its result.
 """
 
 from __future__ import annotations
@@ -42,6 +43,22 @@ def report_junit(report: Report) -> str:
     return junit(f"onnxq {name}", checks, facts=facts, output=report.to_text(), seconds=seconds)
 
 
+def error_junit(suite: str, kind: str, message: str) -> str:
+    """JUnit XML of a command that could not do what it was asked for.
+
+    Args:
+        suite: The command.
+        kind: Name of the error's class.
+        message: What was said of it.
+    """
+    counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0", "time": "0"}
+    root, element = _suite(suite, counts, {})
+    case = Xml.SubElement(element, "testcase", {"name": "ran to its end", "classname": _text(suite), "time": "0"})
+    first = message.split("\n", 1)[0]
+    Xml.SubElement(case, "error", {"message": _text(first), "type": kind}).text = _text(message)
+    return _document(root)
+
+
 def junit(
     suite: str, checks: Sequence[Check], *, facts: Mapping[str, str | None], output: str, seconds: float = 0.0
 ) -> str:
@@ -62,12 +79,7 @@ def junit(
         "skipped": "0",
         "time": f"{seconds:.3f}",
     }
-    root = Xml.Element("testsuites", {"name": "onnxq", **counts})
-    element = Xml.SubElement(root, "testsuite", {"name": _text(suite), **counts})
-    properties = Xml.SubElement(element, "properties")
-    for key, value in {"onnxq": VERSION, **facts}.items():
-        if value is not None:
-            Xml.SubElement(properties, "property", {"name": key, "value": _text(value)})
+    root, element = _suite(suite, counts, facts)
     for check in checks:
         case = Xml.SubElement(element, "testcase", {"name": _text(check.name), "classname": _text(suite), "time": "0"})
         if check.passed:
@@ -76,6 +88,21 @@ def junit(
             failure = Xml.SubElement(case, "failure", {"message": _text(check.detail), "type": "check"})
             failure.text = _text(f"{check.name}: {check.detail}")
     Xml.SubElement(element, "system-out").text = _text(output)
+    return _document(root)
+
+
+def _suite(suite: str, counts: dict[str, str], facts: Mapping[str, str | None]) -> tuple[Xml.Element, Xml.Element]:
+    """The root of a document and its only suite, which has its properties and no case yet."""
+    root = Xml.Element("testsuites", {"name": "onnxq", **counts})
+    element = Xml.SubElement(root, "testsuite", {"name": _text(suite), **counts})
+    properties = Xml.SubElement(element, "properties")
+    for key, value in {"onnxq": VERSION, **facts}.items():
+        if value is not None:
+            Xml.SubElement(properties, "property", {"name": key, "value": _text(value)})
+    return root, element
+
+
+def _document(root: Xml.Element) -> str:
     Xml.indent(root)
     return Xml.tostring(root, encoding="unicode", xml_declaration=False).join(
         ('<?xml version="1.0" encoding="UTF-8"?>\n', "\n")

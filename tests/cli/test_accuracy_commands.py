@@ -229,3 +229,21 @@ def test_checks_are_written_as_junit(run: Run, int8: str, folder: Path, command:
     assert [case.get("name") for case in root.iter("testcase") if len(case.findall("failure"))] == [
         "SQNR at least 300 dB"
     ]
+
+
+@pytest.mark.parametrize("command", ["quantize", "verify", "evaluate"])
+def test_an_error_is_a_test_case_too(run: Run, int8: str, folder: Path, command: str) -> None:
+    """A file of an earlier run that passed must not be taken for this one's."""
+    (folder / "v.xml").write_text("<testsuites failures='0'/>")
+    models = ("model.onnx", "-o", "again.onnx") if command == "quantize" else ("model.onnx", int8)
+    np.savez(folder / "bad.npz", x=np.full((2, 1), np.nan, np.float32))
+    result = run(command, *models, "--data", "bad.npz", *TARGET, "--junit", "v.xml", "--force")
+    assert result.exit_code == 3, result.stderr
+    root = Xml.parse(folder / "v.xml").getroot()
+    assert (root.get("tests"), root.get("errors"), root.get("failures")) == ("1", "1", "0")
+    (case,) = root.iter("testcase")
+    assert case.get("classname") == f"onnxq {command} {'model.int8.onnx' if command == 'verify' else 'model.onnx'}"
+    (error,) = case.iter("error")
+    assert error.get("type") == "DataError"
+    assert error.text == result.stderr[result.stderr.index("error: ") :].rstrip()
+    assert not (folder / "again.onnx").exists()

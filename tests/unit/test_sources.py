@@ -77,6 +77,9 @@ def test_labels_are_skipped_and_said_other_extras_are_refused(tmp_path):
     batches = open_data(tmp_path / "d.npz", inputs=ONE)
     np.testing.assert_array_equal(joined(batches), X)
     assert batches.notes == ("the array 'labels' was skipped: it is not an input of the model",)
+    used = open_data(tmp_path / "d.npz", inputs=ONE, skip=("labels",))
+    np.testing.assert_array_equal(joined(used), X)
+    assert used.notes == ()  # whoever names them makes use of them
     np.savez(tmp_path / "d.npz", x=X, names=np.arange(5))
     with pytest.raises(DataError, match=r"^calibration batch 1 \(d.npz\): 'names' is not an input of the model\nHint"):
         list(open_data(tmp_path / "d.npz", inputs=ONE))

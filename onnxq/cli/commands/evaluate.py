@@ -11,7 +11,7 @@ from onnxq.cli import options
 from onnxq.cli.files import check_places, write_text
 from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Name, Points
 from onnxq.cli.progress import calibration_progress
-from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, warn
+from onnxq.cli.render import check_report_suffix, errors_in_junit, leave_on_failed_checks, warn
 
 if TYPE_CHECKING:
     from onnxq.evaluation.evaluation import Evaluation
@@ -113,7 +113,10 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     check_report_suffix(report)
     from onnxq.evaluation.evaluate import evaluate as run  # noqa: PLC0415 - numpy and onnx only now
 
-    with calibration_progress(quiet=as_json, afterwards="evaluating") as progress:
+    with (
+        errors_in_junit(junit, f"onnxq evaluate {model.name}"),
+        calibration_progress(quiet=as_json, afterwards="evaluating") as progress,
+    ):
         found = run(
             model,
             quantized,

@@ -15,7 +15,15 @@ from onnxq.cli.forms import FORM_OPTIONS, FormOptions
 from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
 from onnxq.cli.parameters import METHOD_NAMES, Name, Recover
 from onnxq.cli.progress import calibration_progress, tuning_progress
-from onnxq.cli.render import check_report_suffix, leave_on_failed_checks, say, show_report, write_junit, write_report
+from onnxq.cli.render import (
+    check_report_suffix,
+    errors_in_junit,
+    leave_on_failed_checks,
+    say,
+    show_report,
+    write_junit,
+    write_report,
+)
 from onnxq.cli.searching import SEARCH_OPTIONS, SearchOptions
 from onnxq.errors import ConfigError
 
@@ -168,17 +176,18 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     _check_statistics_are_kept(ranges)
     if form.needs_ranges:
         _say_where_data_is_from(data_from, chosen, ranges, model, quiet=results.quiet)
-    report = _run(
-        model=model,
-        form=form,
-        placement=placement,
-        data_from=chosen,
-        ranges=ranges,
-        collecting=collecting,
-        output=output,
-        results=results,
-        search=searching.keywords(gates),
-    )
+    with errors_in_junit(results.junit, f"onnxq quantize {model.name}"):
+        report = _run(
+            model=model,
+            form=form,
+            placement=placement,
+            data_from=chosen,
+            ranges=ranges,
+            collecting=collecting,
+            output=output,
+            results=results,
+            search=searching.keywords(gates),
+        )
     report = gated(report, searching.gates_left(gates))
     write_report(report, results.report)
     write_junit(report, results.junit)

@@ -14,6 +14,7 @@ from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import (
     check_report_suffix,
+    errors_in_junit,
     leave_on_failed_checks,
     say,
     show,
@@ -87,7 +88,10 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
         say("warning: NO DATA. The models are compared on synthetic inputs; pass --data SRC", quiet=quiet)
     from onnxq.api import verify as run  # noqa: PLC0415 - numpy and onnx only now
 
-    with calibration_progress(quiet=quiet or as_json, afterwards="comparing") as progress:
+    with (
+        errors_in_junit(junit, f"onnxq verify {quantized_model.name}"),
+        calibration_progress(quiet=quiet or as_json, afterwards="comparing") as progress,
+    ):
         found = run(
             float_model,
             quantized_model,
