@@ -11,6 +11,9 @@ before the walk goes on with what the layer now gives. So each layer makes up fo
 its inputs tell: large areas of one value, all rounded in one direction, are the plainest case. Means alone are the
 empirical bias correction of arXiv 1906.04721, section 4.2; fitting to the inputs of the quantized network is that of
 arXiv 2504.02692, there within second-order rounding.
+
+With `rounding`, round() is second-order rounding on the moments of x'. It has to come behind the fit: weights that lie
+on codes already would be rounded back to them, and steps of less than half a code be lost.
 """
 
 from __future__ import annotations
@@ -32,11 +35,13 @@ from onnxq.numerics.arrays import fake_quantize
 from onnxq.passes.settle_types import runnable
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.recovery.least_squares import fitted
+from onnxq.recovery.moments import Moments
 from onnxq.recovery.patches import has_patches, sampled_patches, weight_from_rows, weight_rows
 from onnxq.recovery.shadow import rounded_form
 from onnxq.recovery.sites import Site, sites_of
 from onnxq.recovery.solved import Solved
 from onnxq.recovery.walk import NotKeptError, Walk
+from onnxq.recovery.weight_rounding import can_be_rounded, on_codes, round_weights
 
 STAGE = "reconstructing layers"
 
@@ -58,12 +63,13 @@ _MOST_COLUMNS = 256
 channels than this keep their weights: their errors average out, and the fit would cost more than it gives."""
 
 
-def reconstruct(solved: Solved, chosen: Graph) -> Graph:
+def reconstruct(solved: Solved, chosen: Graph, *, rounding: bool = False) -> Graph:
     """A graph with other weights and biases, for the same parameters.
 
     Args:
         solved: The model; no two nodes of its graph share a bias.
         chosen: The graph whose weights will be quantized, which earlier steps may have changed; it is not changed.
+        rounding: Whether the codes of the fitted weights are chosen by second-order rounding, on the rounded inputs.
 
     Raises:
         DataError: onnxruntime fails on the samples.
@@ -74,16 +80,18 @@ def reconstruct(solved: Solved, chosen: Graph) -> Graph:
     sites = sorted(sites_of(graph, solved.plan), key=lambda site: order[site.node])
     if not solved.samples or not sites:
         return chosen
-    report_to(solved.progress, STAGE, 0, None)
     elements = sum(math.prod(graph.initializers[name].dims) for name in {site.weight for site in sites})
     if 4 * elements <= MOST_WEIGHTS_BYTES:
         with suppress(NotKeptError):
-            return _Reconstruction(solved, chosen).run(sites)
+            return _Reconstruction(solved, chosen, rounding=rounding).run(sites)
+    if rounding:
+        chosen = round_weights(solved, chosen)
     return correct_biases(graph, solved.plan, solved.qparams, solved.samples, solved.options, chosen=chosen)
 
 
 class _Reconstruction:
-    def __init__(self, solved: Solved, start: Graph) -> None:
+    def __init__(self, solved: Solved, start: Graph, *, rounding: bool) -> None:
+        self._rounding, self._progress = rounding, solved.progress
         self._graph, self._plan, self._qparams = solved.graph, solved.plan, solved.qparams
         self._target = solved.target
         self._result = start.copy()
@@ -95,15 +103,25 @@ class _Reconstruction:
         self._rounded = Walk(runnable(rounded), solved.samples, solved.options)
 
     def run(self, sites: Sequence[Site]) -> Graph:
-        for site in sites:
-            if self._can_be_fitted(site):
-                self._fit_weight(site)
+        for index, site in enumerate(sites):
+            report_to(self._progress, STAGE, index, len(sites), unit="layer")
+            self._choose_weight(site)
             if site.bias is not None:
                 self._fit_bias(site, site.bias)
             if self._float.size_bytes + self._rounded.size_bytes > KEPT_BYTES and len(self._float.samples) > 1:
                 self._float.thin_out()
                 self._rounded.thin_out()
         return self._result
+
+    def _choose_weight(self, site: Site) -> None:
+        new = self._fitted_weight(site) if self._can_be_fitted(site) else None
+        codes = self._on_codes(site, new) if self._rounding else None
+        new = new if codes is None else codes
+        if new is None:
+            return
+        self._result.add_initializer(site.weight, float_tensor(new, TensorProto.FLOAT, site.weight))
+        name, values = self._names[site.node][1], fake_quantize(new, self._qparams[site.weight])
+        self._rounded.graph.add_initializer(name, float_tensor(values, TensorProto.FLOAT, name))
 
     def _can_be_fitted(self, site: Site) -> bool:
         node, weight = self._graph.node(site.node), self._graph.initializers[site.weight]
@@ -114,31 +132,41 @@ class _Reconstruction:
         size = int(weight_rows(node, np.empty(tuple(weight.dims), np.bool_)).shape[-1])
         return size // _taps(node.op_type, size, weight.dims) <= _MOST_COLUMNS
 
-    def _fit_weight(self, site: Site) -> None:
+    def _on_codes(self, site: Site, wanted: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """The codes, as values, that give on rounded inputs what `wanted` gives, or for None what the weight does."""
+        node = self._graph.node(site.node)
+        if site.weight not in self._qparams or node.input[1] != site.weight or not can_be_rounded(self._graph, site):
+            return None
+        weight = constant_values(self._result, site.weight) if wanted is None else wanted
+        total, moments = sum(batch.samples for batch in self._rounded.samples), Moments()
+        values = self._rounded.advance(self._names[site.node][0])
+        for batch, value in zip(self._rounded.samples, values, strict=True):
+            moments.add_sampled(node, value, weight.shape, batch.samples / total)
+        matrix = moments.shrunk(centred=site.bias is not None)
+        return on_codes(node, weight, matrix, self._qparams[site.weight], self._target)
+
+    def _fitted_weight(self, site: Site) -> NDArray[np.float32] | None:
+        """The weight with the fit of the errors in it; None where nothing is to be had."""
         node = self._graph.node(site.node)
         data, wanted = self._patches(site)
         if not (np.isfinite(data).all() and np.isfinite(wanted).all()):
-            return
+            return None
         rows = weight_rows(node, constant_values(self._graph, site.weight).astype(np.float64))
         old = constant_values(self._result, site.weight)
         old_rows = weight_rows(node, old.astype(np.float64)).transpose(0, 2, 1)
         outputs = wanted @ rows.transpose(0, 2, 1)
         errors = outputs - data @ old_rows
         if errors.var(axis=1).sum() < _QUIET * outputs.var(axis=1).sum():
-            return
+            return None
         step = _fitted_rows(node.op_type, data, errors, old.shape)
         if step is None:
-            return
+            return None
         new = old + weight_from_rows(node, step, old.shape).astype(np.float32)
         new = self._guarded(site, new, old)
         params = self._qparams[site.weight]
         codes = [weight_rows(node, fake_quantize(w, params).astype(np.float64)) for w in (old, new)]
         before, after = ((data @ w.transpose(0, 2, 1) - outputs).var(axis=1).sum() for w in codes)
-        if not after < before:
-            return
-        self._result.add_initializer(site.weight, float_tensor(new, TensorProto.FLOAT, site.weight))
-        name = self._names[site.node][1]
-        self._rounded.graph.add_initializer(name, float_tensor(fake_quantize(new, params), TensorProto.FLOAT, name))
+        return new if after < before else None
 
     def _patches(self, site: Site) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Patches of the rounded and of the float input, at the same places; float64, shape (g, n, K)."""

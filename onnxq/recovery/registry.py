@@ -10,6 +10,7 @@ A step leaves the float function as it is, or is a choice of rounding; each can 
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -155,10 +156,17 @@ class Recovery:
     def adjusted(self, solved: Solved) -> Graph:
         """The float graph with the constants that will be quantized; `solved` is not changed."""
         graph = solved.graph
-        for step in self.steps:
-            if step.adjust is not None and solved.samples:
-                graph = step.adjust(solved, graph)
+        for step in self._merged() if solved.samples else ():
+            graph = step(solved, graph)
         return graph
+
+    def _merged(self) -> list[Callable[[Solved, Graph], Graph]]:
+        """What is done once parameters are known: rounding and reconstruction go through the layers together."""
+        adjusting = {step.name: step.adjust for step in self.steps if step.adjust is not None}
+        if {"rounding", "reconstruct"} <= adjusting.keys():
+            del adjusting["rounding"]
+            adjusting["reconstruct"] = functools.partial(reconstruct, rounding=True)
+        return list(adjusting.values())
 
 
 def _unknown(name: str, known: list[str], *, among: bool) -> ConfigError:

@@ -42,7 +42,7 @@ def round_weights(solved: Solved, chosen: Graph) -> Graph:
         ModelError: a weight holds NaN or Inf.
     """
     graph = solved.graph
-    sites = {site.node: site for site in sites_of(graph, solved.plan) if _can_be_rounded(graph, site)}
+    sites = {site.node: site for site in sites_of(graph, solved.plan) if can_be_rounded(graph, site)}
     if not sites or not solved.samples:
         return chosen
     rounded = chosen.copy()
@@ -58,7 +58,8 @@ def round_weights(solved: Solved, chosen: Graph) -> Graph:
     return rounded
 
 
-def _can_be_rounded(graph: Graph, site: Site) -> bool:
+def can_be_rounded(graph: Graph, site: Site) -> bool:
+    """Whether the codes of a site's weight can be chosen one by one: a weight of its own, in float32, with patches."""
     weight = graph.initializers[site.weight]
     # Values on codes have to come through the weight's type unchanged, which half precision does not promise.
     exact = weight.data_type == TensorProto.FLOAT
@@ -69,14 +70,35 @@ def _rounded(
     graph: Graph, site: Site, moments: Moments, qparams: QParamsTable, target: Target
 ) -> NDArray[np.float32] | None:
     """The weight of `site` on its codes; None where no input was seen or its codes are not symmetric."""
-    node, params = graph.node(site.node), qparams[site.weight]
-    matrix = moments.matrix(centred=site.bias is not None)
-    if matrix is None or not np.isfinite(matrix).all() or params.zero_point.any():
-        return None
+    node = graph.node(site.node)
+    matrix = moments.shrunk(centred=site.bias is not None)
     data = qparams.get(node.input[0])
-    if data is not None and data.scale.ndim == 0 and not data.spec.qtype.is_float:
+    if matrix is not None and data is not None and data.scale.ndim == 0 and not data.spec.qtype.is_float:
         matrix = matrix + float(data.scale) ** 2 / 12.0 * np.eye(matrix.shape[-1])
-    weight = constant_values(graph, site.weight)
+    return on_codes(node, constant_values(graph, site.weight), matrix, qparams[site.weight], target)
+
+
+def on_codes(
+    node: NodeProto,
+    weight: NDArray[np.floating],
+    moments: NDArray[np.float64] | None,
+    params: QuantParams,
+    target: Target,
+) -> NDArray[np.float32] | None:
+    """The values of the codes that keep the outputs of `node` nearest to what `weight` gives.
+
+    Args:
+        node: A node of which `has_patches` holds.
+        weight: What to come close to, in the shape of its weight.
+        moments: Second moments of its inputs, shape (g, K, K).
+        params: Parameters of the weight.
+        target: The table whose guard holds for the codes.
+
+    Returns:
+        None where no input was seen or the codes are not symmetric.
+    """
+    if moments is None or not np.isfinite(moments).all() or params.zero_point.any():
+        return None
     rows = weight_rows(node, weight.astype(np.float64))
     # Scales run along the output channels, which are the rows of every group in their order.
     scales = np.broadcast_to(params.scale.astype(np.float64).reshape(-1), (rows.shape[0] * rows.shape[1],))
@@ -87,16 +109,16 @@ def _rounded(
         _partners(node, weight.shape, target) if params.spec.qtype.name == "int8" else None,
         round_to_float8 if floats else np.rint,
     )
-    found = round_second_order(rows, matrix, scales.reshape(rows.shape[:2]), limits)
+    found = round_second_order(rows, moments, scales.reshape(rows.shape[:2]), limits)
     steps = weight_from_rows(node, found, weight.shape)
     codes = encode_float8(steps) if floats else steps.astype(params.spec.qtype.dtype)
-    return _checked(codes, params, site)
+    return _checked(codes, params, node.input[1])
 
 
-def _checked(codes: NDArray[np.generic], params: QuantParams, site: Site) -> NDArray[np.float32]:
+def _checked(codes: NDArray[np.generic], params: QuantParams, weight: str) -> NDArray[np.float32]:
     values = dequantize(codes, params)
     if not np.array_equal(quantize(values, params), codes):
-        raise InternalError(f"the codes of {site.weight!r} are not what their values are quantized to")
+        raise InternalError(f"the codes of {weight!r} are not what their values are quantized to")
     return values
 
 

@@ -52,7 +52,9 @@ def test_names_that_there_are_not(given: str | tuple[str, ...], message: str, hi
     assert hint in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("recover", ["fast", "best", "rounding", ("clip", "rounding", "bias")])
+@pytest.mark.parametrize(
+    "recover", ["fast", "best", "rounding", ("rounding", "bias", "reconstruct"), ("clip", "rounding", "bias")]
+)
 def test_each_step_gives_the_same_bytes_again_and_runs_in_int8(recover: str | tuple[str, ...]) -> None:
     first = onnxq.quantize(model(), DATA, target=ORT, recover=recover)
     again = onnxq.quantize(model(), DATA, target=ORT, recover=recover)

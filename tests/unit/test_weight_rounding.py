@@ -20,7 +20,7 @@ from onnxq.passes.infer_shapes import InferShapes
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan
 from onnxq.planning.planner import make_plan
-from onnxq.recovery.moments import gather_moments
+from onnxq.recovery.moments import Moments, gather_moments
 from onnxq.recovery.patches import sampled_patches, walked, weight_from_rows, weight_rows
 from onnxq.recovery.second_order import CodeLimits, round_second_order
 from onnxq.recovery.weight_rounding import round_weights
@@ -176,6 +176,36 @@ def test_moments_are_those_of_the_patches(monkeypatch: pytest.MonkeyPatch) -> No
     for one in parts:
         for name, found in one.items():
             assert np.array_equal(found.matrix(centred=True), whole[name].matrix(centred=True))  # type: ignore[arg-type]
+
+
+def test_moments_of_few_patches_are_drawn_to_the_identity_and_are_nearer_to_the_truth() -> None:
+    """Samples of a known covariance: 20, where 40 columns leave half of the directions unseen, and 20,000."""
+    rng = np.random.default_rng(0)
+    shape = rng.normal(size=(40, 40)) * np.linspace(0.1, 1.0, 40)
+    truth = shape @ shape.T
+
+    def both(count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        moments = Moments()
+        moments.add((rng.normal(size=(count, 40)) @ shape.T)[None])
+        plain, shrunk = moments.matrix(centred=True), moments.shrunk(centred=True)
+        assert plain is not None
+        assert shrunk is not None
+        return plain[0], shrunk[0]
+
+    plain, shrunk = both(20)
+    assert np.linalg.norm(shrunk - truth) < 0.9 * np.linalg.norm(plain - truth)
+    np.testing.assert_allclose(np.trace(shrunk), np.trace(plain), rtol=1e-12)
+    assert np.linalg.eigvalsh(shrunk).min() > 0.01 * np.trace(plain) / 40
+    plain, shrunk = both(20_000)
+    assert np.linalg.norm(shrunk - plain) < 0.01 * np.linalg.norm(plain)
+
+
+@pytest.mark.parametrize("patches", [np.zeros((2, 5, 3)), np.ones((1, 5, 1)), np.arange(5.0).reshape(1, 5, 1)])
+def test_moments_that_have_nothing_to_be_drawn_to_stay(patches: NDArray[np.float64]) -> None:
+    moments = Moments()
+    assert moments.shrunk(centred=True) is None
+    moments.add(patches)
+    np.testing.assert_array_equal(moments.shrunk(centred=True), moments.matrix(centred=True))  # type: ignore[arg-type]
 
 
 def test_a_shared_weight_is_left_alone() -> None:
