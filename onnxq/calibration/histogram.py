@@ -88,6 +88,7 @@ class Binner:
         self._narrow = np.empty(size, np.int32)
         self._index = np.empty(size, np.intp)
         self._is_zero = np.empty(size, np.bool_)
+        self._turns = np.tile(np.array([BINS, 0], np.int32), -(-size // 2))[:size]
 
     def add(
         self, counts: NDArray[np.int64], chunk: NDArray[np.float32], exponent: int, rmin: float, weight: int = 1
@@ -96,7 +97,7 @@ class Binner:
 
         Args:
             counts: Changed in place, shape (2 * BINS,).
-            chunk: Finite, at most the size the scratch was made for, all inside the bins.
+            chunk: Of any shape; finite, at most the size the scratch was made for, all inside the bins.
             exponent: Bin width is 2^exponent.
             rmin: At most the smallest value of the chunk.
             weight: How many elements each of the chunk stands for.
@@ -105,19 +106,33 @@ class Binner:
             How many elements of the chunk are zero; they are not in `counts`.
         """
         size = chunk.size
-        scaled, narrow, index, is_zero = (b[:size] for b in (self._scaled, self._narrow, self._index, self._is_zero))
-        if exponent > 0 and rmin < 0.0:
+        scaled, is_zero = (flat[:size].reshape(chunk.shape) for flat in (self._scaled, self._is_zero))
+        narrow, index = self._narrow[:size], self._index[:size]
+        has_negative = rmin < 0.0
+        if exponent > 0 and has_negative:
             # 2^-e < 1 can take a tiny negative to -0.0 in float32, and floor would then miss bin -1. float64 cannot.
             wide = np.multiply(chunk, math.ldexp(1.0, -exponent), dtype=np.float64)
             np.floor(wide, out=scaled, casting="same_kind")
         else:
             np.multiply(chunk, np.float32(math.ldexp(1.0, -exponent)), out=scaled)
-            np.floor(scaled, out=scaled)
+            if has_negative:
+                np.floor(scaled, out=scaled)
         # float32 -> int32 -> intp are two vector instructions; float32 -> intp directly is a scalar loop on AVX2.
-        np.copyto(narrow, scaled, casting="unsafe")
-        np.add(narrow, BINS, out=index)
-        seen = np.bincount(index)
-        counts[: seen.size] += seen if weight == 1 else seen * weight
+        # What is not negative needs no floor: the conversion cuts off what is behind the point.
+        np.copyto(narrow, scaled.ravel(), casting="unsafe")
+        if has_negative:
+            np.add(narrow, BINS, out=index)
+            seen = np.bincount(index)
+        else:
+            # The lower half is free: every other element is counted there. Zeros behind a Relu would else be added to
+            # one and the same number, each addition waiting for the one before.
+            np.add(narrow, self._turns[:size], out=index)
+            seen = np.bincount(index, minlength=2 * BINS)
+            seen[BINS:] += seen[:BINS]
+            seen[:BINS] = 0
+        if weight > 1:
+            seen *= weight
+        counts[: seen.size] += seen
         np.equal(chunk, 0.0, out=is_zero)
         zeros = int(np.count_nonzero(is_zero))
         counts[BINS] -= weight * zeros

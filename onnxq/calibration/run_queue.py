@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Generic, TypeVar
 
 Outcome = TypeVar("Outcome")
@@ -28,7 +29,7 @@ WAITING_TASKS = 4
 """Tasks that wait while all threads are busy: enough work for the time that the calling thread spends counting."""
 
 WAITING_BYTES = 1 << 22
-"""Beyond so many bytes (4 MiB) of inputs and results a single task waits."""
+"""Beyond so many bytes (4 MiB) of inputs and results that wait it is a single task that does."""
 
 
 class RunQueue(Generic[Outcome]):
@@ -44,7 +45,6 @@ class RunQueue(Generic[Outcome]):
         self._gathered: list[Callable[[], Outcome]] = []
         self._gathered_bytes = 0
         self._tasks: deque[tuple[Future[list[Outcome]], int]] = deque()
-        self._bytes = 0
         # Of the fastest run so far: others work on the machine, too.
         self._seconds = math.inf
 
@@ -90,7 +90,6 @@ class RunQueue(Generic[Outcome]):
             self._tasks.append((done, size))
         else:
             self._tasks.append((self._pool.submit(self._timed, runs), size))
-        self._bytes += size
 
     def _timed(self, runs: list[Callable[[], Outcome]]) -> list[Outcome]:
         start = time.perf_counter()
@@ -101,10 +100,8 @@ class RunQueue(Generic[Outcome]):
     def _too_many_wait(self) -> bool:
         if self._pool is None:
             return bool(self._tasks)
-        waiting = len(self._tasks) - self._at_once
-        return waiting > WAITING_TASKS or (waiting > 1 and self._bytes > WAITING_BYTES)
+        waiting = [size for _, size in islice(self._tasks, self._at_once, None)]
+        return len(waiting) > WAITING_TASKS or (len(waiting) > 1 and sum(waiting) > WAITING_BYTES)
 
     def _earliest(self) -> list[Outcome]:
-        task, size = self._tasks.popleft()
-        self._bytes -= size
-        return task.result()
+        return self._tasks.popleft()[0].result()

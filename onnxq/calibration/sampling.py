@@ -51,7 +51,7 @@ class Extract:
         nonfinite: NaN and infinite elements.
         rmin: Smallest finite element; +inf if there is none.
         rmax: Largest finite element; -inf if there is none.
-        taken: float32, shape (n,), finite: the elements for the histogram. May share memory with the array.
+        taken: float32, of one or two axes, finite: the elements for the histogram. May share memory with the array.
         weight: How many elements each of them stands for.
     """
 
@@ -108,6 +108,10 @@ class Choice:
     def taken(self) -> int:
         """Places that are taken."""
         return len(range(self.start, self.places, self.stride))
+
+    def in_whole_blocks(self, blocked: Blocked) -> int:
+        """How many of the places that are taken come before the last block, which alone has padding."""
+        return len(range(self.start, self.places // blocked.blocks * (blocked.blocks - 1), self.stride))
 
     def used(self, blocked: Blocked) -> NDArray[np.bool_]:
         """Which lanes at the places that are taken are no padding: shape (taken, lanes)."""

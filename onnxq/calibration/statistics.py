@@ -27,6 +27,12 @@ from onnxq.errors import ArtifactError, InternalError
 FINGERPRINT_BITS = 128
 EMPTY_FINGERPRINT = "0" * (FINGERPRINT_BITS // 4)
 
+_AT_ONCE = 1 << 12
+"""Fewer elements wait for more of them to be counted together: that is what a call of numpy costs."""
+
+_NO_COUNTS: NDArray[np.int64] = np.zeros(2 * BINS, np.int64)
+_NO_COUNTS.flags.writeable = False
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TensorStats:
@@ -68,8 +74,9 @@ class TensorStats:
                 f"but {self.zeros} zeros, {self.nonfinite} non-finite and {binned} binned"
             )
         _check_extremes(self, binned)
-        counts = counts.copy()
-        counts.flags.writeable = False
+        if counts.flags.writeable or counts.base is not None:
+            counts = counts.copy()
+            counts.flags.writeable = False
         object.__setattr__(self, "counts", counts)
 
     @classmethod
@@ -148,14 +155,26 @@ def _check_extremes(stats: TensorStats, binned: int) -> None:
         if stats.complete and ends != (0.0, 0.0):
             raise InternalError(f"extremes are {ends}, but every finite element is zero")
         return
-    used = np.flatnonzero(stats.counts) - BINS
+    used = np.not_equal(stats.counts, 0)
     width = math.ldexp(1.0, stats.exponent)
     low, high = math.floor(stats.rmin / width), math.floor(stats.rmax / width)
-    first, last = int(used[0]), int(used[-1])
+    first, last = int(used.argmax()) - BINS, BINS - 1 - int(used[::-1].argmax())
     # An extreme need not have been counted; and one of exactly 0 may be a zero, which is in no bin.
     reached = (first == low or stats.rmin == 0.0) and (last == high or stats.rmax == 0.0)
     if first < low or last > high or (stats.complete and not reached):
         raise InternalError(f"used bins [{first}, {last}] do not fit extremes {ends}")
+
+
+def _chunks(taken: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """An array of one or two axes in parts of at most CHUNK elements, none of them copied."""
+    width = math.prod(taken.shape[1:])
+    if width > Binner.CHUNK:
+        for row in taken:
+            yield from _chunks(row)
+        return
+    step = Binner.CHUNK // width
+    for start in range(0, len(taken), step):
+        yield taken[start : start + step]
 
 
 class StatsBuilder:
@@ -174,7 +193,7 @@ class StatsBuilder:
         self._rmin = math.inf
         self._rmax = -math.inf
         self._exponent = MIN_EXPONENT
-        self._counts: NDArray[np.int64] = np.zeros(2 * BINS, np.int64)
+        self._counts = _NO_COUNTS
         # Elements that wait to be counted: many small batches then cost one walk through the bins.
         self._waiting: list[NDArray[np.float32]] = []
         self._waiting_size = 0
@@ -197,11 +216,11 @@ class StatsBuilder:
         if part.weight != self._weight or self._waiting_size + size > Binner.CHUNK:
             self._count_waiting()
             self._weight = part.weight
-        if size >= Binner.CHUNK // 4:
+        if size >= _AT_ONCE:
             self._count_elements(part.taken)
         else:
             # A copy: the array belongs to onnxruntime, which wants its memory back.
-            self._waiting.append(part.taken if part.taken.base is None else part.taken.copy())
+            self._waiting.append(part.taken.flatten())
             self._waiting_size += size
 
     def _count_waiting(self) -> None:
@@ -211,12 +230,13 @@ class StatsBuilder:
 
     def _count_elements(self, taken: NDArray[np.float32]) -> None:
         exponent = exponent_for(self._rmin, self._rmax)
-        if exponent > self._exponent:
+        if self._counts is _NO_COUNTS:
+            self._counts = np.zeros_like(_NO_COUNTS)
+        elif exponent > self._exponent:
             self._counts = coarsen(self._counts, exponent - self._exponent)
-            self._exponent = exponent
+        self._exponent = max(exponent, self._exponent)
         binner = self._binner or Binner(taken.size)
-        for start in range(0, taken.size, Binner.CHUNK):
-            chunk = taken[start : start + Binner.CHUNK]
+        for chunk in _chunks(taken):
             self._zeros += self._weight * binner.add(self._counts, chunk, exponent, self._rmin, self._weight)
         self._counted += taken.size
 
@@ -229,6 +249,10 @@ class StatsBuilder:
         """The statistics so far; the builder may go on."""
         self._count_waiting()
         exponent = exponent_for(self._rmin, self._rmax) if self._count > self._nonfinite else MIN_EXPONENT
+        counts = self._counts
+        if counts is not _NO_COUNTS:
+            counts = coarsen(counts, exponent - self._exponent)
+            counts.flags.writeable = False
         return TensorStats(
             count=self._count,
             counted=self._counted,
@@ -236,7 +260,7 @@ class StatsBuilder:
             nonfinite=self._nonfinite,
             rmin=self._rmin,
             rmax=self._rmax,
-            counts=coarsen(self._counts, exponent - self._exponent),
+            counts=counts,
         )
 
 

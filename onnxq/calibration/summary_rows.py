@@ -111,9 +111,16 @@ class RowLayout:
             return np.empty(0, np.float32)
         part = rows[:, place.start : place.stop]
         blocked = self.taps[tap].blocked
-        if blocked is not None and blocked.padded:
-            part = part.reshape(-1, *place.shape[1:])[:, self.choices[tap].used(blocked)]
-        return part.ravel()
+        if blocked is None or not blocked.padded:
+            return part
+        # Only a sample's last block has padding.
+        places, lanes = part.reshape(-1, *place.shape[1:]), blocked.channels % blocked.block
+        whole = self.choices[tap].in_whole_blocks(blocked)
+        samples, rest = len(places), place.shape[1] - whole
+        taken = np.empty((samples, whole * blocked.block + rest * lanes), np.float32)
+        taken[:, : whole * blocked.block].reshape(samples, whole, blocked.block)[:] = places[:, :whole]
+        taken[:, whole * blocked.block :].reshape(samples, rest, lanes)[:] = places[:, whole:, :lanes]
+        return taken
 
     @functools.cached_property
     def _starts(self) -> Mapping[str, NDArray[np.intp]]:

@@ -102,17 +102,23 @@ class TapReader:
             self._shapes.refuse(run.batch, run.target.shapes)
             yield from self._as_arrays(run.batch)
             return
-        run.target.free.append(run.row)
-        if not run.target.layout.finite(run.row.values):
+        values, layout = run.row.values, run.target.layout
+        if not layout.finite(values):
+            run.target.free.append(run.row)
             yield from self._as_arrays(run.batch)
             return
-        if not self._waiting.takes(run.target):
-            yield from self._counted()
-        are_enough = self._waiting.add(run.target, run.row)
         if run.others or self._inputs:
             names = () if self._summarised is None else self._summarised.others
             tapped = self._fed(run.batch) | self._with_rows(names, run.others, run.batch)
             yield Arrays(batch=run.batch, tapped=tapped)
+        if run.target.most == 1:
+            yield Rows(layout=layout, values=values[None])
+            run.target.free.append(run.row)
+            return
+        if not self._waiting.takes(run.target):
+            yield from self._counted()
+        are_enough = self._waiting.add(run.target, run.row)
+        run.target.free.append(run.row)
         if are_enough:
             yield from self._counted()
 

@@ -30,8 +30,12 @@ _MARKER = 7919
 
 
 def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    one = np.float32(1)
+    y = np.negative(x, dtype=np.float32)
     with np.errstate(over="ignore"):
-        return np.asarray(np.float32(1) / (np.float32(1) + np.exp(-x)), np.float32)
+        np.exp(y, out=y)
+    np.add(one, y, out=y)
+    return np.asarray(np.divide(one, y, out=y))
 
 
 # Relu, Clip and their like are missing on purpose: onnxruntime fuses them into the node before, whose own output is

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from onnxq.calibration.histogram import BINS, MAX_EXPONENT, MIN_EXPONENT, Binner, bin_edges, coarsen, exponent_for
+from onnxq.calibration.sampling import Extract
 from onnxq.calibration.statistics import (
     EMPTY_FINGERPRINT,
     StatsBuilder,
@@ -125,6 +126,32 @@ def test_arrays_longer_than_a_chunk() -> None:
     x[-1] = 1e4  # the last chunk makes the bins 4 octaves or more wider
     stats = TensorStats.of(x)
     np.testing.assert_array_equal(stats.counts, reference_counts(x, stats.exponent))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4095, Binner.CHUNK, 2 * Binner.CHUNK + 17])
+@pytest.mark.parametrize("scale", [1.0, 1e30])
+def test_what_is_not_negative_is_counted_in_its_bins(size: int, scale: float) -> None:
+    x = (np.maximum(np.random.default_rng(3).standard_normal(size), 0.0) * scale).astype(np.float32)
+    x[-1], x[0] = scale, -0.0 if size > 1 else scale
+    stats = TensorStats.of(x)
+    np.testing.assert_array_equal(stats.counts, reference_counts(x, stats.exponent))
+    assert stats.zeros == np.count_nonzero(x == 0)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (7, 5000), (40, 1000), (2, Binner.CHUNK + 9)])
+@pytest.mark.parametrize("floor", [-np.inf, 0.0])
+def test_columns_of_rows_are_counted_where_they_lie(shape: tuple[int, int], floor: float) -> None:
+    rows = np.random.default_rng(4).standard_normal((shape[0], shape[1] + 11)).astype(np.float32).clip(floor)
+    taken = rows[:, 5:-6]
+    ends = {"rmin": float(taken.min()), "rmax": float(taken.max())}
+    builder = StatsBuilder()
+    for _ in range(2):
+        builder.add(Extract(count=3 * taken.size, nonfinite=0, taken=taken, weight=3, **ends))
+    rows[:] = 99.0  # what waits was copied
+    stats = builder.freeze()
+    once = TensorStats.of(np.random.default_rng(4).standard_normal(rows.shape).astype(np.float32).clip(floor)[:, 5:-6])
+    np.testing.assert_array_equal(stats.counts, 6 * once.counts)
+    assert (stats.count, stats.counted, stats.zeros) == (6 * taken.size, 2 * taken.size, 6 * once.zeros)
 
 
 def test_builder_goes_on_after_freeze() -> None:

@@ -79,7 +79,7 @@ def agree(part, expected, runs=1):
     """One part of a summary, and what reading the array itself gives."""
     assert (part.count, part.weight, part.nonfinite) == (expected.count * runs, expected.weight, 0)
     assert (min(part.rmin, 0.0), max(part.rmax, 0.0)) == (min(expected.rmin, 0.0), max(expected.rmax, 0.0))
-    np.testing.assert_array_equal(np.sort(part.taken), np.sort(np.tile(expected.taken, runs)))
+    np.testing.assert_array_equal(np.sort(part.taken, axis=None), np.sort(np.tile(expected.taken, runs), axis=None))
 
 
 @settings(max_examples=60, deadline=None)
