@@ -18,6 +18,7 @@ from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import Graph
 from onnxq.nested import Nested, plan_nested, whole_plan
 from onnxq.passes.base import PassManager
+from onnxq.passes.capture_invariants import CaptureInvariants
 from onnxq.passes.fold_fragment import FoldFragment
 from onnxq.passes.lift_constants import LiftConstants
 from onnxq.passes.normalise import normalise_float
@@ -145,6 +146,7 @@ def _prepared(source: Graph, target: Target, form: WeightForm, options: PlanOpti
         graph = upgrade_opset(graph, BLOCKED_OPSET if blocked else 13)
     LiftConstants().run(graph)
     RemoveIdentity().run(graph)
+    CaptureInvariants().run(graph)
     graph.prune()
     graph.sort()
     infer_shapes(graph)

@@ -6,6 +6,7 @@ None of them changes what the model computes beyond float rounding: folding a fa
 from __future__ import annotations
 
 from onnxq.passes.base import PassManager
+from onnxq.passes.capture_invariants import CaptureInvariants
 from onnxq.passes.clear_ambiguous_dimensions import ClearAmbiguousDimensions
 from onnxq.passes.dedupe_initializers import DedupeInitializers
 from onnxq.passes.fold_affine import FoldAffine
@@ -35,6 +36,7 @@ def normalise_float() -> PassManager:
                     LiftConstants(),
                     FoldConstants(),
                     RemoveIdentity(),
+                    CaptureInvariants(),
                     FoldPad(),
                     FoldBatchnorm(),
                     FoldAffine(),

@@ -1,16 +1,18 @@
 """Constants that several bodies of If, Loop and Scan hold become one, in the graph around them.
 
 Exporters merge both steps of a decoder into one If, whose branches read the same weights from outside. Once these have
-been quantized in each branch, each has codes of its own; this pass puts them where the weights were.
+been quantized in each branch, each has codes of its own; this pass puts them where the weights were. Recurrent layers
+that converters wrote as Loops multiply by the same weights inside and outside.
 
 Cases:
   1. The same type, shape and bytes in two bodies or more, at any depth: one initializer of the graph, which all read.
-  2. Left alone: constants of fewer than 256 bytes, those in files of their own, and those of one body alone.
+  2. The same in one body and among the initializers of the graph: the body reads the graph's.
+  3. Left alone: constants of fewer than 256 bytes, those in files of their own, and those of one body alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
@@ -32,16 +34,27 @@ class ShareConstants(Pass):
             for body in _all_bodies(node):
                 for tensor in filter(_counts, body.initializer):
                     found.setdefault(_content(tensor), []).append(tensor)
-        shared = {key: tensors[0] for key, tensors in found.items() if len(tensors) > 1}
-        if not shared:
+        names = _outside(graph, found)
+        shared = {key: tensors[0] for key, tensors in found.items() if len(tensors) > 1 and key not in names}
+        names |= {key: _shared_name(graph, tensor) for key, tensor in shared.items()}
+        if not names:
             return log.result(graph)
-        names = {key: _shared_name(graph, tensor) for key, tensor in shared.items()}
         for node in list(graph.nodes):
             if any(_content(t) in names for body in _all_bodies(node) for t in filter(_counts, body.initializer)):
                 _let_read(graph, node, names)
                 log.edit("its bodies read constants of the graph", node.name)
         graph.sort()
         return log.result(graph)
+
+
+def _outside(graph: Graph, found: Mapping[bytes, Sequence[TensorProto]]) -> dict[bytes, str]:
+    """Names of the graph's own initializers among what bodies hold (2)."""
+    forms = {(tensors[0].data_type, tuple(tensors[0].dims)) for tensors in found.values()}
+    return {
+        key: name
+        for name, tensor in graph.initializers.items()
+        if (tensor.data_type, tuple(tensor.dims)) in forms and _counts(tensor) and (key := _content(tensor)) in found
+    }
 
 
 def _shared_name(graph: Graph, tensor: TensorProto) -> str:

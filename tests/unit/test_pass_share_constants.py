@@ -47,8 +47,24 @@ def test_equal_constants_become_one(chosen: bool) -> None:
 
 
 def test_what_differs_stays_where_it_is() -> None:
-    """Case 2."""
+    """Case 3."""
     graph = with_weights(WEIGHT, WEIGHT + 1)
     assert not ShareConstants().run(graph).modified
     small = with_weights(normal(16, 1), normal(16, 1))
     assert not ShareConstants().run(small).modified
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_body_reads_what_the_graph_has_anyway(chosen: bool) -> None:
+    """Case 2: one branch's weight is that of the graph, the other's is its own."""
+    graph = with_weights(WEIGHT, WEIGHT + 1)
+    graph.add_initializer("u", WEIGHT.copy())
+    graph.add_node("MatMul", ["x", "u"], ["z"], name="outside")
+    feeds = {"x": normal(2, 16, seed=1), "c": np.array(chosen)}
+    before = computed(graph, feeds)
+    assert ShareConstants().run(graph).modified
+    assert list(graph.initializers) == ["u"]
+    (node,) = [n for n in graph.nodes if n.op_type == "If"]
+    assert {a.name: len(a.g.initializer) for a in node.attribute} == {"then_branch": 0, "else_branch": 1}
+    assert np.array_equal(computed(graph, feeds)[0], before[0])
+    assert not ShareConstants().run(graph).modified
