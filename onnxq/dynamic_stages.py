@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from onnxq.dynamic.kernels import UseDynamicKernels, import_domains_of
 from onnxq.dynamic.weights import solve_dynamic
+from onnxq.errors import UnsupportedModelError
 from onnxq.facts import Clock
 from onnxq.faults import blamed_on
 from onnxq.finishing import Made, Request, finish
@@ -38,7 +39,7 @@ def quantize_dynamic(request: Request) -> QuantizeResult:
     source, whole = planned.source, planned.whole
     with blamed_on(source):
         if not any(d.action in (Action.INT8, Action.WEIGHTS) for d in whole.nodes):
-            raise nothing_to_quantize(whole)
+            raise _nothing(whole)
         quantized, qparams = _quantized(planned.graph, planned.plan, planned.nested, table)
         ShareConstants().run(quantized)
     made = Made(
@@ -53,6 +54,17 @@ def quantize_dynamic(request: Request) -> QuantizeResult:
     )
     with file_for_weights(request.output, source.initializers.values()) as file:
         return finish(made, request, clock, file)
+
+
+def _nothing(plan: QuantPlan) -> UnsupportedModelError:
+    error = nothing_to_quantize(plan)
+    if not any(d.op == "Conv" for d in plan.nodes):
+        return error
+    return UnsupportedModelError(
+        error.message,
+        hint="Convs gain from fixed ranges: mode='static' with data= (--mode static --data); placement='full' "
+        "(--placement full) quantizes them as they come, which is smaller and slower",
+    )
 
 
 def _quantized(

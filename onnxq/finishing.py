@@ -23,7 +23,7 @@ from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile, name_file
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
-from onnxq.planning.plan import QuantPlan
+from onnxq.planning.plan import QuantPlan, Role
 from onnxq.plural import counted
 from onnxq.recorded_options import OPTIONS_KEY
 from onnxq.report.build import RunFacts, build_report
@@ -194,6 +194,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         notes=(*plan.notes, *batches.notes, *made.notes),
         seconds=clock.seconds,
     )
+    facts = replace(facts, notes=(*facts.notes, *_kept_twice(made)))
     measured = plan_with_macs(plan, made.planned, feeds.shapes)
     report = build_report(
         verification,
@@ -219,6 +220,20 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         search=made.search,
         tuning=made.tuning,
     )
+
+
+def _kept_twice(made: Made) -> list[str]:
+    """What to say of weights that the file holds in float as well, because others read them so."""
+    graph = made.quantized
+    weights = {t.name for t in made.plan.tensors.values() if t.role in (Role.WEIGHT, Role.TABLE)}
+    kept = [name for name in graph.initializers if name in weights and graph.is_float(name) and graph.uses(name)]
+    if not kept:
+        return []
+    reader = graph.uses(kept[0])[0].node
+    return [
+        f"the file holds {counted(len(kept), 'quantized weight')} in float too, first {kept[0]!r}, which "
+        f"{graph.node(reader).op_type} {reader!r} reads"
+    ]
 
 
 def _data_facts(made: Made, request: Request) -> DataFacts:

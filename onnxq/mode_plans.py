@@ -24,11 +24,11 @@ from onnxq.passes.lift_constants import LiftConstants
 from onnxq.passes.normalise import normalise_float
 from onnxq.passes.remove_identity import RemoveIdentity
 from onnxq.passes.settle_types import note_of_types, settle_types
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import FULL, PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.weight_form import NBITS, QDQ, WeightForm
 from onnxq.targets.schema import Engine, Target
-from onnxq.weight_only.planning import BLOCKED_OPSET, WeightPlan, plan_weights, storage_of
+from onnxq.weight_only.planning import BLOCKED_OPSET, CHANNEL_OPSET, WeightPlan, plan_weights, storage_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,9 @@ def _prepared(source: Graph, target: Target, form: WeightForm, options: PlanOpti
     blocked = form.block_size or form.weights != "int8" or half or options.overrides
     graph = lower_opset(source.copy())
     if storage_of(form, target) == QDQ:
-        graph = upgrade_opset(graph, BLOCKED_OPSET if blocked else 13)
+        graph = upgrade_opset(graph, BLOCKED_OPSET if blocked else CHANNEL_OPSET)
+    elif options.placement == FULL:  # weights of Conv, LSTM and the like are behind a DequantizeLinear in any case
+        graph = upgrade_opset(graph, CHANNEL_OPSET)
     LiftConstants().run(graph)
     RemoveIdentity().run(graph)
     CaptureInvariants().run(graph)

@@ -23,6 +23,8 @@ from onnxq.weight_only.sites import PRODUCT, STORED, TABLE, WeightSite, weight_s
 
 BLOCKED_OPSET = 21
 """First opset whose DequantizeLinear has blocks and 4-bit types."""
+CHANNEL_OPSET = 13
+"""First opset whose DequantizeLinear has a scale for each channel."""
 
 _Verdict = tuple[WeightSite, ...] | Refusal | None
 
@@ -90,7 +92,7 @@ def plan_weights(  # noqa: PLR0913 - the graph, the table, and what a user says
     blocked = any(t.spec.block_size or t.spec.qtype.bits < INT8.bits for t in planned.values())
     plan = QuantPlan(
         target=target.name,
-        opset=BLOCKED_OPSET if storage == QDQ and blocked else 13,
+        opset=BLOCKED_OPSET if storage == QDQ and blocked else CHANNEL_OPSET,
         tensors=planned,
         nodes=tuple(_decision(graph, n, verdicts[n.name], planned, sites) for n in graph.nodes),
         digest=digest,

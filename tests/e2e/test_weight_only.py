@@ -123,14 +123,22 @@ def test_w3_tables_in_4_and_8_bits(weights: str, block_size: int, symmetric: boo
     assert sqnr_db(real_values(result, table)[rows], outputs(result.model, {"i": rows})[0]) > EXACT_DB
 
 
-def test_w4_other_weights_are_stored_where_all_is_asked_for() -> None:
+@pytest.mark.parametrize("opset", [11, 17])  # at 11 a DequantizeLinear has one scale only
+def test_w4_other_weights_are_stored_where_all_is_asked_for(opset: int) -> None:
     text = "(float[1, 8, 12, 12] x) => (y) { y = Conv<pads=[1,1,1,1]>(x, w) }"
-    given, x = text_model(text, w=normal(16, 8, 3, 3)), {"x": normal(1, 8, 12, 12, seed=2)}
+    given, x = text_model(text, opset=opset, w=normal(16, 8, 3, 3)), {"x": normal(1, 8, 12, 12, seed=2)}
     with pytest.raises(onnxq.UnsupportedModelError, match="dequantized in every run"):
         weight_only(given, x, weights="int8")
     result = weight_only(given, x, weights="int8", placement="full")
     assert result.report.worst_sqnr_db is not None
     assert result.report.worst_sqnr_db > 35
+
+
+def test_a_weight_that_stays_in_float_beside_its_codes_is_told() -> None:
+    text = "(float[N, 64] x) => (y) { a = MatMul(x, w)  b = Abs(w)  y = Add(a, b) }"
+    result = weight_only(text_model(text, w=normal(64, 64)), {"x": normal(64, 64)})
+    told = "the file holds 1 quantized weight in float too, first 'w', which Abs "
+    assert any(note.startswith(told) for note in result.report.notes)
 
 
 def test_w5_small_weights_stay() -> None:
