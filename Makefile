@@ -1,5 +1,5 @@
 PYTHON ?= python3
-PYTHON310 ?= python3.10
+PYTHON310 ?=
 
 .PHONY: check lint test test-min conformance fuzz bench bench-accuracy bench-choices bench-latency bench-modes docs site
 
@@ -17,7 +17,7 @@ test:  ## everything
 fuzz:  ## the property tests with new examples, many more than in `make test`: about half an hour
 	ONNXQ_FUZZ=50 $(PYTHON) -m pytest -q -n auto tests/property
 
-test-min:  ## the fast tests on the oldest supported versions of everything
+test-min:  ## the fast tests on the oldest supported versions of everything, Python 3.10 (PYTHON310=, else what is found)
 	PYTHON=$(PYTHON310) sh scripts/test_min.sh
 
 conformance:  ## the models of onnx's backend tests; writes docs/conformance.md
