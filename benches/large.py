@@ -1,4 +1,4 @@
-"""Memory and time for models of many gigabytes: `python -m benches.large --gigabytes 8`.
+"""Memory and time for models of many gigabytes: `python -m benches.large --gigabytes 2.5 8 --float16 2.5`.
 
 A transformer of random weights is written to a temporary folder tensor by tensor (and removed afterwards), then run by
 onnxruntime alone and quantized by onnxq, each in a process of its own that is watched from outside.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -34,6 +35,8 @@ TOKENS = 32
 SAMPLES = 6
 _PAGE_BYTES = 4096
 _DATA = "model.onnx.data"
+QUANTIZED = {"onnxq, static": (), "onnxq, weight-only": ("--mode", "weight-only")}
+"""What is measured beside onnxruntime, and its options."""
 
 ALONE = """
 import sys
@@ -53,17 +56,19 @@ class Transformer:
         width: Size of a token's vector.
         layers: Their number.
         data: Takes the weights.
+        dtype: What they are and what it computes in.
     """
 
-    def __init__(self, width: int, layers: int, data: BinaryIO) -> None:
+    def __init__(self, width: int, layers: int, data: BinaryIO, dtype: type[np.floating[Any]] = np.float32) -> None:
         self._rng = np.random.default_rng(0)
         self._data = data
         self._width = width
+        self._dtype = dtype
         self.tensors: list[TensorProto] = []
         self.nodes: list[NodeProto] = []
         self._constant("heads", np.array([0, 0, width // HEAD, HEAD]))
         self._constant("merged", np.array([0, 0, width]))
-        self._constant("scale", np.float32(HEAD**-0.5))
+        self._constant("scale", dtype(HEAD**-0.5))
         last = self._node("Gather", [self._weight("embedding", VOCABULARY, width, std=1.0), "ids"], "embedded")
         for index in range(layers):
             last = self._layer(f"layer{index}", last)
@@ -89,16 +94,16 @@ class Transformer:
         return self._node("Add", [last, self._linear(f"{name}.down", active, 4 * self._width, self._width)], name)
 
     def _norm(self, name: str, last: str) -> str:
-        gain = self._constant(f"{name}.gain", np.ones(self._width, np.float32))
-        shift = self._constant(f"{name}.shift", np.zeros(self._width, np.float32))
+        gain = self._constant(f"{name}.gain", np.ones(self._width, self._dtype))
+        shift = self._constant(f"{name}.shift", np.zeros(self._width, self._dtype))
         return self._node("LayerNormalization", [last, gain, shift], name)
 
     def _linear(self, name: str, last: str, inputs: int, outputs: int) -> str:
         product = self._node("MatMul", [last, self._weight(f"{name}.weight", inputs, outputs)], f"{name}.product")
         bias = self._rng.standard_normal(outputs, np.float32) * np.float32(0.1)
-        return self._node("Add", [product, self._constant(f"{name}.bias", bias)], name)
+        return self._node("Add", [product, self._constant(f"{name}.bias", bias.astype(self._dtype))], name)
 
-    def _node(self, op_type: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def _node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
         return output
 
@@ -107,30 +112,34 @@ class Transformer:
         return name
 
     def _weight(self, name: str, *shape: int, std: float | None = None) -> str:
-        value = self._rng.standard_normal(shape, np.float32)
-        value *= np.float32(shape[0] ** -0.5 if std is None else std)
+        drawn = self._rng.standard_normal(shape, np.float32)
+        drawn *= np.float32(shape[0] ** -0.5 if std is None else std)
+        value: NDArray[Any] = drawn.astype(self._dtype, copy=False)
         self._data.write(bytes(-self._data.tell() % _PAGE_BYTES))
         entries = {"location": _DATA, "offset": self._data.tell(), "length": value.nbytes}
-        self._data.write(memoryview(value).cast("B"))
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
+        self._data.write(value.data.cast("B"))
+        data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
+        tensor = TensorProto(name=name, data_type=data_type, dims=shape, data_location=TensorProto.EXTERNAL)
         for key, entry in entries.items():
             tensor.external_data.add(key=key, value=str(entry))
         self.tensors.append(tensor)
         return name
 
 
-def write_transformer(folder: Path, gigabytes: float) -> Path:
+def write_transformer(folder: Path, gigabytes: float, dtype: type[np.floating[Any]] = np.float32) -> Path:
     """Write a transformer of about this size and return its path."""
     width = 4096 if gigabytes > 4 else 2048
-    rest = gigabytes * 1e9 - 8 * VOCABULARY * width
-    layers = max(round(rest / (48 * width**2)), 1)
+    bytes_each = np.dtype(dtype).itemsize
+    rest = gigabytes * 1e9 - 2 * bytes_each * VOCABULARY * width
+    layers = max(round(rest / (12 * bytes_each * width**2)), 1)
     with (folder / _DATA).open("wb") as data:
-        made = Transformer(width, layers, data)
+        made = Transformer(width, layers, data, dtype)
+    logits = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     graph = helper.make_graph(
         made.nodes,
         "transformer",
         [helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", "S"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", "S", VOCABULARY])],
+        [helper.make_tensor_value_info("logits", logits, ["N", "S", VOCABULARY])],
         made.tensors,
     )
     path = folder / "model.onnx"
@@ -145,6 +154,7 @@ class Watched:
     anonymous: float
     resident: float
     seconds: float
+    cpu_seconds: float
     output: str
 
 
@@ -154,15 +164,22 @@ def watch(*command: str) -> Watched:
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output)
+        before = _children_cpu()
         while process.poll() is None:
             for name, value in _memory(process.pid):
                 peaks[name] = max(peaks[name], value)
-            time.sleep(0.02)
+            time.sleep(0.05)
         seconds = time.perf_counter() - started
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
         output.seek(0)
-        return Watched(peaks["RssAnon"] / 1e6, peaks["VmRSS"] / 1e6, seconds, output.read())
+        cpu = _children_cpu() - before
+        return Watched(peaks["RssAnon"] / 1e6, peaks["VmRSS"] / 1e6, seconds, cpu, output.read())
+
+
+def _children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _memory(pid: int) -> Iterator[tuple[str, int]]:
@@ -176,31 +193,37 @@ def _memory(pid: int) -> Iterator[tuple[str, int]]:
             yield name, int(value.split()[0])
 
 
-def bench(gigabytes: float, parent: Path | None) -> str:
+def bench(gigabytes: float, dtype: type[np.floating[Any]], parent: Path | None) -> str:
     """One model: rows of the table."""
     with tempfile.TemporaryDirectory(prefix="onnxq-bench-", dir=parent) as name:
         folder = Path(name)
-        path = write_transformer(folder, gigabytes)
-        size = sum(file.stat().st_size for file in folder.iterdir()) / 1e9
+        path = write_transformer(folder, gigabytes, dtype)
+        label = f"{_gigabytes(folder, '*'):.1f} GB {np.dtype(dtype).name}"
         data = folder / "samples.npz"
         np.savez(data, ids=np.random.default_rng(1).integers(0, VOCABULARY, (SAMPLES, TOKENS)))
-        alone = watch(sys.executable, "-c", ALONE, str(path), str(data))
-        print(f"{size:.1f} GB: onnxruntime {alone.anonymous:.1f} GB, {alone.seconds:.0f} s", flush=True)
-        output = folder / "int8.onnx"
-        made = watch(
-            sys.executable, "-m", "onnxq", "quantize", str(path), "--data", str(data), "-o", str(output), "--json"
-        )  # fmt: skip
-        report = json.loads(made.output)
-        written = sum(file.stat().st_size for file in folder.glob("int8.onnx*")) / 1e9
-    sqnr = min(one["sqnr_db"] for one in report["outputs"])
-    rows = [
-        [f"{size:.1f} GB", "onnxruntime alone", alone, "", ""],
-        ["", "onnxq quantize", made, f"{written:.1f}", f"{sqnr:.1f}"],
-    ]
-    return "\n".join(
-        f"| {model} | {what} | {w.anonymous:.2f} | {w.resident:.2f} | {w.seconds:.0f} | {file} | {noise} |"
-        for model, what, w, file, noise in rows
-    )
+        rows = [_row(label, "onnxruntime alone", watch(sys.executable, "-c", ALONE, str(path), str(data)))]
+        for what, options in QUANTIZED.items():
+            output = folder / "quantized.onnx"
+            made = watch(
+                sys.executable, "-m", "onnxq", "quantize", str(path), "--data", str(data), "-o", str(output), "--json",
+                *options,
+            )  # fmt: skip
+            sqnr = min(one["sqnr_db"] for one in json.loads(made.output)["outputs"])
+            rows.append(_row("", what, made, f"{_gigabytes(folder, 'quantized.onnx*'):.1f}", f"{sqnr:.1f}"))
+            for file in folder.glob("quantized.onnx*"):
+                file.unlink()
+    return "\n".join(rows)
+
+
+def _gigabytes(folder: Path, pattern: str) -> float:
+    return sum(file.stat().st_size for file in folder.glob(pattern)) / 1e9
+
+
+def _row(model: str, what: str, took: Watched, file: str = "", noise: str = "") -> str:
+    row = f"| {model} | {what} | {took.anonymous:.2f} | {took.resident:.2f} | {took.seconds:.0f} | "
+    row += f"{took.cpu_seconds:.0f} | {file} | {noise} |"
+    print(row, flush=True)
+    return row
 
 
 def section(rows: Sequence[str]) -> str:
@@ -212,25 +235,30 @@ Written by `python -m benches.large`; do not edit.
 
 {facts}
 
-Transformers of random weights, float32, weights in a file beside the model. *onnxruntime alone* loads the model and
-runs the {SAMPLES} samples of {TOKENS} tokens that onnxq calibrates on; *onnxq quantize* is everything: digest, plan,
-calibration, bias correction, writing, and the proof on the engine. *Anonymous* memory is what the process needs;
-*resident* also counts mapped pages of weight files, which the system takes back at need.
+Transformers of random weights in a file beside the model. *onnxruntime alone* loads the model and runs the {SAMPLES}
+samples of {TOKENS} tokens that onnxq reads; *onnxq* is everything: digest, plan, calibration and recovery (static) or
+rounding (weight-only, 4 bits), writing, and the proof on the engine. *Anonymous* memory is what the process needs;
+*resident* also counts mapped pages of weight files, which the system takes back at need. float16 models compute in
+float32, in onnxruntime and in what onnxq writes for it.
 
-| model | what | anonymous GB | resident GB | s | file GB | SQNR dB |
-| --- | --- | --- | --- | --- | --- | --- |
+| model | what | anonymous GB | resident GB | s | CPU s | file GB | SQNR dB |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Memory and time for large models")
-    parser.add_argument("--gigabytes", type=float, nargs="+", default=[2.5], help="sizes of the float models")
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[2.5], help="sizes of the float32 models")
+    parser.add_argument("--float16", type=float, nargs="+", default=[], help="sizes of the float16 models")
     parser.add_argument("--folder", type=Path, help="where the models are written (and removed)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    rows = [bench(size, options.folder) for size in options.gigabytes]
-    write_section(options.output, "large", section(rows))
+    wanted = [(size, np.float32) for size in options.gigabytes] + [(size, np.float16) for size in options.float16]
+    rows = []
+    for size, dtype in wanted:
+        rows.append(bench(size, dtype, options.folder))
+        write_section(options.output, "large", section(rows))  # the next one may take an hour
     return 0
 
 
