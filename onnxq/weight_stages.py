@@ -163,8 +163,9 @@ class _Run:
                 graph, tree.planned, self.form, moments_in_order(floats, tree.planned, samples, collecting)
             )
         moments = moments_in_order(floats, tree.planned, samples, self.request.collecting) if samples else None
-        explicit = self.request.target.engine is Engine.TENSORRT
-        rewriter = WeightRewriter(graph, tree.planned, self.form, sink, explicit=explicit)
+        engine = self.request.target.engine
+        explicit, wide = engine is Engine.TENSORRT, engine is Engine.ONNXRUNTIME
+        rewriter = WeightRewriter(graph, tree.planned, self.form, sink, explicit=explicit, wide=wide)
         for key, rounded, quality in rounded_weights(floats, tree.planned, self.form, moments, scales):
             tensor, site = tree.planned.plan.tensors[key], tree.planned.sites[key][0]
             rewriter.replace(key, rounded)

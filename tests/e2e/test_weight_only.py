@@ -31,8 +31,10 @@ def weight_only(given: Any, feed: dict[str, NDArray[Any]], **options: Any) -> on
     return onnxq.quantize(given, [feed], mode="weight-only", **options)
 
 
-def outputs(model: ModelProto, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def outputs(model: ModelProto, feed: dict[str, NDArray[Any]], level: str = "ORT_ENABLE_ALL") -> list[NDArray[Any]]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return list(session.run(None, feed))
 
 
@@ -149,14 +151,25 @@ def test_w5_small_weights_stay() -> None:
     assert "fewer than 1024" in result.plan.nodes[1].reason
 
 
-def test_half_precision_keeps_its_type() -> None:
-    text = "(float16[N, 64] x) => (y) { y = MatMul(x, w) }"
-    given = text_model(text, w=normal(64, 32).astype(np.float16))
-    given.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
-    result = weight_only(given, {"x": normal(4, 64).astype(np.float16)})
+@pytest.mark.parametrize("weight_format", ["nbits", "qdq"])
+@pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"])
+def test_float16_at_every_level_of_optimisation(weight_format: str, level: str) -> None:
+    """onnxruntime 1.32 casts scales in float16 as it runs, and its int8 kernel then leaves 2 dB: case 7 of the rewriter.
+
+    Weights of 4 bits leave about 20 dB.
+    """
+    text = """(float16[N, 64] x) => (float16[N, 32] y, float16[N, 48] z) {
+        s = Softplus(x)  p = MatMul(s, w)  y = Softplus(p)  g = Gemm(s, v, b)  z = Softplus(g) }"""
+    w, v, b = (normal(*shape).astype(np.float16) / np.float16(8) for shape in ((64, 32), (64, 48), (48,)))
+    given = text_model(text, w=w, v=v, b=b)
+    for value in given.graph.output:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    feed = {"x": normal(4, 64).astype(np.float16)}
+    result = weight_only(given, feed, weight_format=weight_format)
     assert_passes(result)
-    scale = next(t for t in result.model.graph.initializer if t.name == "w_scale")
-    assert scale.data_type == TensorProto.FLOAT16
+    assert {o.type.tensor_type.elem_type for o in result.model.graph.output} == {TensorProto.FLOAT16}
+    for name, want, got in zip("yz", outputs(given, feed), outputs(result.model, feed, level), strict=True):
+        assert sqnr_db(want.astype(np.float32), got.astype(np.float32)) > 15, name
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "awq"])
