@@ -10,8 +10,8 @@ Cases, by kind of weight and by the operators that were asked for:
   5. A stored weight: int8 behind a DequantizeLinear.
   6. A float weight that nobody reads any more leaves the graph.
   7. `wide`: products of float16 compute in float32 between Casts, with scales in float32. onnxruntime's CPU kernels do
-     so anyway, by Casts of its own. But where its optimisations are not all on it casts the scales, too, as it runs, and
-     the kernel that multiplies in int8 then reads wrong ones (onnxruntime 1.32: 2 dB of SQNR are left).
+     so anyway, by Casts of its own. But where its optimisations are not all on it casts the scales, too, as it runs,
+     and the kernel that multiplies in int8 then reads wrong ones (onnxruntime 1.32: 2 dB of SQNR are left).
 """
 
 from __future__ import annotations

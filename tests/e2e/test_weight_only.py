@@ -154,7 +154,7 @@ def test_w5_small_weights_stay() -> None:
 @pytest.mark.parametrize("weight_format", ["nbits", "qdq"])
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"])
 def test_float16_at_every_level_of_optimisation(weight_format: str, level: str) -> None:
-    """onnxruntime 1.32 casts scales in float16 as it runs, and its int8 kernel then leaves 2 dB: case 7 of the rewriter.
+    """Scales in float16 that onnxruntime 1.32 casts as it runs leave its int8 kernel 2 dB (case 7 of the rewriter).
 
     Weights of 4 bits leave about 20 dB.
     """

@@ -15,7 +15,6 @@ from onnxq.numerics import QuantSpec, Range
 from tests import reference_methods as slow
 from tests.strategies import SPECS, activations, specs
 
-
 FEW = 16
 """With fewer different values their own places decide the error, not their distribution."""
 
