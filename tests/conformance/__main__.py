@@ -34,7 +34,7 @@ beside them, so that a quantized model comes out whatever their own operators ar
 - **int8**: a quantized model; valid, passed by `verify`, outputs that no int8 node reaches equal to the float model's
   (up to the order of products), the others above {floor:.0f} dB
 - **nothing**: nothing in it runs in int8, and the error says why
-- **float fails**: onnxruntime does not run the float model
+- **float fails**: onnxruntime, or the engine of the target, does not take the float model
 - **refused**: another typed error, listed below
 - **wrong**: anything else: another exception, an invalid model, values that are off, more than 60 s
 """

@@ -5,7 +5,7 @@ int8        a quantized model came out: it is valid, onnxruntime loads it, its o
             as int8 is
 nothing     nothing in it runs in int8: UnsupportedModelError
 refused     another typed error, with its text
-float fails onnxruntime cannot run the float model itself, and the error says so
+float fails onnxruntime, or the engine of the target, does not take the float model itself, and says so
 wrong       anything else: another exception, an invalid model, values that are off
 """
 
@@ -34,6 +34,8 @@ SHARED_SCALE = {
 FLOORS_DB = {"static": 15.0, "dynamic": 15.0, "weight-only": 10.0}
 """Networks of the tests are up to five layers deep on random data: 8 bits leave more than 15 dB, weights in 4 bits more
 than 10; a wrong axis or scale leaves less."""
+FLOAT_REFUSED = "the float model is refused"
+"""What a check says where an engine does not take the float model either."""
 _OPTIONS: dict[str, dict[str, Any]] = {"static": {"method": "max", "recover": "none"}}
 """Of a mode, what makes it fast."""
 
@@ -61,6 +63,9 @@ def judge(case: Case, target: str = "ort-x64-vnni", mode: str = "static") -> Ver
         return Verdict(case.name, case.kind, "float fails" if fails else "refused", str(error.message))
     except Exception as error:  # finding these is the point
         return Verdict(case.name, case.kind, "wrong", f"{type(error).__name__}: {error}")
+    failed = result.report.failed_checks
+    if failed and all(FLOAT_REFUSED in check.detail for check in failed):
+        return Verdict(case.name, case.kind, "float fails", failed[0].detail)
     problem = _problem(case, result, FLOORS_DB[mode])
     return Verdict(case.name, case.kind, "int8" if problem is None else "wrong", problem or "")
 
