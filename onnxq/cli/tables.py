@@ -42,8 +42,8 @@ def tensor_table(rows: Iterable[TensorRow], *, title: str) -> Table:
             row.dtype,
             "" if row.axis is None else str(row.axis),
             "" if row.block_size is None else str(row.block_size),
-            several([str(z) for z in dict.fromkeys(row.zero_point)]),
-            several([f"{s:.6g}" for s in row.scale]),
+            several([str(z) for z in dict.fromkeys(row.zero_point)], "values"),
+            several([f"{s:.6g}" for s in row.scale], "channels" if row.block_size is None else "blocks"),
             row.source,
             row.group,
             row.rule,
@@ -79,11 +79,11 @@ def explanation_table(
     return Group(table, counts(whole.nodes, whole.int8_mac_share), *(Text(f"note: {n}", style="cyan") for n in notes))
 
 
-def several(values: list[str]) -> str:
-    """A few of many values, and how many there are."""
+def several(values: list[str], of: str = "channels") -> str:
+    """A few of many values, and how many there are, one for each of what is named."""
     if len(values) <= _SHOWN_CHANNELS:
         return ", ".join(values)
-    return ", ".join(values[:_SHOWN_CHANNELS]) + f", ... ({len(values)} channels)"
+    return ", ".join(values[:_SHOWN_CHANNELS]) + f", ... ({len(values)} {of})"
 
 
 def _share(row: NodeRow) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.planning.macs import macs
@@ -46,12 +47,26 @@ _Decision = tuple[Action, str]
 
 
 def explain_model(graph: Graph, target: Target | None = None) -> Explanation:
-    """The rows of a quantized model. Its shapes are inferred in place.
+    """The rows of a quantized model, those inside of If, Loop and Scan behind all others and by their paths.
 
     Args:
-        graph: A model with Q/DQ; of a float model every node is float.
+        graph: A model with Q/DQ; of a float model every node is float. Its shapes are inferred in place.
         target: The table that names rules; None leaves them out.
     """
+    nodes, tensors = _rows(graph, target)
+    macs_of = [row.macs for row in nodes]
+    total = None if None in macs_of else sum(row.macs or 0 for row in nodes)
+    in_int8 = sum(row.macs or 0 for row in nodes if row.action == Action.INT8.value)
+    shares = [None if not total or row.macs is None else row.macs / total for row in nodes]
+    return Explanation(
+        nodes=tuple(replace(row, mac_share=share) for row, share in zip(nodes, shares, strict=True)),
+        tensors=tuple(tensors),
+        int8_mac_share=in_int8 / total if total else None,
+    )
+
+
+def _rows(graph: Graph, target: Target | None) -> tuple[list[NodeRow], list[TensorRow]]:
+    """Rows of a graph and of all graphs in it; shares of the arithmetic are left out."""
     InferShapes().run(graph)
     decided: dict[str, _Decision] = {}
     pairs = quantizes_by_pairs(graph)
@@ -59,23 +74,30 @@ def explain_model(graph: Graph, target: Target | None = None) -> Explanation:
         if not is_qdq(node):
             by_pairs = _of_table(graph, node) or _decide(graph, node, decided, target) if pairs else None
             decided[node.name] = by_pairs or decision_without_pairs(graph, node)
-    counted = {name: macs(graph, graph.node(name)) for name in decided}
-    total = None if any(m is None for m in counted.values()) else sum(m or 0 for m in counted.values())
-    rows = []
+    nodes = []
     for name, (action, reason) in decided.items():
-        op, own = graph.node(name).op_type, counted[name]
-        share = None if not total or own is None else own / total
-        rule = _rule(graph, name, action, target)
-        rows.append(NodeRow(node=name, op=op, action=action.value, reason=reason, rule=rule, macs=own, mac_share=share))
-    rules = {row.node: row.rule for row in rows if row.action != Action.FLOAT.value}
-    tensors = (*_with_groups(_tensors(graph, rules)), *stored_weights(graph))
+        node, rule = graph.node(name), _rule(graph, name, action, target)
+        row = NodeRow(node=name, op=node.op_type, action=action.value, reason=reason, rule=rule, macs=macs(graph, node))
+        nodes.append(row)
+    rules = {row.node: row.rule for row in nodes if row.action != Action.FLOAT.value}
+    tensors = [*_with_groups(_tensors(graph, rules)), *stored_weights(graph)]
     codes = codes_of_rows(tensors)
-    rows = [row if row.action == "float" else replace(row, codes=codes.get(row.node, "")) for row in rows]
-    in_int8 = sum(row.macs or 0 for row in rows if row.action == Action.INT8.value)
-    return Explanation(
-        nodes=tuple(rows),
-        tensors=tensors,
-        int8_mac_share=in_int8 / total if total else None,
+    nodes = [row if row.action == "float" else replace(row, codes=codes.get(row.node, "")) for row in nodes]
+    for subgraph in subgraphs(graph):
+        inner_nodes, inner_tensors = _rows(own_graph(graph, subgraph), target)
+        nodes += [replace(row, node=f"{subgraph.path}/{row.node}") for row in inner_nodes]
+        tensors += [_inside(subgraph.path, row) for row in inner_tensors]
+    return nodes, tensors
+
+
+def _inside(path: str, row: TensorRow) -> TensorRow:
+    """A row of the graph at `path`, in names of the whole model."""
+    return replace(
+        row,
+        tensor=f"{path}/{row.tensor}",
+        writer=f"{path}/{row.writer}" if row.writer else "",
+        group=f"{path}/{row.group}" if row.group else "",
+        readers=tuple(f"{path}/{reader}" for reader in row.readers),
     )
 
 

@@ -17,6 +17,7 @@ from onnxq.planning.overrides import Override
 from onnxq.report.explanation import Explanation, RowFilter, explain_plan
 from onnxq.report.quantized_model import explain_model
 from onnxq.targets import TARGETS
+from tests import decoders
 from tests.graphs import graph_of, model_of, normal
 from tests.planned import planned
 
@@ -180,3 +181,22 @@ def test_picking_what_is_not_there(picked: RowFilter, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         picked.pick(rows())
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weight-only"])
+def test_a_model_says_of_its_subgraphs_what_the_plan_said(mode: str) -> None:
+    """A merged decoder: every weight, in both branches, by the path of its reader."""
+    feeds = [decoders.feed(4, past, seed=past, use_cache_branch=np.array([past > 0])) for past in (0, 3, 0, 3)]
+    made = onnxq.quantize(decoders.merged_decoder(), feeds, mode=mode, target=ORT)
+    found = explain_model(load_graph(made.model), TARGETS[ORT])
+    wanted = {d.node: d.action.value for d in made.plan.nodes if d.op == "MatMul" and d.action.value != "float"}
+    actions = {row.node: row.action for row in found.nodes if row.node in wanted or "/" not in row.node}
+    by_reader = {reader for row in found.tensors if row.role in ("weight", "constant") for reader in row.readers}
+    assert len(wanted) > 20
+    if mode == "static":
+        assert wanted.items() <= actions.items()
+        assert set(wanted) <= by_reader
+    else:  # the nodes have other types and names
+        assert sum(row.action in ("int8", "weights") for row in found.nodes) >= len(wanted)
+        assert len(by_reader) >= len(wanted)
+    assert all(reader.startswith("cache/") for reader in by_reader)
