@@ -106,33 +106,34 @@ class Binner:
             How many elements of the chunk are zero; they are not in `counts`.
         """
         size = chunk.size
-        scaled, is_zero = (flat[:size].reshape(chunk.shape) for flat in (self._scaled, self._is_zero))
-        narrow, index = self._narrow[:size], self._index[:size]
+        scaled, narrow, index = self._scaled[:size], self._narrow[:size], self._index[:size]
+        shaped, is_zero = scaled.reshape(chunk.shape), self._is_zero[:size].reshape(chunk.shape)
         has_negative = rmin < 0.0
         if exponent > 0 and has_negative:
             # 2^-e < 1 can take a tiny negative to -0.0 in float32, and floor would then miss bin -1. float64 cannot.
             wide = np.multiply(chunk, math.ldexp(1.0, -exponent), dtype=np.float64)
-            np.floor(wide, out=scaled, casting="same_kind")
+            np.floor(wide, out=shaped, casting="same_kind")
         else:
-            np.multiply(chunk, np.float32(math.ldexp(1.0, -exponent)), out=scaled)
+            np.multiply(chunk, np.float32(math.ldexp(1.0, -exponent)), out=shaped)
             if has_negative:
                 np.floor(scaled, out=scaled)
         # float32 -> int32 -> intp are two vector instructions; float32 -> intp directly is a scalar loop on AVX2.
         # What is not negative needs no floor: the conversion cuts off what is behind the point.
-        np.copyto(narrow, scaled.ravel(), casting="unsafe")
+        np.copyto(narrow, scaled, casting="unsafe")
         if has_negative:
             np.add(narrow, BINS, out=index)
-            seen = np.bincount(index)
+            seen, first = np.bincount(index), BINS + math.floor(math.ldexp(rmin, -exponent))
         else:
             # The lower half is free: every other element is counted there. Zeros behind a Relu would else be added to
             # one and the same number, each addition waiting for the one before.
             np.add(narrow, self._turns[:size], out=index)
-            seen = np.bincount(index, minlength=2 * BINS)
+            seen, first = np.bincount(index, minlength=2 * BINS), BINS
             seen[BINS:] += seen[:BINS]
-            seen[:BINS] = 0
+        # What lies outside is not touched: histograms of many tensors take turns in the processor's cache.
+        seen = seen[first:]
         if weight > 1:
             seen *= weight
-        counts[: seen.size] += seen
+        counts[first : first + seen.size] += seen
         np.equal(chunk, 0.0, out=is_zero)
         zeros = int(np.count_nonzero(is_zero))
         counts[BINS] -= weight * zeros

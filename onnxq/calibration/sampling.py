@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,7 +71,15 @@ class Extract:
         if not self.count:
             return self
         ends = function(np.array([self.rmin, self.rmax], np.float32))
-        return replace(self, rmin=float(ends.min()) + 0.0, rmax=float(ends.max()) + 0.0, taken=function(self.taken))
+        first, last = ends.tolist()
+        return Extract(
+            count=self.count,
+            nonfinite=self.nonfinite,
+            rmin=min(first, last) + 0.0,
+            rmax=max(first, last) + 0.0,
+            taken=function(self.taken),
+            weight=self.weight,
+        )
 
 
 @dataclass(frozen=True)
