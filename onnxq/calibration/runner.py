@@ -7,7 +7,6 @@ values, so counting them in several threads, or group by group in several passes
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +18,16 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.array_sessions import ArraySessions
 from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.blocked import in_blocks, optimised_graph
+from onnxq.calibration.blocked import optimised_graph
 from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
 from onnxq.calibration.memory import TapBytes, give_back_freed, grouped_taps, tap_bytes
-from onnxq.calibration.nan_flow import shown_behind
 from onnxq.calibration.nonfinite import nonfinite_error
 from onnxq.calibration.progress import Progress, resident_bytes
 from onnxq.calibration.providers import DEFAULT_PROVIDERS, full_names
 from onnxq.calibration.row_memory import Summarised
 from onnxq.calibration.session import Session, make_session
 from onnxq.calibration.statistics import StatsTable, TensorStats
-from onnxq.calibration.summaries import Tap, summarised
+from onnxq.calibration.summarising_session import summarising_session
 from onnxq.calibration.tap_reader import TapReader
 from onnxq.calibration.taps import (
     FLOATS,
@@ -42,9 +40,6 @@ from onnxq.calibration.taps import (
 )
 from onnxq.errors import DataError
 from onnxq.graph.view import Graph
-from onnxq.planning.bounds import known_bounds
-
-_AT_ONCE = 2
 
 NonFinite = Literal["error", "ignore"]
 
@@ -119,24 +114,14 @@ class CollectOptions:
         chosen = [name for name in group if self.summarises(graph, name, axis=axis)]
         if not chosen:
             return None
-        every = with_readable_outputs(graph, taps, as_float32=True)
-        names = dict(zip(taps, every.outputs, strict=True))
-        optimised = optimised_graph(every, threads=self.threads)
-        edited = optimised or every
-        shown = shown_behind(graph, chosen)
-        forms = [_tap(graph, name, names[name], optimised, shown=name in shown) for name in chosen]
-        others = [name for name in group if name not in chosen]
-        at_once, threads = shared_threads(self.threads)
-        model, summaries = summarised(edited, forms, [names[n] for n in others], histogram=not self.range_only)
-        session = make_session(
-            model,
-            optimise=optimised is None,
-            threads=threads,
-            base_dir=graph.base_dir,
-            stop_spinning=True,
-            in_stored_order=True,
+        return summarising_session(
+            graph,
+            taps,
+            chosen,
+            [name for name in group if name not in chosen],
+            histogram=not self.range_only,
+            threads=self.threads,
         )
-        return Summarised(session=session, summaries=summaries, others=others, at_once=at_once)
 
     def summarises(self, graph: Graph, tap: str, *, axis: SampleAxis) -> bool:
         """Whether the model itself can summarise this tensor, so that it need not leave it."""
@@ -149,35 +134,6 @@ class CollectOptions:
 
 
 DEFAULT_OPTIONS = CollectOptions()
-
-
-def shared_threads(threads: int | None) -> tuple[int, int | None]:
-    """Runs at the same time, and onnxruntime's threads for each, in place of one run with so many threads.
-
-    >>> shared_threads(1), shared_threads(2), shared_threads(8)
-    ((1, 1), (2, 1), (2, 7))
-    """
-    most = threads or _cores()
-    if most == 1:
-        return 1, threads
-    # Each of the two calling threads works, too.
-    return _AT_ONCE, most - 1 if threads or most == _AT_ONCE else None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _tap(graph: Graph, name: str, output: str, optimised: Graph | None, *, shown: bool) -> Tap:
-    """How a tensor is found in the graph that is edited, where it is called `output`."""
-    tensor, blocked = (optimised and in_blocks(optimised, output)) or (output, None)
-    shape = graph.shape(name) or ()
-    last = shape[-1] if shape and isinstance(shape[-1], int) else None
-    lower = known_bounds(graph, name).lower
-    nonnegative = lower is not None and lower >= 0.0
-    return Tap(
-        name=name, tensor=tensor, rank=len(shape), last=last, blocked=blocked, nonnegative=nonnegative, shown=shown
-    )
 
 
 def collect(  # noqa: PLR0913 - the parts of one run

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.calibration import blocked, run_queue, runner, sampling, tap_shapes
+from onnxq.calibration import blocked, run_queue, runner, sampling, summarising_session, tap_shapes
 from onnxq.calibration.blocked import block_size
 from onnxq.calibration.blocked_layout import DOMAIN, Blocked
 from onnxq.calibration.inputs import InputSpecs
@@ -196,7 +196,7 @@ def test_summaries_give_what_arrays_give(monkeypatch, batch_size, range_only):
     monkeypatch.setattr(RowLayout, "finite", lambda *_: False)
     assert collect(graph, TAPS, data(graph), digest="d", options=options) == found
     # Samples are taken from other places then; extremes are not.
-    monkeypatch.setattr(runner, "in_blocks", lambda *_, **__: None)
+    monkeypatch.setattr(summarising_session, "in_blocks", lambda *_, **__: None)
     plain = collect(graph, TAPS, data(graph), digest="d", options=options)
     assert [(s.rmin, s.rmax, s.count) for s in plain.values()] == [(s.rmin, s.rmax, s.count) for s in found.values()]
     one = collect(graph, TAPS, data(graph, X[:1]), digest="d", options=options)
