@@ -17,7 +17,7 @@ from onnxq.planning.plan import Fixed, FromValues, Observed, Role, TensorPlan, f
 from onnxq.planning.weight_form import with_form
 from onnxq.plural import counted
 from onnxq.targets.forms import in_type
-from onnxq.targets.schema import Target
+from onnxq.targets.schema import Engine, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def apply_overrides(
                 notes += _apply(graph, one, own, planned, tensors)
             if given and role is Role.WEIGHT:
                 notes += _shared_weights(one, [planned[key] for key in own], nodes)
-    return Overridden(tensors=_biases_like_weights(planned), notes=tuple(notes))
+    return Overridden(tensors=_biases_like_weights(planned), notes=(*notes, *_clips(planned, target)))
 
 
 _KEYS = {
@@ -78,6 +78,17 @@ _KEYS = {
 }
 _KEYS_OF_WEIGHTS_ALONE = {Role.WEIGHT: ("weight", "block_size", "symmetric", "rounding")}
 _KEYS_OF_BOTH = ("narrow_range", "power_of_two")
+
+
+def _clips(planned: Mapping[str, TensorPlan], target: Target) -> list[str]:
+    """What to say of activations that do not use all codes of their type, where kernels want a pair alone."""
+    own = [key for key, t in planned.items() if t.role is Role.ACTIVATION and t.spec.saturates_early]
+    if not own or target.engine is not Engine.ONNXRUNTIME:
+        return []
+    return [
+        f"{counted(len(own), 'activation')} with fewer codes than the type has, first {own[0]!r}: a Clip stands in "
+        f"front of the pair, and {target.title}'s kernels do not fuse with it: the node before it runs in float"
+    ]
 
 
 def _apply(

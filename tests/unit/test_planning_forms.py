@@ -142,3 +142,12 @@ def test_engines_run_codes_of_fewer_bits_as_those_of_the_type(target: str, overr
 def test_what_cannot_be(override: dict[str, Any], target: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         made(override, target=target)
+
+
+def test_a_clip_in_front_of_a_pair_is_told_where_kernels_do_not_fuse_with_it() -> None:
+    text = "(float[n,64] x) => (float[n,64] y) { [a] h = MatMul(x, v) [b] y = MatMul(h, w) }"
+    graph = model_of(text, v=normal(64, 64), w=normal(64, 64, seed=1))
+    told = "1 activation with fewer codes than the type has, first 'h': a Clip stands in front of the pair"
+    for target, there in (("ort-x64-vnni", True), ("tensorrt", False)):
+        plan = onnxq.plan(graph, target=target, placement="full", overrides=[{"tensors": "h", "activation_bits": 6}])
+        assert any(note.startswith(told) for note in plan.notes) is there
