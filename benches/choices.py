@@ -69,15 +69,16 @@ def measure(model: ZooModel, section: str, options: argparse.Namespace, state: S
     feeds = list(model.calib(options.calib))
     found: State = {}
     with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder:
-        sessions = {"float": Session(str(model.path()))}
+        sessions = {"float": Session(str(model.path()), threads=options.threads)}
         for index, name in enumerate(missing):
             output = Path(folder) / f"{index}.onnx"
             try:
-                onnxq.quantize(str(model.path()), feeds, target=options.target, output=output, **CHOICES[section][name])
+                arguments = {"target": options.target, "threads": options.threads or None} | CHOICES[section][name]
+                onnxq.quantize(str(model.path()), feeds, output=output, **arguments)
             except OnnxqError as error:
                 found[name] = {"error": shortened(f"{type(error).__name__}: {error}")}
             else:
-                sessions[name] = Session(output, optimise=options.target != "tensorrt")
+                sessions[name] = Session(output, threads=options.threads, optimise=options.target != "tensorrt")
         tallies, errors = judge(model, sessions, _measured_on(model, options))
     found |= {name: {"error": error} for name, error in errors.items()}
     found |= {name: paired(tallies["float"], tallies[name]) for name in tallies if name not in found}
@@ -169,6 +170,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--calib", type=int, default=32, help="calibration samples")
     parser.add_argument("--samples", type=int, default=128, help="samples to measure on, at most")
     parser.add_argument("--split", choices=("calib", "eval"), default="calib", help="where they come from")
+    parser.add_argument("--threads", type=int, default=0, help="threads of a session; 0: as many as cores")
     parser.add_argument("--state", type=Path, default=STATE, help="results so far, kept between runs")
     parser.add_argument("--fresh", action="store_true", help="forget the results so far")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose sections are replaced; - for none")
