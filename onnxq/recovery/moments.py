@@ -32,12 +32,27 @@ GROUP_BYTES = 2**28
 
 
 @dataclass
-class Moments:
-    """Running sums over patches: how many, their sum (g, K) and their products (g, K, K)."""
+class _Sums:
+    """Over some patches: how many, their sum (g, K) and their products (g, K, K)."""
 
-    count: int = 0
-    first: NDArray[np.float64] | None = None
-    second: NDArray[np.float64] | None = None
+    count: int
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+
+    def plus(self, other: _Sums) -> _Sums:
+        return _Sums(self.count + other.count, self.first + other.first, self.second + other.second)
+
+    def matrix(self, *, centred: bool) -> NDArray[np.float64]:
+        matrix, mean = self.second / self.count, self.first / self.count
+        return matrix - mean[:, :, None] * mean[:, None, :] if centred else matrix
+
+
+@dataclass
+class Moments:
+    """Running sums over patches, of every other batch apart: how far they differ tells how much they are worth."""
+
+    halves: list[_Sums | None] = field(default_factory=lambda: [None, None])
+    batches: int = 0
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def add_sampled(self, node: NodeProto, x: NDArray[Any], weight_shape: tuple[int, ...], share: float) -> None:
@@ -46,35 +61,44 @@ class Moments:
         self.add(sampled_patches(node, x, weight_shape, rows, self.rng))
 
     def add(self, patches: NDArray[np.float64]) -> None:
-        """Take in patches of shape (g, n, K)."""
-        first, second = patches.sum(axis=1), patches.transpose(0, 2, 1) @ patches
-        self.first = first if self.first is None else self.first + first
-        self.second = second if self.second is None else self.second + second
-        self.count += patches.shape[1]
+        """Take in the patches of one batch, shape (g, n, K)."""
+        found = _Sums(patches.shape[1], patches.sum(axis=1), patches.transpose(0, 2, 1) @ patches)
+        if found.count:
+            half, self.batches = self.batches % 2, self.batches + 1
+            before = self.halves[half]
+            self.halves[half] = found if before is None else before.plus(found)
 
     def matrix(self, *, centred: bool) -> NDArray[np.float64] | None:
         """E[p p^T], or the covariance; None where nothing was seen."""
-        if self.first is None or self.second is None or self.count == 0:
+        one, other = self.halves
+        if one is None:
             return None
-        matrix = self.second / self.count
-        mean = self.first / self.count
-        return matrix - mean[:, :, None] * mean[:, None, :] if centred else matrix
+        return (one if other is None else one.plus(other)).matrix(centred=centred)
 
     def shrunk(self, *, centred: bool) -> NDArray[np.float64] | None:
-        """The same, drawn towards a multiple of the identity as far as so few patches say little of other ones.
+        """The same, drawn towards a multiple of the identity as far as so few samples say little of other ones.
 
-        By the oracle approximating shrinkage of arXiv 0907.4698, equation 23: some way with the 32 patches that 32
-        samples give the inputs of a classifier, hardly at all with thousands of a small kernel's.
+            (1 - r) S + r m I,   m = tr S / K,   r = E|S - true S|^2 / |S - m I|^2
+
+        which is nearest to the true moments (Ledoit and Wolf, doi:10.1016/S0047-259X(03)00096-4). What S is wrong by is
+        seen from its halves: patches of one sample are alike, so their number says nothing. With a single batch it is
+        the oracle approximating shrinkage of arXiv 0907.4698, equation 23, which takes them for independent.
         """
         matrix = self.matrix(centred=centred)
-        if matrix is None:
+        one, other = self.halves
+        if matrix is None or one is None:
             return None
         size, trace = matrix.shape[-1], np.einsum("gii->g", matrix)
         power = np.einsum("gij,gij->g", matrix, matrix)
-        above = (1.0 - 2.0 / size) * power + trace**2
-        below = (self.count + 1.0 - 2.0 / size) * (power - trace**2 / size)
-        # Nothing varies, or all alike: there is nothing to draw to.
-        share = np.clip(np.divide(above, below, out=np.ones_like(above), where=below > 0.0), 0.0, 1.0)[:, None, None]
+        spread = power - trace**2 / size
+        if other is None:
+            wrong = (1.0 - 2.0 / size) * power + trace**2
+            spread = (one.count + 1.0 - 2.0 / size) * spread
+        else:
+            gap = one.matrix(centred=centred) - other.matrix(centred=centred)
+            wrong = np.einsum("gij,gij->g", gap, gap) * (one.count * other.count / (one.count + other.count) ** 2)
+        # No spread: all vary alike, or nothing does, and there is nothing to draw to.
+        share = np.clip(np.divide(wrong, spread, out=np.ones_like(wrong), where=spread > 0.0), 0.0, 1.0)[:, None, None]
         return np.asarray((1.0 - share) * matrix + share * (trace / size)[:, None, None] * np.eye(size))
 
 
@@ -115,7 +139,7 @@ def _parts(graph: Graph, nodes: Sequence[str]) -> Iterator[list[str]]:
     for name in nodes:
         node, shape = graph.node(name), _shape(graph, name)
         groups = weight_rows(node, np.empty(shape, np.bool_)).shape[0]
-        need = 8 * groups * _patch_size(node, shape) ** 2
+        need = 16 * groups * _patch_size(node, shape) ** 2  # two halves
         if part and size + need > GROUP_BYTES:
             yield part
             part, size = [], 0
