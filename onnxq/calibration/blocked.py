@@ -11,8 +11,6 @@ once, saved, edited and loaded again without optimisation. Anything unexpected o
 from __future__ import annotations
 
 import functools
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -23,6 +21,7 @@ from onnxq.calibration.session import make_session
 from onnxq.errors import OnnxqError
 from onnxq.graph.external_data import is_external
 from onnxq.graph.view import Graph, attribute
+from onnxq.scratch_folder import scratch_folder
 
 _LARGEST_MODEL_BYTES = 1 << 29
 """Larger models are not saved and read once more: their time goes into weights, not into the layout of taps."""
@@ -39,8 +38,8 @@ def optimised_graph(graph: Graph, *, threads: int | None) -> Graph | None:
     if any(map(is_external, model.graph.initializer)) or model.ByteSize() > _LARGEST_MODEL_BYTES:
         return None
     try:
-        with tempfile.TemporaryDirectory(prefix="onnxq-", ignore_cleanup_errors=True) as folder:
-            path = Path(folder) / "optimised.onnx"
+        with scratch_folder() as folder:
+            path = folder / "optimised.onnx"
             make_session(model, threads=threads, optimised_model_path=path)
             return Graph(onnx.load(path))
     except (OnnxqError, OSError, ValueError, KeyError):

@@ -28,6 +28,7 @@ from onnxq.graph.external_data import BITS, in_draft, is_external, locate, take_
 from onnxq.graph.messages import attribute, frame_of
 from onnxq.numerics.qtypes import QTYPES
 from onnxq.runtime import ort
+from onnxq.scratch_folder import blamed_on_room, new_scratch_folder
 
 # Protobuf refuses messages of 2 GiB; what is left covers the message around the weights.
 _MESSAGE_LIMIT = 2**31 - 2**20
@@ -313,7 +314,7 @@ def _with_drafts_mapped(
     an empty file, and the values themselves, of which it makes a copy. (`add_initializer` would make none, but what
     optimises the graph would read the file.)
     """
-    folder = tempfile.TemporaryDirectory(prefix="onnxq-", ignore_cleanup_errors=True)
+    folder = new_scratch_folder()
     empty = Path(folder.name) / "empty"
     empty.touch()
     mapped = ModelProto()
@@ -345,11 +346,12 @@ def _plain_type(tensor: TensorProto) -> np.dtype[Any] | None:
 
 
 def _through_folder(model: ModelProto) -> tuple[str, tempfile.TemporaryDirectory[str]]:
-    folder = tempfile.TemporaryDirectory(prefix="onnxq-", ignore_cleanup_errors=True)
+    folder = new_scratch_folder()
     path = Path(folder.name) / "model.onnx"
     whole = ModelProto()
     whole.CopyFrom(model)  # saving with external data empties the message that it is given
-    onnx.save_model(whole, str(path), save_as_external_data=True, location="weights.bin")
+    with blamed_on_room(path.parent):
+        onnx.save_model(whole, str(path), save_as_external_data=True, location="weights.bin")
     return str(path), folder
 
 

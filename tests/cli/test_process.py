@@ -47,6 +47,40 @@ def test_exit_code_and_streams_of_a_user_error(folder: Path) -> None:
     assert done.stderr.splitlines()[-2] == "error: model 'absent.onnx': there is no such file"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file sizes")
+@pytest.mark.parametrize(
+    ("target", "engine"), [("ort-cpu", "onnxruntime"), ("openvino", "openvino"), ("tensorrt", "tensorrt_rtx")]
+)
+def test_a_full_temporary_folder_is_not_blamed_on_the_model(folder: Path, target: str, engine: str) -> None:
+    """Engines themselves say that the model cannot be loaded, or is refused."""
+    import resource  # noqa: PLC0415 - not on Windows
+
+    pytest.importorskip(engine)
+    made = onnxq(
+        "quantize",
+        "model.onnx",
+        "--data",
+        "data.npz",
+        "--target",
+        target,
+        "-o",
+        "int8.onnx",
+        "--placement",
+        "full",
+        cwd=folder,
+    )
+    assert made.returncode == 0, made.stderr
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+
+    command = ("verify", "model.onnx", "int8.onnx", "--data", "data.npz", "--target", target)
+    done = onnxq(*command, cwd=folder, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert "error: the temporary folder '" in done.stderr
+    assert "TMPDIR" in done.stderr
+
+
 def test_no_control_codes_reach_a_file(folder: Path) -> None:
     done = onnxq("quantize", "model.onnx", "--data", "data.npz", cwd=folder)
     assert done.returncode == 0

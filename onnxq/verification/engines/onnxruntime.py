@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from onnxq.errors import ModelError
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
 from onnxq.runtime import ort
+from onnxq.scratch_folder import scratch_folder
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.reasons.ort import why_float
 from onnxq.verification.reasons.reason import Reason, because, past_pairs
@@ -167,8 +167,8 @@ def _marked(graph: Graph) -> ModelProto:
 
 
 def _optimised(model: ModelProto, base_dir: Path | None) -> ModelProto:
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        path = Path(folder) / "optimised.onnx"
+    with scratch_folder() as folder:
+        path = folder / "optimised.onnx"
         if weights_are_large(model.graph.initializer) and os.devnull == "/dev/null":
             # Only nodes are looked at: the weights, as many gigabytes again, need not be written.
             path.with_name(path.name + _DATA).symlink_to(os.devnull)

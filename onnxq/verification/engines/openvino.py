@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,7 +22,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
+from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
+from onnxq.scratch_folder import scratch_folder
 from onnxq.verification.engines.result import EngineMissingError, EngineReport, NodeExecution, Precision
 from onnxq.verification.engines.source import model_file
 from onnxq.verification.reasons.openvino import INT8_OPS, why_float
@@ -81,6 +82,8 @@ def executed_precision(
     started = time.perf_counter()
     try:
         compiled = _compile(marked, base_dir)
+    except ConfigError:
+        raise  # no room in the temporary folder: nothing that OpenVINO said of the model
     except Exception as error:  # openvino raises plain RuntimeError and others
         return EngineReport(engine=ENGINE, version=_version(), accepted=False, problems=(_first_line(error),))
     seconds = time.perf_counter() - started
@@ -120,8 +123,8 @@ def _version() -> str:
 
 
 def _compile(model: ModelProto, base_dir: Path | None, properties: Mapping[str, str] | None = None) -> Any:
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as folder:
-        path = model_file(model, Path(folder), base_dir)
+    with scratch_folder() as folder:
+        path = model_file(model, folder, base_dir)
         return core().compile_model(core().read_model(str(path)), "CPU", dict(properties or {}))
 
 

@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxq.errors import ConfigError
+from onnxq.scratch_folder import scratch_folder
 from onnxq.verification.engines.result import EngineMissingError, EngineReport
 from onnxq.verification.engines.source import model_file
 from onnxq.verification.engines.tensorrt_profiles import ShapeRange, shape_ranges
@@ -91,7 +91,7 @@ def build_engine(  # noqa: PLR0913 - a model, where it lies, and what to do with
 
     Raises:
         EngineMissingError: TensorRT is not installed.
-        ConfigError: this TensorRT does not take one of the options.
+        ConfigError: this TensorRT does not take one of the options, or there is no room in the temporary folder.
     """
     package = installed_package()
     if package is None:
@@ -100,8 +100,7 @@ def build_engine(  # noqa: PLR0913 - a model, where it lies, and what to do with
             hint="pip install onnxq[tensorrt] (builds without a GPU), or leave the engine out of the verification",
         )
     options = options or BuildOptions()
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         request = {
             "package": package,
             "model": str(model_file(model, folder, base_dir)),
@@ -111,7 +110,7 @@ def build_engine(  # noqa: PLR0913 - a model, where it lies, and what to do with
             "workspace_bytes": options.workspace_bytes,
             "timing_cache": str(options.timing_cache) if options.timing_cache is not None else None,
             "feeds": _written(feeds, folder),
-            "folder": name,
+            "folder": str(folder),
         }
         answer = _ask(request, folder, timeout_seconds)
         outputs = tuple(_read(path) for path in answer.get("outputs", ()))
