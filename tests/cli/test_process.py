@@ -56,26 +56,14 @@ def test_a_full_temporary_folder_is_not_blamed_on_the_model(folder: Path, target
     import resource  # noqa: PLC0415 - not on Windows
 
     pytest.importorskip(engine)
-    made = onnxq(
-        "quantize",
-        "model.onnx",
-        "--data",
-        "data.npz",
-        "--target",
-        target,
-        "-o",
-        "int8.onnx",
-        "--placement",
-        "full",
-        cwd=folder,
-    )
+    model = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"
+    made = onnxq("quantize", model, "--target", target, "--recover", "none", "-o", "int8.onnx", cwd=folder)
     assert made.returncode == 0, made.stderr
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
 
-    command = ("verify", "model.onnx", "int8.onnx", "--data", "data.npz", "--target", target)
-    done = onnxq(*command, cwd=folder, preexec_fn=limit)
+    done = onnxq("verify", model, "int8.onnx", "--target", target, cwd=folder, preexec_fn=limit)
     assert done.returncode == 2, done.stderr
     assert "error: the temporary folder '" in done.stderr
     assert "TMPDIR" in done.stderr
