@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -228,7 +229,10 @@ def _row(model: str, what: str, took: Watched, file: str = "", noise: str = "") 
 
 def section(rows: Sequence[str]) -> str:
     """The section of RESULTS.md."""
-    facts = "\n".join(f"- {name}: {value}" for name, value in machine.facts().items())
+    busy = {
+        "Load": f"{os.getloadavg()[0]:.0f} processes wanted to run when this was written; s grows with them, CPU s less"
+    }
+    facts = "\n".join(f"- {name}: {value}" for name, value in {**machine.facts(), **busy}.items())
     return f"""## Large models
 
 Written by `python -m benches.large`; do not edit.
@@ -249,8 +253,8 @@ float32, in onnxruntime and in what onnxq writes for it.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Memory and time for large models")
-    parser.add_argument("--gigabytes", type=float, nargs="+", default=[2.5], help="sizes of the float32 models")
-    parser.add_argument("--float16", type=float, nargs="+", default=[], help="sizes of the float16 models")
+    parser.add_argument("--gigabytes", type=float, nargs="*", default=[2.5], help="sizes of the float32 models")
+    parser.add_argument("--float16", type=float, nargs="*", default=[], help="sizes of the float16 models")
     parser.add_argument("--folder", type=Path, help="where the models are written (and removed)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)

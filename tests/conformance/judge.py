@@ -22,6 +22,7 @@ import onnxruntime
 from onnx import ModelProto
 
 import onnxq
+from onnxq.graph.messages import reads_of
 from onnxq.graph.model import quantized_nodes
 from onnxq.graph.view import Graph
 from onnxq.numerics.metrics import sqnr_db
@@ -129,7 +130,7 @@ def _reached(model: ModelProto) -> set[str]:
     found: set[str] = set()
     quantized = {*quantized_nodes(graph)}
     for node in graph.nodes:
-        if node.name in quantized or found.intersection(node.input):
+        if node.name in quantized or found.intersection(name for name, _ in reads_of(node)):
             found.update(node.output)
     return found
 
