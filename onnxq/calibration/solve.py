@@ -160,7 +160,7 @@ def solve_from_ranges(  # noqa: PLR0913 - what parameters depend on
     """
     table: dict[str, QuantParams] = {}
     known = known or {}
-    ranges = with_joined_concats(graph, plan, ranges)
+    ranges = with_joined_concats(graph, plan, _with_reach(plan, ranges))
     for key, tensor in plan.tensors.items():
         if key in known:
             table[key] = safe_params(graph, tensor, known[key], target)
@@ -236,6 +236,17 @@ def share_ranges(plan: QuantPlan, ranges: RangeTable) -> dict[str, Range]:
         for group, found in members.items()
     }
     return {name: joint[plan.tensors[name].group or name] for name in plan.observed()}
+
+
+def _with_reach(plan: QuantPlan, ranges: RangeTable) -> dict[str, Range]:
+    """`ranges`, wide enough for what each tensor has to hold whatever the data shows."""
+    reached = dict(ranges)
+    for name in reached:
+        planned = plan.tensors.get(name)
+        if planned is not None and isinstance(planned.source, Observed) and planned.source.reach is not None:
+            low, high = planned.source.reach
+            reached[name] = Range.of(min(float(ranges[name].rmin), low), max(float(ranges[name].rmax), high))
+    return reached
 
 
 def _observed(found: Range, tensor: TensorPlan, bounds: Observed) -> QuantParams:

@@ -36,7 +36,17 @@ _KEEP_VALUES = frozenset(
     }
 )  # fmt: skip
 
+# Operators whose outputs hold each element of their data inputs as it came.
+_MOVERS = frozenset(
+    {"Concat", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Cast"}
+)
+
+# Operators that pick by value: what they read is a score as much as an output of the model is.
+_PICKERS = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ReduceMax", "Greater", "GreaterOrEqual"})
+
 _SIGMOID_END = 8.0
+_SCORE_REACH = (-4.0, 4.0)
+"""Scores of 0.018 to 0.982, in steps of 0.008 and less with 8 bits."""
 
 
 def clip_limits(graph: Graph, node: NodeProto) -> tuple[float | None, float | None]:
@@ -79,6 +89,41 @@ def reading_bounds(graph: Graph, tensor: str) -> Observed:
     if graph.is_output(tensor) or not lower < upper:
         return Observed()
     return Observed(lower if math.isfinite(lower) else None, upper if math.isfinite(upper) else None)
+
+
+def score_reach(graph: Graph, tensor: str) -> tuple[float, float] | None:
+    """What the range of `tensor` has to hold because a Sigmoid makes scores of it that leave the model, or None.
+
+    Calibration data of a detector need not hold one detection. The largest logit seen is negative then, and a range
+    that ends at 0 lets no score above 1/2 through, ever.
+    """
+    sigmoids = [n.output[0] for n in _readers_behind(graph, tensor) if n.op_type == "Sigmoid"]
+    return _SCORE_REACH if any(_is_score(graph, name) for name in sigmoids) else None
+
+
+def _is_score(graph: Graph, tensor: str) -> bool:
+    names = {tensor}
+    for node in _readers_behind(graph, tensor):
+        if node.op_type in _PICKERS:
+            return True
+        if node.op_type in _MOVERS:
+            names.update(node.output)
+    return any(graph.is_output(name) for name in names)
+
+
+def _readers_behind(graph: Graph, tensor: str) -> list[NodeProto]:
+    """What reads the elements of `tensor`, directly or moved, the movers included."""
+    found: dict[str, NodeProto] = {}
+    waiting = [tensor]
+    while waiting:
+        for use in graph.uses(waiting.pop()):
+            node = None if use.slot == CAPTURED else graph.node(use.node)
+            if node is None or node.name in found or node.domain not in STANDARD_DOMAINS:
+                continue
+            found[node.name] = node
+            if node.op_type in _MOVERS:
+                waiting.extend(node.output)
+    return list(found.values())
 
 
 def cut(known: Observed, reading: Observed) -> Observed:

@@ -240,7 +240,8 @@ def _changed_activation(tensor: TensorPlan, one: Override) -> TensorPlan:
         if one.ends is not None:
             source, method = Fixed(*one.ends, source.lower, source.upper), None
         elif (solver := one.solver()) is not None:
-            source, method = Observed(source.lower, source.upper), solver
+            source = source if isinstance(source, Observed) else Observed(source.lower, source.upper)
+            method = solver
     return replace(tensor, spec=spec, source=source, method=method)
 
 

@@ -26,10 +26,17 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True)
 class Observed:
-    """Range solved from calibration statistics, cut to [lower, upper] where the graph bounds the values."""
+    """Range solved from calibration statistics, cut to [lower, upper] where the graph bounds the values.
+
+    Attributes:
+        lower: Nothing below it matters; None for no bound.
+        upper: Nothing above it matters.
+        reach: The range holds at least this, whatever the data shows.
+    """
 
     lower: float | None = None
     upper: float | None = None
+    reach: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

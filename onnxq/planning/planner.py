@@ -11,7 +11,7 @@ from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES
 from onnxq.graph.view import Graph, Use
 from onnxq.numerics.qtypes import INT32
 from onnxq.numerics.specs import QuantSpec
-from onnxq.planning.bounds import cut, known_bounds, reading_bounds
+from onnxq.planning.bounds import cut, known_bounds, reading_bounds, score_reach
 from onnxq.planning.compute import WEIGHT, ComputeSite, ProductSite, Refusal, compute_site, reduced_axis
 from onnxq.planning.decisions import Verdict, decisions_of
 from onnxq.planning.inputs import InputPairs
@@ -196,7 +196,8 @@ def _region_source(graph: Graph, target: Target, regions: Regions, tensor: str, 
     if node is not None and (ends := type_rule(target, target.activation).outputs.get(node.op_type)) is not None:
         return Fixed(ends[0], ends[1])
     known = known_bounds(graph, tensor)
-    return cut(known, reading_bounds(graph, tensor)) if node is not None else known
+    bounds = cut(known, reading_bounds(graph, tensor)) if node is not None else known
+    return replace(bounds, reach=score_reach(graph, tensor))
 
 
 def _constants(graph: Graph, target: Target, regions: Regions) -> dict[str, TensorPlan]:

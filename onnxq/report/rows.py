@@ -136,7 +136,8 @@ def _cut(source: Observed | Fixed) -> str:
 def source_text(source: Source) -> str:
     """Where parameters come from, in words."""
     if isinstance(source, Observed):
-        return "observed" + _cut(source)
+        reach = "" if source.reach is None else f", at least [{source.reach[0]:g}, {source.reach[1]:g}]"
+        return "observed" + _cut(source) + reach
     if isinstance(source, Fixed):
         return f"fixed to [{source.rmin:g}, {source.rmax:g}]" + _cut(source)
     if isinstance(source, SharedWith):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq.planning.bounds import clip_limits, cut, known_bounds, reading_bounds
+from onnxq.planning.bounds import clip_limits, cut, known_bounds, reading_bounds, score_reach
 from onnxq.planning.plan import Observed
 from tests.graphs import computed, graph_of
 
@@ -107,3 +107,22 @@ def test_beyond_the_bounds_the_answer_is_that_of_the_bound(body: str) -> None:
 def test_bounds_that_leave_nothing_are_those_that_hold() -> None:
     assert cut(Observed(0.0, None), Observed(-3.0, 3.0)) == Observed(0.0, 3.0)
     assert cut(Observed(4.0, None), Observed(-3.0, 3.0)) == Observed(4.0, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_score"),
+    [
+        ("y = Sigmoid(x)", True),
+        ("a = Sigmoid(x) y = Concat<axis=1>(a, other)", True),
+        ("a = Concat<axis=1>(x, other) b, c = Split<axis=1>(a) d = Sigmoid(c) y = Concat<axis=1>(b, d)", True),
+        ("a = Sigmoid(x) best = ArgMax(a) y = Cast<to=1>(best)", True),
+        ("a = Sigmoid(x) y = Mul(x, a)", False),
+        ("a = Sigmoid(x) y = Neg(a)", False),
+        ("a = Neg(x) y = Sigmoid(a)", False),
+        ("a = other.Identity(x) y = Sigmoid(a)", False),
+        ("y = Relu(x)", False),
+    ],
+)
+def test_score_reach(body: str, is_score: bool) -> None:
+    graph = graph_of(f"(float[1,4,8,8] x, float[1,4,8,8] other) => (float[A,B,C,D] y) {{ {body} }}")
+    assert score_reach(graph, "x") == ((-4.0, 4.0) if is_score else None)

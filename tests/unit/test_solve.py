@@ -95,6 +95,19 @@ def test_clips_that_no_code_range_replaces_are_solved_too(low: float, high: floa
     assert float(table["ac"].scale) > 0
 
 
+@pytest.mark.parametrize("method", ["auto", "max", "mse"])
+def test_scores_that_calibration_never_saw_are_within_reach(method: str) -> None:
+    text = """(float[N,2,8,8] x) => (float[N,2,8,8] y) {
+        [c1] a = Conv(x, w)
+        [c2] b = Conv(a, w)
+        [s] y = Sigmoid(b)
+        }"""
+    seen = {"x": [-1.0, 1.0], "a": [-1.0, 1.0], "b": [-14.0, -2.0], "y": [0.0, 0.1]}
+    codes = solved(text, seen, method=method, w=WEIGHT)["b"]
+    step, zero = float(codes.scale), int(codes.zero_point)
+    assert (255 - zero) * step >= 4.0 - step / 2
+
+
 def test_pool_has_the_parameters_of_its_input() -> None:
     table = solved(
         """(float[N,2,8,8] x) => (float[N,2,2,2] y) {
