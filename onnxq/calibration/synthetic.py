@@ -139,9 +139,11 @@ def _runnable(graph: Graph, specs: InputSpecs, limits: Mapping[str, int | None],
             continue
         if all(np.isfinite(o).all() for o in outputs if isinstance(o, np.ndarray) and o.dtype.kind == "f"):
             return guess
+    why = (
+        f"{failure.where}: {failure.message}" if failure else "its outputs are NaN or Inf"
+    )  # its hint is of other data
     raise DataError(
-        f"no synthetic input fits the model ({counted(len(tried), 'shape')} tried): "
-        f"{failure or 'its outputs are NaN or Inf'}",
+        f"no synthetic input fits the model ({counted(len(tried), 'shape')} tried): {why}",
         hint="pass real data= (--data).",
     )
 

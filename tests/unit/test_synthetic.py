@@ -142,6 +142,7 @@ def test_a_model_that_takes_no_guess_is_refused():
         "no synthetic input fits the model (8 shapes tried): synthetic input: onnxruntime cannot run"
     )
     assert text.endswith("\nHint: pass real data= (--data).")
+    assert text.count("Hint:") == 1
 
 
 def test_a_model_that_gives_nan_on_every_guess_is_refused():
