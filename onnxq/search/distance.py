@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.graph.view import Graph
+from onnxq.verification.output_parts import OutputParts
+
 Arrays = Mapping[str, NDArray[Any]]
 
 _PIECE = 2**15
@@ -64,10 +67,15 @@ class _Sums:
 
 
 class Distance:
-    """Sums over batches; `effect` gives the distance so far."""
+    """Sums over batches; `effect` gives the distance so far.
 
-    def __init__(self) -> None:
+    Args:
+        graph: The float model. Parts of its outputs that the sums of a whole would hide count as outputs.
+    """
+
+    def __init__(self, graph: Graph) -> None:
         self._sums: dict[str, _Sums] = {}
+        self._parts = OutputParts(graph)
 
     def add(self, reference: Arrays, candidate: Arrays) -> None:
         """Take in the outputs of one batch; those that are not float are left out.
@@ -76,8 +84,9 @@ class Distance:
             reference: The float model's, by name.
             candidate: Those of another model, of the same names.
         """
-        for name, want in reference.items():
-            got = candidate[name]
+        wants, gots = self._parts.of(reference, candidate)
+        for name, want in (*reference.items(), *wants.items()):
+            got = gots[name] if name in gots else candidate[name]
             if want.dtype.kind == "f":
                 sums = self._sums.setdefault(name, _Sums())
                 if want.shape != got.shape:

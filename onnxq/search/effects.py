@@ -146,7 +146,7 @@ def _effect(bench: Bench, cut: _Cut, kept: Sequence[Arrays]) -> Effect:
         part.prune()
         rest = bench.options.session(part, optimise=bench.optimise)
         rest_inputs = list(part.inputs)
-    total = Distance()
+    total = Distance(graph)
     for tensors, batch in zip(kept, bench.samples, strict=True):
         (end,) = own.run({t: tensors[t] for t in cut.reads}, where=batch.label)
         got = {layer.end: end}

@@ -67,7 +67,7 @@ class Referee:
         options: CollectOptions,
         fused: bool,
     ) -> None:
-        self._budget, self._options, self._fused = budget, options, fused
+        self._graph, self._budget, self._options, self._fused = graph, budget, options, fused
         self._judge: Judge | None = None
         if budget.max_drop is not None:
             metric = metric_from(budget.metric or "top1")
@@ -93,7 +93,7 @@ class Referee:
             ModelError: onnxruntime cannot load it.
         """
         session = self._options.session(runnable(quantized), optimise=self._fused)
-        distance, values, start = Distance(), list[NDArray[np.float64]](), 0
+        distance, values, start = Distance(self._graph), list[NDArray[np.float64]](), 0
         baseline = list[NDArray[np.float64]]()
         for batch, truth in self._pairs():
             got = run(session, batch)

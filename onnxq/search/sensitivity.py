@@ -193,7 +193,7 @@ def _measure_all_but(  # noqa: PLR0913, PLR0917 - the parts of one measurement
         except NotMadeError:
             continue
         session = options.session(runnable(candidate.quantized()), optimise=fused)
-        distance = Distance()
+        distance = Distance(prepared.graph)
         for want, batch in zip(truth, samples, strict=True):
             values = session.run(batch.arrays, where=batch.label)
             distance.add(want, dict(zip(session.output_names, values, strict=True)))

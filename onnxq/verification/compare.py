@@ -182,6 +182,10 @@ class OutputComparison:
                 "there is nothing to compare: no batch gave a single output value",
                 hint="pass data with at least one sample (data=, --data)",
             )
+        return self.errors()
+
+    def errors(self) -> tuple[OutputError, ...]:
+        """The error of each output, in the reference's order; none where nothing was compared."""
         return tuple(sums.result(name) for name, sums in self._sums.items())
 
 

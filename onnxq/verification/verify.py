@@ -35,6 +35,7 @@ from onnxq.verification.compare import OutputComparison, OutputError, worse_than
 from onnxq.verification.engines.result import EngineReport, NodeExecution
 from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
+from onnxq.verification.output_parts import OutputParts
 from onnxq.verification.side_by_side import Loading, outputs_of
 from onnxq.verification.structure import quantizes_by_pairs
 
@@ -199,6 +200,7 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
         models.append(Loading(quantized, exact=True))
     nested = any(True for _ in subgraphs(quantized))
     comparison, twin, plain = OutputComparison(), OutputComparison(), OutputComparison()
+    parts, faint = OutputParts(float_graph), OutputComparison()
     kept: list[Feed] = []
     shapes: list[Mapping[str, tuple[int, ...]]] = []
     for feed, (want, got, *unfused) in outputs_of(models, feeds):
@@ -206,6 +208,7 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
             kept.append(feed)
         shapes.append({name: tuple(np.shape(value)) for name, value in feed.items()})
         comparison.add(want, got)
+        faint.add(*parts.of(want, got))
         if unfused:
             twin.add(want, unfused[-1] if len(unfused) > 1 else got)
             plain.add(want, unfused[0])
@@ -220,7 +223,7 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
         worse = worse_than(twin.result(), plain.result(), "unoptimised")
         checks.append(check_all("optimised as accurate as unoptimised", worse, len(outputs), "outputs"))
     return _Measured(
-        outputs=outputs,
+        outputs=(*outputs, *faint.errors()),
         checks=tuple(checks),
         kept=tuple(kept),
         shapes=tuple(shapes),
