@@ -46,6 +46,8 @@ HEAVY_BATCHES = 4
 PEER_TURNS = 4
 ROUND_SECONDS = 0.6
 MOST_BATCHES = 400
+LEAST_BATCHES = 16
+"""Of fewer, one that is left over at the end would weigh much where two run at a time; calibrations have dozens."""
 
 Feed = dict[str, NDArray[Any]]
 Variant = Callable[[], None]
@@ -113,7 +115,7 @@ def bench(model: ZooModel, size: int, static: Sequence[str], *, rounds: int, sec
 
 
 def same_shape_feeds(model: ZooModel, size: int) -> list[Feed]:
-    """Batches of `size` calibration samples of the most common shape, as many as take about ROUND_SECONDS."""
+    """Batches of `size` calibration samples of the most common shape: LEAST_BATCHES, or what takes ROUND_SECONDS."""
     samples = list(model.calib(4 * size + 8))
     shapes = [{name: array.shape[1:] for name, array in feed.items()} for feed in samples]
     usual = max(shapes, key=shapes.count)
@@ -126,7 +128,7 @@ def same_shape_feeds(model: ZooModel, size: int) -> list[Feed]:
     session.run(None, feeds[0])
     started = time.perf_counter()
     session.run(None, feeds[0])
-    batches = min(max(2, round(ROUND_SECONDS / (time.perf_counter() - started))), MOST_BATCHES)
+    batches = min(max(LEAST_BATCHES, round(ROUND_SECONDS / (time.perf_counter() - started))), MOST_BATCHES)
     return [feeds[i % len(feeds)] for i in range(batches)]
 
 
@@ -271,7 +273,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"calibrators of quantize_static, of {','.join(STATIC)}; '' for none",
     )
     parser.add_argument("--rounds", type=int, default=40, help="rounds, at most")
-    parser.add_argument("--seconds", type=float, default=20.0, help="no further round begins after so long")
+    parser.add_argument("--seconds", type=float, default=30.0, help="no further round begins after so long")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose section is replaced")
     return parser.parse_args(arguments)
 

@@ -53,13 +53,15 @@ def calibration_progress(*, quiet: bool, afterwards: str, waiting: str = "prepar
 @contextlib.contextmanager
 def _bar(console: Console, afterwards: str, waiting: str) -> Iterator[Callback]:
     from rich import progress as bars  # noqa: PLC0415 - keeps `--help` fast
+    from rich.table import Column  # noqa: PLC0415
 
     bar = bars.Progress(
         bars.SpinnerColumn(),
         bars.TextColumn("{task.description}"),
         bars.BarColumn(bar_width=24),
         bars.TextColumn("{task.fields[facts]}"),
-        bars.TimeElapsedColumn(),
+        # On a narrow terminal it is the bar that gives way.
+        bars.TimeElapsedColumn(table_column=Column(min_width=len("0:00:00"), no_wrap=True)),
         console=console,
         transient=True,
     )
