@@ -138,13 +138,15 @@ def document(section: str, models: list[ZooModel], options: argparse.Namespace, 
         "Target": options.target,
     }
     where = "that were not calibrated on" if options.split == "calib" else "(choices were made on the other split)"
+    command = f"python -m benches.choices --sections {section} --target {options.target} --split {options.split}"
+    command += f" --calib {options.calib} --samples {options.samples}"
     title = TITLES[section] + ("" if options.target == "ort-cpu" else f", {options.target}")
     return "\n".join(
         [
             f"## {title}\n",
-            f"Written by `python -m benches.choices --sections {section}`; do not edit. The metric of the float model",
-            "in percent; then the SQNR of the worst output, and the difference from float in points, paired on the",
-            f"same samples, with half of its 95 % interval, on samples of the *{options.split}* split {where}.",
+            f"Written by `{command}`; do not edit. The metric of the float model in percent;",
+            "then the SQNR of the worst output, and the difference from float in points, paired on the same",
+            f"samples, with half of its 95 % interval, on samples of the *{options.split}* split {where}.",
             "**worse** or **better** stands where a paired test shows a difference (p < 0.05).\n",
             *(f"- {key}: {value}" for key, value in facts.items()),
             "",
