@@ -17,14 +17,17 @@ from onnxq.facts import (
 )
 from onnxq.graph.model import (
     ModelSource,
+    get_metadata,
     load_graph,
     size_bytes,
 )
+from onnxq.graph.view import Graph
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.quantized_model import explain_model, tensor_rows
 from onnxq.report.report import DataFacts, Report
 from onnxq.stages import open_batches
-from onnxq.targets import ORT_CPU, TargetSource, resolve_target
+from onnxq.targets import ORT_CPU, TARGETS, TargetSource, resolve_target
+from onnxq.targets.schema import Target
 from onnxq.verification.verify import verify_model
 
 
@@ -33,7 +36,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     quantized_model: ModelSource,
     data: Any = None,
     *,
-    target: TargetSource = ORT_CPU,
+    target: TargetSource | None = None,
     batch_size: int | None = None,
     limit: int | None = None,
     layout: Layout | None = None,
@@ -47,7 +50,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         float_model: The float model.
         quantized_model: Any Q/DQ model of it, not only one that onnxq made.
         data: Inputs to compare on, as for `quantize`; None takes synthetic inputs.
-        target: Name of the target.
+        target: Name of the target; None takes the one that the metadata of `quantized_model` name, else ort-cpu.
         batch_size: As for `quantize`.
         limit: As for `quantize`.
         layout: As for `quantize`.
@@ -60,8 +63,8 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         DataError: the data does not fit, or the models have different outputs.
         ConfigError: there is no such target.
     """
-    table, _ = resolve_target(target)
     source, quantized = load_graph(float_model), load_graph(quantized_model)
+    table, made_for = _asked(target, quantized)
     batches = open_batches(source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
     feeds = Counted(batches, progress)
     # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
@@ -80,7 +83,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         model_name=Path(path_of(quantized_model) or "").name,
         float_path=path_of(float_model),
         warnings=batches.warnings,
-        notes=batches.notes,
+        notes=(*made_for, *batches.notes),
     )
     inner = details_of(source, quantized, verification, table, progress=progress) if details else None
     return build_report(
@@ -90,3 +93,14 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         rows=tensor_rows(explain_model(quantized.copy(), table)),
         details=inner,
     )
+
+
+def _asked(target: TargetSource | None, quantized: Graph) -> tuple[Target, tuple[str, ...]]:
+    """The target's table, and a note where the model named it and it is not one of ONNX Runtime's."""
+    if target is not None:
+        return resolve_target(target)[0], ()
+    named = get_metadata(quantized.frame).get("onnxq.target", "")
+    table, _ = resolve_target(named if named in TARGETS else ORT_CPU)
+    if named not in TARGETS or named.startswith("ort-"):
+        return table, ()
+    return table, (f"the model was made for {named}, so {named} is asked; target= (--target) names another",)

@@ -216,7 +216,7 @@ class Batches:
         """Set the last `count` batches aside, for a report on inputs that calibration has not seen.
 
         At most a quarter of the batches is set aside. Fewer than four batches leave nothing to set aside: then the last
-        `count` serve both, and the notes say so. The first result streams; no more than `count` batches are kept in
+        `count` serve both, and a warning says so. The first result streams; no more than `count` batches are kept in
         memory. The second is known once the first was read to its end, and reads it if it was not.
 
         Returns:
@@ -257,7 +257,10 @@ class _HeldOut:
         self._held = list(last)[-share:] if share else list(last)
         if self._count and not share:
             few = counted(total, "batch is", "batches are")
-            self._notes.add(f"{few} too few to hold any out: the report uses inputs that were calibrated on too")
+            self._notes.warn(
+                f"{few} too few to hold any out: errors are measured on inputs that were calibrated on, and look "
+                "smaller than they are. Give more samples, or measure on others with onnxq verify --data SRC."
+            )
         while len(last) > share:
             yield last.popleft()
 

@@ -288,15 +288,20 @@ def plan_options() -> Decorator:
     )
 
 
-def target_option() -> Decorator:
-    """--target."""
+def target_option(default: str | None = "ort-cpu", unasked: str | bool = True) -> Decorator:
+    """--target.
+
+    Args:
+        default: What it is unless given.
+        unasked: What help says of that, where it is not the default itself.
+    """
     return click.option(
         "--target",
         "-t",
         type=TargetName(TARGETS),
         metavar="NAME",
-        default="ort-cpu",
-        show_default=True,
+        default=default,
+        show_default=unasked,
         help="Engine that will run the model: ort-cpu (this machine's CPU), ort-x64-avx2, ort-x64-vnni, ort-arm64, "
         "tensorrt, openvino, qnn, xnnpack, or a .toml file with a table of your own.",
     )

@@ -50,6 +50,8 @@ def data_text(data: DataFacts) -> str:
         calibrated += f" on {', '.join(data.providers)} (whose rounding differs from the CPU's)"
     if data.from_statistics:
         return f"{calibrated} in the given statistics, {measured}"
+    if data.held_out_samples >= data.samples:
+        return f"{calibrated} from {data.source}, errors measured on the same"
     return f"{calibrated} from {data.source}, errors measured on {data.held_out_samples} held out"
 
 

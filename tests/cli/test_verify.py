@@ -150,3 +150,21 @@ def test_a_share_that_is_none(folder: Path, percent: str) -> None:
     result = verify("--min-int8", percent)
     assert result.exit_code == 2
     assert "--min-int8" in result.stderr
+
+
+def test_the_engine_that_a_model_was_made_for_is_asked(folder: Path) -> None:
+    """Pairs of xnnpack's form would fail every check of ONNX Runtime's."""
+    made = RUNNER.invoke(cli, ["quantize", NAMES[0], "--data", "data.npz", "-t", "xnnpack", "-o", NAMES[1], "--force"])
+    assert made.exit_code == 0, made.output
+    unasked, asked = (json.loads(verify("--json", *more).stdout) for more in ((), ("--target", ORT)))
+    assert (unasked["target"], asked["target"]) == ("xnnpack", ORT)
+    assert any("was made for xnnpack" in note for note in unasked["notes"])
+    assert not any("was made for" in note for note in asked["notes"])
+
+
+def test_what_to_do_where_the_sqnr_is_not_met(folder: Path) -> None:
+    made = RUNNER.invoke(
+        cli, ["quantize", NAMES[0], "--data", "data.npz", "-o", NAMES[1], "--force", "--min-sqnr", "90"]
+    )
+    assert made.exit_code == 4
+    assert "--recover best" in made.output and "--search" in made.output

@@ -194,9 +194,19 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     show_report(report, as_json=results.as_json, quiet=results.quiet)
     leave_on_failed_checks(
         report,
-        remark=f"the model was written to {output} all the same; see it with --report FILE.html",
+        remark=_way_on(output, results, form, gates),
         shown=not results.as_json and not results.quiet,
     )
+
+
+def _way_on(output: Path, results: Results, form: FormOptions, gates: Gates) -> str:
+    """What a user can do about a check that failed."""
+    ways = [f"the model was written to {output} all the same"]
+    if results.report is None:
+        ways.append("see it with --report FILE.html")
+    if gates.min_sqnr is not None and form.needs_ranges:
+        ways.append("--recover best may win accuracy back, and --search leaves layers in float until --min-sqnr is met")
+    return "; ".join(ways)
 
 
 def _run(  # noqa: PLR0913 - one parameter for each group of options

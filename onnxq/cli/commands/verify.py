@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Ask the target's engine about a quantized model.")
 @click.argument("float_model", metavar="FLOAT", type=options.FILE)
 @click.argument("quantized_model", metavar="QUANTIZED", type=options.FILE)
-@options.target_option()
+@options.target_option(None, "what QUANTIZED was made for, else ort-cpu")
 @options.data_options("Inputs to compare on, as for `onnxq quantize`; without it they are synthetic.")
 @options.grouped(Gates, "gates", *GATE_OPTIONS)
 @click.option(
@@ -52,7 +52,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     *,
     float_model: Path,
     quantized_model: Path,
-    target: str,
+    target: str | None,
     data_from: options.DataOptions,
     gates: Gates,
     reproduce: bool,
