@@ -79,7 +79,8 @@ class Regions:
             if self.code_writer(self.output_of(name)) == name
             for f in self._tail[name][1]
         }
-        held = set() if target.everywhere else {*self._taken_between_pairs(), *self._taken_by_followers()}
+        held = [*self._taken_between_pairs(), *self._taken_by_followers(), *self._moved_over_outputs()]
+        held = [] if target.everywhere else held
         self.holds = in_graph_order(graph, held)
 
     def output_of(self, name: str) -> str:
@@ -250,6 +251,19 @@ class Regions:
                 fusing |= {"Add"} if self._graph.rank(site.output) in (2, None) else set()
             if site.output not in self.quantized and any(n.op_type in fusing for n in readers):
                 found.append(site.output)
+        return found
+
+    def _moved_over_outputs(self) -> list[str]:
+        """Quantized tensors whose Q onnxruntime would move up, past what only moves data, onto an output of the model,
+        which then comes out rounded."""
+        found: list[str] = []
+        for tensor in self.quantized:
+            node = self._graph.producer(tensor)
+            while node is not None and node.op_type in self._target.pass_through and node.name not in self.members:
+                if self._graph.is_output(node.input[0]):
+                    found.append(tensor)
+                    break
+                node = self._graph.producer(node.input[0])
         return found
 
     # ---- which tensors -------------------------------------------------------------------------------------------

@@ -455,3 +455,16 @@ def test_c17_a_node_that_does_not_pay_runs_in_float_between_int8_ones() -> None:
     assert made.report
     ran = {n.node: n.precision.value for n in executed_precision(made.model).nodes}
     assert {name: ran[name] for name in ("c2", "c3", "dw")} == {"c2": "int8", "c3": "int8", "dw": "float"}
+
+
+def test_an_output_in_front_of_a_transpose_stays_float() -> None:
+    """onnxruntime would move the Q of the Conv's input up past the Transpose, and output `a` would be codes (C16)."""
+    text = """(float[N,16,8,8] x) => (float[N,16,8,8] a, float[N,16,8,8] y) {
+        [r] a = Relu(x)
+        [t] b = Transpose<perm=[0,1,3,2]>(a)
+        [c] y = Conv(b, w)
+        }"""
+    result = onnxq.quantize(model_of(text, w=normal(16, 16, 1, 1)), {"x": normal(16, 16, 8, 8)}, target="ort-x64-vnni")
+    assert result.plan.holds == ("b",)
+    assert result.report, result.report.to_text()
+    assert {o.name: o.mismatch_share for o in result.report.outputs}["a"] == 0.0
