@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,6 +107,19 @@ def image_options(images: ImageOptions | str | None) -> ImageOptions | None:
             f"unknown image preset {images!r}", hint=f"images= (--images) is one of {', '.join(map(repr, PRESETS))}."
         )
     return PRESETS[images]
+
+
+def for_model(options: ImageOptions | None, metadata: Mapping[str, str]) -> ImageOptions | None:
+    """The preset "yolo" with the size that Ultralytics' export notes in the model; other options as they are.
+
+    Args:
+        options: What the user said.
+        metadata: Of the model. `imgsz` is a size in pixels, "[height, width]" or one number for both.
+    """
+    sizes = [int(number) for number in re.findall(r"\d+", metadata.get("imgsz", ""))]
+    if options is not PRESETS["yolo"] or not 1 <= len(sizes) <= 2:
+        return options
+    return replace(options, size=(sizes[0], sizes[-1]))
 
 
 class ImageSource:

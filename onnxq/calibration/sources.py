@@ -31,7 +31,7 @@ from onnxq.calibration.cutting import Cutter
 from onnxq.calibration.data import Data, Hook, data_from
 from onnxq.calibration.feeds import FeedsSource
 from onnxq.calibration.files import FOLDER_SUFFIXES, files_source
-from onnxq.calibration.images import IMAGE_SUFFIXES, ImageOptions, ImageSource, image_options
+from onnxq.calibration.images import IMAGE_SUFFIXES, ImageOptions, ImageSource, for_model, image_options
 from onnxq.calibration.inputs import InputSpecs, Layout
 from onnxq.calibration.onnx_test_data import TestDataSource, input_files
 from onnxq.calibration.polygraphy_json import json_feeds
@@ -42,6 +42,7 @@ from onnxq.calibration.shuffling import chosen_files
 from onnxq.calibration.user_code import function_from
 from onnxq.calibration.variation import watched
 from onnxq.errors import ConfigError, DataError
+from onnxq.graph.model import get_metadata
 from onnxq.graph.view import Graph
 
 LABELS = "labels"
@@ -82,7 +83,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         label: What the data is called in messages.
         skip: Arrays in files and dicts that are used elsewhere (labels) and not fed. One that is called "labels" is not
             fed in any case; unless it is named here a note says so.
-        graph: The model, which Data with a state needs.
+        graph: The model, which Data with a state needs, and whose metadata may name the size of its images.
 
     Raises:
         ConfigError: an option has an impossible value, or none for this kind of source.
@@ -105,7 +106,7 @@ def open_data(  # noqa: PLR0913 - one keyword for each choice of the user
         inputs=inputs,
         batch_size=batch_size,
         limit=limit,
-        images=image_options(images),
+        images=for_model(image_options(images), {} if graph is None else get_metadata(graph.frame)),
         skip={LABELS: f"the array {LABELS!r} was skipped: it is not an input of the model", **dict.fromkeys(skip, "")},
         optional=frozenset(said.state.values()),
     )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.calibration.images import ImageOptions
+from onnxq.calibration.images import PRESETS, ImageOptions
 from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.sources import open_data
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
+from tests.graphs import graph_of
 
 RNG = np.random.default_rng(0)
 
@@ -305,6 +307,21 @@ def test_height_pads_the_right_with_zeros_after_scaling(tmp_path):
     x = joined(open_data(picture(tmp_path, 16, 16), inputs=inputs, images="paddleocr"))
     assert x.shape == (1, 3, 8, 320)
     np.testing.assert_allclose(x[0, 0, 4, [0, 7, 8, 319]], [-1, 200 / 127.5 - 1, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("imgsz", "size"),
+    [("[64, 96]", (64, 96)), ("[64]", (64, 64)), ("96", (96, 96)), ("", (640, 640)), ("?", (640, 640))],
+)
+def test_the_size_that_ultralytics_notes_in_a_model(pictures, imgsz, size):
+    graph = graph_of("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu(x) }")
+    if imgsz:
+        entry = graph.frame.metadata_props.add()
+        entry.key, entry.value = "imgsz", imgsz
+    inputs = specs(x=(1, [None, 3, None, None]))
+    assert joined(open_data(pictures, inputs=inputs, images="yolo", graph=graph)).shape[2:] == size
+    given = replace(PRESETS["yolo"], size=(32, 32))
+    assert joined(open_data(pictures, inputs=inputs, images=given, graph=graph)).shape[2:] == (32, 32)
 
 
 def test_image_errors(tmp_path, pictures, monkeypatch):
