@@ -22,6 +22,7 @@ from onnxq.finishing import Made, Request, finish
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.view import Graph
 from onnxq.nested_stages import InsideNested, NestedRun, check_plan, readable_for
+from onnxq.previews.doubts import doubts_of_samples
 from onnxq.recovery.registry import Recovery
 from onnxq.recovery.solved import Solved
 from onnxq.report.report import DataFacts
@@ -149,7 +150,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
             metadata=metadata_of(chosen.plan, known, choices.recovery, synthetic=_made_up(known, request, choices)),
             label=known.label,
             checks=checks_of(found),
-            warnings=incomplete(known.stats),
+            warnings=(*incomplete(known.stats), *_doubts(prepared, supply, request)),
             notes=_notes(prepared, known, supply, qparams, inside, found, choices),
             held_out=supply.held_out,
             data=_data_facts(known, request, choices),
@@ -246,6 +247,11 @@ def _recovered(
 def _made_up(known: Known, request: Request, choices: Choices) -> bool:
     """Whether the ranges come from synthetic inputs."""
     return is_made_up(request.data, choices.stats, choices.cache) and known.label != TRAINING
+
+
+def _doubts(prepared: Prepared, supply: _Supply, request: Request) -> tuple[str, ...]:
+    """What is probably wrong with the data; made-up data is no one's fault."""
+    return () if request.data is None else doubts_of_samples(prepared.source, supply.samples)
 
 
 def _data_facts(known: Known, request: Request, choices: Choices) -> DataFacts:

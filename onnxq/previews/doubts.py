@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.inputs import InputSpecs
 from onnxq.graph.view import Graph
+from onnxq.passes.settle_types import runnable
 from onnxq.previews.figures import Figures
 
 _PIXELS = 255
@@ -81,6 +84,16 @@ def doubts_of_input(graph: Graph, figures: Figures) -> Iterator[str]:
                 f"channel {flat[0]} of input {name!r} is {figures.channels[flat[0]].low:g} everywhere: check the "
                 "files, and layout= (--layout)"
             )
+
+
+def doubts_of_samples(graph: Graph, samples: Iterable[Batch]) -> tuple[str, ...]:
+    """What is probably wrong with the inputs of a model, told from some batches."""
+    figures = {name: Figures(spec=spec) for name, spec in InputSpecs.from_graph(runnable(graph)).items()}
+    for batch in samples:
+        for name, array in batch.arrays.items():
+            if name in figures:
+                figures[name].add(array)
+    return tuple(doubt for one in figures.values() for doubt in doubts_of_input(graph, one))
 
 
 def doubts_of_outputs(outputs: Sequence[tuple[str, list[NDArray[Any]]]]) -> Iterator[str]:

@@ -60,6 +60,13 @@ def test_raw_pixels_and_channels_without_content_are_told():
     assert "is it meant to?" in found.warnings[0]
 
 
+def test_quantize_tells_of_raw_pixels_too():
+    raw, right = ({"x": images(low, high)} for low, high in ((0, 255), (-1, 1)))
+    warned, quiet = (onnxq.quantize(tiny_model(), data, recover="none").report.warnings for data in (raw, right))
+    assert any("like raw pixels" in text for text in warned)
+    assert not any("pixels" in text for text in quiet)
+
+
 def scaling_model(op, value):
     model = tiny_model()
     model.graph.node[0].input[0] = "scaled"
