@@ -118,11 +118,12 @@ def errors_in_junit(path: Path | None, suite: str) -> Iterator[None]:
         raise
 
 
-def write_report(report: Report, path: Path | None) -> None:
+def write_report(report: Report, path: Path | None, *, quiet: bool) -> None:
     """A report in a file, as its suffix says."""
     if path is not None:
         text = report.to_json() if path.suffix.lower() == ".json" else report.to_html()
         write_text(path, text, option="--report")
+        say(f"the report was written to {path}", quiet=quiet)
 
 
 def leave_on_failed_checks(report: Report | Evaluation, *, remark: str = "", shown: bool = False) -> None:

@@ -78,7 +78,7 @@ class SearchResult:
         if self.wide_type:
             wide = f"{counted(len(self.wide_layers), 'layer')} with {self.wide_type} activations"
             parts = [f"{wide}, {self._share(self.wide_macs)}", *(parts if self.float_layers else [])]
-        left = ", ".join(parts) if self.float_layers or self.wide_layers else "no layer raised"
+        left = ", ".join(parts) if self.float_layers or self.wide_layers else "no layer left in float"
         return Check(
             name="accuracy budget",
             passed=self.met,
@@ -274,14 +274,15 @@ class _Asker:
     def __init__(self, candidates: Candidates, referee: Referee, deadline: float, progress: Callback | None) -> None:
         self._candidates, self._referee = candidates, referee
         self._deadline, self._progress = deadline, progress
-        self.judged = 1  # the model without any raised layer
+        self.judged = 1  # the model with every layer in int8
 
     def __call__(self, search: Search, excluded: Excluded, wide: Excluded) -> Judgement:
         if time.perf_counter() > self._deadline:
             raise TimeIsUpError
         text = "none meets the budget yet"
         if search.best in search.judged and search.judged[search.best].met:
-            text = f"best: {search.total(search.best) / max(1, sum(search.cost.values())):.1%} of the arithmetic raised"
+            share = search.total(search.best) / max(1, sum(search.cost.values()))
+            text = f"best: {share:.1%} of the arithmetic in float or 16 bits"
         report_to(self._progress, STAGE, self.judged, None, text)
         try:
             candidate = self._candidates.make(excluded, wide)

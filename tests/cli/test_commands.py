@@ -186,7 +186,10 @@ def test_verify_without_data_says_so(run: Run) -> None:
     run("quantize", "model.onnx", "--data", "data.npz", "--target", "ort-x64-vnni")
     result = run("verify", "model.onnx", "model.int8.onnx", "--target", "ort-x64-vnni", "--report", "v.html")
     assert result.exit_code == 0
-    assert result.stderr == "warning: NO DATA. The models are compared on synthetic inputs; pass --data SRC\n"
+    assert result.stderr == (
+        "warning: NO DATA. The models are compared on synthetic inputs; pass --data SRC\n"
+        "the report was written to v.html\n"
+    )
 
 
 def test_inspect_shows_a_float_model(run: Run) -> None:

@@ -189,7 +189,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
             search=searching.keywords(gates),
         )
     report = gated(report, searching.gates_left(gates))
-    write_report(report, results.report)
+    write_report(report, results.report, quiet=results.quiet or results.as_json)
     write_junit(report, results.junit)
     show_report(report, as_json=results.as_json, quiet=results.quiet)
     leave_on_failed_checks(

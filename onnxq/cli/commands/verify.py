@@ -107,7 +107,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
         again = make_again(float_model, quantized_model, data_from.source())
         say(f"{again.name}: {again.detail}", quiet=quiet or not again.passed)
         found = replace(found, checks=(*found.checks, again))
-    write_report(found, report)
+    write_report(found, report, quiet=quiet or as_json)
     write_junit(found, junit)
     show_report(found, as_json=as_json, quiet=quiet)
     readable = not as_json and not quiet

@@ -53,7 +53,7 @@ def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
         more = f", {weights} with {stored} weights" if inside and weights else ""
         yield f"{engine['name']} {engine['version']} runs {inside or weights} of {total} nodes {what}{more}."
     elif engine:
-        built = f" of {size_text(engine['size_bytes'])}" if engine["size_bytes"] else ""
+        built = f" and built an engine of {size_text(engine['size_bytes'])}" if engine["size_bytes"] else ""
         verb = "accepted" if engine["accepted"] else "refused"
         yield f"{engine['name']} {engine['version']} {verb} the model{built}."
     if (worst := worst_sqnr(report)) is not None:
