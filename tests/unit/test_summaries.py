@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.calibration import blocked, run_queue, runner, sampling, summarising_session, tap_shapes
+from onnxq import scratch_folder
+from onnxq.calibration import run_queue, runner, sampling, summarising_session, tap_shapes
 from onnxq.calibration.blocked import block_size
 from onnxq.calibration.blocked_layout import DOMAIN, Blocked
 from onnxq.calibration.inputs import InputSpecs
@@ -325,7 +326,7 @@ def test_a_model_that_cannot_be_saved_is_tapped_as_it_is(monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(blocked.tempfile, "TemporaryDirectory", fail)
+    monkeypatch.setattr(scratch_folder.tempfile, "TemporaryDirectory", fail)
     found = collect(graph, TAPS, data(graph), digest="d")
     # Without blocks, elements of other places are taken.
     assert [(s.rmin, s.rmax, s.count) for s in found.values()] == [(s.rmin, s.rmax, s.count) for s in expected.values()]
