@@ -114,22 +114,20 @@ def test_a_small_product_stays_float() -> None:
     assert [d.reason for d in plan.nodes] == ["its input 'a' has a size of 8, too small to pay"]
 
 
-def test_a_large_filter_stays_float_in_fp8_alone() -> None:
-    text = "(float[1,16,16,16] x) => (float[1,16,10,10] y) { [c] y = Conv(x, w) }"
-    weight = normal(16, 16, 7, 7)
+@pytest.mark.parametrize(
+    ("channels", "group", "shape", "reason"),
+    [
+        (16, 1, (16, 16, 7, 7), "its filter has 49 taps; the engine has kernels for 31 at most"),
+        (32, 32, (32, 1, 1, 1), "TensorRT has no fast fp8 kernels for convolutions with groups (depthwise ones too)"),
+    ],
+    ids=["large filter", "groups"],
+)
+def test_what_stays_float_in_fp8_alone(channels: int, group: int, shape: tuple[int, ...], reason: str) -> None:
+    text = f"(float[1,{channels},16,16] x) => (float[1,{channels},H,W] y) {{ [c] y = Conv<group = {group}>(x, w) }}"
+    weight = normal(*shape)
     assert plan_of(text, None, w=weight).nodes[0].action.value == "int8"
     decision = plan_of(text, w=weight).nodes[0]
-    assert (decision.action.value, decision.rule) == ("float", "R34")
-    assert decision.reason == "its filter has 49 taps; the engine has kernels for 31 at most"
-
-
-def test_a_convolution_with_groups_stays_float_in_fp8_alone() -> None:
-    text = "(float[1,32,16,16] x) => (float[1,32,16,16] y) { [c] y = Conv<group = 32>(x, w) }"
-    weight = normal(32, 1, 1, 1)
-    assert plan_of(text, None, w=weight).nodes[0].action.value == "int8"
-    decision = plan_of(text, w=weight).nodes[0]
-    assert (decision.action.value, decision.rule) == ("float", "R34")
-    assert decision.reason == "TensorRT has no fast fp8 kernels for convolutions with groups (depthwise ones too)"
+    assert (decision.action.value, decision.rule, decision.reason) == ("float", "R34", reason)
 
 
 def test_reasons_name_the_types_of_the_node() -> None:
