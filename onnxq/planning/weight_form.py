@@ -21,7 +21,7 @@ AUTO, QDQ, NBITS = "auto", "qdq", "nbits"
 FORMATS = (AUTO, QDQ, NBITS)
 
 TYPES = ("int4", "uint4", "int8")
-SMALLEST_BLOCK, LARGEST_BLOCK = 16, 256
+SMALLEST_BLOCK = 16
 FORM_ARGUMENTS = ("weights", "block_size", "symmetric", "rounding", "weight_format", "accuracy_level")
 """Arguments of `onnxq.quantize` that say it, in the order of `WeightForm.of`."""
 

@@ -27,11 +27,6 @@ class Latency:
     engine: str
     samples: int
 
-    @property
-    def speedup(self) -> float:
-        """How many times as fast the quantized model is."""
-        return self.float_ms / self.quantized_ms
-
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
