@@ -52,7 +52,7 @@ def quantize_dynamic(request: Request) -> QuantizeResult:
         metadata={"onnxq.mode": DYNAMIC},
         label="dynamic",
     )
-    with file_for_weights(request.output, source.initializers.values()) as file:
+    with file_for_weights(request.output, planned.graph.initializers.values()) as file:
         return finish(made, request, clock, file)
 
 

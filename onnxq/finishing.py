@@ -163,9 +163,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
     """
     plan = made.plan
     result = made.quantized.to_model()
-    if file is None:
-        result = self_contained(result, made.quantized.base_dir)
-    else:
+    if file is not None:
         file.take(result.graph.initializer, made.quantized.base_dir)
     set_metadata(result, made.entries(request))
     clock.lap("rewrite")
@@ -211,7 +209,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         report = replace(report, size_after_bytes=written)
     stats = made.known_stats
     return QuantizeResult(
-        model=result,
+        model=result if file is not None else self_contained(result, made.quantized.base_dir),
         plan=measured,
         stats=replace(stats, tensors={**stats.tensors, **made.inner_stats}) if made.inner_stats else stats,
         qparams=made.qparams,

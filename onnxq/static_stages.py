@@ -139,7 +139,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
         request.progress,
         clock,
     )
-    with file_for_weights(request.output, prepared.source.initializers.values()) as file:
+    with file_for_weights(request.output, prepared.graph.initializers.values()) as file:
         made = Made(
             source=prepared.source,
             planned=prepared.graph,

@@ -74,7 +74,7 @@ def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
             raise error
         samples = run.samples(tree)
     clock.lap("plan")
-    with file_for_weights(request.output, source.initializers.values()) as file:
+    with file_for_weights(request.output, tree.graph.initializers.values()) as file:
         with blamed_on(source):
             quantized = run.rewritten(tree, _kept if file is None else partial(_moved, file), samples)
             run.note_other_methods(tree)

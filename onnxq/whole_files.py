@@ -4,7 +4,7 @@
 
 On Linux a draft has no name until it is complete (open(2), O_TMPFILE; linkat(2)), so that a killed process leaves
 nothing behind. Elsewhere, and on file systems without it, a draft is a hidden file `.<name>.<random>.tmp` in the same
-folder, removed on every way out but a kill.
+folder, removed on every way out but a kill; then the next draft of the same file removes it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -19,9 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from onnxq.file_lock import lock, lock_left
+
 # What open(2) and linkat(2) answer where the file system lacks O_TMPFILE or hard links.
 _LACKING = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EISDIR, errno.EINVAL, errno.EPERM, errno.ENOSYS})
 _OPEN_FILES = Path("/proc/self/fd")
+_RANDOM_BYTES = 6
 
 
 class Draft:
@@ -115,10 +119,13 @@ def draft(target: Path) -> Iterator[Draft]:
     Raises:
         OSError: the folder cannot be written to.
     """
+    for left in hidden_files(target, "tmp"):
+        remove_left(left)
     stream, hidden = _nameless(target.parent), None
     if stream is None:
         hidden = hidden_beside(target, "tmp")
         stream = hidden.open("xb")
+    lock(stream.fileno())
     made = Draft(target, stream, hidden)
     try:
         yield made
@@ -155,7 +162,23 @@ def try_folder(folder: Path) -> None:
 
 def hidden_beside(target: Path, kind: str) -> Path:
     """A free hidden name in the folder of `target`: `.<name>.<random>.<kind>`."""
-    return target.with_name(f".{target.name}.{secrets.token_hex(6)}.{kind}")
+    return target.with_name(f".{target.name}.{secrets.token_hex(_RANDOM_BYTES)}.{kind}")
+
+
+def hidden_files(target: Path, kind: str) -> list[Path]:
+    """What is there of names that `hidden_beside` gives."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.{kind}")
+    with os.scandir(target.parent) as entries:
+        return [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
+
+
+def remove_left(path: Path) -> None:
+    """Remove a file that no process is writing."""
+    held = lock_left(path)
+    if held is not None:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(held)
 
 
 def _nameless(folder: Path) -> BinaryIO | None:

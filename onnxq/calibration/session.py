@@ -12,7 +12,6 @@ write into (`Session.bind`): memory that is asked for anew in every run costs mo
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,10 @@ from onnxq.calibration.providers import known_providers
 from onnxq.errors import DataError, ModelError
 from onnxq.graph.external_data import BITS, in_draft, is_external, locate, take_inside, weights_are_large
 from onnxq.graph.messages import attribute, frame_of
+from onnxq.graph.scratch_weights import scratch_file
 from onnxq.numerics.qtypes import QTYPES
 from onnxq.runtime import ort
-from onnxq.scratch_folder import blamed_on_room, new_scratch_folder
+from onnxq.scratch_folder import ScratchFolder, blamed_on_room
 
 # Protobuf refuses messages of 2 GiB; what is left covers the message around the weights.
 _MESSAGE_LIMIT = 2**31 - 2**20
@@ -308,19 +308,29 @@ def _dequantizing_late(model: ModelProto) -> ModelProto:
 def _with_drafts_mapped(
     model: ModelProto, base_dir: Path | None, options: ort.SessionOptions
 ) -> tuple[ModelProto, Path, object]:
-    """`model` for a session that reads from memory what lies in files that are still being written.
+    """`model` for a session that reads what lies in files which this process is writing.
 
-    Such a file has no name, and onnxruntime wants one for every tensor that is not in the message. It gets the name of
-    an empty file, and the values themselves, of which it makes a copy. (`add_initializer` would make none, but what
+    onnxruntime maps files of one folder: the one of the temporary file that weights may be in. Everything else comes
+    from memory, of which it makes a copy: a file that is not complete has no name, and onnxruntime wants one for every
+    tensor that is not in the message, so it gets that of an empty file. (`add_initializer` would make no copy, but what
     optimises the graph would read the file.)
     """
-    folder = new_scratch_folder()
-    empty = Path(folder.name) / "empty"
+    scratch = next(filter(None, map(scratch_file, model.graph.initializer)), None)
+    made: ScratchFolder | None = None
+    if scratch is None:
+        made = ScratchFolder()
+        folder = Path(made.name)
+    else:
+        folder = scratch.parent
+    empty = folder / "empty"
     empty.touch()
     mapped = ModelProto()
     mapped.CopyFrom(model)  # weights are in files: there is little to copy
     values: dict[str, ort.OrtValue] = {}
     for tensor in filter(is_external, mapped.graph.initializer):
+        if scratch is not None and scratch_file(tensor) == scratch:
+            _rename(tensor, scratch.name)
+            continue
         found = locate(tensor, base_dir)
         dtype = _plain_type(tensor)
         if dtype is None or found.length < _PAGE_BYTES:
@@ -328,11 +338,16 @@ def _with_drafts_mapped(
             continue
         array = np.memmap(found.path, mode="r", dtype=dtype, offset=found.offset, shape=tuple(tensor.dims))
         values[tensor.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, tensor.data_type)
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = empty.name
-    options.add_external_initializers(list(values), list(values.values()))
-    return mapped, Path(folder.name), (folder, values)
+        _rename(tensor, empty.name)
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    return mapped, folder, (made, values)
+
+
+def _rename(tensor: TensorProto, location: str) -> None:
+    for entry in tensor.external_data:
+        if entry.key == "location":
+            entry.value = location
 
 
 def _plain_type(tensor: TensorProto) -> np.dtype[Any] | None:
@@ -345,8 +360,8 @@ def _plain_type(tensor: TensorProto) -> np.dtype[Any] | None:
     return dtype if dtype.kind in "fiub" and not packed else None
 
 
-def _through_folder(model: ModelProto) -> tuple[str, tempfile.TemporaryDirectory[str]]:
-    folder = new_scratch_folder()
+def _through_folder(model: ModelProto) -> tuple[str, ScratchFolder]:
+    folder = ScratchFolder()
     path = Path(folder.name) / "model.onnx"
     whole = ModelProto()
     whole.CopyFrom(model)  # saving with external data empties the message that it is given

@@ -6,6 +6,7 @@ file that is read   4 a check or gate not met   130 interrupted   143 terminated
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import traceback
@@ -123,6 +124,7 @@ def _usage_failure(error: click.ClickException) -> Failure:
 
 def _leave(failure: Failure, *, as_json: bool) -> NoReturn:
     if as_json:
-        click.echo(failure.to_json())
+        with contextlib.suppress(OnnxqError):  # the failure may be that of standard output
+            click.echo(failure.to_json())
     click.echo(failure.to_text(), err=True)
     sys.exit(failure.exit_code)

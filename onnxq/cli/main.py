@@ -6,6 +6,8 @@ answer at once.
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from onnxq.cli.commands.cache import cache
@@ -24,6 +26,7 @@ from onnxq.cli.commands.targets import targets
 from onnxq.cli.commands.verify import verify
 from onnxq.cli.group import EXIT_USAGE, CommandLine
 from onnxq.cli.signals import end_at_once_from_now_on
+from onnxq.cli.streams import Messages, Output, whole
 from onnxq.version import VERSION
 
 PROGRAM = "onnxq"
@@ -64,6 +67,7 @@ for command in (
 
 def main() -> None:
     """Entry point of the `onnxq` script."""
+    sys.stdout, sys.stderr = whole(sys.stdout, Output), whole(sys.stderr, Messages)
     try:
         cli(prog_name=PROGRAM)
     finally:

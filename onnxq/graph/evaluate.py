@@ -101,6 +101,26 @@ def foldable_part(graph: Graph) -> Evaluation:
     return Evaluation(tuple(candidates), results, refused)
 
 
+def pieces_of(part: Evaluation) -> list[Evaluation]:
+    """`part` cut to pieces that have no tensor in common: evaluated in turn, they need less memory."""
+    piece_of: dict[str, int] = {}  # by tensor
+    pieces: dict[int, list[NodeProto]] = {}
+    for index, node in enumerate(part.nodes):
+        joined = sorted({piece_of[tensor] for tensor in node.input if tensor in piece_of})
+        nodes = [one for piece in joined for one in pieces.pop(piece)]
+        pieces[index] = [*nodes, node]
+        piece_of.update((tensor, index) for one in pieces[index] for tensor in one.output if tensor)
+    results = frozenset(part.results)
+    return [
+        Evaluation(
+            nodes=tuple(nodes),
+            results=tuple(t for node in nodes for t in node.output if t in results),
+            refused={},
+        )
+        for nodes in pieces.values()
+    ]
+
+
 def evaluate(graph: Graph, part: Evaluation) -> dict[str, NDArray[Any]]:
     """The values of `part.results`.
 

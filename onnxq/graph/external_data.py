@@ -108,7 +108,15 @@ def weights_are_large(tensors: Iterable[TensorProto]) -> bool:
 
 def in_draft(proto: TensorProto) -> bool:
     """Whether the data of `proto` lies in a file that this process is writing."""
-    return is_external(proto) and any(e.key == "location" and e.value.startswith(DRAFT) for e in proto.external_data)
+    return draft_of(proto) is not None
+
+
+def draft_of(proto: TensorProto) -> Path | None:
+    """The file that this process is writing and the data of `proto` lies in; None where it lies elsewhere."""
+    if not is_external(proto):
+        return None
+    locations = (e.value for e in proto.external_data if e.key == "location")
+    return next((Path(one[len(DRAFT) :]) for one in locations if one.startswith(DRAFT)), None)
 
 
 def named_length(proto: TensorProto) -> int:

@@ -3,6 +3,7 @@
 Weights go into a file of their own, `<name>.data`, where protobuf's limit of 2 GB demands it
 (https://onnx.ai/onnx/repo-docs/ExternalData.html). Two files cannot be replaced in one step; a process that is killed
 in between leaves old weights or new ones, but no model beside them: never a model that reads the weights of another.
+The old ones are then hidden files beside them, which the next writing of the same output puts back first.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from onnxq.errors import ConfigError
 from onnxq.graph.external_data import in_draft, is_external, take_inside, tensors_in, tensors_of, weights_are_large
 from onnxq.graph.view import frame_of
 from onnxq.graph.weights_file import WeightsFile, name_file, unwritable, weights_file
-from onnxq.whole_files import Draft, draft, hidden_beside, try_folder, write_whole
+from onnxq.whole_files import Draft, draft, hidden_beside, hidden_files, try_folder, write_whole
 
 # protobuf refuses messages of 2 GiB and more; what is not weights (nodes, shapes) gets the difference.
 _INLINE_LIMIT_BYTES = 2**31 - 2**26
@@ -92,6 +93,8 @@ def check_output(target: Path, *, force: bool = False, model: bool = True) -> No
         raise ConfigError(
             "the name of a model ends in .onnx", where=where, hint=f"pass output={target.name + '.onnx'!r} (-o)"
         )
+    if model:
+        _put_back(target)
     if not force and target.exists():
         raise _exists(target)
     if model and not force and (data := data_file(target)).is_file():
@@ -152,21 +155,24 @@ def _external_bytes(tensor: TensorProto) -> int:
 def self_contained(model: ModelProto, base_dir: Path | None) -> ModelProto:
     """`model` for a user, who may save it anywhere: with all data inside, unless that is more than protobuf holds.
 
+    What lies in temporary files comes inside in any case.
+
     Raises:
         ModelError: external data cannot be read.
     """
-    return model if base_dir is None or needs_data_file(model) else _inlined(model, base_dir)
+    return _inlined(model, base_dir, in_draft if base_dir is None or needs_data_file(model) else is_external)
 
 
-def _inlined(model: ModelProto, base_dir: Path | None) -> ModelProto:
-    """`model` with all data inside; itself where that is so already."""
-    if not any(map(is_external, tensors_of(model.graph))):
+def _inlined(
+    model: ModelProto, base_dir: Path | None, which: Callable[[TensorProto], bool] = is_external
+) -> ModelProto:
+    """`model` with the data of the tensors `which` inside; itself where that is so already."""
+    if not any(map(which, tensors_of(model.graph))):
         return model
     whole = ModelProto()
     whole.CopyFrom(model)
-    for tensor in tensors_of(whole.graph):
-        if is_external(tensor):
-            take_inside(tensor, base_dir)
+    for tensor in filter(which, tensors_of(whole.graph)):
+        take_inside(tensor, base_dir)
     return whole
 
 
@@ -197,6 +203,18 @@ def _write_with_data(
         size = data.draft.stream.tell() + written.stream.tell()
         _publish_pair(data.draft, written, force=force)
     return size
+
+
+def _put_back(target: Path) -> None:
+    """Put things right where a process was killed in `_publish_pair`: all of the old pair, or nothing of it."""
+    with contextlib.suppress(OSError):  # what is wrong with the folder shows when it is written to
+        done = target.exists()
+        for file in (data_file(target), target):
+            for hidden in hidden_files(file, "old"):
+                if done:
+                    hidden.unlink()
+                else:
+                    hidden.replace(file)
 
 
 def _publish_pair(data: Draft, model: Draft, *, force: bool) -> None:

@@ -36,6 +36,7 @@ from onnxq.graph.messages import (
     tensor_bytes,
     tensor_value,
 )
+from onnxq.graph.scratch_weights import ScratchWeights
 
 __all__ = [
     "CAPTURED",
@@ -73,6 +74,7 @@ class Graph:
 
     def __init__(self, model: ModelProto, base_dir: Path | None = None) -> None:
         self.base_dir = base_dir
+        self._scratch: ScratchWeights | None = None
         # All of the model that onnxq does not edit: metadata, functions, opset imports, doc strings.
         self._frame = ModelProto()
         self._frame.CopyFrom(frame_of(model))
@@ -304,10 +306,24 @@ class Graph:
             proto.name = name
         else:
             proto = numpy_helper.from_array(np.asarray(value, order="C"), name)
-        self._initializers[name] = proto
+        self._initializers[name] = proto if self._scratch is None else self._scratch.stored(proto)
         self._value_info.pop(name, None)
         self._names.add(name)
         return name
+
+    def keep_in_files(self) -> None:
+        """Let initializers that are added from now on lie in a temporary file, which copies of the graph share.
+
+        Raises:
+            ConfigError: there is no room for one.
+        """
+        if self._scratch is None:
+            self._scratch = ScratchWeights()
+
+    @property
+    def keeps_in_files(self) -> bool:
+        """Whether initializers that are added lie in a temporary file."""
+        return self._scratch is not None
 
     def remove_initializer(self, name: str) -> None:
         del self._initializers[name]
@@ -382,6 +398,7 @@ class Graph:
         """An independent graph; the initializers' data is shared."""
         twin = Graph.__new__(Graph)
         twin.base_dir = self.base_dir
+        twin._scratch = self._scratch
         twin._frame = copy.deepcopy(self._frame)
         twin.inputs = {k: copy.deepcopy(v) for k, v in self.inputs.items()}
         twin.outputs = {k: copy.deepcopy(v) for k, v in self.outputs.items()}

@@ -17,15 +17,13 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from onnxq.errors import UnsupportedModelError
+from onnxq.graph import external_data
 from onnxq.graph.float_types import TYPE_ATTRIBUTES, type_name
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use, attribute, bodies
 from onnxq.passes.base import Pass, PassLog, PassResult
 
 # One holds a tensor of its own (and is left only where its output is the model's), of the other the type is the point.
 _KEPT_OPS = frozenset({"Constant", "BitCast"})
-_LARGEST_BYTES = 2**31 - 2**26
-"""Converted weights are held in the message, which protobuf limits to 2 GiB; the rest of the graph needs some."""
 
 
 class ComputeInFloat32(Pass):
@@ -38,13 +36,11 @@ class ComputeInFloat32(Pass):
     4. Left alone: control flow and what its bodies read, operators of other domains, sequences and optionals.
     5. Left alone: a Cast from or to float32 that leads to nothing of the above; it is such a border already.
     6. With `interface`, inputs and outputs of the model become float32 too.
+    7. Converted weights that make a large model lie in a temporary file.
 
     Args:
         types: The types to replace, as TensorProto.DataType.
         interface: Whether inputs and outputs of the model change their type.
-
-    Raises:
-        UnsupportedModelError: the converted weights would take more than 2 GB.
     """
 
     def __init__(self, types: Collection[int], *, interface: bool = False) -> None:
@@ -55,7 +51,8 @@ class ComputeInFloat32(Pass):
         log = PassLog()
         before = {t: d for t in _tensors(graph) if (d := graph.dtype(t)) in self._types and d is not None}
         nodes = [n for n in graph.nodes if self._touches(n, before) and _exists_in_float32(graph, n, before)]
-        _check_size(graph, before)
+        if _size_bytes(graph, before) > external_data.LARGE_BYTES:
+            graph.keep_in_files()
         inside = _without_borders(graph, nodes)
         nodes = [n for n in nodes if n.name in inside]
         if self._interface:
@@ -76,21 +73,9 @@ class ComputeInFloat32(Pass):
         return any(t in before for t in (*node.input, *node.output))
 
 
-def _check_size(graph: Graph, before: dict[str, int]) -> None:
-    """See that the converted weights fit into one message.
-
-    Raises:
-        UnsupportedModelError: they do not.
-    """
-    size = sum(4 * math.prod(graph.initializers[name].dims) for name in before if name in graph.initializers)
-    if size > _LARGEST_BYTES:
-        old = ", ".join(sorted({type_name(d) for d in before.values()}))
-        raise UnsupportedModelError(
-            f"what is {old} in the model has to compute in float32, where its weights take {size / 1e9:.1f} GB: more "
-            "than the 2 GB that can be converted",
-            hint="convert the model to float32 yourself, with its weights in a file beside it (onnx.save with "
-            "save_as_external_data=True): such models may have any size",
-        )
+def _size_bytes(graph: Graph, before: dict[str, int]) -> int:
+    """What the constants among `before` take in float32."""
+    return sum(4 * math.prod(graph.initializers[name].dims) for name in before if name in graph.initializers)
 
 
 def _tensors(graph: Graph) -> Iterator[str]:

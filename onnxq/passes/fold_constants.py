@@ -12,7 +12,7 @@ import math
 import numpy as np
 from onnx import NodeProto
 
-from onnxq.graph.evaluate import Evaluation, EvaluationError, evaluate, foldable_part
+from onnxq.graph.evaluate import Evaluation, EvaluationError, evaluate, foldable_part, pieces_of
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.base import Pass, PassLog, PassResult
@@ -28,6 +28,7 @@ class FoldConstants(Pass):
        be told beforehand (Expand, Tile, Range, ConstantOfShape ...).
     5. Left alone: a node whose output is an output of the graph.
     6. Left alone: a part that onnxruntime cannot run.
+    7. In a large model, parts that have nothing to do with each other fold one after another, into a file.
     """
 
     def run(self, graph: Graph) -> PassResult:
@@ -35,7 +36,10 @@ class FoldConstants(Pass):
         while True:
             shapes = _fold_shapes(graph, log)
             part = foldable_part(graph)
-            folded = _fold_part(graph, part, log)
+            pieces = pieces_of(part) if graph.keeps_in_files else [part]
+            folded = [piece for piece in pieces if _fold_part(graph, piece, log)]
+            for piece in pieces:
+                part.refused.update(piece.refused)
             if not shapes and not folded:
                 break
             graph.prune()

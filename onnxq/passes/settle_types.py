@@ -7,6 +7,7 @@ from collections.abc import Collection
 from onnx import TensorProto
 
 from onnxq.errors import UnsupportedModelError
+from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, mentions, type_name, weighted_types
 from onnxq.graph.opset import lower_opset, upgrade_opset
 from onnxq.graph.shapes import infer_shapes
@@ -26,6 +27,8 @@ def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
     float16 and bfloat16 stay where the target takes scales in them and the model can be brought to the opset that does;
     elsewhere, and in float64, what belongs to a type that weights have computes in float32.
 
+    What passes make of the weights of a large model lies in a temporary file.
+
     Raises:
         UnsupportedModelError: the model cannot be brought to the opset that the target needs.
     """
@@ -40,6 +43,8 @@ def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
             types -= HALF_TYPES
     else:
         graph = upgrade_opset(source.copy(), target.min_opset)
+    if weights_are_large(graph.initializers.values()):
+        graph.keep_in_files()
     types -= {TensorProto.FLOAT}
     if types:
         _in_float32(graph, types)

@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {
     "onnxq.plural": 0,
     "onnxq.runtime": 0,
     "onnxq.sizes": 0,
+    "onnxq.file_lock": 0,
     "onnxq.whole_files": 0,
     "onnxq.scratch_folder": 0,
     "onnxq.config": 1,

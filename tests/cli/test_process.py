@@ -83,6 +83,66 @@ def test_output_cut_short_by_the_reader(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+
+
+@full
+@pytest.mark.parametrize("command", [("plan", "model.onnx"), ("plan", "model.onnx", "--json"), ("--help",)])
+def test_output_that_cannot_be_written(folder: Path, command: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as stream:
+        given = [sys.executable, "-m", "onnxq", *command]
+        done = subprocess.run(
+            given, stdout=stream, stderr=subprocess.PIPE, text=True, check=False, cwd=folder, timeout=60
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: standard output: what is printed cannot be written: No space left on device\n"
+        "hint: send it to another place: > FILE\n"
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file sizes")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_is_cut_off_is_no_success(folder: Path, unbuffered: str) -> None:
+    """The system takes the first part of the document. Unbuffered, Python itself does not notice."""
+    import resource  # noqa: PLC0415 - not on Windows
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+    with (folder / "plan.json").open("w") as stream:
+        done = subprocess.run(
+            [sys.executable, "-m", "onnxq", "plan", "model.onnx", "--json"],
+            stdout=stream, stderr=subprocess.PIPE, text=True, check=False, cwd=folder, timeout=60, preexec_fn=limit,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert (folder / "plan.json").stat().st_size == 500
+    assert done.returncode == 2
+    assert "what is printed cannot be written: File too large" in done.stderr
+
+
+@full
+def test_messages_that_cannot_be_written_end_nothing(folder: Path) -> None:
+    with Path("/dev/full").open("w") as stream:
+        given = [sys.executable, "-m", "onnxq", "quantize", "model.onnx", "-o", "q.onnx"]
+        done = subprocess.run(
+            given, stdout=subprocess.PIPE, stderr=stream, text=True, check=False, cwd=folder, timeout=60
+        )
+        given[4], given[6] = "absent.onnx", "other.onnx"
+        wrong = subprocess.run(given, stdout=subprocess.PIPE, stderr=stream, check=False, cwd=folder, timeout=60)
+    assert (done.returncode, wrong.returncode) == (0, 3)
+    assert done.stdout.startswith("PASSED")
+    assert (folder / "q.onnx").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell's way to close a stream")
+def test_closed_streams(folder: Path) -> None:
+    for command, code in (("plan model.onnx >&-", 0), ("plan absent.onnx 2>&-", 3)):
+        given = f"{sys.executable} -m onnxq {command}"
+        done = subprocess.run(given, shell=True, capture_output=True, text=True, check=False, cwd=folder, timeout=60)
+        assert done.returncode == code, done.stderr
+
+
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 SLOW = (

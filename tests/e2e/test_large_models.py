@@ -5,8 +5,10 @@ What counts as large is set to a few kilobytes here; `python -m benches.large` d
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,51 @@ def test_the_same_as_in_memory(
     for one, other in zip(outputs(tmp_path / "small.onnx"), outputs(tmp_path / "large.onnx"), strict=True):
         np.testing.assert_allclose(other, one, atol=0.02 * np.abs(one).max())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["float", "large.onnx", "large.onnx.data", "small.onnx"]
+
+
+def halves(folder: Path) -> Path:
+    """The network in float16, with its weights in a file beside it."""
+    model = network()
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    path = folder / "half.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="h.bin", size_threshold=100)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weight-only"])
+@pytest.mark.parametrize("written", [True, False])
+def test_float16_models_are_widened_through_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, *, written: bool
+) -> None:
+    """Their weights in float32, too, may be more than memory or a message holds."""
+    (tmp_path / "float").mkdir()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    path = halves(tmp_path / "float")
+    feeds = [{"x": feed["x"].astype(np.float16)} for feed in FEEDS]
+    small = onnxq.quantize(path, feeds, mode=mode, target="ort-x64-vnni", output=tmp_path / "small.onnx")
+    monkeypatch.setattr(external_data, "LARGE_BYTES", 2000)
+    large = onnxq.quantize(
+        path, feeds, mode=mode, target="ort-x64-vnni", output=tmp_path / "large.onnx" if written else None
+    )
+    assert large.report.failed_checks == small.report.failed_checks == ()
+    if written:
+        assert {e.value for t in large.model.graph.initializer for e in t.external_data if e.key == "location"} == {
+            "large.onnx.data"
+        }
+    else:
+        onnx.save(large.model, tmp_path / "large.onnx")
+    want, got = constants(tmp_path / "small.onnx"), constants(tmp_path / "large.onnx")
+    assert want.keys() == got.keys()
+    for name, value in want.items():
+        if value.dtype != np.int32 and not name.startswith("b"):
+            np.testing.assert_array_equal(got[name], value, err_msg=name)
+    del large, small
+    gc.collect()
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @pytest.mark.usefixtures("large")

@@ -162,11 +162,3 @@ def test_large_constants_go_back_to_float16() -> None:
     for want, got in zip(computed(before, feed), computed(graph, feed), strict=True):
         np.testing.assert_array_equal(got, want)
     assert not StoreInHalf().run(graph).modified
-
-
-def test_more_weights_than_a_message_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxq.passes.compute_in_float32._LARGEST_BYTES", 4 * W.size - 1)
-    with pytest.raises(
-        UnsupportedModelError, match=r"what is float16 in the model .* take 0\.0 GB.*\n.*save_as_external"
-    ):
-        converted("(float16[2,8] x) => (float16[2,8] y) { y = MatMul(x, w) }", w=W)

@@ -326,7 +326,7 @@ def test_a_model_that_cannot_be_saved_is_tapped_as_it_is(monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(scratch_folder.tempfile, "TemporaryDirectory", fail)
+    monkeypatch.setattr(scratch_folder.tempfile, "mkdtemp", fail)
     found = collect(graph, TAPS, data(graph), digest="d")
     # Without blocks, elements of other places are taken.
     assert [(s.rmin, s.rmax, s.count) for s in found.values()] == [(s.rmin, s.rmax, s.count) for s in expected.values()]

@@ -284,6 +284,40 @@ def test_killed_between_the_two_files_of_a_model(tmp_path: Path, published: int)
     assert b"m.onnx.data" in kept.read_bytes()
     assert save_elsewhere(tmp_path / "m.onnx", SPLIT).returncode == 0
     assert (load_graph(tmp_path / "m.onnx").constant("w") == normal(300, 40, seed=1)).all()
+    assert sorted(contents(tmp_path)) == ["m.onnx", "m.onnx.data"]
+
+
+@posix
+@pytest.mark.parametrize("published", [0, 1])
+def test_the_next_one_puts_back_what_a_killed_one_took_away(
+    tmp_path: Path, old_pair: dict[str, bytes], published: int
+) -> None:
+    save_elsewhere(tmp_path / "m.onnx", KILLED_BEFORE_PUBLISHING.format(left=published))
+    assert contents(tmp_path) != old_pair
+    with pytest.raises(ConfigError, match="the file exists"):
+        saving.check_output(tmp_path / "m.onnx")
+    assert contents(tmp_path) == old_pair
+
+
+@posix
+def test_the_next_one_removes_hidden_files_that_nobody_writes(
+    tmp_path: Path, old: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without O_TMPFILE a kill leaves the hidden file of the draft."""
+    before = "from onnxq import whole_files\nwhole_files._nameless = lambda _: None\n" + KILLED_WHILE_WRITING
+    assert save_elsewhere(tmp_path / "m.onnx", before).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".m.onnx.*.tmp"))) == 1
+    assert (tmp_path / "m.onnx").read_bytes() == old["m.onnx"]
+    (tmp_path / ".m.onnx.notes.tmp").touch()
+    monkeypatch.setattr(whole_files, "_nameless", lambda _: None)
+    with draft(tmp_path / "m.onnx") as first:
+        first.stream.write(b"first")
+        with draft(tmp_path / "m.onnx") as second:  # does not take the first for left
+            second.stream.write(b"second")
+            second.publish(replace=True)
+        assert contents(tmp_path)["m.onnx"] == b"second"
+        first.publish(replace=True)
+    assert contents(tmp_path) == {"m.onnx": b"first", ".m.onnx.notes.tmp": b""}
 
 
 @pytest.fixture(autouse=True)
