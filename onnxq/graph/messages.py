@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +150,13 @@ def frame_of(model: ModelProto) -> ModelProto:
     if hasattr(graph, "metadata_props"):
         frame.graph.metadata_props.extend(graph.metadata_props)
     return frame
+
+
+def free_name(stem: str, taken: Iterable[str]) -> str:
+    """A name that is not `taken`: `stem` where it is free, else with a number."""
+    known = taken if isinstance(taken, (set, dict)) else set(taken)
+    name, n = stem, 1
+    while name in known:
+        n += 1
+        name = f"{stem}_{n}"
+    return name

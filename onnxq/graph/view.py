@@ -31,6 +31,7 @@ from onnxq.graph.messages import (
     captured_names,
     dim_of,
     frame_of,
+    free_name,
     reads_of,
     rename_captured,
     tensor_bytes,
@@ -70,11 +71,14 @@ class Graph:
     Args:
         model: The model; it is not changed.
         base_dir: Folder that external data locations are relative to.
+
+    Attributes:
+        scratch: The temporary file that initializers which are added lie in, in large models; copies share it.
     """
 
     def __init__(self, model: ModelProto, base_dir: Path | None = None) -> None:
         self.base_dir = base_dir
-        self._scratch: ScratchWeights | None = None
+        self.scratch: ScratchWeights | None = None
         # All of the model that onnxq does not edit: metadata, functions, opset imports, doc strings.
         self._frame = ModelProto()
         self._frame.CopyFrom(frame_of(model))
@@ -101,7 +105,7 @@ class Graph:
             own = NodeProto()
             own.CopyFrom(node)
             if not own.name or own.name in self._nodes:
-                own.name = _free_name(own.name or f"{own.op_type}_{next(iter(own.output), '')}", taken)
+                own.name = free_name(own.name or f"{own.op_type}_{next(iter(own.output), '')}", taken)
                 taken.add(own.name)
             self._attach(own)
 
@@ -207,7 +211,7 @@ class Graph:
 
     def unique_name(self, stem: str) -> str:
         """A tensor name not in use, as close to `stem` as possible; it is reserved from now on."""
-        name = _free_name(stem, self._names)
+        name = free_name(stem, self._names)
         self._names.add(name)
         return name
 
@@ -226,7 +230,7 @@ class Graph:
             op_type,
             list(inputs),
             list(outputs),
-            name=_free_name(name, self._nodes),
+            name=free_name(name, self._nodes),
             domain=domain,
             **(attributes if isinstance(attributes, Mapping) else {}),
         )
@@ -306,24 +310,10 @@ class Graph:
             proto.name = name
         else:
             proto = numpy_helper.from_array(np.asarray(value, order="C"), name)
-        self._initializers[name] = proto if self._scratch is None else self._scratch.stored(proto)
+        self._initializers[name] = proto if self.scratch is None else self.scratch.stored(proto)
         self._value_info.pop(name, None)
         self._names.add(name)
         return name
-
-    def keep_in_files(self) -> None:
-        """Let initializers that are added from now on lie in a temporary file, which copies of the graph share.
-
-        Raises:
-            ConfigError: there is no room for one.
-        """
-        if self._scratch is None:
-            self._scratch = ScratchWeights()
-
-    @property
-    def keeps_in_files(self) -> bool:
-        """Whether initializers that are added lie in a temporary file."""
-        return self._scratch is not None
 
     def remove_initializer(self, name: str) -> None:
         del self._initializers[name]
@@ -398,7 +388,7 @@ class Graph:
         """An independent graph; the initializers' data is shared."""
         twin = Graph.__new__(Graph)
         twin.base_dir = self.base_dir
-        twin._scratch = self._scratch
+        twin.scratch = self.scratch
         twin._frame = copy.deepcopy(self._frame)
         twin.inputs = {k: copy.deepcopy(v) for k, v in self.inputs.items()}
         twin.outputs = {k: copy.deepcopy(v) for k, v in self.outputs.items()}
@@ -455,12 +445,3 @@ class Graph:
         uses.remove(use)
         if not uses:
             del self._uses[tensor]
-
-
-def _free_name(stem: str, taken: Iterable[str]) -> str:
-    known = taken if isinstance(taken, (set, dict)) else set(taken)
-    name, n = stem, 1
-    while name in known:
-        n += 1
-        name = f"{stem}_{n}"
-    return name

@@ -19,6 +19,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from onnxq.graph import external_data
 from onnxq.graph.float_types import TYPE_ATTRIBUTES, type_name
+from onnxq.graph.scratch_weights import ScratchWeights
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use, attribute, bodies
 from onnxq.passes.base import Pass, PassLog, PassResult
 
@@ -52,7 +53,7 @@ class ComputeInFloat32(Pass):
         before = {t: d for t in _tensors(graph) if (d := graph.dtype(t)) in self._types and d is not None}
         nodes = [n for n in graph.nodes if self._touches(n, before) and _exists_in_float32(graph, n, before)]
         if _size_bytes(graph, before) > external_data.LARGE_BYTES:
-            graph.keep_in_files()
+            graph.scratch = graph.scratch or ScratchWeights()
         inside = _without_borders(graph, nodes)
         nodes = [n for n in nodes if n.name in inside]
         if self._interface:

@@ -36,7 +36,7 @@ class FoldConstants(Pass):
         while True:
             shapes = _fold_shapes(graph, log)
             part = foldable_part(graph)
-            pieces = pieces_of(part) if graph.keeps_in_files else [part]
+            pieces = pieces_of(part) if graph.scratch is not None else [part]
             folded = [piece for piece in pieces if _fold_part(graph, piece, log)]
             for piece in pieces:
                 part.refused.update(piece.refused)

@@ -10,6 +10,7 @@ from onnxq.errors import UnsupportedModelError
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, mentions, type_name, weighted_types
 from onnxq.graph.opset import lower_opset, upgrade_opset
+from onnxq.graph.scratch_weights import ScratchWeights
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.passes.compute_in_float32 import ComputeInFloat32
@@ -44,7 +45,7 @@ def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
     else:
         graph = upgrade_opset(source.copy(), target.min_opset)
     if weights_are_large(graph.initializers.values()):
-        graph.keep_in_files()
+        graph.scratch = ScratchWeights()
     types -= {TensorProto.FLOAT}
     if types:
         _in_float32(graph, types)
