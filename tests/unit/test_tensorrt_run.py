@@ -25,6 +25,11 @@ class Mode(enum.Enum):
     OUTPUT = 1
 
 
+class Location(enum.Enum):
+    DEVICE = 0
+    HOST = 1
+
+
 class HostDevice:
     """The GPU's memory, on the host."""
 
@@ -33,6 +38,10 @@ class HostDevice:
     def __init__(self) -> None:
         self.kept: dict[int, Any] = {}
         self.freed = 0
+        self.waited = 0
+
+    def wait(self) -> None:
+        self.waited += 1
 
     def allocate(self, size_bytes: int) -> int:
         buffer = ctypes.create_string_buffer(max(1, size_bytes))
@@ -60,7 +69,7 @@ def at(address: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 
 
 class Context:
-    """y = x + 1 for as many rows as `x` has; `rows` is a shape input, which lies on the host."""
+    """y = x + 1 for as many rows as `x` has; `rows` and `next`, which is rows + 1, are sizes, which lie on the host."""
 
     def __init__(self, *, works: bool = True, largest: int = 4, sizes_known: bool = True) -> None:
         self.works, self.largest, self.sizes_known = works, largest, sizes_known
@@ -73,6 +82,8 @@ class Context:
         return shape[0] <= self.largest
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if name == "next":
+            return (1,)
         assert name == "y"
         return self.shapes["x"] if self.sizes_known else (-1, 3)
 
@@ -86,32 +97,42 @@ class Context:
         rows = at(self.addresses["rows"], (1,), np.int64)
         assert rows[0] == len(x)
         at(self.addresses["y"], self.shapes["x"], np.float32)[:] = x + 1
+        at(self.addresses["next"], (1,), np.int64)[:] = rows + 1
         return self.works
 
 
 class Engine:
-    num_io_tensors = 3
+    names = ("x", "rows", "y", "next")
+    num_io_tensors = len(names)
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
+    def __init__(self, context: Context | None, *, type_of_y: str = "FLOAT") -> None:
+        self.context, self.type_of_y = context, type_of_y
 
-    def create_execution_context(self) -> Context:
+    def create_execution_context(self) -> Context | None:
         return self.context
 
     def get_tensor_name(self, index: int) -> str:
-        return ("x", "rows", "y")[index]
+        return self.names[index]
 
     def get_tensor_mode(self, name: str) -> Mode:
-        return Mode.OUTPUT if name == "y" else Mode.INPUT
+        return Mode.OUTPUT if name in {"y", "next"} else Mode.INPUT
 
     def get_tensor_dtype(self, name: str) -> str:
-        return "INT64" if name == "rows" else "FLOAT"
+        return {"x": "FLOAT", "y": self.type_of_y}.get(name, "INT64")
 
-    def is_shape_inference_io(self, name: str) -> bool:
-        return name == "rows"
+    def get_tensor_location(self, name: str) -> Location:
+        return Location.HOST if name in {"rows", "next"} else Location.DEVICE
 
 
-TRT = SimpleNamespace(TensorIOMode=Mode, nptype={"FLOAT": np.float32, "INT64": np.int64}.__getitem__)
+def nptype(trt_type: str) -> Any:
+    """As TensorRT's, which raises a TypeError for what numpy lacks."""
+    known = {"FLOAT": np.float32, "INT64": np.int64}
+    if trt_type not in known:
+        raise TypeError("Could not resolve TensorRT datatype to an equivalent numpy datatype.")
+    return known[trt_type]
+
+
+TRT = SimpleNamespace(TensorIOMode=Mode, TensorLocation=Location, nptype=nptype)
 
 
 def feeds(folder: Path, *rows: int) -> list[dict[str, str]]:
@@ -131,24 +152,41 @@ def test_each_feed_runs_at_its_own_shape(tmp_path: Path) -> None:
         got = np.load(paths["y"])
         assert got.dtype == np.float32
         np.testing.assert_array_equal(got, np.arange(rows * 3, dtype=np.float32).reshape(rows, 3) + 1)
+        np.testing.assert_array_equal(np.load(paths["next"]), [rows + 1])
+    assert device.waited == 2
     assert context.streams == [7, 7]
     assert (device.freed, device.kept) == (2, {})
 
 
 @pytest.mark.parametrize(
-    ("context", "message"),
+    ("engine", "message"),
     [
-        (Context(works=False), "the engine fails while running"),
-        (Context(largest=1), r"the engine does not take input 'x' of shape \(2, 3\)"),
-        (Context(sizes_known=False), "the size of output 'y' depends on the data"),
+        (Engine(Context(works=False)), "the engine fails while running"),
+        (Engine(Context(largest=1)), r"the engine does not take input 'x' of shape \(2, 3\)"),
+        (Engine(Context(sizes_known=False)), "the size of output 'y' depends on the data"),
+        (Engine(Context(), type_of_y="BF16"), "'y' has the type BF16, which numpy lacks"),
     ],
-    ids=["fails", "shape", "size"],
+    ids=["fails", "shape", "size", "type"],
 )
-def test_what_can_go_wrong_is_said_and_memory_given_back(context: Context, message: str, tmp_path: Path) -> None:
+def test_what_can_go_wrong_is_said_and_memory_given_back(engine: Engine, message: str, tmp_path: Path) -> None:
     device = HostDevice()
     with pytest.raises(RuntimeError, match=message):
-        run_engine(TRT, Engine(context), feeds(tmp_path, 2), tmp_path, device=device)
+        run_engine(TRT, engine, feeds(tmp_path, 2), tmp_path, device=device)
     assert device.freed == 1
+
+
+def test_the_stand_in_has_the_calls_of_tensorrt() -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    for stand_in, real in ((Engine, trt.ICudaEngine), (Context, trt.IExecutionContext)):
+        called = {name for name, member in vars(stand_in).items() if callable(member) and not name.startswith("_")}
+        assert called <= set(dir(real))
+    assert set(Location.__members__) == set(trt.TensorLocation.__members__)
+    assert set(Mode.__members__) <= set(trt.TensorIOMode.__members__)
+
+
+def test_a_gpu_without_room_for_an_execution_context(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the engine gets no execution context"):
+        run_engine(TRT, Engine(None), feeds(tmp_path, 2), tmp_path, device=HostDevice())
 
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +335,7 @@ def fake_tensorrt(config: Config, network_flags: list[int]) -> Any:
         BuilderFlag=SimpleNamespace(FP16="FP16", INT8="INT8"), MemoryPoolType=SimpleNamespace(WORKSPACE="WORKSPACE"),
         NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda engine: Engine(Context())),
-        TensorIOMode=TRT.TensorIOMode, nptype=TRT.nptype,
+        TensorIOMode=TRT.TensorIOMode, TensorLocation=TRT.TensorLocation, nptype=TRT.nptype,
     )  # fmt: skip
 
 

@@ -30,8 +30,11 @@ class Device(Protocol):
     def allocate(self, size_bytes: int) -> int:
         """The address of so many bytes on the GPU."""
 
+    def wait(self) -> None:
+        """Wait until everything queued on the stream is done."""
+
     def download(self, address: int, values: NDArray[Any]) -> None:
-        """Fill `values` from the GPU, after everything queued on the stream is done."""
+        """Fill `values` from the GPU."""
 
     def free(self) -> None:
         """Give back everything that was allocated."""
@@ -75,9 +78,12 @@ class CudaDevice:
                    ctypes.c_size_t(values.nbytes))  # fmt: skip
         return address
 
-    def download(self, address: int, values: NDArray[Any]) -> None:
-        """Fill `values` from the GPU, after everything queued on the stream is done."""
+    def wait(self) -> None:
+        """Wait until everything queued on the stream is done."""
         self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+
+    def download(self, address: int, values: NDArray[Any]) -> None:
+        """Fill `values` from the GPU."""
         self._call("cuMemcpyDtoH_v2", values.ctypes.data_as(ctypes.c_void_p), ctypes.c_uint64(address),
                    ctypes.c_size_t(values.nbytes))  # fmt: skip
 
@@ -141,6 +147,8 @@ class _Session:
     def __init__(self, trt: Any, engine: Any, device: Device) -> None:
         self._trt, self._engine, self._device = trt, engine, device
         self._context = engine.create_execution_context()
+        if self._context is None:
+            raise RuntimeError("the engine gets no execution context on this GPU; it may lack memory")
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self._inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self._outputs = [n for n in names if n not in self._inputs]
@@ -151,19 +159,29 @@ class _Session:
             results = {name: self._make_output(name) for name in self._outputs}
             if not self._context.execute_async_v3(self._device.stream):
                 raise RuntimeError("the engine fails while running")
-            for address, values in results.values():
-                self._device.download(address, values)
-            del kept  # TensorRT reads shape inputs from there while it runs
+            self._device.wait()
+            del kept  # TensorRT reads sizes from there while it runs
+            for name, (address, values) in results.items():
+                if not self._is_on_host(name):
+                    self._device.download(address, values)
         finally:
             self._device.free()
         return {name: values for name, (_, values) in results.items()}
 
     def _type(self, name: str) -> Any:
-        return self._trt.nptype(self._engine.get_tensor_dtype(name))
+        own = self._engine.get_tensor_dtype(name)
+        try:
+            return self._trt.nptype(own)
+        except TypeError:
+            raise RuntimeError(f"{name!r} has the type {own}, which numpy lacks; it is not supported here") from None
+
+    def _is_on_host(self, name: str) -> bool:
+        """Whether TensorRT reads or writes a tensor in the host's memory: sizes, from which it infers shapes."""
+        return bool(self._engine.get_tensor_location(name) == self._trt.TensorLocation.HOST)
 
     def _set_input(self, name: str, given: NDArray[Any]) -> NDArray[Any]:
         values = np.ascontiguousarray(given, self._type(name))
-        if self._engine.is_shape_inference_io(name):
+        if self._is_on_host(name):
             self._context.set_tensor_address(name, values.ctypes.data)
         elif self._context.set_input_shape(name, values.shape):
             self._context.set_tensor_address(name, self._device.upload(values))
@@ -176,6 +194,6 @@ class _Session:
         if any(size < 0 for size in shape):
             raise RuntimeError(f"the size of output {name!r} depends on the data, which is not supported here")
         values = np.empty(shape, self._type(name))
-        address = self._device.allocate(values.nbytes)
+        address = values.ctypes.data if self._is_on_host(name) else self._device.allocate(values.nbytes)
         self._context.set_tensor_address(name, address)
         return address, values
