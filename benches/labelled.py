@@ -143,7 +143,8 @@ def document(state: State, models: Sequence[ZooModel], options: argparse.Namespa
         head = ["model", "metric", "samples", "float", *(TITLES[s] for s in SETTINGS), "quantize_static, best"]
         rows = [row for m in models if (row := _row(m, target, state, options))]
         lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *rows]
-        parts += [f"## {target}\n", "\n".join(lines) + "\n", _details(target, state, models, options)]
+        parts += [f"## {target}\n", "\n".join(lines) + "\n", _summary(target, state, models, options)]
+        parts.append(_details(target, state, models, options))
     return "\n".join(parts)
 
 
@@ -161,6 +162,23 @@ def _row(model: ZooModel, target: str, state: State, options: argparse.Namespace
     interval = f"{100 * plain['low']:.1f} to {100 * plain['high']:.1f}"
     values = [model.name, model.metric, str(plain["samples"]), f"{100 * plain['score']:.2f} ({interval})", *shown]
     return "| " + " | ".join(values) + " |"
+
+
+def _summary(target: str, state: State, models: Sequence[ZooModel], options: argparse.Namespace) -> str:
+    """Every quantizer in a line, over all models."""
+    titles = TITLES | {v: f"quantize_{setting.title}" for v, setting in PEERS[target].items()}
+    lines = [
+        "| over all models | mean change | worst change | worse than float | fails |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for variant in [v for v in _variants(target, options) if v != "float"]:
+        cells = [c for m in models if (c := state.get(_key(m, target, variant, options)))]
+        changes = [100 * c["difference"] for c in cells if "score" in c]
+        if changes:
+            worse = sum(c.get("verdict") == "worse" for c in cells)
+            values = [titles[variant], f"{np.mean(changes):+.2f}", f"{min(changes):+.2f}", f"{worse} of {len(cells)}"]
+            lines.append("| " + " | ".join([*values, str(len(cells) - len(changes))]) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _text(cell: Cell) -> str:
