@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from onnxq.arguments import check_output_is_no_input
-from onnxq.calibration.images import ImageOptions
+from onnxq.calibration.images import ImageOptions, noted_size
 from onnxq.calibration.inputs import Layout
+from onnxq.calibration.synthetic import synthetic_batches
 from onnxq.errors import ConfigError, ModelError
-from onnxq.graph.model import ModelSource, load_graph
+from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.saving import check_output
 from onnxq.graph.view import Graph
+from onnxq.passes.settle_types import runnable
+from onnxq.recorded_options import recorded_image_size
 from onnxq.stages import open_batches
 from onnxq.verification.engines import tensorrt
 from onnxq.verification.engines.result import EngineReport
@@ -119,11 +122,15 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
     profile: Mapping[str, ShapeRange] = asked
     notes: tuple[str, ...] = ()
     if missing:
-        batches = open_batches(graph, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+        known_size = None if data is not None or images is not None else _image_size(graph)
+        if known_size is None:
+            batches = open_batches(graph, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+        else:
+            batches = synthetic_batches(runnable(graph), image_size=known_size)
         feeds = batches if data is not None else itertools.islice(batches, 1)
         seen = [{name: tuple(np.shape(value)) for name, value in feed.items()} for feed in feeds]
         profile = completed(graph, asked, shape_ranges(graph, seen))
-        notes = batches.notes if data is not None else (_one_size_note(profile, missing),)
+        notes = batches.notes if data is not None else (_one_size_note(profile, missing, known_size),)
     options = tensorrt.BuildOptions(
         fp16=fp16,
         workspace_bytes=workspace_bytes,
@@ -162,6 +169,12 @@ def _into_place(draft: Path, path: Path) -> None:
         ) from error
 
 
+def _image_size(graph: Graph) -> tuple[int, int] | None:
+    """(height, width) that the model says of its images: those it was calibrated on, or was exported for."""
+    metadata = get_metadata(graph.frame)
+    return recorded_image_size(metadata) or noted_size(metadata)
+
+
 def _named(graph: Graph, shapes: Shapes) -> dict[str, Shape]:
     """Shapes by input name; the empty name stands for the only input."""
     named = {name: tuple(int(size) for size in shape) for name, shape in shapes.items()}
@@ -175,10 +188,13 @@ def _named(graph: Graph, shapes: Shapes) -> dict[str, Shape]:
     return named
 
 
-def _one_size_note(profile: Mapping[str, ShapeRange], inputs: Sequence[str]) -> str:
+def _one_size_note(profile: Mapping[str, ShapeRange], inputs: Sequence[str], known_size: tuple[int, int] | None) -> str:
     sizes = ", ".join(f"{name}:{'x'.join(map(str, profile[name][1]))}" for name in inputs)
+    taken = known_size is not None and any(known_size in itertools.pairwise(usual) for _, usual, _ in profile.values())
+    source = "; height and width are those that the model's metadata names" if taken else ""
     return (
-        f"The engine takes one size only, {sizes}: the model leaves it open, and nothing said what the engine will see."
+        f"The engine takes one size only, {sizes}: the model leaves it open, and nothing said what the engine will see"
+        f"{source}."
         " Pass data=... (--data SRC), or min_shapes=, opt_shapes= and max_shapes= (--min-shape, --opt-shape and "
         "--max-shape)."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.data import bare
+from onnxq.calibration.data import bare, data_from
+from onnxq.calibration.images import PRESETS, ImageOptions
+from onnxq.calibration.inputs import Layout
 from onnxq.calibration.progress import Callback, report_to
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
@@ -63,6 +66,45 @@ def source_name(data: Any) -> str:
     if data is None:
         return "synthetic inputs"
     return str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
+
+
+def reading_options(data: Any, *, images: ImageOptions | str | None, layout: Layout | None) -> str:
+    """How the data was read, as the options of a command: what a report's commands need beside `--data`.
+
+    Args:
+        data: The data as they were given.
+        images: As the user gave it, and so is `layout`.
+        layout: See there.
+    """
+    said = data_from(data)
+    options: dict[str, Any] = {"layout": layout, **_image_flags(images)}
+    if isinstance(said.preprocess, str):
+        options["preprocess"] = said.preprocess
+    options["tokenizer"] = said.tokenizer
+    columns = said.text_column
+    options["text-column"] = columns if columns is None or isinstance(columns, str) else ",".join(columns)
+    options["max-length"] = said.max_length
+    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    words += [word for link in said.state.items() for word in ("--state", "=".join(link))]
+    return shlex.join(words)
+
+
+def _image_flags(images: ImageOptions | str | None) -> dict[str, str]:
+    if images is None or isinstance(images, str):
+        return {} if images is None else {"images": images}
+    preset = next((name for name, options in PRESETS.items() if options == images), None)
+    if preset is not None:
+        return {"images": preset}
+    usual = ImageOptions()
+    numbers = {name: getattr(images, name) for name in ("mean", "std")}
+    # At least one of them has to be there: they say that the files are pictures.
+    flags = {name: ",".join(f"{v:.6g}" for v in values) for name, values in numbers.items()}
+    flags |= {name: value for name in ("color", "resize") if (value := getattr(images, name)) != getattr(usual, name)}
+    if images.crop_share != usual.crop_share:
+        flags["crop-share"] = f"{images.crop_share:g}"
+    if images.size is not None:
+        flags["image-size"] = f"{images.size[0]}x{images.size[1]}"
+    return flags
 
 
 def path_of(model: Any) -> str | None:

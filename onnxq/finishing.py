@@ -15,8 +15,7 @@ from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.detailing import Calibrated, details_of
-from onnxq.errors import ModelError
-from onnxq.facts import Clock, Counted, path_of, source_name
+from onnxq.facts import Clock, Counted, path_of, reading_options, source_name
 from onnxq.graph.model import ModelSource, quantized_nodes, save_model, set_metadata, size_bytes
 from onnxq.graph.saving import data_file, needs_data_file, self_contained
 from onnxq.graph.view import Graph
@@ -31,7 +30,7 @@ from onnxq.report.details import Details
 from onnxq.report.report import DataFacts
 from onnxq.result import QuantizeResult
 from onnxq.search.mixed import SearchResult
-from onnxq.stages import open_batches
+from onnxq.stages import already_quantized, open_batches
 from onnxq.targets.schema import Target
 from onnxq.tuning.search import Tuning
 from onnxq.verification.check import Check
@@ -242,6 +241,7 @@ def _data_facts(made: Made, request: Request) -> DataFacts:
         held_out_samples=0,
         synthetic=False,
         synthetic_comparison=request.data is None,
+        options=reading_options(request.data, images=request.images, layout=request.layout),
     )
 
 
@@ -260,7 +260,4 @@ def refuse_quantized(source: Graph) -> None:
     """
     done = quantized_nodes(source)
     if done:
-        raise ModelError(
-            f"the model is quantized already: it has {counted(len(done), 'quantized node')}, first {done[0]!r}",
-            hint="give the float model; onnxq.strip(...) (onnxq strip) takes Q/DQ pairs out",
-        )
+        raise already_quantized(source, done)

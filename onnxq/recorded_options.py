@@ -14,8 +14,8 @@ from dataclasses import asdict
 from typing import Any
 
 from onnxq.calibration.data import Data
-from onnxq.calibration.images import ImageOptions
-from onnxq.errors import ArtifactError
+from onnxq.calibration.images import ImageOptions, for_model, image_options
+from onnxq.errors import ArtifactError, ConfigError
 from onnxq.planning.overrides import Override
 
 OPTIONS_KEY = "onnxq.options"
@@ -90,6 +90,19 @@ def recall_options(metadata: Mapping[str, str]) -> dict[str, Any]:
             hint="quantize with the same file again and compare the files",
         )
     return dict(options)
+
+
+def recorded_image_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """(height, width) of the images that a quantized model was calibrated on; None where its options do not tell.
+
+    Args:
+        metadata: Of any model.
+    """
+    try:
+        images = for_model(image_options(recall_options(metadata).get("images")), metadata)
+    except (ArtifactError, ConfigError):
+        return None
+    return None if images is None else images.size
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from onnxq.errors import ModelError
@@ -33,12 +34,18 @@ def report_of_model(path: Path, target: TargetSource | None = None) -> Report:
     metadata = get_metadata(graph.frame)
     table, _ = resolve_target(target or metadata.get("onnxq.target") or ORT_CPU)
     found = explain_model(graph, table)
-    actions = [row.action for row in found.nodes]
+    actions = Counter(row.action for row in found.nodes)
     return Report(
         target=table.name,
         checks=(),
         method=metadata.get("onnxq.method"),
-        asked=NodeCounts(int8=actions.count("int8"), fused=actions.count("fused"), float=actions.count("float")),
+        asked=NodeCounts(
+            int8=actions["int8"],
+            fused=actions["fused"],
+            float=actions["float"],
+            weights=actions["weights"],
+            other=actions["other"],
+        ),
         int8_mac_share=found.int8_mac_share,
         size_after_bytes=size_bytes(path, graph),
         layers=tuple(

@@ -118,10 +118,7 @@ def prepare(
     source = load_graph(model)
     done = quantized_nodes(source)
     if done and not has_trained_pairs(source):
-        raise ModelError(
-            f"the model is quantized already: it has {counted(len(done), 'quantized node')}, first {done[0]!r}",
-            hint="give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)",
-        )
+        raise already_quantized(source, done)
     recovery = Recovery.of(DEFAULT_RECOVERY) if recovery is None else recovery
     give_biases = [GiveBiases()] if recovery.needs_biases else []
     with blamed_on(source):
@@ -196,6 +193,20 @@ def rewrite(
         passes.append(StoreInHalf())
     PassManager(passes, name="rewrite").run(quantized)
     return quantized
+
+
+def already_quantized(source: Graph, nodes: Sequence[str]) -> ModelError:
+    """What to say of a model that is to be quantized and has the quantized `nodes`."""
+    ops = {source.node(name).op_type for name in nodes}
+    if ops <= {"QuantizeLinear", "DequantizeLinear"}:
+        way = "give the float model, or the one that onnxq.strip(...) (onnxq strip) makes by taking the Q/DQ pairs out"
+    else:
+        others = ", ".join(sorted(ops - {"QuantizeLinear", "DequantizeLinear"})[:3])
+        way = f"give the float model: {others} cannot be turned back"
+    return ModelError(
+        f"the model is quantized already: it has {counted(len(nodes), 'quantized node')}, first {nodes[0]!r}",
+        hint=f"{way}; to check a quantized model use onnxq.verify(...) (onnxq verify)",
+    )
 
 
 def open_batches(  # noqa: PLR0913 - what the public functions hand through

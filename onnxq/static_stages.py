@@ -17,7 +17,16 @@ from onnxq.calibration.providers import provider_names
 from onnxq.calibration.solve import QParamsTable, RangeTable, replaced_note, solve_from_ranges
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
-from onnxq.facts import Clock, counted_share, incomplete, is_made_up, metadata_of, source_name, unrecovered
+from onnxq.facts import (
+    Clock,
+    counted_share,
+    incomplete,
+    is_made_up,
+    metadata_of,
+    reading_options,
+    source_name,
+    unrecovered,
+)
 from onnxq.finishing import Made, Request, finish
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.view import Graph
@@ -265,6 +274,7 @@ def _data_facts(known: Known, request: Request, choices: Choices) -> DataFacts:
         from_statistics=choices.stats is not None,
         counted_share=counted_share(known.stats),
         providers=("cpu",) if providers is None or choices.stats is not None else provider_names(providers),
+        options=reading_options(request.data, images=request.images, layout=request.layout),
     )
 
 

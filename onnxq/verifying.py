@@ -13,6 +13,7 @@ from onnxq.facts import (
     Counted,
     origin_check,
     path_of,
+    reading_options,
     source_name,
 )
 from onnxq.graph.model import (
@@ -79,6 +80,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
             held_out_samples=feeds.samples,
             synthetic=False,
             synthetic_comparison=data is None,
+            options=reading_options(data, images=images, layout=layout),
         ),
         model_name=Path(path_of(quantized_model) or "").name,
         float_path=path_of(float_model),

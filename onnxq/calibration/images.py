@@ -114,12 +114,20 @@ def for_model(options: ImageOptions | None, metadata: Mapping[str, str]) -> Imag
 
     Args:
         options: What the user said.
+        metadata: Of the model.
+    """
+    size = noted_size(metadata)
+    return options if size is None or options is not PRESETS["yolo"] else replace(options, size=size)
+
+
+def noted_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """Height and width in pixels that Ultralytics' export notes in a model; None where there is no such note.
+
+    Args:
         metadata: Of the model. `imgsz` is a size in pixels, "[height, width]" or one number for both.
     """
     sizes = [int(number) for number in re.findall(r"\d+", metadata.get("imgsz", ""))]
-    if options is not PRESETS["yolo"] or not 1 <= len(sizes) <= 2:
-        return options
-    return replace(options, size=(sizes[0], sizes[-1]))
+    return (sizes[0], sizes[-1]) if 1 <= len(sizes) <= 2 and all(sizes) else None
 
 
 class ImageSource:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from onnxq.calibration.batches import Batch, Batches
+from onnxq.calibration.images import noted_size
 from onnxq.calibration.inputs import InputSpec, InputSpecs
 from onnxq.calibration.session import make_session
 from onnxq.errors import DataError
+from onnxq.graph.model import get_metadata
 from onnxq.graph.view import Dim, Graph, attribute
 from onnxq.plural import counted
 
@@ -46,16 +48,20 @@ class _Sizes:
     sample_rate: int
 
 
-def synthetic_batches(graph: Graph, *, count: int = 16, seed: int = 0) -> Batches:
+def synthetic_batches(
+    graph: Graph, *, count: int = 16, seed: int = 0, image_size: tuple[int, int] | None = None
+) -> Batches:
     """Made-up batches that the model runs on.
 
-    Open sizes are tried, most likely first, until onnxruntime accepts the inputs: batch 1, images 224x224 and on,
-    sequences of 128 and on. Integers that index an embedding stay inside it; masks are ones.
+    Open sizes are tried, most likely first, until onnxruntime accepts the inputs: batch 1, images of the size that the
+    model notes, then 224x224 and on, sequences of 128 and on. Integers that index an embedding stay inside it;
+    masks are ones.
 
     Args:
         graph: The model.
         count: Number of batches.
         seed: Of the random numbers.
+        image_size: (height, width) to try before all others.
 
     Returns:
         Batches labelled "synthetic"; whoever uses them says so.
@@ -66,7 +72,8 @@ def synthetic_batches(graph: Graph, *, count: int = 16, seed: int = 0) -> Batche
     """
     specs = InputSpecs.from_graph(graph)
     limits = {name: index_limit(graph, name) for name in specs}
-    sizes = _runnable(graph, specs, limits, seed)
+    likely = [size for size in (image_size, noted_size(get_metadata(graph.frame))) if size is not None]
+    sizes = _runnable(graph, specs, limits, seed, (*likely, *_IMAGE_SIZES))
 
     def read() -> Iterator[Batch]:
         for number in range(count):
@@ -121,11 +128,17 @@ def _constant_behind(graph: Graph, tensor: str) -> NDArray[Any] | None:
     return graph.constant(tensor)
 
 
-def _runnable(graph: Graph, specs: InputSpecs, limits: Mapping[str, int | None], seed: int) -> _Sizes:
+def _runnable(
+    graph: Graph,
+    specs: InputSpecs,
+    limits: Mapping[str, int | None],
+    seed: int,
+    image_sizes: Sequence[tuple[int, int]],
+) -> _Sizes:
     session = make_session(graph.to_model(), base_dir=graph.base_dir)
     tried: set[tuple[Any, ...]] = set()
     failure: DataError | None = None
-    for rate, image, length in itertools.product(_SAMPLE_RATES, _IMAGE_SIZES, _LENGTHS):
+    for rate, image, length in itertools.product(_SAMPLE_RATES, image_sizes, _LENGTHS):
         guess = _Sizes(image, length, rate)
         arrays = _arrays(specs, limits, guess, np.random.default_rng(seed))
         key = tuple((a.shape, a.item() if a.ndim == 0 else None) for a in arrays.values())

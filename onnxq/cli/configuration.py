@@ -1,29 +1,44 @@
-"""--config: a file whose values stand in for options that were not given."""
+"""--config: a file whose values stand in for options that were not given.
+
+One file serves all commands. A key concerns every command that has the option, but for those that a command keeps
+`apart`: what they write, and what they call by the same name and mean otherwise. These, and whatever else is for one
+command alone, stand in a table of its name.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import click
 
 from onnxq.cli.options import FILE, Decorator
-from onnxq.cli.parameters import Numbers, Points, Size, Table, TargetName
-from onnxq.config import Kind, load_config
+from onnxq.cli.parameters import ImageSize, Numbers, Points, Size, Table, TargetName
+from onnxq.config import Keys, Kind, load_config
 
 _NOT_IN_A_FILE = frozenset({"config", "debug", "help"})
 
 
-def config_option() -> Decorator:
-    """--config, read before all other options."""
+def config_option(*, apart: Collection[str] = ()) -> Decorator:
+    """--config, read before all other options.
+
+    Args:
+        apart: Long names of options that the command takes from the table of its name alone.
+    """
+
+    def read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+        if value is not None:
+            _take(ctx, value, frozenset(apart))
+        return value
+
     return click.option(
         "--config",
         type=FILE,
         is_eager=True,
         expose_value=False,
-        callback=_read,
-        help="TOML file whose keys are these long option names; options given here win, and keys of other commands are "
-        "passed over.",
+        callback=read,
+        help="TOML file whose keys are long option names, see docs/terminal.md; options given here win.",
     )
 
 
@@ -36,22 +51,30 @@ def config_kinds(command: click.Command) -> dict[str, Kind]:
     }
 
 
-def _read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    if value is not None:
-        # Kept for error messages: a bad value is found only when its own option is looked at.
-        ctx.meta["onnxq.config"] = str(value)
-        names = {_long_name(p): p.name for p in ctx.command.params if isinstance(p, click.Option)}
-        loaded: dict[str, Any] = load_config(value, {**_kinds_elsewhere(ctx), **config_kinds(ctx.command)})
-        ctx.default_map = {str(names[key]): item for key, item in loaded.items() if key in names}
-    return value
+def _take(ctx: click.Context, path: Path, apart: Collection[str]) -> None:
+    # Kept for error messages: a bad value is found only when its own option is looked at.
+    ctx.meta["onnxq.config"] = str(path)
+    names = {_long_name(p): p.name for p in ctx.command.params if isinstance(p, click.Option)}
+    loaded = load_config(path, _keys(ctx))
+    shared = {key: item for key, item in loaded.values.items() if key in names and key not in apart}
+    chosen = {**shared, **loaded.tables.get(str(ctx.command.name), {})}
+    ctx.default_map = {str(names[key]): item for key, item in chosen.items()}
 
 
-def _kinds_elsewhere(ctx: click.Context) -> dict[str, Kind]:
-    """The keys of all commands that read such files: one file serves them all, and each takes what concerns it."""
+def _keys(ctx: click.Context) -> Keys:
+    """What a file may hold: the options of all commands that read such files."""
     group = ctx.parent.command if ctx.parent is not None else None
-    commands = group.commands.values() if isinstance(group, click.Group) else ()
-    readers = [c for c in commands if any(p.name == "config" for p in c.params)]
-    return {key: kind for command in readers for key, kind in config_kinds(command).items()}
+    commands = group.commands if isinstance(group, click.Group) else {}
+    readers = {name: c for name, c in commands.items() if any(p.name == "config" for p in c.params)}
+    shared = {key: kind for command in readers.values() for key, kind in config_kinds(command).items()}
+    kinds = {**shared, **config_kinds(ctx.command)}
+    arguments = {str(p.name) for c in readers.values() for p in c.params if isinstance(p, click.Argument)}
+    return Keys(
+        kinds=kinds,
+        # `data` is a command, too, but as a key it is the option.
+        tables={name: config_kinds(command) for name, command in readers.items() if name not in kinds},
+        arguments={name.replace("_", "-") for name in arguments},
+    )
 
 
 def _long_name(option: click.Option) -> str:
@@ -77,5 +100,6 @@ def _kind(option: click.Option) -> Kind:
         (type(click.FLOAT), Kind.NUMBER),
         (type(click.INT), Kind.INTEGER),
         (Points, Kind.NUMBER_OR_TEXT),
+        (ImageSize, Kind.SIZE),
     )
     return next((kind for cls, kind in by_type if isinstance(option.type, cls)), Kind.TEXT)

@@ -40,7 +40,7 @@ def plan_document(
         "opset": plan.opset,
         "digest": plan.digest,
         "notes": list(plan.notes),
-        "counts": {action: counts[action] for action in ("int8", "fused", "weights", "float")},
+        "counts": {action: counts[action] for action in ("int8", "fused", "weights", "float", "other")},
         "int8_mac_share": int8_mac_share,
         "nodes": [asdict(row) for row in rows.nodes],
     }

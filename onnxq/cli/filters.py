@@ -13,7 +13,7 @@ from onnxq.cli.parameters import Name
 if TYPE_CHECKING:
     from onnxq.report.explanation import RowFilter
 
-DECISIONS = ("int8", "fused", "weights", "float")
+DECISIONS = ("int8", "fused", "weights", "float", "other")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ class DataOptions:
         return Data(self.data, **given)
 
     def _images(self) -> Any:
-        """A preset, changed by what was given beside it; None where nothing was said about images."""
+        """A preset's name, or options where single parts were given; None where nothing was said about images."""
         from onnxq.calibration.images import ImageOptions, image_options  # noqa: PLC0415 - imports numpy
 
         changes = {
@@ -111,9 +111,9 @@ class DataOptions:
         }
         if self.image_size is not None:
             changes["size"] = self.image_size
-        preset = image_options(self.images)
         if not changes:
-            return preset
+            return self.images
+        preset = image_options(self.images)
         return replace(preset, **changes) if preset is not None else ImageOptions(**changes)
 
 
@@ -201,7 +201,7 @@ def data_options(help_text: str, *, as_argument: bool = False) -> Decorator:
             "--image-size",
             type=ImageSize(),
             metavar=ImageSize.name,
-            help="Images: size, where the model leaves it open.",
+            help="Images: size, where the model leaves it open; one number for a square.",
         ),
         click.option(
             "--shuffle",

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import click
+
+from onnxq.target_words import closest_target
 
 TARGETS = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino", "qnn", "xnnpack")
 METHODS = ("auto", "entropy", "max", "mse", "percentile")
@@ -41,9 +44,13 @@ class Name(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 o
         known = [str(choice) for choice in self.choices]
         if value in known:
             return value
-        close = difflib.get_close_matches(str(value), known, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
+        close = self.closest(str(value), known)
+        guess = f" Did you mean {close!r}?" if close else ""
         return self.fail(f"{value!r} is none of {', '.join(known)}.{guess}", param, ctx)
+
+    def closest(self, value: str, known: Sequence[str]) -> str | None:
+        """Which of the names was probably meant; None where none is near."""
+        return next(iter(difflib.get_close_matches(value, known, n=1)), None)
 
 
 class Size(Name):
@@ -58,6 +65,9 @@ class TargetName(Name):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return str(value) if str(value).lower().endswith(".toml") else super().convert(value, param, ctx)
+
+    def closest(self, value: str, known: Sequence[str]) -> str | None:
+        return closest_target(value, known)
 
 
 class Table(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3 only
@@ -148,17 +158,16 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]
-    """Height and width in pixels: 224x224."""
+    """Height and width in pixels: 224x320; one number stands for both."""
 
     name = "HEIGHTxWIDTH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        height, _, width = str(value).partition("x")
-        if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-            return self.fail(f"{value!r} is not a size such as 224x224.", param, ctx)
-        return int(height), int(width)
+        found = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value).strip().lower(), re.ASCII)
+        size = (0, 0) if found is None else (int(found[1]), int(found[2] or found[1]))
+        return size if all(size) else self.fail(f"{value!r} is not a size such as 224 or 224x320.", param, ctx)
 
 
 class NamedShape(click.ParamType):  # type: ignore[type-arg]

@@ -66,7 +66,8 @@ def counts(rows: Sequence[NodeRow], int8_mac_share: float | None) -> Text:
     stored = sorted({row.runs for row in rows if row.action == "weights"})
     if stored and not found[codes[0]]:
         codes = []  # nothing was to compute on codes
-    line = ", ".join(f"{found[runs]} {runs}" for runs in (*codes, *stored, "fused", "float"))
+    kinds = (*codes, *stored, "fused", "float", *(["other"] if found["other"] else []))
+    line = ", ".join(f"{found[runs]} {runs}" for runs in kinds)
     share = "" if int8_mac_share is None else f"; {int8_mac_share:.1%} of the arithmetic in {' and '.join(codes)}"
     return Text(f"{counted(len(rows), 'node')}: {line}{share}")
 

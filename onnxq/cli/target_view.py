@@ -30,7 +30,7 @@ _SOURCES = (
 
 def list_table(targets: Iterable[Target]) -> RenderableType:
     """One line for each target."""
-    table = _table("Targets", ("name", "engine", "pairs on", "activations", "weights"))
+    table = _table("Targets", ("name", "engine", "Q/DQ on", "activations", "weights"))
     for one in targets:
         table.add_row(
             one.name, one.title, one.placement.value, _form(one.activation), f"{_form(one.weight)}, per channel"

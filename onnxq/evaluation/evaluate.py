@@ -29,6 +29,7 @@ from onnxq.graph.view import Graph
 from onnxq.passes.settle_types import runnable
 from onnxq.search.progress import report_to
 from onnxq.targets import resolve_target
+from onnxq.targets.schema import Engine
 
 _FLOAT = "onnxruntime"
 _FUSED = "onnxruntime, int8 kernels"
@@ -177,7 +178,7 @@ def _named(model: ModelSource, quantized: ModelSource | Sequence[ModelSource]) -
 def _is_fused(graph: Graph, target: str | None) -> bool:
     """Whether a quantized model is run by int8 kernels, as its engine would, or by Q and DQ."""
     if target is not None:
-        return resolve_target(target)[0].name.startswith("ort-")
+        return resolve_target(target)[0].engine is Engine.ONNXRUNTIME
     return get_metadata(graph.frame).get("onnxq.target", "ort-").startswith("ort-")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto, numpy_helper
 
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 
@@ -57,6 +57,12 @@ def is_quantizable(graph: Graph, tensor: str, *, half_types: bool) -> bool:
     """
     found = graph.dtype(tensor)
     return found == TensorProto.FLOAT or (half_types and found in HALF_TYPES)
+
+
+def computes_no_float(graph: Graph, node: NodeProto) -> bool:
+    """Whether `node` computes shapes, indices, masks or the like: all outputs are known not to be float."""
+    types = [graph.dtype(name) for name in node.output if name]
+    return bool(types) and all(found is not None and found not in _FLOAT_TYPES for found in types)
 
 
 def type_name(elem_type: int) -> str:

@@ -6,7 +6,7 @@ Cases:
      its own name.
   3. The pair is there already: nothing happens.
   4. Codes of fewer bits than their type has (or without the smallest one): a Clip in front, for QuantizeLinear
-     saturates at the ends of the type alone.
+     saturates at the ends of the type alone. Not where the smallest code alone is left out and nothing is negative.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from onnxq.graph.code_tensors import code_tensor
 from onnxq.graph.float_types import HALF_TYPES, float_tensor
 from onnxq.graph.view import CAPTURED, Graph, Use
 from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.planning.bounds import needs_clip
 from onnxq.planning.plan import QuantPlan, Role, TensorPlan
 
 
@@ -57,9 +58,9 @@ class InsertQDQ(Pass):
         graph.copy_value_info(name, result)
 
     def _saturated(self, graph: Graph, source: str, key: str, name: str) -> str:
-        """`source` cut to the values that codes of the form stand for (case 4); itself where the type does that."""
+        """`source` cut to the values that codes of the form stand for (case 4); itself where none is beyond them."""
         params = self._qparams[key]
-        if not params.spec.saturates_early:
+        if not needs_clip(graph, source, params.spec):
             return source
         elem_type = graph.dtype(name)
         half = elem_type if elem_type in HALF_TYPES else TensorProto.FLOAT

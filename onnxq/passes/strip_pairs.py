@@ -239,5 +239,6 @@ def _refused(node: NodeProto, reason: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"the model comes quantized, and this pair cannot be taken over: {reason}",
         where=f"{node.op_type} {node.name!r}",
-        hint="give the float model, or export the trained one with plain QuantizeLinear/DequantizeLinear pairs",
+        hint="export the trained model with plain QuantizeLinear/DequantizeLinear pairs, or give the float one; "
+        "onnxq.strip(...) (onnxq strip) makes a float model of this one, without the scales of its training",
     )

@@ -12,6 +12,7 @@ import math
 from onnx import NodeProto
 
 from onnxq.graph.view import CAPTURED, STANDARD_DOMAINS, Graph, attribute
+from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.plan import Observed
 
 # Output ranges by operator definition: https://onnx.ai/onnx/operators/
@@ -71,6 +72,17 @@ def known_bounds(graph: Graph, tensor: str) -> Observed:
             break
         tensor = node.input[0]
     return Observed()
+
+
+def needs_clip(graph: Graph, tensor: str, spec: QuantSpec) -> bool:
+    """Whether values of `tensor` can get codes of the type that the form leaves out, for which a Clip has to care.
+
+    Zero has a code, so values that are never negative lie above the smallest one.
+    """
+    if not spec.saturates_early or spec.qmax < spec.qtype.qmax:
+        return spec.saturates_early
+    lower = known_bounds(graph, tensor).lower
+    return lower is None or lower < 0.0
 
 
 def reading_bounds(graph: Graph, tensor: str) -> Observed:

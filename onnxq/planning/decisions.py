@@ -6,13 +6,16 @@ from collections.abc import Mapping
 
 from onnx import NodeProto
 
-from onnxq.graph.float_types import is_quantizable
+from onnxq.graph.float_types import computes_no_float, is_quantizable
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
 from onnxq.planning.compute import DATA, WEIGHT, ComputeSite, ProductSite, Refusal
 from onnxq.planning.macs import macs
 from onnxq.planning.plan import Action, NodeDecision, TensorPlan
 from onnxq.planning.tables import Decided
 from onnxq.targets.schema import Placement, Target
+
+CONTROL_FLOW = ("If", "Loop", "Scan")
+NO_FLOAT = "computes shapes, indices or other values that are not float: there is nothing to quantize"
 
 Verdict = ComputeSite | ProductSite | Refusal | None
 """What the table makes of a node on its own; None for a node that it does not know."""
@@ -47,6 +50,8 @@ def _decision(
         action, reason, rule = Action.INT8, _reason_of_product(read, target), verdict.rule.rules
     elif isinstance(verdict, Refusal):
         action, reason, rule = Action.FLOAT, verdict.reason, verdict.rule
+    elif computes_no_float(graph, node) and node.op_type not in CONTROL_FLOW:
+        action, reason, rule = Action.OTHER, NO_FLOAT, ""
     else:
         action, reason, rule = Action.FLOAT, _float_reason(graph, node, target), ""
     return NodeDecision(
@@ -67,16 +72,16 @@ def _reason_of_product(read: Mapping[int, str], target: Target) -> str:
 def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
     if node.domain not in STANDARD_DOMAINS:
         return f"operator of domain {node.domain!r} is not known to onnxq"
-    if node.op_type in ("If", "Loop", "Scan"):
+    if node.op_type in CONTROL_FLOW:
         if target.placement is Placement.REGIONS:
             return "control flow; what is inside is planned on its own, and listed by its path"
         return f"control flow; what is inside stays float for {target.title}"
     if node.op_type in target.float_reasons:
         return target.float_reasons[node.op_type]
     if not any(is_quantizable(graph, t, half_types=target.half_types) for t in node.output):
-        return "does not compute float32 values"
+        return "its values are not known to be float32"
     if target.placement is Placement.INPUTS:
         return f"only operators with weights are quantized for {target.title}; the engine fuses or keeps this one"
     if node.op_type in target.elementwise or node.op_type in target.pass_through:
-        return f"no {target.codes} neighbours on both sides; a pair here would only cost"
+        return f"no {target.codes} neighbours on both sides: quantizing for it alone would cost more than it saves"
     return f"{target.title} has no {target.codes} kernel for {node.op_type}"

@@ -10,6 +10,7 @@ from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.numerics.qtypes import qtype_from_name
 from onnxq.numerics.specs import QuantSpec
+from onnxq.planning.bounds import needs_clip
 from onnxq.planning.compute import DATA, WEIGHT, reduced_axis
 from onnxq.planning.names import selected, unmatched
 from onnxq.planning.overrides import Override
@@ -69,7 +70,7 @@ def apply_overrides(
                 notes += _apply(graph, one, own, planned, tensors)
             if given and role is Role.WEIGHT:
                 notes += _shared_weights(one, [planned[key] for key in own], nodes)
-    return Overridden(tensors=_biases_like_weights(planned), notes=(*notes, *_clips(planned, target)))
+    return Overridden(tensors=_biases_like_weights(planned), notes=(*notes, *_clips(graph, planned, target)))
 
 
 _KEYS = {
@@ -80,14 +81,15 @@ _KEYS_OF_WEIGHTS_ALONE = {Role.WEIGHT: ("weight", "block_size", "symmetric", "ro
 _KEYS_OF_BOTH = ("narrow_range", "power_of_two")
 
 
-def _clips(planned: Mapping[str, TensorPlan], target: Target) -> list[str]:
+def _clips(graph: Graph, planned: Mapping[str, TensorPlan], target: Target) -> list[str]:
     """What to say of activations that do not use all codes of their type, where kernels want a pair alone."""
-    own = [key for key, t in planned.items() if t.role is Role.ACTIVATION and t.spec.saturates_early]
+    own = [key for key, t in planned.items() if t.role is Role.ACTIVATION and needs_clip(graph, t.name, t.spec)]
     if not own or target.engine is not Engine.ONNXRUNTIME:
         return []
     return [
         f"{counted(len(own), 'activation')} with fewer codes than the type has, first {own[0]!r}: a Clip stands in "
-        f"front of the pair, and {target.title}'s kernels do not fuse with it: the node before it runs in float"
+        f"front of its QuantizeLinear, and {target.title}'s kernels do not fuse with it: the node before it runs in "
+        "float"
     ]
 
 
@@ -192,7 +194,7 @@ def _not_quantized(graph: Graph, pattern: str, known: Collection[str], where: st
     return ConfigError(
         f"tensor {pattern!r} is not quantized",
         where=where,
-        hint="`onnxq plan MODEL --tensors` lists what is; a tensor gets a pair where a quantized node wants one",
+        hint="`onnxq plan MODEL --tensors` lists what is; a tensor is quantized where a quantized node touches it",
     )
 
 

@@ -113,6 +113,8 @@ class Action(enum.Enum):
     WEIGHTS = "weights"
     """Computes in float with weights that are stored in few bits."""
     FLOAT = "float"
+    OTHER = "other"
+    """Neither: it computes shapes, indices, masks or other values that are not float."""
 
 
 @dataclass(frozen=True, kw_only=True)

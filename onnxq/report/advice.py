@@ -71,12 +71,14 @@ class _Names:
         made_up = bool(data.get("synthetic") or data.get("synthetic_comparison"))
         is_path = "/" in source or "." in source
         self.data = shlex.quote(source) if is_path and not made_up else "SRC"
+        options = str(data.get("options") or "")
+        self.read_as = f" {options}" if options else ""
         self.model = shlex.quote(str(report.get("float_path") or "MODEL.onnx"))
         self.output = shlex.quote(str(report.get("output_path") or report.get("model_name") or "MODEL.int8.onnx"))
         self.target = str(report.get("target") or "ort-cpu")
         self.mode = _mode_of(report)
         said = "" if self.mode == STATIC else f" --mode {self.mode}"
-        data = "" if self.mode != STATIC and self.data == "SRC" else f" --data {self.data}"
+        data = "" if self.mode != STATIC and self.data == "SRC" else f" --data {self.data}{self.read_as}"
         self.again = f"onnxq quantize {self.model}{said}{data} --target {self.target} --force"
 
 
@@ -99,8 +101,8 @@ def _failures(report: Mapping[str, Any]) -> Iterator[Advice]:
         yield Advice(
             kind="warning",
             text="Nothing was checked: this shows what the model asks for, not what its engine makes of it. Ask it.",
-            command=f"onnxq verify FLOAT.onnx {names.output} --target {names.target} --data {names.data} "
-            "--report report.html",
+            command=f"onnxq verify FLOAT.onnx {names.output} --target {names.target} --data {names.data}"
+            f"{names.read_as} --report report.html",
         )
 
 
@@ -108,7 +110,10 @@ def _way_out(check: str, names: _Names) -> str:
     if check.startswith(("SQNR at least", "accuracy budget")):
         return f"{names.again} {_REMEDY[names.mode]}"
     if check.startswith("outputs are sound"):
-        return f"onnxq sensitivity {names.model} --data {names.data} --target {names.target} --report layers.html"
+        return (
+            f"onnxq sensitivity {names.model} --data {names.data}{names.read_as} --target {names.target} "
+            "--report layers.html"
+        )
     if check.startswith("the engine was asked") and names.target in _EXTRAS:
         return f"pip install 'onnxq[{_EXTRAS[names.target]}]'"
     if check.startswith("int8 nodes"):
@@ -192,5 +197,5 @@ def _onward(report: Mapping[str, Any]) -> Iterator[Advice]:
             kind="next",
             text="Before you ship it, measure your own metric on labelled data: closeness to the float model is a "
             "hint, accuracy is the proof.",
-            command=f"onnxq evaluate {names.model} {names.output} --data TEST --labels LABELS",
+            command=f"onnxq evaluate {names.model} {names.output} --data TEST{names.read_as} --labels LABELS",
         )

@@ -123,6 +123,7 @@ def planned_counts(plan: QuantPlan) -> NodeCounts:
         fused=count[Action.FUSED],
         weights=count[Action.WEIGHTS],
         float=count[Action.FLOAT],
+        other=count[Action.OTHER],
     )
 
 

@@ -119,7 +119,7 @@ def explain_plan(
         codes: What `codes_of_nodes` finds; of this plan unless given.
     """
     known = qparams or {}
-    rules = {d.node: d.rule for d in plan.nodes if d.action is not Action.FLOAT}
+    rules = {d.node: d.rule for d in plan.nodes if d.action not in (Action.FLOAT, Action.OTHER)}
     codes = codes_of_nodes(plan) if codes is None else codes
     macs = [d.macs for d in plan.nodes]
     total = None if any(m is None for m in macs) else sum(m or 0 for m in macs)

@@ -11,9 +11,11 @@ from dataclasses import replace
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnxq.graph.float_types import computes_no_float
 from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.infer_shapes import InferShapes
+from onnxq.planning.decisions import NO_FLOAT
 from onnxq.planning.macs import macs
 from onnxq.planning.plan import Action
 from onnxq.report.explanation import Explanation, NodeRow, TensorRow, codes_of_rows, scales, zero_points
@@ -24,7 +26,6 @@ from onnxq.verification.structure import (
     INTEGER_OPS,
     MATRIX_OPS,
     WEIGHT_OPS,
-    is_float_tensor,
     is_qdq,
     output_problem,
     placement,
@@ -36,6 +37,8 @@ _FUSED = frozenset({"Relu", "Clip"})
 """Activations that every engine takes into the node before them."""
 
 _BIAS = 2
+
+_UNQUANTIZED = frozenset({Action.FLOAT.value, Action.OTHER.value})
 
 _CODES = {
     "int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255), "int16": (-(2**15), 2**15 - 1),
@@ -79,10 +82,10 @@ def _rows(graph: Graph, target: Target | None) -> tuple[list[NodeRow], list[Tens
         node, rule = graph.node(name), _rule(graph, name, action, target)
         row = NodeRow(node=name, op=node.op_type, action=action.value, reason=reason, rule=rule, macs=macs(graph, node))
         nodes.append(row)
-    rules = {row.node: row.rule for row in nodes if row.action != Action.FLOAT.value}
+    rules = {row.node: row.rule for row in nodes if row.action not in _UNQUANTIZED}
     tensors = [*_with_groups(_tensors(graph, rules)), *stored_weights(graph)]
     codes = codes_of_rows(tensors)
-    nodes = [row if row.action == "float" else replace(row, codes=codes.get(row.node, "")) for row in nodes]
+    nodes = [row if row.action in _UNQUANTIZED else replace(row, codes=codes.get(row.node, "")) for row in nodes]
     for subgraph in subgraphs(graph):
         inner_nodes, inner_tensors = _rows(own_graph(graph, subgraph), target)
         nodes += [replace(row, node=f"{subgraph.path}/{row.node}") for row in inner_nodes]
@@ -118,6 +121,8 @@ def _decide(graph: Graph, node: NodeProto, decided: Mapping[str, _Decision], tar
         return Action.INT8, "computes on codes"
     if node.op_type in WEIGHT_OPS:
         return decision_without_pairs(graph, node)
+    if computes_no_float(graph, node):
+        return Action.OTHER, NO_FLOAT
     stands = placement(graph, node)
     if (before := _fuses_behind(graph, node, decided, target)) is not None:
         return Action.FUSED, f"follows {before!r} with nothing between"
@@ -131,8 +136,6 @@ def _decide(graph: Graph, node: NodeProto, decided: Mapping[str, _Decision], tar
                 return Action.FLOAT, f"its data and weight are dequantized, but {problem}"
         return Action.INT8, "its data and weight are dequantized" + ("; its bias is float" if stands.plain else "")
     if stands.dequantized and not stands.plain and node.op_type not in MATRIX_OPS:
-        if not any(output and is_float_tensor(graph, output) for output in node.output):
-            return Action.FLOAT, "does not compute float values"
         problem = "" if len(node.output) > 1 else output_problem(graph, _behind_activations(graph, node, target))
         if not problem:
             return Action.INT8, "its inputs are dequantized and its output is quantized"
@@ -149,7 +152,7 @@ def _fuses_behind(graph: Graph, node: NodeProto, decided: Mapping[str, _Decision
         return None
     for slot, tensor in enumerate(node.input):
         before = graph.producer(tensor) if tensor else None
-        if before is None or decided.get(before.name, (Action.FLOAT, ""))[0] is Action.FLOAT:
+        if before is None or decided.get(before.name, (Action.FLOAT, ""))[0].value in _UNQUANTIZED:
             continue
         if len(graph.uses(tensor)) != 1 or graph.is_output(tensor) or is_qdq(before):
             continue
@@ -174,7 +177,7 @@ def _behind_activations(graph: Graph, node: NodeProto, target: Target | None) ->
 
 
 def _rule(graph: Graph, name: str, action: Action, target: Target | None) -> str:
-    if target is None or action is Action.FLOAT:
+    if target is None or action.value in _UNQUANTIZED:
         return ""
     if action is Action.FUSED:
         return target.fusion_rule

@@ -27,16 +27,25 @@ SCHEMA = "onnxq.report/1"
 
 @dataclass(frozen=True, kw_only=True)
 class NodeCounts:
-    """Nodes by the way they run."""
+    """Nodes by the way they run.
+
+    Attributes:
+        int8: Nodes that compute on codes.
+        fused: Nodes that became part of such a neighbour.
+        float: Nodes that run in float.
+        weights: Nodes that run in float with weights in few bits.
+        other: Nodes that compute nothing in float anyway, such as shapes; 0 where the engine tells.
+    """
 
     int8: int
     fused: int
     float: int
     weights: int = 0
+    other: int = 0
 
     @property
     def int8_share(self) -> float:  # type: ignore[valid-type]  # the field `float` hides the type
-        """Share of nodes that run in int8 or inside an int8 neighbour; 0 without nodes."""
+        """Share of the nodes but `other` that run in int8 or inside an int8 neighbour; 0 without nodes."""
         total = self.int8 + self.fused + self.float + self.weights
         return (self.int8 + self.fused) / total if total else 0.0
 
@@ -54,6 +63,7 @@ class DataFacts:
         from_statistics: Whether the calibration samples are those of statistics of an earlier run.
         counted_share: Share of the activations' elements that is in histograms; extremes are of all of them.
         providers: Execution providers that calibration asked for, in fall-back order.
+        options: How the source was read, as options of a command.
     """
 
     source: str
@@ -64,6 +74,7 @@ class DataFacts:
     from_statistics: bool = False
     counted_share: float = 1.0
     providers: tuple[str, ...] = ("cpu",)
+    options: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
         yield "engine", f"{size}, built by {report.engine.engine} {report.engine.version}"
     if report.asked is not None:
         stands = counts_text(report.asked, codes_text(report.tensors), weights_text(report.tensors))
-        yield "by its pairs", f"{stands} (by the target's rules; its engine tells nothing of nodes)"
+        yield "by its Q/DQ", f"{stands} (by the target's rules; its engine tells nothing of nodes)"
     yield from _weights(report)
     yield from _left_in_float(report)
     if report.size_before_bytes and report.size_after_bytes:

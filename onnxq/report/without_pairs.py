@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnxq.graph.float_types import computes_no_float
 from onnxq.graph.view import Graph, attribute
+from onnxq.planning.decisions import NO_FLOAT
 from onnxq.planning.plan import Action
 from onnxq.report.explanation import TensorRow, scales, zero_points
 from onnxq.verification.structure import INTEGER_OPS, WEIGHT_OPS, dequantizer
@@ -42,6 +44,8 @@ def decision_without_pairs(graph: Graph, node: NodeProto) -> tuple[Action, str]:
         return Action.FUSED, f"serves {owner!r}"
     if any(_is_stored(graph, tensor) for tensor in node.input):
         return Action.WEIGHTS, "computes in float with a weight that is stored in codes"
+    if computes_no_float(graph, node):
+        return Action.OTHER, NO_FLOAT
     return Action.FLOAT, "reads no weight in codes"
 
 

@@ -77,12 +77,26 @@ def counts_text(counts: NodeCounts, codes: str = "int8", stored: str = "few-bit"
     if counts.weights:
         weights = f"{counts.weights} in float with {stored} weights"
         parts = [weights] if not counts.int8 and not counts.fused else [*parts, weights]
-    return ", ".join([*parts, f"{counts.float} float"])
+    others = [f"{counts.other} without float values"] if counts.other else []
+    return ", ".join([*parts, f"{counts.float} float", *others])
 
 
 def files_text(model: str, data: str | None) -> str:
     """The files that a model was written to."""
     return model if data is None else f"{model} and {data}"
+
+
+def spread_text(worst_db: float | None, median_db: float | None) -> str:
+    """How much the SQNR of single batches differs, behind that of all; "" where they agree to a tenth of a dB.
+
+    Args:
+        worst_db: The smallest; None where it is not known.
+        median_db: The median; None where it is infinite.
+    """
+    if worst_db is None or not math.isfinite(worst_db):
+        return ""
+    median = "exact" if median_db is None or not math.isfinite(median_db) else f"{median_db:.1f}"
+    return "" if median == f"{worst_db:.1f}" else f" (of a batch: worst {worst_db:.1f}, median {median})"
 
 
 def output_text(error: OutputError) -> str:
@@ -96,4 +110,5 @@ def output_text(error: OutputError) -> str:
         return f"{error.mismatch_share:.2%} of the values differ{trouble}"
     if math.isinf(error.sqnr_db) and error.sqnr_db > 0:
         return f"equal to float{trouble}"
-    return f"SQNR {error.sqnr_db:.1f} dB, cosine {error.cosine:.5f}, largest error {error.max_abs:.4g}{trouble}"
+    spread = spread_text(error.worst_batch_sqnr_db, error.median_batch_sqnr_db)
+    return f"SQNR {error.sqnr_db:.1f} dB{spread}, cosine {error.cosine:.5f}, largest error {error.max_abs:.4g}{trouble}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import platform
 from pathlib import Path
 
 from onnxq.errors import ConfigError
+from onnxq.target_words import closest_target
 from onnxq.targets.custom import load_target
 from onnxq.targets.openvino import OPENVINO
 from onnxq.targets.ort_cpu import ORT_ARM64, ORT_X64_AVX2, ORT_X64_VNNI
@@ -43,10 +43,10 @@ def resolve_target(name: TargetSource) -> tuple[Target, str | None]:
     if name in TARGETS:
         return TARGETS[name], None
     if name != ORT_CPU:
-        close = difflib.get_close_matches(str(name), TARGET_NAMES, n=1)
+        close = closest_target(str(name), TARGET_NAMES)
         raise ConfigError(
             f"unknown target {name!r}; known: {', '.join(TARGET_NAMES)}",
-            hint=f"did you mean target={close[0]!r} (--target {close[0]})?" if close else None,
+            hint=f"did you mean target={close!r} (--target {close})?" if close else None,
         )
     if platform.machine().lower() in ("aarch64", "arm64"):
         return ORT_ARM64, "ort-cpu means ort-arm64 on this machine"

@@ -125,7 +125,7 @@ def _notes(target: Target, activations: str | None, weights: str | None, simulat
         notes.append(note)
     if simulated:
         notes.append(
-            f"{target.title} computes in float between pairs of {' and '.join(simulated)}: this model shows the "
+            f"{target.title} computes in float between Q/DQ pairs of {' and '.join(simulated)}: this model shows the "
             "accuracy that an engine with such kernels would have, and is slower than the float model here"
         )
     return tuple(notes)

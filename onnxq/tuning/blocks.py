@@ -43,7 +43,7 @@ def blocks(
 
 def _regions(graph: Graph, plan: QuantPlan) -> Groups:
     """Int8 nodes that hand codes to each other."""
-    running = {d.node for d in plan.nodes if d.action is not Action.FLOAT}
+    running = {d.node for d in plan.nodes if d.action not in (Action.FLOAT, Action.OTHER)}
     groups = Groups()
     for name in running:
         for tensor in graph.node(name).input:

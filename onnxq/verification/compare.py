@@ -1,4 +1,4 @@
-"""How far one model's outputs are from another's, over any number of batches, in memory that does not grow.
+"""How far one model's outputs are from another's, over any number of batches; of each a number or two are kept.
 
     sqnr_db = 10 log10( sum r^2 / sum (r - c)^2 )        cosine = sum r c / sqrt( sum r^2  sum c^2 )
 
@@ -9,6 +9,7 @@ compared by the share of values that differ.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,8 @@ class OutputError:
         elements: Number of values compared.
         nonfinite: Values that are NaN or Inf in one of the two and not the same in the other; left out of the sums.
         shape_mismatches: Batches in which the two had different shapes (data-dependent outputs); left out of the sums.
+        worst_batch_sqnr_db: The smallest SQNR of a single batch, in dB; None likewise.
+        median_batch_sqnr_db: The median over the batches.
     """
 
     name: str
@@ -55,6 +58,8 @@ class OutputError:
     elements: int
     nonfinite: int = 0
     shape_mismatches: int = 0
+    worst_batch_sqnr_db: float | None = None
+    median_batch_sqnr_db: float | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -83,6 +88,7 @@ class _Sums:
     elements: int = 0
     nonfinite: int = 0
     shape_mismatches: int = 0
+    by_batch: list[float] = field(default_factory=list)
 
     def add(self, want: NDArray[Any], got: NDArray[Any]) -> None:
         self.is_float = want.dtype.kind == "f" or want.dtype.name == "bfloat16"
@@ -104,8 +110,11 @@ class _Sums:
 
     def _add_numbers(self, r: NDArray[np.float64], c: NDArray[np.float64]) -> None:
         gap = r - c
-        self.signal += _dot(r, r)
-        self.noise += _dot(gap, gap)
+        signal, noise = _dot(r, r), _dot(gap, gap)
+        self.signal += signal
+        self.noise += noise
+        if r.size:
+            self.by_batch.append(_sqnr_db(signal, noise))
         self.candidate += _dot(c, c)
         self.product += _dot(r, c)
         self.max_abs = max(self.max_abs, float(np.abs(gap).max(initial=0.0)))
@@ -124,6 +133,8 @@ class _Sums:
             elements=self.elements,
             nonfinite=self.nonfinite,
             shape_mismatches=self.shape_mismatches,
+            worst_batch_sqnr_db=min(self.by_batch) if self.is_float and self.by_batch else None,
+            median_batch_sqnr_db=statistics.median_low(self.by_batch) if self.is_float and self.by_batch else None,
         )
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 from onnx import NodeProto
 
+from onnxq.graph.float_types import computes_no_float
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.numerics.qtypes import INT8
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.compute import Refusal
+from onnxq.planning.decisions import CONTROL_FLOW, NO_FLOAT
 from onnxq.planning.macs import macs
 from onnxq.planning.options import PlanOptions, Selection
 from onnxq.planning.overridden import apply_overrides
@@ -165,9 +167,11 @@ def _decision(
         action, reason, rule = Action.FLOAT, verdict.reason, verdict.rule
     elif node.domain not in STANDARD_DOMAINS:
         action, reason, rule = Action.FLOAT, f"operator of domain {node.domain!r} is not known to onnxq", ""
-    elif node.op_type in ("If", "Loop", "Scan"):
+    elif node.op_type in CONTROL_FLOW:
         action, rule = Action.FLOAT, ""
         reason = "control flow; what is inside is planned on its own, and listed by its path"
+    elif computes_no_float(graph, node):
+        action, reason, rule = Action.OTHER, NO_FLOAT, ""
     else:
         action, reason, rule = Action.FLOAT, "it has no weights", ""
     return NodeDecision(

@@ -20,6 +20,7 @@ LAYERS: dict[str, int] = {
     "onnxq.runtime": 0,
     "onnxq.sizes": 0,
     "onnxq.file_lock": 0,
+    "onnxq.target_words": 0,
     "onnxq.whole_files": 0,
     "onnxq.scratch_folder": 0,
     "onnxq.config": 1,

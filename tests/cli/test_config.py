@@ -9,14 +9,15 @@ import pytest
 
 from onnxq.cli.commands.quantize import quantize
 from onnxq.cli.configuration import config_kinds
-from onnxq.config import Kind, load_config
+from onnxq.config import Keys, Kind, load_config
 from onnxq.errors import ConfigError
 from tests.cli.conftest import Run
 
 KINDS = {
     "target": Kind.TEXT, "data": Kind.PATH, "limit": Kind.INTEGER, "percentile": Kind.NUMBER, "mean": Kind.NUMBERS,
-    "force": Kind.SWITCH, "exclude": Kind.TEXTS, "save-stats": Kind.PATH,
+    "force": Kind.SWITCH, "exclude": Kind.TEXTS, "save-stats": Kind.PATH, "mode": Kind.TEXT, "image-size": Kind.SIZE,
 }  # fmt: skip
+KEYS = Keys(kinds=KINDS, tables={"verify": {"limit": Kind.INTEGER, "data": Kind.PATH}}, arguments=("model",))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -31,7 +32,9 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
         'target = "tensorrt"\ndata = "d.npz"\nlimit = 3\npercentile = 99\nmean = [0.5, 1]\nforce = true\n'
         'exclude = ["a", "b"]\n',
     )
-    assert load_config(path, KINDS) == {
+    loaded = load_config(path, KEYS)
+    assert loaded.tables == {}
+    assert loaded.values == {
         "target": "tensorrt",
         "data": str(tmp_path / "d.npz"),
         "limit": 3,
@@ -54,6 +57,15 @@ WRONG = {
     "limit = [1]": ("limit is [1], expected an integer", "--limit"),
     "exclude = 'a'": ("exclude is 'a', expected a list of strings", "--exclude"),
     "target =": ("this is not TOML", "lines look like"),
+    "model = 'm.onnx'": ("unknown key 'model'", "model is no option: it stands on the command line"),
+    "modes = 'dynamic'": ("unknown key 'modes'", "did you mean 'mode'?"),
+    "image-size = [1]": ('image-size is [1], expected a number of pixels, or a string such as "224x320"', "--image"),
+    "verify = 1": ("verify is 1, expected a table", "below a line [verify]"),
+}
+WRONG_IN_A_TABLE = {
+    "[verify]\nlimits = 1": ("unknown key 'limits'", "did you mean 'limit'?"),
+    "[verify]\ntarget = 'tensorrt'": ("unknown key 'target'", "known keys: data, limit"),
+    "[verify]\nlimit = '1'": ("limit is '1', expected an integer", "--limit"),
 }
 
 
@@ -61,16 +73,35 @@ WRONG = {
 def test_wrong_files(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        load_config(path, KINDS)
+        load_config(path, KEYS)
     message, hint = WRONG[text]
     assert caught.value.message.startswith(message)
     assert caught.value.where == str(path)
     assert hint in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("text", WRONG_IN_A_TABLE)
+def test_wrong_tables(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, KEYS)
+    message, hint = WRONG_IN_A_TABLE[text]
+    assert caught.value.message.startswith(message)
+    assert caught.value.where == f"{path}, [verify]"
+    assert hint in (caught.value.hint or "")
+
+
+def test_tables_of_commands(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    path = write(tmp_path / "sub", 'limit = 3\nimage-size = 320\n[verify]\nlimit = 5\ndata = "d.npz"\n')
+    loaded = load_config(path, KEYS)
+    assert loaded.values == {"limit": 3, "image-size": 320}
+    assert loaded.tables == {"verify": {"limit": 5, "data": str(tmp_path / "sub" / "d.npz")}}
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the file cannot be read: No such file or directory"):
-        load_config(tmp_path / "absent.toml", KINDS)
+        load_config(tmp_path / "absent.toml", KEYS)
 
 
 def test_keys_are_the_long_options_of_quantize() -> None:
@@ -115,3 +146,45 @@ def test_gates_are_numbers(run: Run, folder: Path) -> None:
     (folder / "gates.toml").write_text("max-drop = true\n")
     result = run("quantize", "model.onnx", "--config", "gates.toml")
     assert 'max-drop is True, expected a number, or a string such as "0.5%"' in result.stderr
+
+
+def test_one_file_for_all_commands(run: Run, folder: Path) -> None:
+    """`report` and `output` at the top are what quantize writes; each other command has its own, in its table."""
+    write(
+        folder,
+        'target = "openvino"\ndata = "data.npz"\noutput = "q.onnx"\nreport = "q.json"\nmode = "static"\njson = true\n'
+        'max-drop = "100%"\nlabels = "labels"\nseconds = 20\n'
+        '[verify]\nlimit = 3\n[evaluate]\ndata = "data.npz"\nmetric = "cosine"\nreport = "scores.json"\n'
+        '[sensitivity]\nmode = "all-but"\n',
+    )
+    config = ("--config", "onnxq.toml")
+    (folder / "plain.toml").write_text('target = "openvino"\ndata = "data.npz"\noutput = "q.onnx"\nreport = "q.json"\n')
+    assert run("quantize", "model.onnx", "--config", "plain.toml").exit_code == 0
+    before = (folder / "q.json").read_bytes()
+
+    verified = run("verify", "model.onnx", "q.onnx", *config)
+    assert verified.exit_code == 0, verified.stderr
+    assert json.loads(verified.stdout)["data"]["held_out_samples"] == 3
+    evaluated = run("evaluate", "model.onnx", "q.onnx", *config)
+    assert evaluated.exit_code == 0, evaluated.stderr
+    assert json.loads((folder / "scores.json").read_text())["metric"] == "cosine"
+    ranked = run("sensitivity", "model.onnx", *config)
+    assert ranked.exit_code == 0, ranked.stderr
+    assert json.loads(ranked.stdout)["mode"] == "all-but"
+    assert (folder / "q.json").read_bytes() == before
+
+
+def test_calibrate_writes_no_statistics_over_the_model(run: Run, folder: Path) -> None:
+    write(folder, 'data = "data.npz"\noutput = "model.int8.onnx"\nforce = true\n')
+    result = run("calibrate", "model.onnx", "--config", "onnxq.toml")
+    assert result.exit_code == 2
+    assert "Missing option '--output'" in result.stderr
+    assert not (folder / "model.int8.onnx").exists()
+
+
+def test_engine_reads_the_file(run: Run, folder: Path) -> None:
+    write(folder, 'data = "data.npz"\n[engine]\nopt-shape = ["x:1x2"]\n')
+    result = run("engine", "model.onnx", "--config", "onnxq.toml", "--output", "model.onnx")
+    assert "model.onnx" in result.stderr, "refused because of the output, so the file was read"
+    write(folder, '[engine]\nopt-shapes = ["x:1x2"]\n')
+    assert "did you mean 'opt-shape'?" in run("engine", "model.onnx", "--config", "onnxq.toml").stderr

@@ -80,7 +80,7 @@ def test_image_options() -> None:
         return DataOptions(**{**NOTHING, **values}).keywords()["images"]
 
     assert images() is None
-    assert images(images="yolo") == PRESETS["yolo"]
+    assert images(images="yolo") == "yolo", "by its name, for the model may note another size"
     assert images(mean=(0.5,), color="bgr") == ImageOptions(mean=(0.5,), color="bgr")
     changed = images(images="imagenet", image_size=(96, 64), crop_share=1.0)
     assert (changed.size, changed.crop_share) == ((96, 64), 1.0)
@@ -116,6 +116,8 @@ def test_no_bytes(text: str) -> None:
 def test_image_size() -> None:
     assert parameters.ImageSize().convert("48x320", None, None) == (48, 320)
     assert parameters.ImageSize().convert((48, 320), None, None) == (48, 320)
-    for text in ("48", "48x", "0x3", "axb"):
-        with pytest.raises(click.BadParameter, match="is not a size such as 224x224"):
+    assert parameters.ImageSize().convert("320", None, None) == (320, 320)
+    assert parameters.ImageSize().convert(320, None, None) == (320, 320), "as TOML has it"
+    for text in ("48x", "0x3", "axb", "0", "1x2x3", "-4", "4.5"):
+        with pytest.raises(click.BadParameter, match="is not a size such as 224 or 224x320"):
             parameters.ImageSize().convert(text, None, None)

@@ -127,7 +127,7 @@ def test_tensorrt_reads_the_pairs_by_its_rules(folder: Path) -> None:
     assert found["proven"] is None
     assert {r["node"]: r["decision"] for r in found["layers"]}["Add_s"] == "fused"
     text = verify("--target", "tensorrt").stdout
-    assert "by its pairs" in text
+    assert "by its Q/DQ" in text
 
 
 def test_tensorrt_names_each_broken_rule_once(folder: Path) -> None:

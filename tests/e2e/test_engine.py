@@ -12,6 +12,8 @@ from onnx import ModelProto, TensorProto, helper
 
 import onnxq
 from onnxq.cli.main import cli
+from onnxq.graph.model import set_metadata
+from onnxq.recorded_options import OPTIONS_KEY
 from onnxq.verification.engines import tensorrt
 from tests.cli.conftest import RUNNER
 from tests.e2e.conftest import quantized
@@ -59,6 +61,25 @@ def test_nothing_said_about_shapes_builds_for_one_and_says_so(folder: Path) -> N
     built = onnxq.build_engine("model.onnx", "model.engine")
     assert built.profile == {"x": (SMALL, SMALL, SMALL)}
     assert built.notes[0].startswith("The engine takes one size only, x:1x16x8x8: the model leaves it open")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "size"),
+    [
+        ({"imgsz": "[24, 40]"}, (24, 40)),
+        ({OPTIONS_KEY: '{"images": {"size": [40, 24]}}', "imgsz": "[24, 40]"}, (40, 24)),
+        ({OPTIONS_KEY: '{"images": "yolo"}', "imgsz": "[24, 40]"}, (24, 40)),
+    ],
+    ids=["export", "calibration", "preset"],
+)
+def test_the_size_that_the_metadata_name(folder: Path, metadata: dict[str, str], size: tuple[int, int]) -> None:
+    b = ModelBuilder()
+    b.output(b.node("Relu", [b.input("x", ["N", 3, "H", "W"])], "y"), ["N", 3, "H", "W"])
+    model = b.model()
+    set_metadata(model, metadata)
+    built = onnxq.build_engine(model, "sized.engine")
+    assert built.profile["x"][1] == (1, 3, *size)
+    assert "height and width are those that the model's metadata names" in built.notes[0]
 
 
 def test_several_inputs_some_given_some_from_the_data(folder: Path) -> None:

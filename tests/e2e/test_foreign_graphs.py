@@ -117,7 +117,7 @@ def test_graphs_made_for_tensorrt_build_there(name: str) -> None:
 def test_onnxruntimes_own_graphs_are_refused_by_tensorrt(name: str, rules: set[str], reason: str) -> None:
     report = verified(name, "tensorrt")
     assert {v.rule for v in report.violations} == rules
-    assert why(report, "c2").startswith("TensorRT refuses the pair on its input 'ar': ")
+    assert why(report, "c2").startswith("TensorRT refuses the Q/DQ pair on its input 'ar': ")
     assert why(report, "c2").endswith(reason)
     assert set(runs(report).values()) == {"float"}
     detail = next(c.detail for c in report.failed_checks if c.name == "rules of TensorRT")

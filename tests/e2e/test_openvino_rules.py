@@ -102,7 +102,7 @@ def test_v3_computed_in_float_with_or_without_pairs(op: str) -> None:
     found = node(p.finished(p.weighted("Conv", after, 16, 16, 3, 3, name="v")), op)
     assert found.precision is not Precision.INT8
     if found.why and not found.why.startswith("part of"):
-        assert found.why == f"OpenVINO computes {op} in float, with or without pairs around it (V3)"
+        assert found.why == f"OpenVINO computes {op} in float, with or without Q/DQ pairs around it (V3)"
 
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])

@@ -215,8 +215,15 @@ def test_quantized_model_is_refused(result: onnxq.QuantizeResult) -> None:
         onnxq.quantize(result.model, data(2), target=ORT)
     assert str(error.value).startswith("the model is quantized already: it has ")
     assert str(error.value).endswith(
-        "\nHint: give the float model; to check a quantized one use onnxq.verify(...) (onnxq verify)"
+        "\nHint: give the float model, or the one that onnxq.strip(...) (onnxq strip) makes by taking the Q/DQ pairs "
+        "out; to check a quantized model use onnxq.verify(...) (onnxq verify)"
     )
+
+
+def test_integer_operators_have_no_way_back() -> None:
+    made = onnxq.quantize(model(), mode="dynamic", include_ops=["Conv"], target=ORT).model
+    with pytest.raises(onnxq.ModelError, match="Hint: give the float model: ConvInteger, DynamicQuantizeLinear cannot"):
+        onnxq.quantize(made, data(2), target=ORT)
 
 
 def test_statistics_of_another_model_are_refused() -> None:

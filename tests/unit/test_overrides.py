@@ -241,7 +241,7 @@ MISPLACED: dict[str, tuple[Override, str, str]] = {
         Override(tensors="a", method="max"),
         "ort-x64-vnni",
         "override of tensors 'a': tensor 'a' is not quantized\nHint: `onnxq plan MODEL --tensors` lists what is; a "
-        "tensor gets a pair where a quantized node wants one",
+        "tensor is quantized where a quantized node touches it",
     ),
     "range of a weight": (
         Override(tensors="w", range=[0, 1]),

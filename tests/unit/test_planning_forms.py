@@ -60,6 +60,11 @@ def test_what_the_graph_computes_is_what_numpy_says(name: str) -> None:
     np.testing.assert_allclose(computed(Graph(result.model), feeds)[0], by_hand(result, feeds), rtol=1e-5, atol=1e-4)
 
 
+def test_no_clip_behind_a_relu_where_the_smallest_code_alone_is_left_out() -> None:
+    graph = Graph(made(FORMS["narrow"]).model)
+    assert {n.name for n in graph.nodes if n.op_type == "Clip"} == {"x_Clip"}, "r is never negative"
+
+
 def test_codes_stay_inside_their_bits() -> None:
     result = made(FORMS["few bits"])
     graph = Graph(result.model)
@@ -147,7 +152,7 @@ def test_what_cannot_be(override: dict[str, Any], target: object, message: str) 
 def test_a_clip_in_front_of_a_pair_is_told_where_kernels_do_not_fuse_with_it() -> None:
     text = "(float[n,64] x) => (float[n,64] y) { [a] h = MatMul(x, v) [b] y = MatMul(h, w) }"
     graph = model_of(text, v=normal(64, 64), w=normal(64, 64, seed=1))
-    told = "1 activation with fewer codes than the type has, first 'h': a Clip stands in front of the pair"
+    told = "1 activation with fewer codes than the type has, first 'h': a Clip stands in front of its Q"
     for target, there in (("ort-x64-vnni", True), ("tensorrt", False)):
         plan = onnxq.plan(graph, target=target, placement="full", overrides=[{"tensors": "h", "activation_bits": 6}])
         assert any(note.startswith(told) for note in plan.notes) is there

@@ -122,7 +122,10 @@ def test_hard_swish_stays_a_float_island_between_two_pairs() -> None:
     assert activations(plan)[1:3] == ["a u8 observed[-3,] -> hs.0 mul.0", "m u8 observed -> c2.0"]
     assert actions(plan) == {"c1": "int8", "hs": "float", "mul": "float", "c2": "int8"}
     assert reason(plan, "hs") == "ONNX Runtime has no int8 kernel for HardSigmoid on CPU (C10) []"
-    assert reason(plan, "mul") == "no int8 neighbours on both sides; a pair here would only cost []"
+    assert (
+        reason(plan, "mul")
+        == "no int8 neighbours on both sides: quantizing for it alone would cost more than it saves []"
+    )
 
 
 def test_hard_swish_written_out_is_int8_with_its_constants() -> None:

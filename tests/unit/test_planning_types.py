@@ -81,7 +81,7 @@ def test_what_a_target_does_not_take(target: str, activations: str | None, weigh
 def test_a_simulated_type_is_called_so() -> None:
     table = replace(TENSORRT, types={FP8: TypeRule(simulated=True, rules="X1")})
     notes = with_types(replace(table, like_types=False), "fp8", None)[1]
-    assert "TensorRT computes in float between pairs of float8e4m3fn" in notes[-1]
+    assert "TensorRT computes in float between Q/DQ pairs of float8e4m3fn" in notes[-1]
 
 
 # ---- plans -------------------------------------------------------------------------------------------------------

@@ -166,8 +166,7 @@ CASES: dict[Callable[[], ModelProto], tuple[str, str, str]] = {
     ),
     pool_between_different_pairs: (
         "MaxPool",
-        "the pair 'DequantizeLinear_x_dq' before it and 'QuantizeLinear_t1_q' behind it differ in their parameters "
-        "(C12)",
+        "'DequantizeLinear_x_dq' before it and 'QuantizeLinear_t1_q' behind it differ in scale or zero-point (C12)",
         "C12",
     ),
     linear_resize: ("Resize", "onnxruntime resizes codes by nearest neighbour only (C12)", "C12"),

@@ -132,7 +132,7 @@ CASES: dict[Callable[[], ModelProto], dict[str, tuple[str, str, str]]] = {
         "Conv": ("float", "its input 'x', an input of the model, has no Q/DQ pair, only its weight (R20)", "R20")
     },
     data_only: {"Conv": ("float", "its weight 'w' is float (R20)", "R20")},
-    attention: {"MatMul": ("float", "it multiplies two activations, and there is no pair on them (R28)", "R28")},
+    attention: {"MatMul": ("float", "it multiplies two activations, and there is no Q/DQ pair on them (R28)", "R28")},
     softmax: {"Softmax": ("float", "Softmax stays in higher precision (R27)", "R27")},
     pool_in_float: {
         "MaxPool": (
@@ -152,7 +152,8 @@ CASES: dict[Callable[[], ModelProto], dict[str, tuple[str, str, str]]] = {
     uint8_codes: {
         "Conv": (
             "float",
-            "TensorRT refuses the pair on its input 'x': its codes are uint8; TensorRT takes int8 and fp8 only (R2)",
+            "TensorRT refuses the Q/DQ pair on its input 'x': its codes are uint8; "
+            "TensorRT takes int8 and fp8 only (R2)",
             "R2",
         )
     },

@@ -30,6 +30,14 @@ def test_a_good_model_goes_to_evaluation() -> None:
     assert advice_for({**GOOD, "evaluation": {}, "passed": False}) == ()
 
 
+def test_commands_read_the_data_as_the_run_did() -> None:
+    read_as = {**GOOD["data"], "options": "--images yolo --image-size 320x320"}
+    (only,) = advice_for({**GOOD, "data": read_as})
+    assert only.command.endswith(" --data TEST --images yolo --image-size 320x320 --labels LABELS")
+    poor = commands(data=read_as, outputs=[{"name": "y", "sqnr_db": 5.0}])
+    assert poor.count("--data photos/ --images yolo --image-size 320x320 ") == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [

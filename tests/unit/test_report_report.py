@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -247,6 +248,10 @@ def test_output_text():
         sqnr_db=1.0, cosine=0.5, max_abs=1.0, mismatch_share=1.0, nonfinite=2, shape_mismatches=1, **base
     )
     assert output_text(near) == "SQNR 31.3 dB, cosine 0.99912, largest error 0.125"
+    spread = replace(near, worst_batch_sqnr_db=20.04, median_batch_sqnr_db=33.3)
+    assert output_text(spread).startswith("SQNR 31.3 dB (of a batch: worst 20.0, median 33.3), cosine ")
+    alone = replace(near, worst_batch_sqnr_db=31.26, median_batch_sqnr_db=31.26)
+    assert output_text(alone) == output_text(near)
     assert output_text(same) == "equal to float"
     assert output_text(labels) == "25.00% of the values differ"
     assert output_text(broken).endswith("; 2 values of NaN or Inf in one model only; another shape in 1 batch")

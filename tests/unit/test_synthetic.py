@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.calibration.synthetic import index_limit, synthetic_batches
 from onnxq.errors import DataError
+from onnxq.graph.model import set_metadata
 from onnxq.graph.view import Graph
 
 
@@ -46,6 +47,13 @@ def test_other_sizes_are_tried_when_the_first_does_not_run():
     # Flattened to rows of 48 * 320 * 3: only that image size divides.
     g = graph([node("Reshape", "x s", "y")], {"s": np.array([1, 3, 48, 320])}, x=(FLOAT, ["N", 3, "h", "w"]))
     assert next(iter(synthetic_batches(g)))["x"].shape == (1, 3, 48, 320)
+
+
+def test_the_size_that_the_model_notes_comes_first():
+    g = graph([node("Relu", "x", "y")], x=(FLOAT, ["N", 3, "h", "w"]))
+    set_metadata(g.frame, {"imgsz": "[64, 96]"})
+    assert next(iter(synthetic_batches(g)))["x"].shape == (1, 3, 64, 96)
+    assert next(iter(synthetic_batches(g, image_size=(40, 48))))["x"].shape == (1, 3, 40, 48)
 
 
 def test_fixed_sizes_and_channels_last_are_kept():

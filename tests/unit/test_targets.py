@@ -85,6 +85,13 @@ def test_a_full_name_needs_no_note(name: str) -> None:
     [
         ("tensor-rt", "\nHint: did you mean target='tensorrt' (--target tensorrt)?"),
         ("ort", "\nHint: did you mean target='ort-cpu' (--target ort-cpu)?"),
+        ("onnxruntime", "\nHint: did you mean target='ort-cpu' (--target ort-cpu)?"),
+        ("CPUExecutionProvider", "\nHint: did you mean target='ort-cpu' (--target ort-cpu)?"),
+        ("trt", "\nHint: did you mean target='tensorrt' (--target tensorrt)?"),
+        ("TensorrtExecutionProvider", "\nHint: did you mean target='tensorrt' (--target tensorrt)?"),
+        ("openvino-cpu", "\nHint: did you mean target='openvino' (--target openvino)?"),
+        ("ort_x64_vnni", "\nHint: did you mean target='ort-x64-vnni' (--target ort-x64-vnni)?"),
+        ("avx2", "\nHint: did you mean target='ort-x64-avx2' (--target ort-x64-avx2)?"),
         ("zzz", ""),
     ],
 )

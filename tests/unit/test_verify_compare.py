@@ -37,6 +37,18 @@ def test_batches_add_up_to_the_error_of_all_values_at_once():
     assert split.max_abs == whole.max_abs
 
 
+def test_the_worst_and_the_median_batch():
+    want = np.float32([3.0, 4.0])
+    errors = [0.5, 0.05, 0.005]  # 20 dB apart
+    found = _one(*((want, want - np.float32([0.0, e])) for e in errors))
+    worst, median = (10 * math.log10(25 / e**2) for e in errors[:2])
+    # Rounding of 4 - e to float32 changes e by 1e-6 of itself at most here.
+    assert found.worst_batch_sqnr_db == pytest.approx(worst, abs=1e-3)
+    assert found.median_batch_sqnr_db == pytest.approx(median, abs=1e-3)
+    assert _one((np.int64([1]), np.int64([2]))).worst_batch_sqnr_db is None
+    assert _one((np.float32([]), np.float32([])), (want, want)).worst_batch_sqnr_db == math.inf
+
+
 def test_equal_outputs_have_infinite_sqnr():
     error = _one((np.float32([1.0]), np.float32([1.0])))
     assert (error.sqnr_db, error.cosine, error.max_abs) == (math.inf, 1.0, 0.0)

@@ -67,7 +67,7 @@ _LONG_RUN_OPTIONS = (
 @options.force_option()
 @options.json_option("what was collected")
 @options.quiet_option()
-@config_option()
+@config_option(apart=("output",))
 @options.debug_option()
 def calibrate(  # noqa: PLR0913 - one parameter for each group of options
     *,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @options.force_option()
 @options.json_option("what would be fed")
-@config_option()
+@config_option(apart=("report",))
 @options.debug_option()
 def data(  # noqa: PLR0913 - one parameter for each option
     *,

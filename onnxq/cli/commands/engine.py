@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxq.cli import options
+from onnxq.cli.configuration import config_option
 from onnxq.cli.documents import engine_document
 from onnxq.cli.files import check_places
 from onnxq.cli.parameters import Bytes, NamedShape
@@ -72,6 +73,7 @@ def _shape(bound: str, what: str) -> options.Decorator:
 @options.force_option()
 @options.json_option("the facts")
 @options.quiet_option()
+@config_option(apart=("output",))
 @options.debug_option()
 def engine(  # noqa: PLR0913 - one parameter for each group of options
     *,

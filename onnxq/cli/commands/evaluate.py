@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxq.cli import options
+from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places, write_text
-from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Name, Points
+from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Points, TargetName
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, errors_in_junit, leave_on_failed_checks, warn
 
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 @click.option(
     "--target",
     "-t",
-    type=Name(TARGETS),
+    type=TargetName(TARGETS),
+    metavar="NAME",
     help="Engine the quantized models are for; models for TensorRT and OpenVINO run with Q and DQ as written.  "
     "[default: what each model says of itself]",
 )
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
 @options.junit_option()
 @options.force_option()
 @options.json_option("the evaluation")
+@config_option(apart=("data", "limit", "shuffle", "output", "report", "junit"))
 @options.debug_option()
 def evaluate(  # noqa: PLR0913 - one parameter for each option
     *,

@@ -108,7 +108,13 @@ _RANGE_OPTIONS = (
 )
 
 _RESULT_OPTIONS = (
-    click.option("--output", "-o", type=options.FILE, help="Quantized model.  [default: MODEL.int8.onnx]"),
+    click.option(
+        "--output",
+        "-o",
+        type=options.FILE,
+        help="Quantized model.  [default: MODEL.int8.onnx, with another --weights or --activations its name in place "
+        "of int8, in mode weight-only MODEL.int4.onnx]",
+    ),
     click.option("--report", type=options.FILE, help="Write the report to a .html or .json file."),
     options.junit_option(),
     options.force_option(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxq.cli import options
+from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places, write_text
 from onnxq.cli.parameters import METHODS, RANK_BY, SENSITIVITY_MODES, Name
 from onnxq.cli.progress import calibration_progress
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @options.force_option()
 @options.json_option("the ranking")
 @options.quiet_option()
+@config_option(apart=("mode", "report"))
 @options.debug_option()
 def sensitivity(  # noqa: PLR0913 - one parameter for each option
     *,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxq.cli import options
+from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places
 from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
 from onnxq.cli.progress import calibration_progress
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @options.force_option()
 @options.json_option("the report")
 @options.quiet_option()
+@config_option(apart=("report", "junit"))
 @options.debug_option()
 def verify(  # noqa: PLR0913 - one parameter for each group of options
     *,

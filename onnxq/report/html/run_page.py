@@ -10,7 +10,7 @@ from onnxq.report.html.document import document
 from onnxq.report.html.page_data import run_data
 from onnxq.report.html.verdict import cards, checks, verdict, what_to_do
 from onnxq.report.report import NodeCounts
-from onnxq.report.wording import counts_text, document_codes
+from onnxq.report.wording import counts_text, document_codes, spread_text
 from onnxq.sizes import size_text
 
 Document = Mapping[str, Any]
@@ -84,7 +84,7 @@ def _pairs(report: Document) -> Iterator[tuple[str, str]]:
     if report.get("proven"):
         yield "executed", _counts(report, "proven")
     if report.get("asked"):
-        yield "by its pairs", f"{_counts(report, 'asked')} (by the target's rules)"
+        yield "by its Q/DQ", f"{_counts(report, 'asked')} (by the target's rules)"
     engine = report.get("engine")
     if engine:
         size = f", engine of {size_text(engine['size_bytes'])}" if engine["size_bytes"] else ""
@@ -104,7 +104,7 @@ def _pairs(report: Document) -> Iterator[tuple[str, str]]:
 
 
 def _counts(report: Document, key: str) -> str:
-    known = ("int8", "fused", "float", "weights")
+    known = ("int8", "fused", "float", "weights", "other")
     return counts_text(NodeCounts(**{k: report[key][k] for k in known if k in report[key]}), *document_codes(report))
 
 
@@ -118,7 +118,8 @@ def _output(output: Mapping[str, Any]) -> str:
         return f"equal to float{trouble}"
     if output["sqnr_db"] is None:
         return f"{output['mismatch_share']:.2%} of the values differ{trouble}"
+    spread = spread_text(output.get("worst_batch_sqnr_db"), output.get("median_batch_sqnr_db"))
     return (
-        f"SQNR {output['sqnr_db']:.1f} dB, cosine {output['cosine']:.5f}, largest error {output['max_abs']:.4g} "
-        f"where values reach {output['peak']:.4g}{trouble}"
+        f"SQNR {output['sqnr_db']:.1f} dB{spread}, cosine {output['cosine']:.5f}, "
+        f"largest error {output['max_abs']:.4g} where values reach {output['peak']:.4g}{trouble}"
     )

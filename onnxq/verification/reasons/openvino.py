@@ -31,7 +31,7 @@ def why_float(graph: Graph, node: NodeProto, kernel: str, precision: str) -> Rea
         The first rule that the graph breaks there.
     """
     if node.op_type not in INT8_OPS:
-        return because("V3", f"OpenVINO computes {node.op_type} in float, with or without pairs around it")
+        return because("V3", f"OpenVINO computes {node.op_type} in float, with or without Q/DQ pairs around it")
     around = placement(graph, node)
     slots = (0, 1) if node.op_type in MATRIX_OPS else range(len(node.input))
     plain = [node.input[s] for s in around.plain if s in slots]

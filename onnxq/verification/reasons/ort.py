@@ -258,4 +258,4 @@ def _parameters(graph: Graph, node: NodeProto) -> Reason | None:
     sides = [[graph.constant(t) for t in n.input[1:3]] for n in (before, after)]
     if all(a is not None and b is not None and np.array_equal(a, b) for a, b in zip(*sides, strict=False)):
         return None
-    return because("C12", f"the pair {before.name!r} before it and {after.name!r} behind it differ in their parameters")
+    return because("C12", f"{before.name!r} before it and {after.name!r} behind it differ in scale or zero-point")

@@ -77,7 +77,7 @@ def _refused(graph: Graph, node: NodeProto, broken: Mapping[str, Violation]) -> 
             if pair is not None and (violation := broken.get(pair.name)):
                 source = past_pairs(graph, tensor)
                 return because(
-                    violation.rule, f"TensorRT refuses the pair on its input {source!r}: {violation.message}"
+                    violation.rule, f"TensorRT refuses the Q/DQ pair on its input {source!r}: {violation.message}"
                 )
     return None
 
@@ -87,7 +87,7 @@ def _matrix(graph: Graph, node: NodeProto) -> Found:
     if has_pair(graph, data) and has_pair(graph, weight):
         return Precision.INT8, Reason(text="", rule="R20")
     if not is_weight(graph, weight) and not has_pair(graph, data):
-        return Precision.FLOAT, because("R28", "it multiplies two activations, and there is no pair on them")
+        return Precision.FLOAT, because("R28", "it multiplies two activations, and there is no Q/DQ pair on them")
     if not has_pair(graph, data):
         text = f"its input {origin(graph, data)} has no Q/DQ pair"
         return Precision.FLOAT, because("R20", f"{text}, only its weight" if has_pair(graph, weight) else text)

@@ -35,7 +35,7 @@ function startRun(run) {
     const has = test => rows.some(test);
     layers = table({
       name: "layers", unit: "layer", rows, id: row => row.node, open: (row, tr) => about.showLayer(row.node, tr),
-      choices: [{ label: "All" }, ...["int8", "fused", "weights", "float"].filter(kind => has(row => about.runsAs(row) === kind))
+      choices: [{ label: "All" }, ...["int8", "fused", "weights", "float", "other"].filter(kind => has(row => about.runsAs(row) === kind))
         .map(kind => ({ label: kind === "int8" ? run.codes : kind, test: row => about.runsAs(row) === kind })),
       ...(has(row => differs(row)) ? [{ label: "not as planned", test: row => differs(row) }] : [])],
       select: { label: "any operator", of: row => row.op },
@@ -57,7 +57,7 @@ function startRun(run) {
     });
     panel("layers", "Layers", rows.length, layers.element);
   }
-  function differs(row) { return Boolean(row.decision && row.executed) && row.executed !== "other" && (row.decision === "float") !== (row.executed === "float"); }
+  function differs(row) { return Boolean(row.decision && row.executed) && row.decision !== "other" && row.executed !== "other" && (row.decision === "float") !== (row.executed === "float"); }
 
   // ---- tensors ----
   if (run.tensors.length) {
