@@ -62,8 +62,8 @@ class Walk:
         if piece:
             self._run(piece, tensor)
         found = [one[tensor] for one in self._kept]
-        for one in self._kept:
-            for name in [n for n in one if not self._is_read_later(n)]:
+        for name in [name for name in self._kept[0] if not self._is_read_later(name)]:
+            for one in self._kept:
                 del one[name]
         return found
 

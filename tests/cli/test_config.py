@@ -153,7 +153,7 @@ def test_one_file_for_all_commands(run: Run, folder: Path) -> None:
     write(
         folder,
         'target = "openvino"\ndata = "data.npz"\noutput = "q.onnx"\nreport = "q.json"\nmode = "static"\njson = true\n'
-        'max-drop = "100%"\nlabels = "labels"\nseconds = 20\n'
+        "seconds = 20\n"
         '[verify]\nlimit = 3\n[evaluate]\ndata = "data.npz"\nmetric = "cosine"\nreport = "scores.json"\n'
         '[sensitivity]\nmode = "all-but"\n',
     )

@@ -136,7 +136,7 @@ USAGE = {
     ("quantize", "model.onnx", "--method", "entropie"): "Did you mean 'entropy'?",
     ("quantize", "model.onnx", "--dta", "x"): "No such option",
     ("quantize", "model.onnx", "--mean", "a,b"): "'a,b' is not a list of numbers such as 0.485,0.456,0.406",
-    ("quantize", "model.onnx", "--image-size", "224"): "'224' is not a size such as 224x224",
+    ("quantize", "model.onnx", "--image-size", "224x"): "'224x' is not a size such as 224 or 224x320",
     ("quantize", "model.onnx", "--limit", "0"): "0 is not in the range x>=1",
     ("quantize", "model.onnx", "--percentile", "99"): "percentile=99.0 has no meaning for the method 'auto'",
     ("quantize", "model.onnx", "--exclude", "cnov"): "no node of the model matches 'cnov'",

@@ -123,7 +123,7 @@ def test_gates_decide_the_exit_code_of_a_good_model(folder: Path) -> None:
 
 def test_tensorrt_reads_the_pairs_by_its_rules(folder: Path) -> None:
     found = document(verify("--target", "tensorrt", "--json"))
-    assert found["asked"] == {"int8": 3, "weights": 0, "fused": 3, "float": 2}
+    assert found["asked"] == {"int8": 3, "weights": 0, "fused": 3, "float": 2, "other": 0}
     assert found["proven"] is None
     assert {r["node"]: r["decision"] for r in found["layers"]}["Add_s"] == "fused"
     text = verify("--target", "tensorrt").stdout

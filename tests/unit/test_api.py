@@ -221,7 +221,7 @@ def test_quantized_model_is_refused(result: onnxq.QuantizeResult) -> None:
 
 
 def test_integer_operators_have_no_way_back() -> None:
-    made = onnxq.quantize(model(), mode="dynamic", include_ops=["Conv"], target=ORT).model
+    made = onnxq.quantize(model(), mode="dynamic", placement="full", target=ORT).model
     with pytest.raises(onnxq.ModelError, match="Hint: give the float model: ConvInteger, DynamicQuantizeLinear cannot"):
         onnxq.quantize(made, data(2), target=ORT)
 

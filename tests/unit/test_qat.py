@@ -298,7 +298,7 @@ def test_pairs_that_cannot_be_taken_over(case: str) -> None:
     with pytest.raises(onnxq.UnsupportedModelError) as error:
         onnxq.quantize(model, BATCHES, target=ORT)
     assert expected in str(error.value)
-    assert "Hint: give the float model, or export the trained one with plain" in str(error.value)
+    assert "Hint: export the trained model with plain" in str(error.value)
 
 
 def test_placement_is_the_planners() -> None:

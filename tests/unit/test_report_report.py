@@ -142,7 +142,7 @@ def test_json_is_strict_and_has_the_documented_keys(report):
     assert data["schema"] == SCHEMA == "onnxq.report/1"
     assert data["passed"] is True
     assert problems(data) == []
-    assert data["planned"] == {"int8": 1, "fused": 1, "float": 1, "weights": 0}
+    assert data["planned"] == {"int8": 1, "fused": 1, "float": 1, "weights": 0, "other": 0}
     assert data["engine"]["name"] == "onnxruntime"
     assert data["tensors"][0]["scale"] == [0.5]
 
