@@ -204,7 +204,8 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
     )
     if path is not None:
         written = save_model(result, path, force=request.force, base_dir=made.quantized.base_dir, weights=file)
-        name_file(result.graph.initializer, data_file(path).name)
+        if file is not None:
+            name_file(result.graph.initializer, data_file(path).name)
         report = replace(report, size_after_bytes=written)
     stats = made.known_stats
     return QuantizeResult(

@@ -19,7 +19,8 @@ from onnx import TensorProto, ValueInfoProto, helper
 from onnxq.calibration.blocked_layout import DOMAIN, Blocked
 from onnxq.calibration.session import make_session
 from onnxq.errors import OnnxqError
-from onnxq.graph.external_data import is_external
+from onnxq.graph.external_data import named_length
+from onnxq.graph.saving import self_contained
 from onnxq.graph.view import Graph, attribute
 from onnxq.scratch_folder import scratch_folder
 
@@ -35,8 +36,9 @@ def optimised_graph(graph: Graph, *, threads: int | None) -> Graph | None:
         threads: Threads within a node; None leaves the choice to onnxruntime.
     """
     model = graph.to_model()
-    if any(map(is_external, model.graph.initializer)) or model.ByteSize() > _LARGEST_MODEL_BYTES:
+    if model.ByteSize() + sum(map(named_length, model.graph.initializer)) > _LARGEST_MODEL_BYTES:
         return None
+    model = self_contained(model, graph.base_dir)
     try:
         with scratch_folder() as folder:
             path = folder / "optimised.onnx"

@@ -33,6 +33,7 @@ from onnxq.calibration.session import runtime_version
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.stats_file import decode_stats, encode_stats
 from onnxq.errors import ConfigError, DataError
+from onnxq.graph.saving import self_contained
 from onnxq.graph.view import Graph
 from onnxq.version import VERSION
 
@@ -117,7 +118,8 @@ class RayCluster:
         self._address = address
         self._threads = options.threads or 1
         self._task = Task(
-            model=graph.to_model().SerializeToString(),
+            # Other machines see no temporary files of this one.
+            model=self_contained(graph.to_model(), None).SerializeToString(),
             base_dir=graph.base_dir,
             taps=tuple(taps),
             digest=digest,

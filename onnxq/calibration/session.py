@@ -264,7 +264,7 @@ def loadable(model: ModelProto, base_dir: Path | None, options: ort.SessionOptio
         ModelError: external data cannot be read.
     """
     tensors = model.graph.initializer
-    if weights_are_large(tensors) or any(map(in_draft, tensors)):
+    if weights_are_large(tensors):
         # Packed for its kernels, onnxruntime would hold all weights in memory; as they are it maps them from the files.
         options.add_session_config_entry("session.disable_prepacking", "1")
         model = _dequantizing_late(model)

@@ -19,6 +19,10 @@ LARGE_BYTES = 2**31
 """With more in external files a model counts as large: what is done to it then works tensor by tensor, through files,
 for its weights may fill most of the memory. Fixed, so that a model is treated alike on every machine."""
 
+SCRATCH_BYTES = 2**28
+"""With more in float32 than this, weights that are made on the way lie in a temporary file. In messages each would be
+there several times: in the graph, in the model made of it, in its serialized form and in onnxruntime."""
+
 DRAFT = "onnxq-draft:"
 """Location of data in a file that this process is still writing, before the file's path. Nothing that is read from
 outside may say so."""
@@ -104,6 +108,11 @@ def locate(proto: TensorProto, base_dir: Path | None) -> ExternalData:
 def weights_are_large(tensors: Iterable[TensorProto]) -> bool:
     """Whether so much of `tensors` lies in other files that memory has to be thought of."""
     return sum(_size_bytes(t) or 0 for t in tensors if is_external(t)) > LARGE_BYTES
+
+
+def are_many(tensors: Iterable[TensorProto]) -> bool:
+    """Whether what is made of `tensors` on the way belongs in a file."""
+    return bool(4 * sum(math.prod(tensor.dims) for tensor in tensors) > SCRATCH_BYTES)
 
 
 def in_draft(proto: TensorProto) -> bool:

@@ -56,7 +56,7 @@ def save_model(  # noqa: PLR0913 - one keyword for each choice of callers
     target = Path(path)
     check_output(target, force=force)
     try:
-        if external or weights is not None or needs_data_file(model) or any(map(in_draft, model.graph.initializer)):
+        if external or weights is not None or needs_data_file(model):
             return _write_with_data(model, target, base_dir, force=force, weights=weights)
         content = _inlined(model, base_dir).SerializeToString(deterministic=True)
         write_whole(target, content, replace=force)

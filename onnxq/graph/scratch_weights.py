@@ -1,4 +1,4 @@
-"""Constants that a large model gets on its way, in a temporary file.
+"""Float constants that a model with many weights gets on its way, in a temporary file.
 
 What passes make of weights, such as float32 of float16 ones, would together be as large as the model. So they lie in a
 file as the model's own weights do, and whatever reads those reads these.
@@ -12,12 +12,13 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from onnxq.graph.external_data import draft_of
+from onnxq.graph.external_data import draft_of, is_external
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.scratch_folder import ScratchFolder, blamed_on_room
 from onnxq.whole_files import Draft
 
 _NAME = "onnxq-weights"
+_FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 def scratch_file(tensor: TensorProto) -> Path | None:
@@ -46,12 +47,12 @@ class ScratchWeights:
         self._lock = threading.Lock()
 
     def stored(self, tensor: TensorProto) -> TensorProto:
-        """`tensor` with its data in the file; a small one, or one whose data lies in a file already, as it is.
+        """`tensor` with its data in the file; a small one, codes, and what lies in a file already, as it is.
 
         Raises:
             ConfigError: there is no room for it.
         """
-        if tensor.data_location == TensorProto.EXTERNAL:
+        if tensor.data_type not in _FLOAT_TYPES or is_external(tensor):
             return tensor
         with self._lock, blamed_on_room(Path(self._folder.name)):
             self._file.move(tensor, tensor, None)

@@ -56,9 +56,10 @@ class WeightsFile:
                 into.CopyFrom(source)
             return
         chunks = locate(source, base_dir).chunks() if is_external(source) else (tensor_bytes(source, base_dir) or b"",)
-        into.CopyFrom(
-            TensorProto(name=source.name, data_type=source.data_type, doc_string=source.doc_string, dims=source.dims)
-        )
+        bare = TensorProto(name=source.name, data_type=source.data_type, dims=source.dims)
+        if source.HasField("doc_string"):
+            bare.doc_string = source.doc_string
+        into.CopyFrom(bare)
         if length < _EXTERNAL_MIN_BYTES:
             into.raw_data = b"".join(chunks)
         else:

@@ -10,16 +10,13 @@ lower bits go, which int8 leaves no trace of.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from onnxq.graph import external_data
 from onnxq.graph.float_types import TYPE_ATTRIBUTES, type_name
-from onnxq.graph.scratch_weights import ScratchWeights
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use, attribute, bodies
 from onnxq.passes.base import Pass, PassLog, PassResult
 
@@ -37,7 +34,6 @@ class ComputeInFloat32(Pass):
     4. Left alone: control flow and what its bodies read, operators of other domains, sequences and optionals.
     5. Left alone: a Cast from or to float32 that leads to nothing of the above; it is such a border already.
     6. With `interface`, inputs and outputs of the model become float32 too.
-    7. Converted weights that make a large model lie in a temporary file.
 
     Args:
         types: The types to replace, as TensorProto.DataType.
@@ -52,8 +48,6 @@ class ComputeInFloat32(Pass):
         log = PassLog()
         before = {t: d for t in _tensors(graph) if (d := graph.dtype(t)) in self._types and d is not None}
         nodes = [n for n in graph.nodes if self._touches(n, before) and _exists_in_float32(graph, n, before)]
-        if _size_bytes(graph, before) > external_data.LARGE_BYTES:
-            graph.scratch = graph.scratch or ScratchWeights()
         inside = _without_borders(graph, nodes)
         nodes = [n for n in nodes if n.name in inside]
         if self._interface:
@@ -72,11 +66,6 @@ class ComputeInFloat32(Pass):
 
     def _touches(self, node: NodeProto, before: dict[str, int]) -> bool:
         return any(t in before for t in (*node.input, *node.output))
-
-
-def _size_bytes(graph: Graph, before: dict[str, int]) -> int:
-    """What the constants among `before` take in float32."""
-    return sum(4 * math.prod(graph.initializers[name].dims) for name in before if name in graph.initializers)
 
 
 def _tensors(graph: Graph) -> Iterator[str]:

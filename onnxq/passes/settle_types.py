@@ -7,7 +7,7 @@ from collections.abc import Collection
 from onnx import TensorProto
 
 from onnxq.errors import UnsupportedModelError
-from onnxq.graph.external_data import weights_are_large
+from onnxq.graph.external_data import are_many
 from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, mentions, type_name, weighted_types
 from onnxq.graph.opset import lower_opset, upgrade_opset
 from onnxq.graph.scratch_weights import ScratchWeights
@@ -28,7 +28,7 @@ def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
     float16 and bfloat16 stay where the target takes scales in them and the model can be brought to the opset that does;
     elsewhere, and in float64, what belongs to a type that weights have computes in float32.
 
-    What passes make of the weights of a large model lies in a temporary file.
+    What passes make of many weights lies in a temporary file.
 
     Raises:
         UnsupportedModelError: the model cannot be brought to the opset that the target needs.
@@ -44,8 +44,7 @@ def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
             types -= HALF_TYPES
     else:
         graph = upgrade_opset(source.copy(), target.min_opset)
-    if weights_are_large(graph.initializers.values()):
-        graph.scratch = ScratchWeights()
+    _give_scratch(graph)
     types -= {TensorProto.FLOAT}
     if types:
         _in_float32(graph, types)
@@ -53,6 +52,11 @@ def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
         infer_shapes(graph)
         PartDoubleInputs().run(graph)
     return graph, types
+
+
+def _give_scratch(graph: Graph) -> None:
+    if graph.scratch is None and are_many(graph.initializers.values()):
+        graph.scratch = ScratchWeights()
 
 
 def note_of_types(types: Collection[int]) -> str | None:
@@ -77,6 +81,7 @@ def runnable(graph: Graph) -> Graph:
     types |= weighted_types(twin) & {TensorProto.DOUBLE}
     if not types:
         return graph
+    _give_scratch(twin)
     _in_float32(twin, types, interface=TensorProto.BFLOAT16 in types)
     return twin
 

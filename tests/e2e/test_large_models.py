@@ -53,7 +53,12 @@ def stored(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_large(monkeypatch)
+
+
+def make_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(external_data, "LARGE_BYTES", 2000)
+    monkeypatch.setattr(external_data, "SCRATCH_BYTES", 2000)
 
 
 def constants(path: Path) -> dict[str, NDArray[Any]]:
@@ -73,7 +78,7 @@ def test_the_same_as_in_memory(
 ) -> None:
     """Codes and scales are equal. Biases may differ in the last codes: means are taken of inputs, not of outputs."""
     small = onnxq.quantize(stored, FEEDS, target=target, output=tmp_path / "small.onnx", recover=recover)
-    monkeypatch.setattr(external_data, "LARGE_BYTES", 2000)
+    make_large(monkeypatch)
     result = onnxq.quantize(stored, FEEDS, target=target, output=tmp_path / "large.onnx", recover=recover)
     assert result.report.failed_checks == small.report.failed_checks == ()
     assert not (tmp_path / "small.onnx.data").exists()
@@ -114,7 +119,7 @@ def test_float16_models_are_widened_through_a_file(
     path = halves(tmp_path / "float")
     feeds = [{"x": feed["x"].astype(np.float16)} for feed in FEEDS]
     small = onnxq.quantize(path, feeds, mode=mode, target="ort-x64-vnni", output=tmp_path / "small.onnx")
-    monkeypatch.setattr(external_data, "LARGE_BYTES", 2000)
+    make_large(monkeypatch)
     large = onnxq.quantize(
         path, feeds, mode=mode, target="ort-x64-vnni", output=tmp_path / "large.onnx" if written else None
     )
@@ -133,6 +138,22 @@ def test_float16_models_are_widened_through_a_file(
     del large, small
     gc.collect()
     assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize("recover", ["none", "fast", "best"])
+@pytest.mark.parametrize("half", [False, True])
+def test_the_same_bytes_through_a_temporary_file(
+    tmp_path: Path, stored: Path, monkeypatch: pytest.MonkeyPatch, recover: str, *, half: bool
+) -> None:
+    """Of models that are not large, what passes make of the weights may lie in a file all the same."""
+    path = halves(stored.parent) if half else stored
+    feeds = [{"x": feed["x"].astype(np.float16)} for feed in FEEDS] if half else FEEDS
+    for name, limit in (("memory", external_data.SCRATCH_BYTES), ("file", 2000)):
+        monkeypatch.setattr(external_data, "SCRATCH_BYTES", limit)
+        result = onnxq.quantize(path, feeds, recover=recover, target="ort-x64-vnni", output=tmp_path / f"{name}.onnx")
+        assert not any(t.external_data for t in result.model.graph.initializer)
+    assert (tmp_path / "file.onnx").read_bytes() == (tmp_path / "memory.onnx").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file.onnx", "float", "memory.onnx"]
 
 
 @pytest.mark.usefixtures("large")
@@ -198,7 +219,7 @@ FULL = """
 import resource, sys
 import numpy as np, onnxq
 from onnxq.graph import external_data
-external_data.LARGE_BYTES = 2000
+external_data.LARGE_BYTES = external_data.SCRATCH_BYTES = 2000
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
