@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from onnxq.report.report import Report
     from onnxq.result import QuantizeResult
     from onnxq.search.ranking import Sensitivity
+    from onnxq.search.result import SearchResult
     from onnxq.search.sensitivity import sensitivity
     from onnxq.stripping import StripResult, strip
     from onnxq.verifying import verify
@@ -59,6 +60,7 @@ _LAZY = {
     "QuantPlan": "onnxq.planning.plan",
     "QuantizeResult": "onnxq.result",
     "Report": "onnxq.report.report",
+    "SearchResult": "onnxq.search.result",
     "Sensitivity": "onnxq.search.ranking",
     "StatsTable": "onnxq.calibration.statistics",
     "StripResult": "onnxq.stripping",
@@ -94,6 +96,7 @@ __all__ = [
     "QuantPlan",
     "QuantizeResult",
     "Report",
+    "SearchResult",
     "Sensitivity",
     "StatsTable",
     "StripResult",

@@ -27,6 +27,7 @@ from onnxq.planning.options import FAST, Ends
 from onnxq.planning.overrides import Override
 from onnxq.recorded_options import record_options
 from onnxq.result import QuantizeResult
+from onnxq.search.ranking_file import RankingSource
 from onnxq.stages import DEFAULT_RECOVERY
 from onnxq.targets import ORT_CPU, TargetSource
 from onnxq.tuning.search import DEFAULT_SECONDS
@@ -87,6 +88,10 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
     output_name: str | None = None,
     eval_data: Any = None,
     search_seconds: float | None = None,
+    search: bool = True,
+    ranking: RankingSource | None = None,
+    min_int8: float | str | None = None,
+    require_engine: bool = False,
     details: bool = False,
     progress: ProgressCallback | None = None,
     tune_progress: Callable[[int, str], None] | None = None,
@@ -157,7 +162,8 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         memory_limit: Bytes that the tensors calibration looks at may take; where they do not fit, the data is read
             several times, with the same result.
         max_drop: Leave layers in float, as little arithmetic as possible, so that `metric` falls by so many percentage
-            points at most (0.5 or "0.5%"). See docs/accuracy.md for this and the following.
+            points at most (0.5 or "0.5%"). In mode "weight-only", weights of 4 bits get 8 before they stay float. See
+            docs/accuracy.md for this and the following.
         min_sqnr: Likewise, so that every float output has this SQNR in dB.
         min_cosine: Likewise, so that every float output has this cosine similarity with the float model's.
         metric: For `max_drop`, as for `evaluate`; top1 unless given.
@@ -165,6 +171,14 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         output_name: For `max_drop`, the output to look at, where there are several.
         eval_data: Samples to judge models on; the calibration data unless given.
         search_seconds: Time limit of the search, 600 unless given. The best model found so far is the result.
+        search: Whether layers may be changed until `max_drop`, `min_sqnr` and `min_cosine` are met. With False they are
+            only checked: `min_sqnr` on the samples of the report (as --min-sqnr without --search), the others on those
+            of the search.
+        ranking: A ranking of the layers to search in the order of, in place of measuring it: what `sensitivity` gave,
+            or the JSON file that it wrote.
+        min_int8: A gate: share of the nodes, in percent (50 or "50%"), that the engine must run in int8 or fused into
+            int8 nodes. A gate that is not met is a failed check of the report.
+        require_engine: A gate: the target's engine must have been asked.
         details: Also measure what a report shows of the model's inside: the error of each tensor, histograms and ranges
             by every method, latency on this machine. Both models run a few times more.
         progress: Called now and then: with a Progress while calibrating, with a StageProgress in other long stages.
@@ -174,7 +188,9 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         ModelError: the model cannot be read, is not valid, or is quantized already.
         DataError: the data does not fit the model, is empty, or holds NaN/Inf.
         ConfigError: an argument has an impossible value, or the output exists or is what is read.
-        ArtifactError: `stats` or `tensorrt_cache` are damaged, belong to another model, or lack tensors.
+        ArtifactError: `stats`, `tensorrt_cache` or `ranking` are damaged, belong to another model, or lack tensors.
+        GateError: `min_int8` or `require_engine` need an engine that is not installed here; raised before any work.
+            What is not met at the end is in `report.failed_checks`; `report.raise_if_failed()` makes it an error.
     """
     given = dict(locals())
     check_mode(mode, quantize, given)

@@ -21,8 +21,8 @@ from onnxq.planning.plan import Fixed, Observed, QuantPlan
 from onnxq.report.details import Details, Latency
 from onnxq.report.drawing import draw
 from onnxq.report.ranges import TensorRanges, ranges_of
-from onnxq.search.mixed import SearchResult
 from onnxq.search.ranking import Sensitivity
+from onnxq.search.result import SearchResult
 from onnxq.targets import ORT_CPU, resolve_target
 from onnxq.targets.schema import Engine, Target
 from onnxq.tuning.latency import measure_latency
@@ -139,7 +139,7 @@ def _ranking(known: Calibrated, verification: VerifyResult) -> dict[str, Any] | 
         method=known.method,
         mode="only",
         by="sqnr",
-        samples=known.search.samples,
+        samples=known.search.ranked_samples,
         layers=known.search.layers,
     )
     return ranking.to_dict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxq.calibration.batches import Batches
 from onnxq.dynamic.kernels import UseDynamicKernels, import_domains_of
 from onnxq.dynamic.weights import solve_dynamic
 from onnxq.errors import UnsupportedModelError
@@ -13,22 +14,29 @@ from onnxq.finishing import Made, Request, finish
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
-from onnxq.mode_plans import plan_dynamically
+from onnxq.mode_plans import DynamicPlan, plan_dynamically
 from onnxq.modes import DYNAMIC
 from onnxq.nested import Nested
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.share_constants import ShareConstants
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.result import QuantizeResult
+from onnxq.search.budget import Budget
+from onnxq.search.dynamic import dynamic_space, with_nodes_in_float
+from onnxq.search.mixed import search_within
+from onnxq.search.reading import first_samples
+from onnxq.search.result import SearchResult, checks_of, notes_of
 from onnxq.stages import nothing_to_quantize
 from onnxq.targets.schema import Target
 
 
-def quantize_dynamic(request: Request) -> QuantizeResult:
-    """Quantize the weights of a model, and let its activations be quantized as they come.
+def quantize_dynamic(request: Request, budget: Budget | None = None) -> QuantizeResult:
+    """Quantize the weights of a model, and let its activations be quantized as they come; as far as a budget allows.
 
     Raises:
-        ConfigError: the target's engine quantizes nothing dynamically, or an option names what is not there.
+        ConfigError: the target's engine quantizes nothing dynamically, an option names what is not there, or a search
+            has no data.
+        ArtifactError: the ranking of a search is of another model.
         ModelError: the model cannot be read, is quantized already, or has nothing to quantize.
     """
     clock = Clock()
@@ -36,10 +44,15 @@ def quantize_dynamic(request: Request) -> QuantizeResult:
     notes = [request.target_note] if request.target_note else []
     planned = plan_dynamically(request.model, table, request.wanted, notes)
     clock.lap("plan")
-    source, whole = planned.source, planned.whole
+    source = planned.source
     with blamed_on(source):
-        if not any(d.action in (Action.INT8, Action.WEIGHTS) for d in whole.nodes):
-            raise _nothing(whole)
+        if not any(d.action in (Action.INT8, Action.WEIGHTS) for d in planned.whole.nodes):
+            raise _nothing(planned.whole)
+        batches, found = None, None
+        if budget is not None:
+            planned, batches, found = _searched(planned, request, budget)
+            clock.lap("search")
+        whole = planned.whole
         quantized, qparams = _quantized(planned.graph, planned.plan, planned.nested, table)
         ShareConstants().run(quantized)
     made = Made(
@@ -51,9 +64,37 @@ def quantize_dynamic(request: Request) -> QuantizeResult:
         expected=[d.node for d in whole.nodes if d.action is Action.INT8],
         metadata={"onnxq.mode": DYNAMIC},
         label="dynamic",
+        checks=checks_of(found),
+        notes=notes_of(found),
+        held_out=batches,
+        search=found,
     )
     with file_for_weights(request.output, planned.graph.initializers.values()) as file:
         return finish(made, request, clock, file)
+
+
+def _searched(planned: DynamicPlan, request: Request, budget: Budget) -> tuple[DynamicPlan, Batches, SearchResult]:
+    """The plan that meets a budget, the data, which can be read again, and what was found."""
+    table = request.target
+    reading = request.reading
+    batches = reading.open(planned.source, request.data, budget)
+    judged = reading.judged(planned.source, request.data, batches, budget)
+
+    def made(one: DynamicPlan) -> Graph:
+        quantized, _ = _quantized(one.graph, one.plan, one.nested, table)
+        ShareConstants().run(quantized)
+        return quantized
+
+    space = dynamic_space(planned, solve_dynamic(planned.graph, planned.plan, table), made)
+    floats, _, found = search_within(
+        budget,
+        space,
+        judged,
+        first_samples(judged.batches),
+        options=request.collecting,
+        progress=request.progress,
+    )
+    return with_nodes_in_float(planned, floats), batches, found
 
 
 def _nothing(plan: QuantPlan) -> UnsupportedModelError:

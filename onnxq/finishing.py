@@ -27,16 +27,18 @@ from onnxq.plural import counted
 from onnxq.recorded_options import OPTIONS_KEY
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.details import Details
+from onnxq.report.gates import Gates
 from onnxq.report.report import DataFacts
 from onnxq.result import QuantizeResult
-from onnxq.search.mixed import SearchResult
-from onnxq.stages import already_quantized, open_batches
+from onnxq.search.reading import Reading
+from onnxq.search.result import SearchResult
+from onnxq.stages import already_quantized
 from onnxq.targets.schema import Target
 from onnxq.tuning.search import Tuning
 from onnxq.verification.check import Check
 from onnxq.verification.verify import VerifyResult, verify_model
 from onnxq.version import VERSION
-from onnxq.weight_only.solving import Quality
+from onnxq.weight_only.kept import Quality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class Request:
         options: The options that shaped the model, for its metadata.
         progress: Called now and then.
         details: Whether to measure what a report shows of the model's inside.
+        gates: What is demanded of the report beyond its own checks.
     """
 
     model: ModelSource
@@ -73,17 +76,16 @@ class Request:
     options: str
     progress: Callable[[Progress], None] | None
     details: bool = False
+    gates: Gates = field(default_factory=Gates)
 
-    def feeds(self, graph: Graph) -> Any:
+    @property
+    def reading(self) -> Reading:
+        """How samples are read."""
+        return Reading(batch_size=self.batch_size, limit=self.limit, layout=self.layout, images=self.images)
+
+    def feeds(self, graph: Graph) -> Batches:
         """The data cut to batches for `graph`; synthetic ones where there are none."""
-        return open_batches(
-            graph,
-            self.data,
-            batch_size=self.batch_size,
-            limit=self.limit,
-            layout=self.layout,
-            images=self.images,
-        )
+        return self.reading.open(graph, self.data, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +209,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         if file is not None:
             name_file(result.graph.initializer, data_file(path).name)
         report = replace(report, size_after_bytes=written)
+    report = request.gates.applied(report)
     stats = made.known_stats
     return QuantizeResult(
         model=result if file is not None else self_contained(result, made.quantized.base_dir),

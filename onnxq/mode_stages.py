@@ -17,8 +17,9 @@ from onnxq.modes import DYNAMIC, STATIC
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.weight_form import FORM_ARGUMENTS, WeightForm
 from onnxq.recovery.registry import Recovery
+from onnxq.report.gates import Gates
 from onnxq.result import QuantizeResult
-from onnxq.search.budget import budget_from
+from onnxq.search.budget import Budget, budget_from
 from onnxq.static_stages import Choices, quantize_static
 from onnxq.targets import resolve_target
 from onnxq.weight_stages import quantize_weights
@@ -39,13 +40,14 @@ def quantize_in_mode(mode: str, given: Mapping[str, Any], options: str) -> Quant
     Raises:
         OnnxqError: as `onnxq.quantize`.
     """
-    choices = _choices(given) if mode == STATIC else None
+    budget = _budget(given)
+    choices = _choices(given, budget) if mode == STATIC else None
     request = _request(given, options, static=choices is not None)
     if choices is not None:
         return quantize_static(request, choices)
     if mode == DYNAMIC:
-        return quantize_dynamic(request)
-    return quantize_weights(request, WeightForm.of(*(given[name] for name in FORM_ARGUMENTS)))
+        return quantize_dynamic(request, budget)
+    return quantize_weights(request, WeightForm.of(*(given[name] for name in FORM_ARGUMENTS)), budget)
 
 
 def _request(given: Mapping[str, Any], options: str, *, static: bool) -> Request:
@@ -59,6 +61,10 @@ def _request(given: Mapping[str, Any], options: str, *, static: bool) -> Request
     if output is not None:
         check_output(output, force=given["force"])
     target, note = resolve_target(given["target"])
+    # What is searched for is a check of the search; a gate asks for it alone.
+    gate = None if given["search"] else given["min_sqnr"]
+    gates = Gates.of(gate, given["min_int8"], require_engine=given["require_engine"])
+    gates.check_possible(target)
     # Types of activations and weights are part of the plan in static mode alone.
     types: dict[str, Any] = {name: given[name] for name in ("activations", "weights")} if static else {}
     wanted: dict[str, Any] = {name: given[name] for name in _PLACEMENT}
@@ -84,19 +90,18 @@ def _request(given: Mapping[str, Any], options: str, *, static: bool) -> Request
         options=options,
         progress=given["progress"],
         details=given["details"],
+        gates=gates,
     )
 
 
-def _choices(given: Mapping[str, Any]) -> Choices:
-    """What is asked for in static mode alone.
+def _budget(given: Mapping[str, Any]) -> Budget | None:
+    """What accuracy is demanded of the model, other than by gates.
 
     Raises:
-        ConfigError: there is no such method, recovery, metric or aim, or the arguments do not go together.
-        ArtifactError: the calibration cache of TensorRT is damaged.
+        ConfigError: there is no such metric, or the arguments do not go together.
+        ArtifactError: the ranking cannot be read.
     """
-    cache = given["tensorrt_cache"]
-    recovery = Recovery.of(given["recover"])
-    budget = budget_from(
+    return budget_from(
         max_drop=given["max_drop"],
         min_sqnr=given["min_sqnr"],
         min_cosine=given["min_cosine"],
@@ -105,12 +110,25 @@ def _choices(given: Mapping[str, Any]) -> Choices:
         data=given["eval_data"],
         output=given["output_name"],
         seconds=given["search_seconds"],
+        ranking=given["ranking"],
+        search=given["search"],
     )
+
+
+def _choices(given: Mapping[str, Any], budget: Budget | None) -> Choices:
+    """What is asked for in static mode alone.
+
+    Raises:
+        ConfigError: there is no such method, recovery or aim, or the arguments do not go together.
+        ArtifactError: the calibration cache of TensorRT is damaged.
+    """
+    cache = given["tensorrt_cache"]
+    recovery = Recovery.of(given["recover"])
     choices = Choices(
         method=method_from_name(given["method"], percentile=given["percentile"], momentum=given["momentum"]),
         cache=None if cache is None else load_tensorrt_cache(cache),
         stats=given["stats"],
-        recovery=recovery if budget is None else recovery.layer_by_layer(),
+        recovery=recovery.layer_by_layer() if budget is not None and budget.search else recovery,
         budget=budget,
         tune=given["tune"],
         tune_seconds=given["tune_seconds"],

@@ -17,14 +17,19 @@ from onnxq.errors import ConfigError
 STATIC, DYNAMIC, WEIGHT_ONLY = "static", "dynamic", "weight-only"
 MODES = (STATIC, DYNAMIC, WEIGHT_ONLY)
 
+_DEMANDS = frozenset({
+    "min_sqnr", "max_drop", "min_cosine", "metric", "labels", "output_name", "eval_data", "search_seconds", "search",
+    "ranking", "require_engine",
+})  # fmt: skip
+
 _EVERYWHERE = frozenset({
     "model", "data", "target", "mode", "output", "force", "batch_size", "limit", "layout", "images", "exclude",
     "exclude_ops", "exclude_between", "include", "include_ops", "include_between", "overrides", "threads", "providers",
     "progress", "tune_progress", "details",
-})  # fmt: skip
+}) | _DEMANDS  # fmt: skip
 
 _MEANINGFUL: Mapping[str, frozenset[str]] = {
-    DYNAMIC: _EVERYWHERE | {"weights", "placement"},
+    DYNAMIC: _EVERYWHERE | {"weights", "placement", "min_int8"},
     WEIGHT_ONLY: _EVERYWHERE
     | {"weights", "placement", "block_size", "symmetric", "rounding", "weight_format", "accuracy_level"},
 }

@@ -34,10 +34,18 @@ _NOT_RECORDED = frozenset(
         "details",
         "progress",
         "tune_progress",
+        # Gates are asked of the result.
+        "search",
+        "min_int8",
+        "require_engine",
     }
 )
 
-_INPUT_FILES = frozenset({"tensorrt_cache"})
+_OF_A_SEARCH = frozenset(
+    {"max_drop", "min_sqnr", "min_cosine", "metric", "labels", "output_name", "eval_data", "search_seconds", "ranking"}
+)
+
+_INPUT_FILES = frozenset({"tensorrt_cache", "ranking"})
 
 _FROM_A_FILE = "from a file"
 """Stands for what is no option but an input of its own, whose place says nothing to anybody else."""
@@ -51,7 +59,8 @@ def record_options(function: Callable[..., Any], given: Mapping[str, Any]) -> st
         given: Its arguments by name.
     """
     parameters = inspect.signature(function).parameters
-    plain = {name: _plain(given[name]) for name in parameters if name not in _NOT_RECORDED}
+    left_out = _NOT_RECORDED if given.get("search", True) else _NOT_RECORDED | _OF_A_SEARCH
+    plain = {name: _plain(given[name]) for name in parameters if name not in left_out}
     changed = {
         name: _FROM_A_FILE if name in _INPUT_FILES else value
         for name, value in plain.items()

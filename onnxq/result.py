@@ -11,7 +11,7 @@ from onnxq.calibration.solve import QParamsTable
 from onnxq.calibration.statistics import StatsTable
 from onnxq.planning.plan import QuantPlan
 from onnxq.report.report import Report
-from onnxq.search.mixed import SearchResult
+from onnxq.search.result import SearchResult
 from onnxq.tuning.search import Tuning
 
 

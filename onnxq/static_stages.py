@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from onnxq.arguments import check_overrides, check_rewrites, check_sources
 from onnxq.calibration.batches import Batch, Batches
@@ -37,9 +36,12 @@ from onnxq.recovery.solved import Solved
 from onnxq.report.report import DataFacts
 from onnxq.result import QuantizeResult
 from onnxq.search.budget import Budget
-from onnxq.search.candidates import Candidates
-from onnxq.search.mixed import SearchResult, checks_of, notes_of, search_if_asked
-from onnxq.search.reading import Reading
+from onnxq.search.candidates import Candidate, Candidates
+from onnxq.search.layers import layers_of
+from onnxq.search.mixed import search_within
+from onnxq.search.reading import Reading, first_samples
+from onnxq.search.result import SearchResult, checks_of, notes_of
+from onnxq.search.sensitivity import counted_plan
 from onnxq.search.wider import wider_for, with_step
 from onnxq.stages import Known, Prepared, expected_int8, find_ranges, of_rescaled, prepare, read_through, rescaled
 from onnxq.training import TRAINING, known_from_training, refuse_other_scales, widened
@@ -118,7 +120,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     request = replace(request, wanted=with_step(request.wanted, request.target, choices.budget))
     prepared = _planned(request, choices)
     clock.lap("plan")
-    reading = Reading(batch_size=request.batch_size, limit=request.limit, layout=request.layout, images=request.images)
+    reading = request.reading
     prepared, supply = _supplied(prepared, request, choices, reading)
     known = _known(prepared, supply, request, choices)
     clock.lap("calibrate")
@@ -139,15 +141,12 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     clock.lap("recover")
     clips = choices.recovery.clips_weights
     wider = wider_for(prepared, request.wanted, known.stats, choices.method, clip_weights=clips)
-    chosen, found = search_if_asked(
-        choices.budget,
-        Candidates(prepared=prepared, options=request.wanted, qparams=qparams, recovered=recovered, wider=wider),
-        supply.samples,
-        partial(reading.judged, prepared.source, request.data, supply.batches),
-        request.collecting,
-        request.progress,
-        clock,
+    candidates = Candidates(
+        prepared=prepared, options=request.wanted, qparams=qparams, recovered=recovered, wider=wider
     )
+    chosen, found = _searched(candidates, known.stats, supply, request, choices, reading)
+    if found is not None:
+        clock.lap("search")
     with file_for_weights(request.output, prepared.graph.initializers.values()) as file:
         made = Made(
             source=prepared.source,
@@ -251,6 +250,32 @@ def _recovered(
         data=request.data,
     )
     return nested.apply(choices.recovery.adjusted(solved), supply.calibration)
+
+
+def _searched(  # noqa: PLR0913, PLR0917 - the parts of one search
+    candidates: Candidates,
+    stats: StatsTable,
+    supply: _Supply,
+    request: Request,
+    choices: Choices,
+    reading: Reading,
+) -> tuple[Candidate, SearchResult | None]:
+    """The form that meets the budget; the whole plan, and no result, where there is none."""
+    prepared, budget = candidates.prepared, choices.budget
+    if budget is None:
+        return Candidate(prepared.plan, candidates.qparams, candidates.recovered, prepared.widened), None
+    judged = reading.judged(prepared.source, request.data, supply.batches, budget)
+    samples = supply.samples or first_samples(judged.batches)
+    layers = layers_of(prepared.graph, counted_plan(prepared, samples), prepared.target)
+    floats, wide, found = search_within(
+        budget,
+        candidates.space(layers, stats),
+        judged,
+        samples,
+        options=request.collecting,
+        progress=request.progress,
+    )
+    return candidates.make(floats, wide), found
 
 
 def _made_up(known: Known, request: Request, choices: Choices) -> bool:

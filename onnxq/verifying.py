@@ -24,6 +24,7 @@ from onnxq.graph.model import (
 )
 from onnxq.graph.view import Graph
 from onnxq.report.build import RunFacts, build_report
+from onnxq.report.gates import Gates
 from onnxq.report.quantized_model import explain_model, tensor_rows
 from onnxq.report.report import DataFacts, Report
 from onnxq.stages import open_batches
@@ -38,6 +39,9 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     data: Any = None,
     *,
     target: TargetSource | None = None,
+    min_sqnr: float | None = None,
+    min_int8: float | str | None = None,
+    require_engine: bool = False,
     batch_size: int | None = None,
     limit: int | None = None,
     layout: Layout | None = None,
@@ -52,6 +56,9 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         quantized_model: Any Q/DQ model of it, not only one that onnxq made.
         data: Inputs to compare on, as for `quantize`; None takes synthetic inputs.
         target: Name of the target; None takes the one that the metadata of `quantized_model` name, else ort-cpu.
+        min_sqnr: A gate: SQNR in dB that every float output must have; else a check of the report fails.
+        min_int8: A gate: share of the nodes, in percent, that the engine must run in int8 or fused into int8 nodes.
+        require_engine: A gate: the target's engine must have been asked.
         batch_size: As for `quantize`.
         limit: As for `quantize`.
         layout: As for `quantize`.
@@ -62,10 +69,13 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     Raises:
         ModelError: a model cannot be read or run.
         DataError: the data does not fit, or the models have different outputs.
-        ConfigError: there is no such target.
+        ConfigError: there is no such target, or its engine never answers what a gate asks.
+        GateError: a gate needs an engine that is not installed here.
     """
+    gates = Gates.of(min_sqnr, min_int8, require_engine=require_engine)
     source, quantized = load_graph(float_model), load_graph(quantized_model)
     table, made_for = _asked(target, quantized)
+    gates.check_possible(table)
     batches = open_batches(source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
     feeds = Counted(batches, progress)
     # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
@@ -88,13 +98,14 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         notes=(*made_for, *batches.notes),
     )
     inner = details_of(source, quantized, verification, table, progress=progress) if details else None
-    return build_report(
+    report = build_report(
         verification,
         facts,
         extra_checks=origin_check(source, quantized, verification.outputs),
         rows=tensor_rows(explain_model(quantized.copy(), table)),
         details=inner,
     )
+    return gates.applied(report)
 
 
 def _asked(target: TargetSource | None, quantized: Graph) -> tuple[Target, tuple[str, ...]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxq.calibration.batches import Batch
+from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.kept import keep_first
 from onnxq.calibration.progress import report_to
 from onnxq.dynamic.kernels import import_domains_of, use_domain
@@ -33,13 +33,19 @@ from onnxq.planning.plan import Action
 from onnxq.planning.weight_form import NEED_DATA, QDQ, WeightForm
 from onnxq.plural import counted
 from onnxq.result import QuantizeResult
+from onnxq.search.budget import Budget
+from onnxq.search.mixed import search_within
+from onnxq.search.reading import Judged, first_samples
+from onnxq.search.result import SearchResult, checks_of, notes_of
+from onnxq.search.weights import weight_layers, weight_space, with_weights
 from onnxq.stages import nothing_to_quantize, read_through
 from onnxq.targets.schema import Engine
 from onnxq.weight_only.activation_aware import scale_channels
+from onnxq.weight_only.kept import KeptWeights, Quality
 from onnxq.weight_only.moments import moments_in_order
 from onnxq.weight_only.rewriting import Sink, WeightRewriter
 from onnxq.weight_only.sites import PRODUCT, TABLE
-from onnxq.weight_only.solving import Quality, qparams_of, rounded_weights
+from onnxq.weight_only.solving import qparams_of, rounded_weights
 
 SAMPLES = 256
 """Most samples that methods look at, spread over the data."""
@@ -51,11 +57,12 @@ _INT4_IR = 10
 """First IR version with 4-bit types."""
 
 
-def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
-    """Store the weights of a model in few bits.
+def quantize_weights(request: Request, form: WeightForm, budget: Budget | None = None) -> QuantizeResult:
+    """Store the weights of a model in few bits, or some of them in more or in float, as a budget demands.
 
     Raises:
-        ConfigError: an option names what is not there, or a method has no data to look at.
+        ConfigError: an option names what is not there, or a method or a search has no data to look at.
+        ArtifactError: the ranking of a search is of another model.
         ModelError: the model cannot be read, is quantized already, or has no weight to quantize.
     """
     clock = Clock()
@@ -63,7 +70,9 @@ def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
     notes = [request.target_note] if request.target_note else []
     tree = plan_weights_of(source, request.target, form, request.wanted, notes)
     with blamed_on(source):
-        run = _Run(request=request, form=form, source=source)
+        reading = request.reading
+        batches = None if request.data is None and budget is None else reading.open(source, request.data, budget)
+        run = _Run(request=request, form=form, source=source, batches=batches)
         if not any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
             error = nothing_to_quantize(tree.whole.plan)
             if request.wanted.placement == FAST:
@@ -74,6 +83,11 @@ def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
             raise error
         samples = run.samples(tree)
     clock.lap("plan")
+    found = None
+    if budget is not None and batches is not None:
+        judged = reading.judged(source, request.data, batches, budget)
+        tree, found = run.searched(tree, samples, budget, judged)
+        clock.lap("search")
     with file_for_weights(request.output, tree.graph.initializers.values()) as file:
         with blamed_on(source):
             quantized = run.rewritten(tree, _kept if file is None else partial(_moved, file), samples)
@@ -91,7 +105,10 @@ def quantize_weights(request: Request, form: WeightForm) -> QuantizeResult:
             metadata={"onnxq.mode": WEIGHT_ONLY, "onnxq.weights": form.weights, "onnxq.rounding": form.rounding},
             label=f"{form.weights}, {form.rounding}",
             qualities=run.qualities,
-            notes=tuple(run.notes),
+            checks=checks_of(found),
+            notes=(*run.notes, *notes_of(found)),
+            held_out=batches,
+            search=found,
         )
         return finish(made, request, clock, file)
 
@@ -114,6 +131,8 @@ class _Run:
         request: What the user asked for.
         form: How weights are stored.
         source: The float model.
+        batches: The data; None where there is none.
+        kept: Codes that were found in a search; None where there is none.
         qparams: Parameters of weights that have few enough scales to be shown, by key with its path.
         qualities: How near each weight's codes are, likewise.
         notes: Facts worth knowing.
@@ -122,6 +141,8 @@ class _Run:
     request: Request
     form: WeightForm
     source: Graph
+    batches: Batches | None
+    kept: KeptWeights | None = None
     qparams: dict[str, QuantParams] = field(default_factory=dict)
     qualities: dict[str, Quality] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -137,14 +158,37 @@ class _Run:
         if not wanted:
             return []
         method = min(wanted)
-        if self.request.data is None:
+        if self.batches is None or self.request.data is None:
             raise ConfigError(
                 f"rounding {method!r} looks at what weights are multiplied with, and there are no data",
                 hint="pass data= (--data), or rounding='mse' (--rounding mse)",
             )
-        reader, kept = keep_first(self.request.feeds(self.source), samples=SAMPLES)
+        reader, kept = keep_first(self.batches, samples=SAMPLES)
         read_through(reader)
         return kept
+
+    def searched(
+        self, tree: WeightTree, samples: Sequence[Batch], budget: Budget, judged: Judged
+    ) -> tuple[WeightTree, SearchResult]:
+        """The plan that meets a budget, and what was found."""
+        request, self.kept = self.request, KeptWeights()
+        trial = replace(self, request=replace(request, progress=None))
+
+        def made(one: WeightTree) -> Graph:
+            graph = replace(trial, qparams={}, qualities={}, notes=[]).rewritten(one, _kept, samples)
+            ShareConstants().run(graph)
+            return graph
+
+        layers = weight_layers(tree)
+        floats, wide, found = search_within(
+            budget,
+            weight_space(tree, request.target, self.source, self.kept, made),
+            judged,
+            first_samples(judged.batches),
+            options=request.collecting,
+            progress=request.progress,
+        )
+        return with_weights(tree, layers, floats, wide, request.target), found
 
     def rewritten(self, tree: WeightTree, sink: Sink, samples: Sequence[Batch], path: str = "") -> Graph:
         """The graph of `tree` with its weights in few bits, which go through `sink`."""
@@ -160,13 +204,15 @@ class _Run:
         if samples:
             collecting = self.request.collecting
             scales = scale_channels(
-                graph, tree.planned, self.form, moments_in_order(floats, tree.planned, samples, collecting)
+                graph, tree.planned, self.form, moments_in_order(floats, tree.planned, samples, collecting), self.kept
             )
         moments = moments_in_order(floats, tree.planned, samples, self.request.collecting) if samples else None
         engine = self.request.target.engine
         explicit, wide = engine is Engine.TENSORRT, engine is Engine.ONNXRUNTIME
         rewriter = WeightRewriter(graph, tree.planned, self.form, sink, explicit=explicit, wide=wide)
-        for key, rounded, quality in rounded_weights(floats, tree.planned, self.form, moments, scales):
+        for key, rounded, quality in rounded_weights(
+            floats, tree.planned, self.form, moments, scales, kept=self.kept, path=path
+        ):
             tensor, site = tree.planned.plan.tensors[key], tree.planned.sites[key][0]
             rewriter.replace(key, rounded)
             self.qualities[f"{path}{key}"] = quality

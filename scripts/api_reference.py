@@ -28,8 +28,8 @@ _SECTIONS = {
     ),
     "Say": ("Data", "ImageOptions", "Override"),
     "Get": (
-        "QuantizeResult", "Report", "QuantPlan", "StatsTable", "Evaluation", "Sensitivity", "Preview", "EngineResult",
-        "StripResult",
+        "QuantizeResult", "SearchResult", "Report", "QuantPlan", "StatsTable", "Evaluation", "Sensitivity", "Preview",
+        "EngineResult", "StripResult",
     ),
     "Errors": (
         "OnnxqError", "ConfigError", "ModelError", "UnsupportedModelError", "DataError", "PlanError", "ArtifactError",

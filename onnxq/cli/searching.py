@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from onnxq.cli.gates import Gates
+from onnxq.cli.gates import GateOptions
 from onnxq.cli.options import FILE
 from onnxq.cli.parameters import METRICS, MetricName, Points
 from onnxq.errors import ConfigError
@@ -18,7 +18,7 @@ from onnxq.errors import ConfigError
 class SearchOptions:
     """What a quantized model has to meet. Attributes as the options of the same names."""
 
-    search: bool
+    search: bool | None
     max_drop: float | None
     min_cosine: float | None
     metric: str | None
@@ -26,39 +26,41 @@ class SearchOptions:
     output_name: str | None
     eval_data: Path | None
     search_seconds: float | None
+    ranking: Path | None
 
-    def keywords(self, gates: Gates) -> dict[str, Any]:
-        """Keyword arguments of the Python API; under --search the gate --min-sqnr is a goal as well.
+    def keywords(self, gates: GateOptions) -> dict[str, Any]:
+        """Keyword arguments of the Python API, gates included: in a search --min-sqnr is a goal like the others.
 
         Raises:
             ConfigError: --search has nothing to search for.
         """
+        goals = self.max_drop is not None or self.min_cosine is not None
         if self.search and self.max_drop is None and self.min_cosine is None and gates.min_sqnr is None:
             raise ConfigError(
                 "--search has no goal", hint="pass --max-drop 0.5%, --min-cosine 0.999 or --min-sqnr 30 with it"
             )
+        # With nothing else to search for, --min-sqnr is a gate.
+        gate_alone = gates.min_sqnr is not None and not goals and self.search is None
         return {
+            **gates.keywords(),
+            "search": self.search is not False and not gate_alone,
             "max_drop": self.max_drop,
-            "min_sqnr": gates.min_sqnr if self.search else None,
             "min_cosine": self.min_cosine,
             "metric": self.metric,
             "labels": self.labels,
             "output_name": self.output_name,
             "eval_data": self.eval_data,
             "search_seconds": self.search_seconds,
+            "ranking": self.ranking,
         }
-
-    def gates_left(self, gates: Gates) -> Gates:
-        """The gates that the search has not turned into a check of its own."""
-        return replace(gates, min_sqnr=None) if self.search else gates
 
 
 SEARCH_OPTIONS = (
     click.option(
-        "--search",
-        is_flag=True,
-        help="Leave layers in float, as little arithmetic as possible, until --min-sqnr is met. --max-drop and "
-        "--min-cosine search without it.",
+        "--search/--no-search",
+        default=None,
+        help="Leave layers in float, as little arithmetic as possible, until --min-sqnr is met; in mode weight-only "
+        "weights get 8 bits first. --max-drop and --min-cosine search without it. --no-search only checks them.",
     ),
     click.option(
         "--max-drop",
@@ -92,5 +94,10 @@ SEARCH_OPTIONS = (
         type=click.FloatRange(min=0, min_open=True),
         metavar="S",
         help="Time limit of the search; the best model found so far is written, after Ctrl-C too.  [default: 600]",
+    ),
+    click.option(
+        "--ranking",
+        type=FILE,
+        help="JSON file of `onnxq sensitivity`: the order of the layers, which is then not measured.",
     ),
 )

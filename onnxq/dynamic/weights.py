@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.solve import constant_values, solve_without_data
 from onnxq.graph.view import Graph
-from onnxq.numerics.arrays import quantize
+from onnxq.numerics.arrays import fake_quantize, quantize
 from onnxq.numerics.blocks import range_of_values
 from onnxq.numerics.pair_guard import guard_pair_sums
 from onnxq.numerics.qparams import QuantParams, qparams_from_range
@@ -69,6 +69,14 @@ def codes_of(values: NDArray[Any], params: QuantParams) -> NDArray[np.generic]:
     if params.spec.axis is not None and params.scale.size != values.shape[params.spec.axis]:
         return quantize(values.reshape(-1, values.shape[-1]), _by_rows(params)).reshape(values.shape)
     return quantize(values, params)
+
+
+def stored_values(values: NDArray[Any], params: QuantParams) -> NDArray[np.float32]:
+    """What the codes of a weight stand for, in its own shape. Arguments as of `codes_of`."""
+    if params.spec.axis is not None and params.scale.size != values.shape[params.spec.axis]:
+        rows = values.reshape(-1, values.shape[-1])
+        return np.asarray(fake_quantize(rows, _by_rows(params)), np.float32).reshape(values.shape)
+    return np.asarray(fake_quantize(values, params), np.float32)
 
 
 def _by_rows(params: QuantParams) -> QuantParams:

@@ -32,7 +32,7 @@ from onnxq.evaluation.intervals import (
 from onnxq.evaluation.metrics import Metric
 from onnxq.plural import counted
 from onnxq.report.columns import columns
-from onnxq.verification.check import Check
+from onnxq.verification.check import Check, gate_error
 
 SCHEMA = "onnxq.evaluation/1"
 
@@ -134,7 +134,13 @@ class Evaluation:
 
     @property
     def failed_checks(self) -> tuple[Check, ...]:
+        """The demands that were not met, each with `name` and `detail`."""
         return tuple(c for c in self.checks if not c.passed)
+
+    def raise_if_failed(self) -> None:
+        """Raise GateError, which names them, where demands were not met."""
+        if self.failed_checks:
+            raise gate_error(self.failed_checks)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the schema of the module's docstring."""

@@ -16,7 +16,7 @@ from typing import Any
 from onnxq.report.details import Latency
 from onnxq.report.drawing import Drawing
 from onnxq.report.ranges import TensorRanges
-from onnxq.verification.check import Check
+from onnxq.verification.check import Check, gate_error
 from onnxq.verification.compare import OutputError
 from onnxq.verification.engines.result import EngineReport
 from onnxq.verification.lint_tensorrt import Violation
@@ -158,7 +158,7 @@ class Report:
 
     Attributes:
         target: Name of the target.
-        checks: Every question asked; a report without checks has not passed.
+        checks: Every question asked, each with `name`, `passed` and `detail`; a report without checks has not passed.
         method: Calibration method; None where onnxq did not choose the ranges.
         planned: Nodes by the plan; None without a plan.
         proven: Nodes as the engine runs them; None where it was not asked or tells nothing about nodes.
@@ -212,6 +212,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
+        """Whether every check passed, gates of the user included; what was not checked at all has not passed."""
         return bool(self.checks) and all(c.passed for c in self.checks)
 
     def __bool__(self) -> bool:
@@ -219,7 +220,13 @@ class Report:
 
     @property
     def failed_checks(self) -> tuple[Check, ...]:
+        """The checks that did not pass, each with `name` and `detail`."""
         return tuple(c for c in self.checks if not c.passed)
+
+    def raise_if_failed(self) -> None:
+        """Raise GateError, which names the failed checks, unless the report passed."""
+        if not self.passed:
+            raise gate_error(self.failed_checks)
 
     @property
     def worst_sqnr_db(self) -> float | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from onnxq.errors import ConfigError
 from onnxq.evaluation.metrics import Function
+from onnxq.search.ranking import Sensitivity
+from onnxq.search.ranking_file import RankingSource, load_ranking
 
 SECONDS = 600.0
 """Time for a search unless the user says otherwise."""
@@ -29,6 +31,8 @@ class Budget:
         data: Samples to judge on; None takes the calibration data.
         output: Output that the metric looks at, where there are several.
         seconds: Time limit of the search.
+        ranking: A ranking of layers made before; None measures them.
+        search: Whether other models may be made until the demands are met; else the first is judged, and no other.
     """
 
     max_drop: float | None = None
@@ -39,6 +43,8 @@ class Budget:
     data: Any = None
     output: str | None = None
     seconds: float = SECONDS
+    ranking: Sensitivity | None = None
+    search: bool = True
 
 
 def budget_from(  # noqa: PLR0913 - the fields of a value
@@ -51,14 +57,25 @@ def budget_from(  # noqa: PLR0913 - the fields of a value
     data: Any,
     output: str | None,
     seconds: float | None,
+    ranking: RankingSource | None = None,
+    search: bool = True,
 ) -> Budget | None:
     """The budget that the keywords of `quantize` ask for; None where they ask for none.
 
     Raises:
         ConfigError: a value is impossible, or there is nothing to search for.
+        ArtifactError: the ranking cannot be read.
     """
-    asked = [max_drop, min_sqnr, min_cosine]
+    # Without a search, the SQNR is a gate on the samples of the report.
+    asked = [max_drop, min_sqnr if search else None, min_cosine]
+    if not search and (ranking is not None or seconds is not None):
+        name = "ranking" if ranking is not None else "search_seconds"
+        raise ConfigError(
+            f"{name}= serves a search, and search= says that there is none",
+            hint=f"leave out {name}= (--{name.replace('_', '-')}), or search=False (--no-search)",
+        )
     beside = {"metric": metric, "labels": labels, "eval_data": data, "output_name": output, "search_seconds": seconds}
+    beside["ranking"] = ranking
     if all(value is None for value in asked):
         given = [name for name, value in beside.items() if value is not None]
         if given:
@@ -82,13 +99,15 @@ def budget_from(  # noqa: PLR0913 - the fields of a value
         )
     return Budget(
         max_drop=drop,
-        min_sqnr=min_sqnr,
+        min_sqnr=min_sqnr if search else None,
         min_cosine=min_cosine,
         metric=metric,
         labels=labels,
         data=data,
         output=output,
         seconds=SECONDS if seconds is None else seconds,
+        ranking=None if ranking is None else load_ranking(ranking),
+        search=search,
     )
 
 

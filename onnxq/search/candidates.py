@@ -8,27 +8,33 @@ are among those of the tensor it shared them with.
 from __future__ import annotations
 
 import glob
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
+from onnxq.calibration.batches import Batch
+from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
+from onnxq.calibration.statistics import StatsTable
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.numerics.qparams import QuantParams
+from onnxq.passes.settle_types import runnable
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions
 from onnxq.planning.plan import QuantPlan, Role, SharedWith
 from onnxq.planning.planner import make_plan
+from onnxq.search.effects import Bench
+from onnxq.search.expected import expected_harm, expected_noise
+from onnxq.search.fewest import Excluded
+from onnxq.search.layers import Layer
+from onnxq.search.space import NotMadeError, Space, Step
 from onnxq.search.wider import Wider
 from onnxq.stages import Prepared, rewrite
 
 REASON = "left in float for the accuracy budget"
-
-
-class NotMadeError(Exception):
-    """A form that the parameters of the whole plan do not cover."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,39 @@ class Candidates:
             reason = f"activations are {self.wider.type} for the accuracy budget"
             nodes = tuple(replace(d, reason=reason) if d.node in wide else d for d in nodes)
         return Candidate(replace(plan, nodes=nodes), qparams, self._restored(excluded), prepared.widened)
+
+    def space(self, layers: Sequence[Layer], stats: StatsTable | None) -> Space:
+        """What a search over these forms chooses among.
+
+        Args:
+            layers: The layers of the whole plan.
+            stats: Statistics of its activations, as far as there are any.
+        """
+        prepared = self.prepared
+
+        def made(floats: Excluded, wide: Excluded) -> Graph:
+            return self.make(floats, wide).quantized()
+
+        def bench(samples: Sequence[Batch], options: CollectOptions) -> Bench:
+            return Bench(graph=runnable(prepared.graph), qparams=self.qparams, samples=samples, options=options)
+
+        names = frozenset(layer.node for layer in layers)
+        return Space(
+            source=prepared.source,
+            digest=prepared.plan.digest,
+            target=prepared.target.name,
+            fused=prepared.target.name.startswith("ort-"),
+            layers=layers,
+            cost={layer.node: layer.cost for layer in layers},
+            counted="arithmetic",
+            expected=cache(
+                lambda: expected_harm(expected_noise(prepared.graph, prepared.plan, self.qparams, stats, layers))
+            ),
+            step=None if self.wider is None else Step(type=self.wider.type, role="activations", layers=names),
+            make=made,
+            bench=bench,
+            measurable=names,
+        )
 
     def _params(self, plan: QuantPlan) -> QParamsTable:
         """The whole plan's parameters for the tensors of `plan`; those of biases are found by who reads them."""

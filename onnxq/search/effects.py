@@ -11,10 +11,12 @@ bytes: where those of all layers exceed it, layers go in groups, with a pass of 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from onnx import ValueInfoProto, helper
+from numpy.typing import NDArray
+from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxq.calibration.batches import Batch
 from onnxq.calibration.memory import tap_bytes
@@ -27,6 +29,9 @@ from onnxq.graph.view import Graph
 from onnxq.passes.insert_qdq import add_params
 from onnxq.search.distance import Arrays, Distance, Effect
 from onnxq.search.layers import Layer
+
+AS_IT_RUNS = "as it runs"
+"""In place of a key of the plan: the range of an activation is found in every run (mode "dynamic")."""
 
 CACHE_BYTES = 2**29
 """What kept tensors may take by default, 512 MiB."""
@@ -45,6 +50,7 @@ class Bench:
         cache_bytes: What kept tensors may take.
         deadline: Value of `time.perf_counter()` at which to stop; None never stops.
         outputs: The outputs to look at; None looks at all.
+        constants: What the codes of a layer's constants stand for, by tensor; None computes it from `qparams`.
     """
 
     graph: Graph
@@ -55,6 +61,13 @@ class Bench:
     cache_bytes: int = CACHE_BYTES
     deadline: float | None = None
     outputs: frozenset[str] | None = None
+    constants: Callable[[Layer], Mapping[str, NDArray[Any]]] | None = None
+
+    def constants_of(self, layer: Layer) -> Mapping[str, NDArray[Any]]:
+        """What the codes of the layer's weight and bias stand for, by tensor."""
+        if self.constants is not None:
+            return self.constants(layer)
+        return layer.quantized_constants(self.graph, self.qparams)
 
 
 def effects_alone(bench: Bench, layers: Sequence[Layer]) -> Iterator[tuple[str, Effect]]:
@@ -62,7 +75,7 @@ def effects_alone(bench: Bench, layers: Sequence[Layer]) -> Iterator[tuple[str, 
 
     Args:
         bench: The model and data.
-        layers: Layers in graph order.
+        layers: The layers, in the order in which they are measured; neighbours that lie together share a pass.
 
     Raises:
         DataError: the model fails on the samples.
@@ -142,7 +155,7 @@ def _effect(bench: Bench, cut: _Cut, kept: Sequence[Arrays]) -> Effect:
     rest: Session | None = None
     follow = [name for name in cut.outputs if name != layer.end]
     if follow:
-        part = subgraph(graph, cut.rest, follow, types=types | {layer.end: 1})
+        part = subgraph(graph, cut.rest, follow, types=types | {layer.end: graph.dtype(layer.end) or TensorProto.FLOAT})
         part.prune()
         rest = bench.options.session(part, optimise=bench.optimise)
         rest_inputs = list(part.inputs)
@@ -161,12 +174,12 @@ def _effect(bench: Bench, cut: _Cut, kept: Sequence[Arrays]) -> Effect:
 def _rounded(bench: Bench, cut: _Cut, types: Mapping[str, int]) -> Graph:
     """The layer with its pairs, and with float constants that its codes stand for."""
     layer, qparams = cut.layer, bench.qparams
-    constants = layer.quantized_constants(bench.graph, qparams)
+    constants = bench.constants_of(layer)
     part = subgraph(bench.graph, layer.nodes, [layer.end], types=types, constants=constants)
     for key in dict.fromkeys(layer.rounded.values()):
         uses = [use for use, of in layer.rounded.items() if of == key]
         tensor = part.node(uses[0].node).input[uses[0].slot]
-        result = _add_pair(part, tensor, key, qparams)
+        result = _add_dynamic_pair(part, tensor) if key == AS_IT_RUNS else _add_pair(part, tensor, key, qparams)
         # Behind a Sum of one operand, which computes nothing, onnxruntime does not take the layer into int8 kernels.
         held = part.unique_name(f"{result}_held")
         part.add_node("Sum", [result], [held], name=held)
@@ -176,6 +189,14 @@ def _rounded(bench: Bench, cut: _Cut, types: Mapping[str, int]) -> Graph:
         part.outputs = {result: ValueInfoProto(name=result)}
     part.sort()
     return part
+
+
+def _add_dynamic_pair(graph: Graph, tensor: str) -> str:
+    parts = [graph.unique_name(f"{tensor}_{part}") for part in ("codes", "scale", "zero_point")]
+    result = graph.unique_name(f"{tensor}_dequantized")
+    graph.add_node("DynamicQuantizeLinear", [tensor], parts, name=parts[0])
+    graph.add_node("DequantizeLinear", parts, [result], name=result)
+    return result
 
 
 def _add_pair(graph: Graph, tensor: str, key: str, qparams: QParamsTable) -> str:

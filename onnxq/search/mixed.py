@@ -1,297 +1,252 @@
-"""Mixed precision to a budget: which layers stay in float so that a quantized model meets demands on its accuracy."""
+"""Mixed precision to a budget: what becomes of each layer so that a quantized model meets demands on its accuracy."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
-from onnxq.facts import Clock
-from onnxq.passes.settle_types import runnable
 from onnxq.plural import counted
 from onnxq.search.budget import Budget
-from onnxq.search.candidates import Candidate, Candidates, NotMadeError
 from onnxq.search.distance import Effect
-from onnxq.search.effects import Bench
-from onnxq.search.fewest import Excluded, Search, TimeIsUpError
-from onnxq.search.layers import layers_of
-from onnxq.search.progress import Callback, report_to
-from onnxq.search.ranking import LayerEffect
-from onnxq.search.reading import Judged, first_samples
+from onnxq.search.fewest import Excluded, TimeIsUpError
+from onnxq.search.form import Asker, Form
+from onnxq.search.progress import Callback
+from onnxq.search.ranking import Sensitivity
+from onnxq.search.ranking_file import check_ranking
+from onnxq.search.reading import Judged
 from onnxq.search.referee import Judgement, Referee
-from onnxq.search.sensitivity import counted_plan, effects_of, measure_alone
-from onnxq.verification.check import Check
+from onnxq.search.result import SearchResult
+from onnxq.search.sensitivity import effects_of, measure_alone
+from onnxq.search.space import Space
 
-STAGE = "searching"
+_LEAST_SHARE, _LARGEST_SHARE = 0.25, 0.75
+"""Of the time that is left, what may go into the order of the layers: the more, the cheaper a try is."""
 
-_Sets = tuple[Excluded, Excluded]
-"""Layers in float, and layers with wider activations."""
-
-_SHOWN_LAYERS = 8
-
-_SENSITIVITY_SHARE = 0.5
-"""Share of the time that may go into the order of the layers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        met: Whether the model meets the budget.
-        details: What was measured and demanded, one line for each demand.
-        float_layers: Names of the layers left in float for it, in graph order.
-        float_macs: Their multiply-accumulates for one sample.
-        macs: Those of all layers that could run in int8.
-        judged: Number of whole models that were run.
-        samples: Samples that each was run on.
-        doubts: What the samples cannot tell.
-        layers: The layers by what each does alone, in graph order; empty where all of them could stay in int8.
-        wide_layers: Names of the layers whose activations got a wider type for it, in graph order.
-        wide_macs: Their multiply-accumulates.
-        wide_type: That type; empty where the target has none.
-        stopped: Why the search ended before it was through: "the time was over", "interrupted", or nothing.
-        seconds: Time taken.
-    """
-
-    met: bool
-    details: tuple[str, ...]
-    float_layers: tuple[str, ...]
-    float_macs: int
-    macs: int
-    judged: int
-    samples: int
-    doubts: tuple[str, ...] = ()
-    layers: tuple[LayerEffect, ...] = ()
-    wide_layers: tuple[str, ...] = ()
-    wide_macs: int = 0
-    wide_type: str = ""
-    stopped: str = ""
-    seconds: float = 0.0
-
-    def check(self) -> Check:
-        """The budget as a check of the report."""
-        parts = [f"{counted(len(self.float_layers), 'layer')} left in float, {self._share(self.float_macs)}"]
-        if self.wide_type:
-            wide = f"{counted(len(self.wide_layers), 'layer')} with {self.wide_type} activations"
-            parts = [f"{wide}, {self._share(self.wide_macs)}", *(parts if self.float_layers else [])]
-        left = ", ".join(parts) if self.float_layers or self.wide_layers else "no layer left in float"
-        return Check(
-            name="accuracy budget",
-            passed=self.met,
-            detail=f"{'; '.join(self.details)}; {left}; {counted(self.judged, 'model')} judged on "
-            f"{counted(self.samples, 'sample')}",
-        )
-
-    def _share(self, macs: int) -> str:
-        return f"{macs / self.macs:.1%} of the arithmetic" if self.macs else "no arithmetic"
-
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know of the search."""
-        found = [f"accuracy budget met: {self.check().detail}"] if self.met else []
-        for layers, what in (
-            (self.float_layers, "left in float"),
-            (self.wide_layers, f"activations are {self.wide_type}"),
-        ):
-            if layers:
-                shown = ", ".join(layers[:_SHOWN_LAYERS])
-                more = len(layers) - _SHOWN_LAYERS
-                found.append(f"{what} for the accuracy budget: {shown}" + (f" and {more} more" if more > 0 else ""))
-        found += self.doubts
-        if self.stopped:
-            found.append(f"the search was not through ({self.stopped}); a longer one may leave less in float")
-        return tuple(found)
-
-
-def checks_of(found: SearchResult | None) -> tuple[Check, ...]:
-    """The check of a search, if there was one."""
-    return () if found is None else (found.check(),)
-
-
-def notes_of(found: SearchResult | None) -> tuple[str, ...]:
-    """The notes of a search, if there was one."""
-    return () if found is None else found.notes()
-
-
-def search_if_asked(  # noqa: PLR0913, PLR0917 - the parts of one search
-    budget: Budget | None,
-    candidates: Candidates,
-    samples: Sequence[Batch],
-    judged: Callable[[Budget], Judged],
-    options: CollectOptions,
-    progress: Callback | None,
-    clock: Clock,
-) -> tuple[Candidate, SearchResult | None]:
-    """The whole plan with its parameters, and no result, where no budget is given; else as `search_within`."""
-    if budget is None:
-        prepared = candidates.prepared
-        return Candidate(prepared.plan, candidates.qparams, candidates.recovered, prepared.widened), None
-    found = search_within(budget, candidates, judged(budget), samples, options=options, progress=progress)
-    clock.lap("search")
-    return found
+_TRIES = 4
+"""Models that a search of n layers asks for, in units of log2 n: two orders, doubling and bisection in each."""
 
 
 def search_within(  # noqa: PLR0913 - the parts of one search
     budget: Budget,
-    candidates: Candidates,
+    space: Space,
     judged: Judged,
     samples: Sequence[Batch],
     *,
     options: CollectOptions,
     progress: Callback | None,
-) -> tuple[Candidate, SearchResult]:
-    """The model with the fewest multiply-accumulates in float that meets `budget`; if none does, the closest.
+) -> tuple[Excluded, Excluded, SearchResult]:
+    """The cheapest model of `space` that meets `budget`; if none does, the closest.
 
     Ctrl-C ends the search with the best model found so far, and so does the time limit; at least one model is judged.
 
     Args:
         budget: The demands, and the time.
-        candidates: Makes models.
+        space: The models.
         judged: The samples to judge on, and their labels.
-        samples: Batches to rank layers on; where there are none, the first ones that are judged on.
+        samples: Batches to rank layers on, one at least.
         options: How to run models.
         progress: Called for each layer and each model, with a SearchProgress.
 
+    Returns:
+        Names of the layers in float, of those with the step's type (which may hold some of the first), and the result.
+
     Raises:
+        ArtifactError: the ranking that the budget brings is of another model.
         OnnxqError: a model cannot be run, or the labels do not fit.
     """
     started = time.perf_counter()
-    deadline = started + budget.seconds
-    prepared = candidates.prepared
-    samples = samples or first_samples(judged.batches)
-    fused = prepared.target.name.startswith("ort-")
-    referee = Referee(prepared.source, budget, judged, options=options, fused=fused)
-    layers = layers_of(prepared.graph, counted_plan(prepared, samples), prepared.target)
-    cost = {layer.node: layer.cost for layer in layers}
-    arithmetic = {layer.node: layer.arithmetic for layer in layers}
-    everything = candidates.make(())
-    report_to(progress, STAGE, 0, None)
-    first = referee.judge(everything.quantized())
-    asker = _Asker(candidates, referee, deadline, progress)
-    form = _Form(asker, cost, first)
-    alone: dict[str, Effect] = {}
-    stopped = ""
-    if not first.met:
+    if budget.ranking is not None:
+        check_ranking(budget.ranking, space.digest, space.cost)
+    referee = Referee(space.source, budget, judged, options=options, fused=space.fused)
+    asker = Asker(space, referee, started + budget.seconds, progress)
+    first = asker.first()
+    form = Form(space, asker, first)
+    order, stopped = _Order(ranking=budget.ranking), ""
+    if not first.met and budget.search:
         try:
-            until = min(deadline, started + _SENSITIVITY_SHARE * budget.seconds)
-            bench = Bench(
-                graph=runnable(prepared.graph),
-                qparams=everything.qparams,
-                samples=samples,
-                options=options,
-                deadline=until,
-                outputs=referee.outputs,
-            )
-            measure_alone(bench, layers, alone, progress)
-            form.search({name: _noise(alone.get(name)) for name in cost}, steps=candidates.wider is not None)
+            if budget.ranking is None:
+                _measure(space, order, samples, options, progress, asker, started + budget.seconds, referee)
+            form.search(order.noise(space))
         except TimeIsUpError:
             stopped = "the time was over"
         except KeyboardInterrupt:
             stopped = "interrupted"
     excluded, wide, judgement = form.best()
-    chosen = candidates.make(excluded, wide)
-    wide -= excluded
-    result = SearchResult(
+    result = _result(space, excluded, wide - excluded, judgement)
+    if not first.met and budget.search:
+        result = order.told(result, space)
+    return (
+        excluded,
+        wide,
+        replace(
+            result,
+            judged=asker.judged,
+            samples=referee.samples,
+            searched=budget.search,
+            stopped=stopped,
+            seconds=time.perf_counter() - started,
+        ),
+    )
+
+
+@dataclass(kw_only=True)
+class _Order:
+    """What is known of single layers.
+
+    Attributes:
+        ranking: A ranking made before, in place of measurements.
+        alone: What was measured, by name.
+        samples: Samples that every one of these was measured on, at least.
+    """
+
+    ranking: Sensitivity | None
+    alone: dict[str, Effect] = field(default_factory=dict)
+    samples: int = 0
+
+    def measured(self, space: Space) -> dict[str, float]:
+        """How much layers hurt, by name, where that is known."""
+        if self.ranking is not None:
+            return {name: noise for name, noise in self.ranking.noise().items() if name in space.cost}
+        power = Sensitivity(
+            target="", method="", mode="only", by="sqnr", samples=0, layers=effects_of(space.layers, self.alone)
+        )
+        return power.noise()
+
+    def noise(self, space: Space) -> dict[str, float]:
+        """A number for every layer, larger for what hurts more; what was not measured comes behind the rest."""
+        return ranked_behind(self.measured(space), space.expected(), space.cost)
+
+    def told(self, result: SearchResult, space: Space) -> SearchResult:
+        """`result` with what is to be said of the order."""
+        known = self.measured(space)
+        unranked = tuple(layer.node for layer in space.layers if layer.node not in known)
+        text = ""
+        if self.ranking is not None:
+            text = (
+                f"layers were tried in the order of a ranking measured for {self.ranking.target} on "
+                f"{counted(self.ranking.samples, 'sample')}"
+            )
+        elif known:
+            text = (
+                f"{counted(len(known), 'layer')} of {len(space.layers)} measured alone on "
+                f"{counted(self.samples, 'sample')}"
+            )
+        return replace(
+            result,
+            layers=effects_of(space.layers, self.alone),
+            unranked=unranked,
+            ranked_by=text,
+            ranked_samples=self.samples,
+        )
+
+
+def ranked_behind(
+    measured: Mapping[str, float], expected: Mapping[str, float], cost: Mapping[str, int]
+) -> dict[str, float]:
+    """A noise for every layer that ranks those not measured behind the others, in the order of what is expected.
+
+    It does so by noise, and by noise for each unit of cost.
+
+    Args:
+        measured: Noise of the layers that were measured.
+        expected: What is expected of each layer's own rounding.
+        cost: Of all layers.
+
+    >>> ranked_behind({"a": 4.0}, {"a": 1.0, "b": 2.0, "c": 8.0}, {"a": 2, "b": 1, "c": 1})
+    {'a': 4.0, 'b': 0.25, 'c': 1.0}
+    """
+    least = min((noise / max(1, cost[name]) for name, noise in measured.items() if noise > 0.0), default=1.0)
+    left = {name: expected[name] for name in cost if name not in measured}
+    largest = max(left.values(), default=0.0) or 1.0
+    behind = {name: 0.5 * least * noise / largest for name, noise in left.items()}
+    return {name: measured[name] if name in measured else behind[name] for name in cost}
+
+
+def _measure(  # noqa: PLR0913, PLR0917 - the parts of one measurement
+    space: Space,
+    order: _Order,
+    samples: Sequence[Batch],
+    options: CollectOptions,
+    progress: Callback | None,
+    asker: Asker,
+    deadline: float,
+    referee: Referee,
+) -> None:
+    """Measure layers alone, in a part of the time that is left.
+
+    All of them on one batch, those first that are expected to hurt: all layers on little data rank better than some on
+    much. Then, the most harmful first, on as many batches as there is surely time for: n take at most n times as long.
+    """
+    expected = space.expected()
+    layers = [layer for layer in space.layers if layer.node in space.measurable]
+    layers.sort(key=lambda layer: -expected[layer.node])
+    if not layers:
+        return
+    started = time.perf_counter()
+    until = started + ranking_seconds(deadline - started, len(layers), asker.seconds)
+
+    def measure(batches: Sequence[Batch]) -> bool:
+        found: dict[str, Effect] = {}
+        bench = replace(space.bench(batches, options), deadline=until, outputs=referee.outputs)
+        try:
+            measure_alone(bench, layers, found, progress)
+        finally:
+            order.alone.update(found)
+        return len(found) == len(layers)
+
+    order.samples = samples[0].samples
+    if not measure(samples[:1]):
+        return
+    now = time.perf_counter()
+    batches = spread(samples, int((until - now) / (now - started)))
+    if len(batches) > 1:
+        noise = order.measured(space)
+        layers.sort(key=lambda layer: -noise[layer.node])
+        if measure(batches):
+            order.samples = sum(batch.samples for batch in batches)
+
+
+def ranking_seconds(left: float, layers: int, try_seconds: float) -> float:
+    """How much of the time that is left goes into the order of the layers.
+
+    The rest is for tries: as many as a search of so many layers usually asks for, where there is time for them.
+
+    >>> ranking_seconds(100.0, 16, 1.0), ranking_seconds(100.0, 16, 10.0)
+    (75.0, 25.0)
+    """
+    tries = _TRIES * math.ceil(math.log2(layers + 1))
+    share = 1.0 - tries * try_seconds / max(left, 1e-9)
+    return max(0.0, left) * min(_LARGEST_SHARE, max(_LEAST_SHARE, share))
+
+
+def spread(batches: Sequence[Batch], most: int) -> list[Batch]:
+    """At most so many of the batches, spread over all."""
+    count = max(0, min(most, len(batches)))
+    return [batches[i * len(batches) // count] for i in range(count)]
+
+
+def _result(space: Space, floats: Excluded, wide: Excluded, judgement: Judgement) -> SearchResult:
+    layers = space.layers
+    step = space.step
+    return SearchResult(
         met=judgement.met,
         details=judgement.details,
         doubts=judgement.doubts,
-        float_layers=tuple(layer.node for layer in layers if layer.node in excluded),
-        float_macs=sum(arithmetic[name] for name in excluded),
-        macs=sum(arithmetic.values()),
-        judged=asker.judged,
-        samples=referee.samples,
-        layers=effects_of(layers, alone),
+        float_layers=tuple(layer.node for layer in layers if layer.node in floats),
+        float_macs=sum(layer.arithmetic for layer in layers if layer.node in floats),
+        float_weights=sum(layer.weights for layer in layers if layer.node in floats),
+        macs=sum(layer.arithmetic for layer in layers),
+        weights=sum(layer.weights for layer in layers),
+        judged=0,
+        samples=0,
         wide_layers=tuple(layer.node for layer in layers if layer.node in wide),
-        wide_macs=sum(arithmetic[name] for name in wide),
-        wide_type="" if candidates.wider is None else candidates.wider.type,
-        stopped=stopped,
-        seconds=time.perf_counter() - started,
+        wide_macs=sum(layer.arithmetic for layer in layers if layer.node in wide),
+        wide_weights=sum(layer.weights for layer in layers if layer.node in wide),
+        wide_type="" if step is None else step.type,
+        wide_role="activations" if step is None else step.role,
+        counted=space.counted,
     )
-    return chosen, result
-
-
-class _Form:
-    """Which layers are in float and which have wider activations: up to three searches over sets of layers.
-
-    1. layers become wider until the budget is met; on targets without that step, layers go to float
-    2. where all of them wider do not meet it, layers go to float while the others are wider
-    3. then those others go back to 8 bits where the budget is still met
-    """
-
-    def __init__(self, asker: _Asker, cost: Mapping[str, int], first: Judgement) -> None:
-        self._asker, self._cost, self._all = asker, cost, frozenset(cost)
-        self._known: list[tuple[Search, Callable[[Excluded], _Sets]]] = []
-        self._add({}, lambda floats: (floats, frozenset()), first)
-
-    def search(self, noise: Mapping[str, float], *, steps: bool) -> None:
-        """Search for the cheapest form. Raises TimeIsUpError; `best` is valid at any time."""
-        first = self._known[0][0].judged[frozenset()]
-        if not steps:
-            self._add(noise, lambda floats: (floats, frozenset()), first).run()
-            return
-        wide = self._add(noise, lambda wide: (frozenset(), wide), first)
-        wide.run()
-        if wide.judged[wide.best].met:
-            return
-        # What is quantized around a layer in float stays wide as well.
-        floats = self._add(noise, lambda floats: (floats, self._all))
-        floats.run()
-        fixed = floats.best
-        if floats.judged[fixed].met and len(fixed) < len(self._all):
-            others = {name: value for name, value in noise.items() if name not in fixed}
-            self._add(others, lambda wide: (fixed, wide | fixed)).run()
-
-    def best(self) -> tuple[Excluded, Excluded, Judgement]:
-        """Layers in float, wider layers, and how that form did: of those that meet the budget the cheapest."""
-        found = [(*sets(search.best), search.judged[search.best]) for search, sets in self._known if search.judged]
-
-        def key(form: tuple[Excluded, Excluded, Judgement]) -> tuple[float, int, int]:
-            floats, wide = form[0], form[1] - form[0]
-            return form[2].shortfall, self._total(floats), self._total(wide)
-
-        return min(found, key=key)
-
-    def _total(self, names: Excluded) -> int:
-        return sum(self._cost[name] for name in names)
-
-    def _add(
-        self, noise: Mapping[str, float], sets: Callable[[Excluded], _Sets], first: Judgement | None = None
-    ) -> Search:
-        cost = {name: self._cost[name] for name in (noise or self._cost)}
-        search = Search(cost=cost, noise=noise, ask=lambda chosen: self._asker(search, *sets(chosen)))
-        if first is not None:
-            search.judged[frozenset()] = first
-        self._known.append((search, sets))
-        return search
-
-
-class _Asker:
-    """Makes and judges the model with layers in float and wider ones, while there is time."""
-
-    def __init__(self, candidates: Candidates, referee: Referee, deadline: float, progress: Callback | None) -> None:
-        self._candidates, self._referee = candidates, referee
-        self._deadline, self._progress = deadline, progress
-        self.judged = 1  # the model with every layer in int8
-
-    def __call__(self, search: Search, excluded: Excluded, wide: Excluded) -> Judgement:
-        if time.perf_counter() > self._deadline:
-            raise TimeIsUpError
-        text = "none meets the budget yet"
-        if search.best in search.judged and search.judged[search.best].met:
-            share = search.total(search.best) / max(1, sum(search.cost.values()))
-            text = f"best: {share:.1%} of the arithmetic in float or 16 bits"
-        report_to(self._progress, STAGE, self.judged, None, text)
-        try:
-            candidate = self._candidates.make(excluded, wide)
-        except NotMadeError:
-            return Judgement(shortfall=math.inf, details=("not tried",))
-        self.judged += 1
-        return self._referee.judge(candidate.quantized())
-
-
-def _noise(effect: Effect | None) -> float:
-    """Noise power as a share of the signal's; a layer that was not measured goes last."""
-    return 0.0 if effect is None else min(10.0 ** (-max(effect.sqnr_db, -300.0) / 10.0), 1e30)

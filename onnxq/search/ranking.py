@@ -1,8 +1,9 @@
 """What a sensitivity analysis found: layers by how much each alone moves the outputs.
 
 JSON, schema onnxq.sensitivity/1 (keys are added, never renamed or removed):
-    {schema, target, method, mode, samples, seconds, by, missing,
-     layers: [{rank, node, op, macs, weights, sqnr_db, equal, cosine, kl}]}      the most sensitive layer first
+    {schema, target, method, mode, samples, seconds, by, missing, digest,
+     layers: [{rank, node, op, macs, weights, sqnr_db, equal, cosine, kl}],      the most sensitive layer first
+     unmeasured: [{rank, node, op, macs, weights, expected}]}                    behind them: there was no time
 An SQNR that is infinite is null: with `equal` no output changes, without it an output became NaN or Inf.
 """
 
@@ -48,6 +49,21 @@ class LayerEffect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpectedLayer:
+    """One layer that was not measured. Attributes as of LayerEffect, and what is expected of it.
+
+    Attributes:
+        expected: How much it is expected to hurt, from its own rounding and its place (`expected.py`).
+    """
+
+    node: str
+    op: str
+    macs: int | None
+    weights: int
+    expected: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sensitivity:
     """Layers by what quantizing them does to the outputs.
 
@@ -57,8 +73,9 @@ class Sensitivity:
         mode: "only": each layer alone is quantized; "all-but": all layers but this one are.
         by: What the layers are ranked by.
         samples: Samples measured on.
-        layers: The layers in graph order.
-        missing: Layers that a time limit or an interrupt left out.
+        layers: The layers that were measured, in graph order.
+        unmeasured: Those that a time limit or an interrupt left out, those first that are expected to hurt most.
+        digest: Digest of the float model.
         seconds: Time taken, by step.
     """
 
@@ -68,13 +85,28 @@ class Sensitivity:
     by: By
     samples: int
     layers: tuple[LayerEffect, ...]
-    missing: int = 0
+    unmeasured: tuple[ExpectedLayer, ...] = ()
+    digest: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def ranked(self) -> list[LayerEffect]:
         """The layers, those that hurt most first: for "all-but" those whose return to float helps most."""
         key = _KEYS[self.by]
         return sorted(self.layers, key=lambda row: key(row.effect), reverse=self.mode == "all-but")
+
+    @property
+    def missing(self) -> int:
+        """How many layers were not measured."""
+        return len(self.unmeasured)
+
+    def noise(self) -> dict[str, float]:
+        """How much each measured layer hurts, by name: at least 0, comparable within this ranking."""
+        found = {row.node: _NOISE[self.by](row.effect) for row in self.layers}
+        if self.mode == "only":
+            return found
+        # What is left without a layer: the less, the more the layer hurts.
+        most = max(found.values(), default=0.0)
+        return {name: most - left for name, left in found.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the schema of the module's docstring."""
@@ -86,6 +118,7 @@ class Sensitivity:
             "by": self.by,
             "samples": self.samples,
             "missing": self.missing,
+            "digest": self.digest,
             "seconds": dict(self.seconds),
             "layers": [
                 {
@@ -100,6 +133,17 @@ class Sensitivity:
                     "kl": row.effect.kl,
                 }
                 for rank, row in enumerate(self.ranked(), start=1)
+            ],
+            "unmeasured": [
+                {
+                    "rank": rank,
+                    "node": row.node,
+                    "op": row.op,
+                    "macs": row.macs,
+                    "weights": row.weights,
+                    "expected": row.expected,
+                }
+                for rank, row in enumerate(self.unmeasured, start=len(self.layers) + 1)
             ],
         }
 
@@ -117,10 +161,7 @@ class Sensitivity:
         shown = ranked[:top]
         rows = [
             [
-                str(rank),
-                row.node,
-                row.op,
-                "?" if row.macs is None else f"{row.macs / 1e6:.1f}",
+                *_first_columns(rank, row),
                 _db(row.effect.sqnr_db),
                 f"{row.effect.cosine:.5f}",
                 "" if row.effect.kl is None else f"{row.effect.kl:.2g}",
@@ -128,17 +169,25 @@ class Sensitivity:
             ]
             for rank, row in enumerate(shown, start=1)
         ]
+        left = self.unmeasured[: None if top is None else top - len(shown)]
+        rows += [[*_first_columns(rank, row), "?", "", "", ""] for rank, row in enumerate(left, start=len(shown) + 1)]
         headings = ["", "layer", "op", "MMACs", "SQNR dB", "cosine", "KL", "noise"]
         lines = [self._title(), "", columns(headings, rows, numbers=[0, 3, 4, 5, 6])]
-        if len(shown) < len(ranked):
-            lines.append(f"and {counted(len(ranked) - len(shown), 'more layer')} that matter less")
+        more = len(ranked) + self.missing - len(rows)
+        if more:
+            lines.append(f"and {counted(more, 'more layer')} that matter less")
         lines += [f"warning: {text}" for text in self.warnings]
         return "\n".join(lines) + "\n"
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is not in the ranking."""
-        return (f"{counted(self.missing, 'layer')} not measured: the time was over",) if self.missing else ()
+        """What was not measured."""
+        if not self.unmeasured:
+            return ()
+        return (
+            f"{counted(self.missing, 'layer')} not measured: the time was over. They come last, in the order "
+            f"in which they are expected to hurt, first {self.unmeasured[0].node!r}",
+        )
 
     def to_html(self) -> str:
         """The ranking as one self-contained page with a plot."""
@@ -157,6 +206,25 @@ _KEYS: dict[str, Callable[[Effect], float]] = {
     # Without a classifier's output all are alike, and the SQNR decides.
     "kl": lambda effect: effect.sqnr_db if effect.kl is None else -effect.kl,
 }
+
+
+_LEAST_DB, _LARGEST_NOISE = -300.0, 1e30
+
+
+def _power(effect: Effect) -> float:
+    """Noise as a share of the signal's power; large where an output became NaN or Inf."""
+    return min(math.pow(10.0, -max(effect.sqnr_db, _LEAST_DB) / 10.0), _LARGEST_NOISE)
+
+
+_NOISE: dict[str, Callable[[Effect], float]] = {
+    "sqnr": _power,
+    "cosine": lambda effect: 1.0 - effect.cosine,
+    "kl": lambda effect: _power(effect) if effect.kl is None else max(0.0, effect.kl),
+}
+
+
+def _first_columns(rank: int, row: LayerEffect | ExpectedLayer) -> list[str]:
+    return [str(rank), row.node, row.op, "?" if row.macs is None else f"{row.macs / 1e6:.1f}"]
 
 
 def _db(sqnr_db: float) -> str:

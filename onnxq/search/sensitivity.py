@@ -22,12 +22,14 @@ from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import FAST, Ends, PlanOptions
 from onnxq.planning.overrides import Override
 from onnxq.planning.plan import QuantPlan
-from onnxq.search.candidates import Candidates, NotMadeError
+from onnxq.search.candidates import Candidates
 from onnxq.search.distance import Distance, Effect
 from onnxq.search.effects import Bench, effects_alone
+from onnxq.search.expected import expected_harm, expected_noise
 from onnxq.search.layers import Layer, layers_of
 from onnxq.search.progress import Callback, report_to
-from onnxq.search.ranking import By, LayerEffect, Mode, Sensitivity
+from onnxq.search.ranking import By, ExpectedLayer, LayerEffect, Mode, Sensitivity
+from onnxq.search.space import NotMadeError
 from onnxq.stages import (
     Prepared,
     check_stats,
@@ -90,7 +92,8 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
         mode: "only" quantizes one layer at a time; "all-but" quantizes all layers but one at a time, and runs the whole
             model for each.
         by: What to rank by: "sqnr", "cosine", or "kl" of a classifier's output.
-        seconds: Time after which no further layer is measured; calibration does not count.
+        seconds: Time after which no further layer is measured; calibration does not count. Layers are measured in the
+            order in which they are expected to hurt, so those are left out that should matter least.
         progress: Called while calibrating, and then for each layer with a SearchProgress.
 
     Raises:
@@ -120,6 +123,9 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     layers = layers_of(prepared.graph, counted_plan(prepared, kept), prepared.target)
     if not layers:
         raise nothing_to_quantize(prepared.plan)
+    expected = expected_harm(expected_noise(prepared.graph, prepared.plan, qparams, known.stats, layers))
+    # Where the time is over before the last one, those are missing that should matter least.
+    in_turn = sorted(layers, key=lambda layer: -expected[layer.node])
     deadline = None if seconds is None else time.perf_counter() + seconds
     found: dict[str, Effect] = {}
     try:
@@ -127,10 +133,10 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
             bench = Bench(
                 graph=runnable(prepared.graph), qparams=qparams, samples=kept, options=options, deadline=deadline
             )
-            measure_alone(bench, layers, found, progress)
+            measure_alone(bench, in_turn, found, progress)
         else:
             candidates = Candidates(prepared=prepared, options=user, qparams=qparams, recovered=prepared.graph)
-            _measure_all_but(candidates, layers, kept, options, deadline, found, progress)
+            _measure_all_but(candidates, in_turn, kept, options, deadline, found, progress)
     except KeyboardInterrupt:
         if not found:
             raise
@@ -142,7 +148,14 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
         by=by,
         samples=sum(batch.samples for batch in kept),
         layers=effects_of(layers, found),
-        missing=len(layers) - len(found),
+        unmeasured=tuple(
+            ExpectedLayer(
+                node=layer.node, op=layer.op, macs=layer.macs, weights=layer.weights, expected=expected[layer.node]
+            )
+            for layer in in_turn
+            if layer.node not in found
+        ),
+        digest=prepared.plan.digest,
         seconds=clock.seconds,
     )
 

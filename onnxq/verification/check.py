@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from onnxq.errors import GateError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +41,13 @@ def check_all(name: str, failures: list[str], examined: int, subject: str) -> Ch
         shown = "; ".join(failures[:3]) + (f"; and {len(failures) - 3} more" if len(failures) > 3 else "")
         return Check(name=name, passed=False, detail=f"{len(failures)} of {examined} {subject}: {shown}")
     return Check(name=name, passed=True, detail=f"{'1 of 1' if examined == 1 else f'all {examined}'} {subject}")
+
+
+def gate_error(failed: Sequence[Check]) -> GateError:
+    """The error for checks that did not pass, naming each.
+
+    >>> str(gate_error([Check(name="engine builds", passed=False, detail="a layer is refused")]))
+    'not passed: engine builds: a layer is refused'
+    """
+    named = "; ".join(f"{check.name}: {check.detail}" for check in failed)
+    return GateError(f"not passed: {named or 'nothing was checked'}")

@@ -21,6 +21,7 @@ from onnxq.graph.view import Graph, Use
 from onnxq.passes.linear import replace_weight
 from onnxq.planning.weight_form import AWQ, WeightForm
 from onnxq.weight_only.blocks import Blocks
+from onnxq.weight_only.kept import KeptWeights
 from onnxq.weight_only.moments import Moments
 from onnxq.weight_only.planning import WeightPlan
 from onnxq.weight_only.rewriting import as_rows
@@ -39,7 +40,7 @@ _NORMALISATIONS = {"LayerNormalization": (1, 2), "SimplifiedLayerNormalization":
 
 
 def scale_channels(
-    graph: Graph, planned: WeightPlan, form: WeightForm, moments: Moments
+    graph: Graph, planned: WeightPlan, form: WeightForm, moments: Moments, kept: KeptWeights | None = None
 ) -> dict[str, NDArray[np.float32]]:
     """Choose scales, and let `graph` divide by them, in place.
 
@@ -48,17 +49,21 @@ def scale_channels(
         planned: The plan.
         form: How weights are stored.
         moments: What the products' inputs are like.
+        kept: Scales that need not be chosen again; what is chosen is added.
 
     Returns:
         What the weights have to be multiplied with before they are rounded.
     """
     found: dict[str, NDArray[np.float32]] = {}
     for data, keys in _groups(graph, planned, form).items():
-        node = planned.sites[keys[0]][0].node
-        matrix = moments(node)
-        if matrix is None:
-            continue
-        scale = _chosen(graph, planned, keys, matrix)
+        group = tuple((key, planned.plan.tensors[key].spec) for key in keys)
+        if kept is not None and group in kept.scales:
+            scale = kept.scales[group]
+        else:
+            matrix = moments(planned.sites[keys[0]][0].node)
+            scale = None if matrix is None else _chosen(graph, planned, keys, matrix)
+            if kept is not None:
+                kept.scales[group] = scale
         if scale is not None:
             _divide(graph, data, scale, [Use(planned.sites[key][0].node, 0) for key in keys])
             found |= dict.fromkeys(keys, scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnxq.planning.plan import TensorPlan
 from onnxq.planning.weight_form import GPTQ, MSE, NEED_DATA, WeightForm
 from onnxq.weight_only.activation_aware import ChannelScales
 from onnxq.weight_only.blocks import Blocks, Grid, Rounded
+from onnxq.weight_only.kept import KeptWeight, KeptWeights, Quality
 from onnxq.weight_only.moments import Moments
 from onnxq.weight_only.planning import WeightPlan
 from onnxq.weight_only.rewriting import as_rows
@@ -29,25 +30,15 @@ _PART_ELEMENTS = 2**20
 """Values that are rounded at once: a few megabytes for each of the arrays that rounding needs."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quality:
-    """How near the codes of a weight are.
-
-    Attributes:
-        sqnr_db: Signal to noise of the weight itself.
-        method: How its codes were chosen.
-    """
-
-    sqnr_db: float
-    method: str
-
-
-def rounded_weights(
+def rounded_weights(  # noqa: PLR0913 - a plan, and what rounding looks at
     graph: Graph,
     planned: WeightPlan,
     form: WeightForm,
     moments: Moments | None = None,
     scales: ChannelScales | None = None,
+    *,
+    kept: KeptWeights | None = None,
+    path: str = "",
 ) -> Iterator[tuple[str, Rounded, Quality]]:
     """Every weight of a plan, in codes.
 
@@ -57,19 +48,27 @@ def rounded_weights(
         form: How weights are stored.
         moments: For the methods that look at data.
         scales: What columns are multiplied with before they are rounded.
+        kept: Weights that need not be rounded again; what is rounded is added.
+        path: Path of the graph in it.
 
     Raises:
         ModelError: a weight holds NaN or Inf.
     """
     for key, tensor in planned.plan.tensors.items():
-        site = planned.sites[key][0]
+        site, scale = planned.sites[key][0], (scales or {}).get(key)
+        known = None if kept is None else kept.known(f"{path}{key}", tensor.spec, scale)
+        if known is not None:
+            yield key, known.rounded, known.quality
+            continue
         method = tensor.rounding or form.rounding
         matrix = moments(site.node) if moments is not None and method == GPTQ and site.kind == PRODUCT else None
-        scale = (scales or {}).get(key)
         rounder = MSE if method in NEED_DATA and matrix is None else method
         named = method if matrix is not None or scale is not None else rounder
         rounded, sqnr_db = _rounded(graph, tensor, site, rounder, matrix, scale)
-        yield key, rounded, Quality(sqnr_db=sqnr_db, method=named)
+        quality = Quality(sqnr_db=sqnr_db, method=named)
+        if kept is not None:
+            kept.weights[f"{path}{key}", tensor.spec] = KeptWeight(rounded=rounded, quality=quality, scale=scale)
+        yield key, rounded, quality
 
 
 def _rounded(  # noqa: PLR0913, PLR0917 - one weight, and how it is rounded

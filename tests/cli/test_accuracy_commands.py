@@ -148,6 +148,52 @@ def test_min_sqnr_alone_is_a_gate(run: Run) -> None:
     assert "accuracy budget" not in result.stderr
 
 
+def test_beside_another_goal_min_sqnr_is_searched_for_too(run: Run) -> None:
+    result = run("quantize", "model.onnx", "--data", "data.npz", *TARGET, "--min-cosine", "0.9", "--min-sqnr", "300")
+    assert result.exit_code == 4
+    assert result.stderr.startswith("error: not passed: accuracy budget\n")
+
+
+def test_without_a_search_goals_are_checked_alone(run: Run) -> None:
+    goals = ("--min-cosine", "0.99999999", "--min-sqnr", "300", "--no-search")
+    result = run("quantize", "model.onnx", "--data", "data.npz", *TARGET, *goals, "--json")
+    assert result.exit_code == 4
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert not checks["SQNR at least 300 dB"]["passed"]
+    assert "1 model judged" in checks["accuracy budget"]["detail"]
+
+
+def test_a_share_that_tensorrt_does_not_tell_is_refused_before_the_work(run: Run, folder: Path) -> None:
+    result = run("quantize", "model.onnx", "--data", "data.npz", "-t", "tensorrt", "--min-int8", "50")
+    assert result.exit_code == 2
+    assert "no engine tells how single nodes run for tensorrt, so min_int8 could not be met" in result.stderr
+    assert not (folder / "model.int8.onnx").exists()
+    verified = run("verify", "model.onnx", "model.onnx", "-t", "tensorrt", "--min-int8", "50")
+    assert verified.exit_code == 2
+
+
+def test_a_ranking_goes_from_one_command_to_the_next(run: Run, folder: Path) -> None:
+    assert run("sensitivity", "model.onnx", "--data", "data.npz", *TARGET, "--report", "layers.json").exit_code == 0
+    search = ("quantize", "model.onnx", "--data", "data.npz", *TARGET, "--search", "--min-sqnr", "60", "--force")
+    result = run(*search, "--ranking", "layers.json")
+    assert "a ranking measured for ort-x64-vnni" in " ".join(result.stdout.split())
+    document = json.loads((folder / "layers.json").read_text())
+    (folder / "layers.json").write_text(json.dumps({**document, "digest": "0" * 64}))
+    other = run(*search, "--ranking", "layers.json")
+    assert other.exit_code == 3
+    assert "the ranking was measured on another model" in other.stderr
+    assert run("quantize", "model.onnx", "--data", "data.npz", "--ranking", "layers.json").exit_code == 2
+
+
+def test_weights_alone_are_searched(run: Run) -> None:
+    mode = ("--mode", "weight-only", "--placement", "full")
+    result = run("quantize", "model.onnx", "--data", "data.npz", *TARGET, *mode, "--search", "--min-sqnr", "300")
+    assert result.exit_code == 4
+    assert "accuracy budget: SQNR" in " ".join(result.stdout.split())
+    gate = run("quantize", "model.onnx", "--data", "data.npz", *TARGET, *mode, "--force", "--min-sqnr", "300")
+    assert "--search gives weights more bits until --min-sqnr is met" in " ".join(gate.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

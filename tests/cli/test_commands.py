@@ -252,4 +252,7 @@ def test_a_missing_engine_is_told_and_can_be_required(run: Run, folder: Path, mo
     assert "WITHOUT ASKING ITS ENGINE" in result.stdout
     result = run(*arguments, "--require-engine")
     assert result.exit_code == 4
-    assert "openvino's engine is not installed here" in result.stdout
+    assert (
+        "OpenVINO is not installed here, and require_engine= (--require-engine) wants it to be asked" in result.stderr
+    )
+    assert "pip install 'onnxq[openvino]'" in result.stderr

@@ -17,9 +17,10 @@ from onnxq.errors import ConfigError, DataError
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, SharedWith
 from onnxq.search.budget import points_from
-from onnxq.search.candidates import Candidates, NotMadeError
+from onnxq.search.candidates import Candidates
 from onnxq.search.fewest import Excluded, Search, TimeIsUpError
 from onnxq.search.referee import Judgement
+from onnxq.search.space import NotMadeError
 from tests.graphs import model_of, normal
 from tests.unit.test_search_effects import EMBEDDING, FEEDS, RESIDUAL, TOKENS, prepared_with
 

@@ -12,7 +12,7 @@ from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places
 from onnxq.cli.forms import FORM_OPTIONS, FormOptions
-from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
+from onnxq.cli.gates import GATE_OPTIONS, GateOptions
 from onnxq.cli.parameters import METHOD_NAMES, Name, Recover
 from onnxq.cli.progress import calibration_progress, tuning_progress
 from onnxq.cli.render import (
@@ -132,7 +132,7 @@ _RESULT_OPTIONS = (
 @options.collect_options()
 @options.grouped(Results, "results", *_RESULT_OPTIONS)
 @options.grouped(SearchOptions, "searching", *SEARCH_OPTIONS)
-@options.grouped(Gates, "gates", *GATE_OPTIONS)
+@options.grouped(GateOptions, "gates", *GATE_OPTIONS)
 @config_option()
 @options.debug_option()
 def quantize(  # noqa: PLR0913 - one parameter for each group of options
@@ -145,7 +145,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     collecting: options.CollectOptions,
     results: Results,
     searching: SearchOptions,
-    gates: Gates,
+    gates: GateOptions,
 ) -> None:
     """Quantize a float MODEL to int8 for one target, and prove the result on the target's engine.
 
@@ -176,6 +176,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
         "the file of --stats": ranges.stats,
         "the file of --calibration-cache": ranges.calibration_cache,
         "the samples of --eval-data": searching.eval_data,
+        "the file of --ranking": searching.ranking,
     }
     check_places(places, inputs=sources, force=results.force)
     check_report_suffix(results.report)
@@ -194,7 +195,6 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
             results=results,
             search=searching.keywords(gates),
         )
-    report = gated(report, searching.gates_left(gates))
     write_report(report, results.report, quiet=results.quiet or results.as_json)
     write_junit(report, results.junit)
     show_report(report, as_json=results.as_json, quiet=results.quiet)
@@ -205,13 +205,15 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     )
 
 
-def _way_on(output: Path, results: Results, form: FormOptions, gates: Gates) -> str:
+def _way_on(output: Path, results: Results, form: FormOptions, gates: GateOptions) -> str:
     """What a user can do about a check that failed."""
     ways = [f"the model was written to {output} all the same"]
     if results.report is None:
         ways.append("see it with --report FILE.html")
     if gates.min_sqnr is not None and form.needs_ranges:
         ways.append("--recover best may win accuracy back, and --search leaves layers in float until --min-sqnr is met")
+    elif gates.min_sqnr is not None and form.mode == "weight-only":
+        ways.append("--search gives weights more bits until --min-sqnr is met")
     return "; ".join(ways)
 
 

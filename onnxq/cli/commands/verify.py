@@ -11,7 +11,7 @@ import click
 from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places
-from onnxq.cli.gates import GATE_OPTIONS, Gates, gated
+from onnxq.cli.gates import GATE_OPTIONS, GateOptions
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import (
     check_report_suffix,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.argument("quantized_model", metavar="QUANTIZED", type=options.FILE)
 @options.target_option(None, "what QUANTIZED was made for, else ort-cpu")
 @options.data_options("Inputs to compare on, as for `onnxq quantize`; without it they are synthetic.")
-@options.grouped(Gates, "gates", *GATE_OPTIONS)
+@options.grouped(GateOptions, "gates", *GATE_OPTIONS)
 @click.option(
     "--reproduce",
     is_flag=True,
@@ -56,7 +56,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     quantized_model: Path,
     target: str | None,
     data_from: options.DataOptions,
-    gates: Gates,
+    gates: GateOptions,
     reproduce: bool,
     nodes: bool,
     words: tuple[str, ...],
@@ -98,11 +98,11 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
             float_model,
             quantized_model,
             target=target,
+            **gates.keywords(),
             **data_from.keywords(),
             details=report is not None,
             progress=progress,
         )
-    found = gated(found, gates)
     if reproduce:
         from onnxq.reproduction import reproduce as make_again  # noqa: PLC0415
 

@@ -1,0 +1,106 @@
+"""What a user demands of a report beyond its own checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from onnxq.errors import ConfigError, GateError
+from onnxq.report.report import Report
+from onnxq.targets.schema import Engine, Target
+from onnxq.verification.check import Check
+from onnxq.verification.engines import openvino, tensorrt
+
+_TELLS_NOTHING = frozenset({Engine.TENSORRT, Engine.NONE})
+"""Engines that do not say how they run single nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """What the user demands; each demand becomes a check of the report.
+
+    Attributes:
+        min_sqnr: SQNR that every float output must have on the samples of the report, in dB; None demands nothing.
+        min_int8: Share of the nodes that the engine must run in int8 or fused into int8 nodes, in percent; likewise.
+        require_engine: Whether the target's engine must have been asked.
+    """
+
+    min_sqnr: float | None = None
+    min_int8: float | None = None
+    require_engine: bool = False
+
+    @classmethod
+    def of(cls, min_sqnr: float | None, min_int8: float | str | None, *, require_engine: bool) -> Gates:
+        """The gates that keyword arguments ask for.
+
+        Raises:
+            ConfigError: a value is impossible.
+        """
+        if min_sqnr is not None and not math.isfinite(min_sqnr):
+            raise ConfigError(f"min_sqnr is {min_sqnr:g}", hint="min_sqnr= (--min-sqnr) is a number of dB.")
+        share = None if min_int8 is None else _percent(min_int8)
+        return cls(min_sqnr=min_sqnr, min_int8=share, require_engine=require_engine)
+
+    def check_possible(self, target: Target) -> None:
+        """See that the engine of `target` can answer, before any work is done for it.
+
+        Raises:
+            ConfigError: it never can.
+            GateError: it is not installed.
+        """
+        if self.min_int8 is not None and target.engine in _TELLS_NOTHING:
+            raise ConfigError(
+                f"no engine tells how single nodes run for {target.name}, so min_int8 could not be met",
+                hint="leave out min_int8= (--min-int8); min_sqnr= (--min-sqnr) is measured for every target, and "
+                "onnxq.plan (onnxq plan) says what is meant for int8",
+            )
+        if not self.require_engine and self.min_int8 is None:
+            return
+        if target.engine is Engine.NONE:
+            raise ConfigError(
+                f"the table of {target.name} names no engine, so none can be asked",
+                hint="leave out require_engine= (--require-engine)",
+            )
+        if not _is_installed(target.engine):
+            gate = "require_engine= (--require-engine)" if self.require_engine else "min_int8= (--min-int8)"
+            raise GateError(
+                f"{target.title} is not installed here, and {gate} wants it to be asked",
+                hint=f"pip install 'onnxq[{target.engine.value}]'",
+            )
+
+    def applied(self, report: Report) -> Report:
+        """`report` with a check for each demand."""
+        checks: list[Check] = []
+        if self.min_sqnr is not None:
+            worst = report.worst_sqnr_db
+            detail = "no output is float" if worst is None else f"the worst output has {worst:.1f} dB"
+            passed = worst is not None and worst >= self.min_sqnr
+            checks.append(Check(name=f"SQNR at least {self.min_sqnr:g} dB", passed=passed, detail=detail))
+        if self.min_int8 is not None:
+            share = None if report.proven is None else 100 * report.proven.int8_share
+            detail = "the engine tells nothing of nodes" if share is None else f"{share:.1f} % of the nodes"
+            passed = share is not None and share >= self.min_int8
+            checks.append(Check(name=f"int8 nodes at least {self.min_int8:g} %", passed=passed, detail=detail))
+        if self.require_engine:
+            asked = report.engine is not None
+            detail = f"{report.target}'s engine was asked" if asked else f"{report.target}'s engine gave no answer"
+            checks.append(Check(name="the engine was asked", passed=asked, detail=detail))
+        return replace(report, checks=(*report.checks, *checks)) if checks else report
+
+
+def _is_installed(engine: Engine) -> bool:
+    if engine is Engine.OPENVINO:
+        return openvino.is_installed()
+    return engine is not Engine.TENSORRT or tensorrt.installed_package() is not None
+
+
+def _percent(given: float | str) -> float:
+    try:
+        share = float(given.strip().removesuffix("%")) if isinstance(given, str) else float(given)
+    except ValueError:
+        share = math.nan
+    if not 0.0 <= share <= 100.0:
+        raise ConfigError(
+            f"min_int8 is {given!r}", hint="min_int8= (--min-int8) is a number of percent from 0 to 100, or '95%'."
+        )
+    return share

@@ -1,0 +1,226 @@
+"""The order that a search tries layers in: expected noise, the division of time, and rankings made before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper
+
+import onnxq
+from onnxq.calibration.batches import Batch
+from onnxq.errors import ArtifactError, ConfigError
+from onnxq.numerics import fake_quantize
+from onnxq.search.expected import expected_harm, expected_noise
+from onnxq.search.mixed import ranked_behind, ranking_seconds, spread
+from onnxq.search.ranking_file import load_ranking
+from tests.unit.test_search_effects import EMBEDDING, FEEDS, RESIDUAL, TOKENS, prepared_with
+
+VNNI = "ort-x64-vnni"
+OPTIONS: dict[str, Any] = {"target": VNNI, "placement": "full"}
+GOAL = 48.0
+"""dB: above what int8 gives, so that layers have to go to float."""
+
+
+def with_a_bad_layer() -> ModelProto:
+    """RESIDUAL, where one channel of `b` dwarfs the others, so that c1 and c2 round badly."""
+    bad = ModelProto()
+    bad.CopyFrom(RESIDUAL)
+    for name, index in (("w1", np.s_[0]), ("b1", np.s_[0]), ("w2", np.s_[:, 0])):
+        (proto,) = (t for t in bad.graph.initializer if t.name == name)
+        values = numpy_helper.to_array(proto).copy()
+        values[index] *= 1 / 300 if name == "w2" else 300
+        proto.CopyFrom(numpy_helper.from_array(values, name))
+    return bad
+
+
+def interrupted_after(count: int):
+    def stop(now) -> None:
+        if getattr(now, "stage", "") == "measuring layers" and now.samples == count:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_expected_noise_is_what_rounding_makes_of_values() -> None:
+    """A table's values and codes are known exactly, an input's by its histogram of 4096 bins."""
+    prepared, bench, layers = prepared_with(EMBEDDING, TOKENS, VNNI)
+    stats = onnxq.calibrate(EMBEDDING, TOKENS, **OPTIONS, full_histogram=True)
+    found = expected_noise(prepared.graph, prepared.plan, bench.qparams, stats, layers)
+
+    def share(values: np.ndarray, key: str) -> float:
+        error = (fake_quantize(values, bench.qparams[key]) - values).astype(np.float64)
+        return float((error**2).sum() / (values.astype(np.float64) ** 2).sum())
+
+    table, weight = (numpy_helper.to_array(prepared.graph.initializers[name]) for name in ("table", "w"))
+    x = np.concatenate([feed["x"] for feed in TOKENS])
+    assert found["emb"] == pytest.approx(share(table, "table"), rel=1e-5)  # sums in float32
+    # Within a bin of the histogram, values count as spread evenly.
+    assert found["mm"] == pytest.approx(share(x, "x") + share(weight, "w"), rel=0.02)
+    without = expected_noise(prepared.graph, prepared.plan, bench.qparams, None, layers)
+    assert without["emb"] == found["emb"]
+    assert without["mm"] == pytest.approx(share(weight, "w") + 255.0**-2)
+
+
+def test_earlier_layers_are_expected_to_hurt_more() -> None:
+    harm = expected_harm({"a": 1.0, "b": 1.0, "c": 30.0, "d": 1.0})
+    assert sorted(harm, key=lambda name: -harm[name]) == ["c", "a", "b", "d"]
+    found = onnxq.sensitivity(EMBEDDING, TOKENS, **OPTIONS, progress=interrupted_after(1))
+    assert [row.node for row in found.layers] == ["emb"]
+    assert [row.node for row in found.unmeasured] == ["mm"]
+
+
+def test_what_was_not_measured_comes_behind_in_its_own_order() -> None:
+    cost = {"a": 100, "b": 1, "c": 10, "d": 5}
+    noise = ranked_behind({"a": 9.0, "b": 0.0}, {"a": 1.0, "b": 1.0, "c": 4.0, "d": 3.0}, cost)
+    by_noise = sorted(cost, key=lambda name: -noise[name])
+    by_cost = sorted(cost, key=lambda name: -noise[name] / cost[name])
+    assert by_noise == ["a", "c", "d", "b"]
+    assert by_cost[0] == "a"  # the measured one, however dear it is
+    assert ranked_behind({}, {"a": 1.0, "b": 3.0}, {"a": 1, "b": 1})["b"] > 0
+
+
+@pytest.mark.parametrize(
+    ("left", "layers", "try_seconds", "share"),
+    [(100.0, 64, 0.1, 0.75), (100.0, 64, 2.0, 0.44), (100.0, 64, 60.0, 0.25), (-1.0, 4, 1.0, 0.0)],
+)
+def test_time_is_divided_by_what_a_try_costs(left: float, layers: int, try_seconds: float, share: float) -> None:
+    """64 layers take some 28 tries: 2 s each leave 44 of 100 s for the order."""
+    assert ranking_seconds(left, layers, try_seconds) == pytest.approx(share * max(left, 0.0))
+
+
+def test_batches_are_spread_over_all() -> None:
+    arrays = {"x": np.zeros((1, 1), np.float32)}
+    batches = [Batch(arrays=arrays, samples=1, label=str(i), per_sample=frozenset({"x"})) for i in range(32)]
+    assert [b.label for b in spread(batches, 8)] == [str(i) for i in range(0, 32, 4)]
+    assert spread(batches, 0) == spread(batches, -3) == []
+    assert spread(batches, 1000) == batches
+
+
+def test_layers_are_measured_on_one_batch_first_and_then_on_all() -> None:
+    """So that there is an order of all of them soon; the second time the most harmful first."""
+    seen = list[tuple[int, int | None]]()
+
+    def watch(now) -> None:
+        if getattr(now, "stage", "") == "measuring layers":
+            seen.append((now.samples, now.expected_samples))
+
+    made = onnxq.quantize(RESIDUAL, FEEDS, **OPTIONS, min_sqnr=GOAL, progress=watch)
+    assert seen == [(i, 4) for i in range(5)] * 2
+    assert made.search is not None
+    assert made.search.ranked_samples == 12
+    assert made.search.ranked_by == "4 layers of 4 measured alone on 12 samples"
+    found = onnxq.sensitivity(RESIDUAL, FEEDS, **OPTIONS)
+    by_name = {row.node: row.effect for row in found.layers}
+    for row in made.search.layers:
+        # The search has the ranges of a calibration without held-out samples as well; here they are the same ones.
+        assert row.effect.sqnr_db == pytest.approx(by_name[row.node].sqnr_db, abs=1.0)
+
+
+def test_a_search_without_time_says_what_it_did_not_measure() -> None:
+    made = onnxq.quantize(with_a_bad_layer(), FEEDS, **OPTIONS, min_sqnr=60.0, search_seconds=1e-6)
+    assert made.search is not None
+    assert set(made.search.unranked) == {"c1", "c2", "c3", "mm"}
+    assert any(
+        note.startswith("4 layers not measured alone, tried last, in the order in which they are expected to hurt: ")
+        for note in made.report.notes
+    )
+
+
+def test_a_ranking_takes_the_place_of_the_measurement(tmp_path: Path) -> None:
+    measured = onnxq.quantize(RESIDUAL, FEEDS, **OPTIONS, min_sqnr=GOAL)
+    ranking = onnxq.sensitivity(RESIDUAL, FEEDS, **OPTIONS)
+    file = tmp_path / "layers.json"
+    file.write_text(ranking.to_json())
+    stages = set()
+
+    def watch(now) -> None:
+        stages.add(getattr(now, "stage", ""))
+
+    for source in (ranking, file, str(file)):
+        made = onnxq.quantize(RESIDUAL, FEEDS, **OPTIONS, min_sqnr=GOAL, ranking=source, progress=watch)
+        assert made.search is not None and measured.search is not None
+        assert made.search.met
+        assert made.search.float_layers == measured.search.float_layers
+        assert made.search.unranked == ()
+        assert f"a ranking measured for {VNNI} on 12 samples" in made.search.ranked_by
+        assert made.search.ranked_by in made.report.notes
+    assert "searching" in stages
+    assert "measuring layers" not in stages
+
+
+def test_a_ranking_of_some_layers_leaves_the_others_behind() -> None:
+    ranking = onnxq.sensitivity(RESIDUAL, FEEDS, **OPTIONS, progress=interrupted_after(2))
+    made = onnxq.quantize(RESIDUAL, FEEDS, **OPTIONS, min_sqnr=GOAL, ranking=ranking)
+    assert made.search is not None
+    assert set(made.search.unranked) == {row.node for row in ranking.unmeasured}
+    assert len(made.search.unranked) == 2
+
+
+@pytest.mark.parametrize("by", ["sqnr", "cosine", "kl"])
+@pytest.mark.parametrize("mode", ["only", "all-but"])
+def test_noise_has_the_order_of_the_ranking(mode: Any, by: Any) -> None:
+    ranking = onnxq.sensitivity(RESIDUAL, FEEDS, **OPTIONS, mode=mode, by=by)
+    noise = ranking.noise()
+    assert sorted(noise, key=lambda name: -noise[name]) == [row.node for row in ranking.ranked()]
+    assert min(noise.values()) >= 0
+
+
+def test_a_ranking_survives_its_file(tmp_path: Path) -> None:
+    ranking = onnxq.sensitivity(RESIDUAL, FEEDS, **OPTIONS, progress=interrupted_after(3))
+    file = tmp_path / "layers.json"
+    file.write_text(ranking.to_json())
+    read = load_ranking(file)
+    assert {**read.to_dict(), "seconds": {}} == {**ranking.to_dict(), "seconds": {}}
+    assert read.digest == ranking.digest != ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"digest": ""}, "the ranking does not say which model it is of"),
+        ({"digest": "0" * 64}, r"the ranking was measured on another model \(digest 000000000000, this one has"),
+        ({"layers": []}, "the ranking, measured for ort-x64-vnni, holds none of the 4 layers in question"),
+        ({"schema": "onnxq.report/1"}, r"it holds onnxq\.report/1, expected onnxq\.sensitivity/1"),
+        ({"mode": "some"}, r"the ranking is damaged \(ValueError: 'some' is none of only, all-but\)"),
+        ({"layers": [{"node": "c1"}]}, r"the ranking is damaged \(KeyError: 'sqnr_db'\)"),
+    ],
+)
+def test_rankings_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    document = {**onnxq.sensitivity(RESIDUAL, FEEDS, **OPTIONS).to_dict(), **change}
+    file = tmp_path / "layers.json"
+    file.write_text(json.dumps(document))
+    with pytest.raises(ArtifactError, match=message):
+        onnxq.quantize(RESIDUAL, FEEDS, **OPTIONS, min_sqnr=GOAL, ranking=file)
+
+
+def test_what_is_no_ranking_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="the ranking cannot be read: No such file"):
+        load_ranking(tmp_path / "absent.json")
+    (tmp_path / "text.json").write_text("layers")
+    with pytest.raises(ArtifactError, match="it is no JSON document"):
+        load_ranking(tmp_path / "text.json")
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(ArtifactError, match=r"it holds something else, expected onnxq\.sensitivity/1"):
+        load_ranking(tmp_path / "list.json")
+    with (tmp_path / "large.json").open("wb") as sparse:
+        sparse.truncate(2**27)
+    with pytest.raises(ArtifactError, match="it is too large to be a ranking"):
+        load_ranking(tmp_path / "large.json")
+    with pytest.raises(ConfigError, match="ranking is int, expected a Sensitivity"):
+        load_ranking(3)  # type: ignore[arg-type]
+
+
+def test_a_search_is_not_made_where_there_is_to_be_none() -> None:
+    """The demand is judged on the model with everything in int8, which keeps its default recovery."""
+    plain = onnxq.quantize(RESIDUAL, FEEDS, **OPTIONS)
+    judged = onnxq.quantize(RESIDUAL, FEEDS, **OPTIONS, min_cosine=0.9999999, search=False)
+    assert judged.search is not None
+    assert (judged.search.met, judged.search.judged, judged.search.searched) == (False, 1, False)
+    assert judged.report.failed_checks[0].name == "accuracy budget"
+    assert judged.model.SerializeToString() == plain.model.SerializeToString()
+    with pytest.raises(ConfigError, match="search_seconds= serves a search, and search= says that there is none"):
+        onnxq.quantize(RESIDUAL, FEEDS, **OPTIONS, min_cosine=0.9, search=False, search_seconds=5)
