@@ -208,7 +208,9 @@ def _tap_bytes(graph: Graph, inner: list[str], first: Batch, options: CollectOpt
     """Sizes of tapped tensors, where there is a limit."""
     if options.memory_limit is None or not inner:
         return {}
-    return tap_bytes(graph, inner, options.session(with_output_shapes(graph, inner)), first)
+    found = tap_bytes(graph, inner, options.session(with_output_shapes(graph, inner)), first)
+    give_back_freed()
+    return found
 
 
 def _groups(
@@ -249,6 +251,7 @@ class _Work:
     ) -> tuple[int, str, dict[str, TensorStats]]:
         """Samples, their fingerprint, and the statistics of these taps and what follows from them."""
         self.pass_number += 1
+        give_back_freed()
         inner = [name for name in taps if not self.graph.is_input(name)]
         reader = TapReader(
             inner,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from onnxq.calibration.blocked import in_blocks, optimised_graph
+from onnxq.calibration.memory import give_back_freed
 from onnxq.calibration.nan_flow import shown_behind
 from onnxq.calibration.row_memory import Summarised
 from onnxq.calibration.session import make_session
@@ -47,9 +48,12 @@ def summarising_session(  # noqa: PLR0913 - the parts of one session
     forms = [_tap(graph, name, names[name], optimised, shown=name in shown) for name in chosen]
     model, summaries = summarised(optimised or every, forms, [names[n] for n in others], histogram=histogram)
     at_once, threads_each = shared_threads(threads)
+    as_it_is = optimised is not None
+    del every, optimised  # copies of the model, while onnxruntime makes more
+    give_back_freed()
     session = make_session(
         model,
-        optimise=optimised is None,
+        optimise=not as_it_is,
         threads=threads_each,
         base_dir=graph.base_dir,
         stop_spinning=True,
