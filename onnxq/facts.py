@@ -68,6 +68,15 @@ def source_name(data: Any) -> str:
     return str(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
 
 
+def source_facts(data: Any, *, images: ImageOptions | str | None, layout: Layout | None) -> dict[str, Any]:
+    """The fields of DataFacts that say where the data came from and how it was read."""
+    return {
+        "source": source_name(data),
+        "options": reading_options(data, images=images, layout=layout),
+        "is_path": path_of(bare(data)) is not None,
+    }
+
+
 def reading_options(data: Any, *, images: ImageOptions | str | None, layout: Layout | None) -> str:
     """How the data was read, as the options of a command: what a report's commands need beside `--data`.
 

@@ -15,7 +15,7 @@ from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
 from onnxq.calibration.statistics import StatsTable, TensorStats
 from onnxq.detailing import Calibrated, details_of
-from onnxq.facts import Clock, Counted, path_of, reading_options, source_name
+from onnxq.facts import Clock, Counted, path_of, source_facts
 from onnxq.graph.model import ModelSource, quantized_nodes, save_model, set_metadata, size_bytes
 from onnxq.graph.saving import data_file, needs_data_file, self_contained
 from onnxq.graph.view import Graph
@@ -240,12 +240,11 @@ def _kept_twice(made: Made) -> list[str]:
 def _data_facts(made: Made, request: Request) -> DataFacts:
     """What the ranges come from; how many samples the errors are of is not known yet."""
     return made.data or DataFacts(
-        source=source_name(request.data),
         samples=0,
         held_out_samples=0,
         synthetic=False,
         synthetic_comparison=request.data is None,
-        options=reading_options(request.data, images=request.images, layout=request.layout),
+        **source_facts(request.data, images=request.images, layout=request.layout),
     )
 
 

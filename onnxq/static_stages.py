@@ -22,8 +22,7 @@ from onnxq.facts import (
     incomplete,
     is_made_up,
     metadata_of,
-    reading_options,
-    source_name,
+    source_facts,
     unrecovered,
 )
 from onnxq.finishing import Made, Request, finish
@@ -291,7 +290,6 @@ def _doubts(prepared: Prepared, supply: _Supply, request: Request) -> tuple[str,
 def _data_facts(known: Known, request: Request, choices: Choices) -> DataFacts:
     providers = request.collecting.providers
     return DataFacts(
-        source=source_name(request.data),
         samples=known.stats.samples,
         held_out_samples=0,
         synthetic=_made_up(known, request, choices),
@@ -299,7 +297,7 @@ def _data_facts(known: Known, request: Request, choices: Choices) -> DataFacts:
         from_statistics=choices.stats is not None,
         counted_share=counted_share(known.stats),
         providers=("cpu",) if providers is None or choices.stats is not None else provider_names(providers),
-        options=reading_options(request.data, images=request.images, layout=request.layout),
+        **source_facts(request.data, images=request.images, layout=request.layout),
     )
 
 

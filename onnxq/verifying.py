@@ -13,8 +13,7 @@ from onnxq.facts import (
     Counted,
     origin_check,
     path_of,
-    reading_options,
-    source_name,
+    source_facts,
 )
 from onnxq.graph.model import (
     ModelSource,
@@ -85,12 +84,11 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         size_before_bytes=size_bytes(float_model, source),
         size_after_bytes=size_bytes(quantized_model, quantized),
         data=DataFacts(
-            source=source_name(data),
             samples=0,
             held_out_samples=feeds.samples,
             synthetic=False,
             synthetic_comparison=data is None,
-            options=reading_options(data, images=images, layout=layout),
+            **source_facts(data, images=images, layout=layout),
         ),
         model_name=Path(path_of(quantized_model) or "").name,
         float_path=path_of(float_model),

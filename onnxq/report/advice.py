@@ -69,7 +69,7 @@ class _Names:
         data = report.get("data") or {}
         source = str(data.get("source") or "")
         made_up = bool(data.get("synthetic") or data.get("synthetic_comparison"))
-        is_path = "/" in source or "." in source
+        is_path = bool(data.get("is_path"))
         self.data = shlex.quote(source) if is_path and not made_up else "SRC"
         options = str(data.get("options") or "")
         self.read_as = f" {options}" if options else ""

@@ -44,6 +44,11 @@ class NodeCounts:
     other: int = 0
 
     @property
+    def total(self) -> int:
+        """All of them, `other` included."""
+        return self.int8 + self.fused + self.float + self.weights + self.other
+
+    @property
     def int8_share(self) -> float:  # type: ignore[valid-type]  # the field `float` hides the type
         """Share of the nodes but `other` that run in int8 or inside an int8 neighbour; 0 without nodes."""
         total = self.int8 + self.fused + self.float + self.weights
@@ -64,6 +69,7 @@ class DataFacts:
         counted_share: Share of the activations' elements that is in histograms; extremes are of all of them.
         providers: Execution providers that calibration asked for, in fall-back order.
         options: How the source was read, as options of a command.
+        is_path: Whether `source` is a path, which a command can be given.
     """
 
     source: str
@@ -75,6 +81,7 @@ class DataFacts:
     counted_share: float = 1.0
     providers: tuple[str, ...] = ("cpu",)
     options: str = ""
+    is_path: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     if report.planned is not None:
         codes, share = codes_text(report.tensors), report.int8_mac_share
         stored = weights_text(report.tensors)
-        part = f", {share:.1%} of the arithmetic in {codes}" if share is not None else ""
+        part = f"; {share:.1%} of the arithmetic in {codes}" if share is not None else ""
         yield "planned", counts_text(report.planned, codes, stored) + part
     if report.proven is not None and report.engine is not None:
         stands = counts_text(report.proven, codes_text(report.tensors), weights_text(report.tensors))

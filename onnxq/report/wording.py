@@ -66,7 +66,7 @@ def weights_text(tensors: Iterable[TensorRow]) -> str:
 
 
 def counts_text(counts: NodeCounts, codes: str = "int8", stored: str = "few-bit") -> str:
-    """Nodes by the way they run, in a line; what there is none of is left out, but for int8 and float.
+    """How many nodes, and by the way they run, in a line; what there is none of is left out, but for int8 and float.
 
     Args:
         counts: The nodes.
@@ -78,7 +78,7 @@ def counts_text(counts: NodeCounts, codes: str = "int8", stored: str = "few-bit"
         weights = f"{counts.weights} in float with {stored} weights"
         parts = [weights] if not counts.int8 and not counts.fused else [*parts, weights]
     others = [f"{counts.other} without float values"] if counts.other else []
-    return ", ".join([*parts, f"{counts.float} float", *others])
+    return f"{counted(counts.total, 'node')}: {', '.join([*parts, f'{counts.float} float', *others])}"
 
 
 def files_text(model: str, data: str | None) -> str:

@@ -13,7 +13,7 @@ GOOD: dict[str, Any] = {
     "target": "ort-x64-vnni",
     "checks": [{"name": "outputs are sound", "passed": True, "detail": ""}],
     "outputs": [{"name": "y", "sqnr_db": 35.0}],
-    "data": {"source": "photos/", "samples": 300, "synthetic": False, "synthetic_comparison": False},
+    "data": {"source": "photos/", "samples": 300, "synthetic": False, "synthetic_comparison": False, "is_path": True},
     "float_path": "my model.onnx",
     "output_path": "q.onnx",
     "layers": [],
@@ -28,6 +28,12 @@ def test_a_good_model_goes_to_evaluation() -> None:
     (only,) = advice_for(GOOD)
     assert only.command == "onnxq evaluate 'my model.onnx' q.onnx --data TEST --labels LABELS"
     assert advice_for({**GOOD, "evaluation": {}, "passed": False}) == ()
+
+
+def test_data_from_memory_has_no_name_to_give() -> None:
+    found = commands(data={**GOOD["data"], "source": "list", "is_path": False}, outputs=[{"name": "y", "sqnr_db": 5.0}])
+    assert "--data SRC " in found
+    assert "--data list" not in found
 
 
 def test_commands_read_the_data_as_the_run_did() -> None:

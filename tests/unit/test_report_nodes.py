@@ -58,6 +58,6 @@ def test_a_target_whose_engine_tells_nothing_of_nodes() -> None:
         asked=NodeCounts(int8=3, fused=2, float=1),
         violations=(Violation(rule="R1", node="q", message="wrong", hint="mend"),),
     )
-    assert "by its Q/DQ  3 int8, 2 fused into them, 1 float (by the target's rules" in plain(summary(found))
+    assert "by its Q/DQ  6 nodes: 3 int8, 2 fused into them, 1 float (by the target's rules" in plain(summary(found))
     assert "by its Q/DQ" in found.to_html()
     assert found.to_dict()["violations"] == [{"rule": "R1", "node": "q", "message": "wrong", "hint": "mend"}]

@@ -186,11 +186,16 @@ def steps(advice: Sequence[Advice]) -> str:
 
 def _step(kind: str, text: str, command: str = "") -> str:
     button = '<button type="button">copy</button>'
-    line = f'<div class="command"><code>{escape(command)}</code>{button}</div>' if command else ""
+    line = f'<div class="command"><code>{_words(command)}</code>{button}</div>' if command else ""
     return (
         f'<li><span class="sign {kind}" aria-hidden="true">{_SIGNS[kind]}</span>'
         f'<div class="text"><span class="sr">{kind}: </span>{escape(text)}{line}</div></li>'
     )
+
+
+def _words(command: str) -> str:
+    """A command whose lines break between its words, not at the dashes of an option."""
+    return " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))
 
 
 def what_to_do(report: Mapping[str, Any]) -> str:
