@@ -26,6 +26,7 @@ from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.saving import check_output
 from onnxq.graph.view import Graph
 from onnxq.passes.settle_types import runnable
+from onnxq.plural import counted
 from onnxq.recorded_options import recorded_image_size
 from onnxq.stages import open_batches
 from onnxq.verification.engines import tensorrt
@@ -206,5 +207,9 @@ def _refusal(graph: Graph, report: EngineReport) -> ModelError:
     if dynamic_inputs(graph):
         hint += ", and whether the model takes these sizes: opt_shapes= and others (--opt-shape) give it other ones"
     if broken:
-        hint = f"{len(broken)} places break TensorRT's rules, first {broken[0]}"
+        first = broken[0]
+        hint = (
+            f"{first.hint}; {counted(len(broken), 'place breaks', 'places break')} TensorRT's rules, "
+            f"first {first.node!r} ({first.rule}): {first.message}"
+        )
     return ModelError(f"{report.engine} {report.version} refuses it: {'; '.join(report.problems[:3])}", hint=hint)

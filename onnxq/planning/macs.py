@@ -13,22 +13,35 @@ from onnxq.graph.view import STANDARD_DOMAINS, Dim, Graph, attribute
 from onnxq.planning.plan import NodeDecision, QuantPlan
 
 MATRIX_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+RECURRENT_OPS = ("GRU", "LSTM", "RNN")
 
 
 def macs(graph: Graph, node: NodeProto) -> int | None:
-    """Multiply-accumulates of a matrix operator for one sample; 0 for other operators.
+    """Multiply-accumulates of a matrix or recurrent operator for one sample; 0 for other operators.
 
     The first dimension of an activation is taken as the batch and counted once.
 
     Returns:
         None where open dimensions leave the number open.
     """
-    if node.op_type not in MATRIX_OPS or node.domain not in STANDARD_DOMAINS:
+    if node.domain not in STANDARD_DOMAINS:
+        return 0
+    if node.op_type in RECURRENT_OPS:
+        return _recurrent_macs(graph, node)
+    if node.op_type not in MATRIX_OPS:
         return 0
     # A transposed convolution does its work once for each input position, the others once for each output.
     positions = _count(graph.shape(node.input[0] if node.op_type == "ConvTranspose" else node.output[0]), start=1)
     factor = _factor(graph, node)
     return None if positions is None or factor is None else positions * factor
+
+
+def _recurrent_macs(graph: Graph, node: NodeProto) -> int | None:
+    """Each step multiplies its input and the state before it with the weights of all gates, in each direction."""
+    data = graph.shape(node.input[0])
+    weights = [_count(graph.shape(name), start=0) for name in node.input[1:3]]
+    steps = data[1 if attribute(node, "layout", 0) else 0] if data else None
+    return steps * sum(w or 0 for w in weights) if isinstance(steps, int) and None not in weights else None
 
 
 def _factor(graph: Graph, node: NodeProto) -> int | None:

@@ -82,6 +82,7 @@ _FLOAT_REASONS = {
         op: f"ONNX Runtime has no int8 kernel for {op} on CPU (C9)"
         for op in ("Div", "Max", "Min", "PRelu", "Pow", "Sub", "Sum")
     },
+    "LSTM": "ONNX Runtime's int8 LSTM quantizes while it runs: mode='dynamic' (--mode dynamic) (C10)",
     "AveragePool": "kept float: the int8 kernel of AveragePool is many times slower than the float one (C10)",
     "Softmax": "kept float: the int8 kernel of Softmax is slower than the float one (C10)",
     "Where": "kept float: the int8 kernel of Where is slower than the float one (C10)",

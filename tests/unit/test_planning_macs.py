@@ -29,6 +29,23 @@ def test_macs(text: str, weight: tuple[int, ...], expected: Any) -> None:
     assert macs(graph, graph.node("n")) == expected
 
 
+@pytest.mark.parametrize(("layout", "shape"), [(0, "7,N,16"), (1, "N,7,16")])
+def test_macs_of_a_recurrent_network(layout: int, shape: str) -> None:
+    graph = graph_of(
+        f"(float[{shape}] x) => (float[A,B,C,D] y) "
+        f'{{ [n] y = LSTM<hidden_size=5, direction="bidirectional", layout={layout}>(x, w, r) }}',
+        w=normal(2, 20, 16),
+        r=normal(2, 20, 5),
+    )
+    assert macs(graph, graph.node("n")) == 7 * 2 * 20 * (16 + 5)
+    open_steps = graph_of(
+        "(float[T,N,16] x) => (float[T,1,N,5] y) { [n] y = LSTM<hidden_size=5>(x, w, r) }",
+        w=normal(1, 20, 16),
+        r=normal(1, 20, 5),
+    )
+    assert macs(open_steps, open_steps.node("n")) is None
+
+
 def test_open_sizes_are_counted_for_the_shapes_that_were_fed() -> None:
     text = "(float[N,3,H,W] x) => (float[N,16,H,W] y) { [n] y = Conv<pads=[1,1,1,1]>(x, w) }"
     weight = normal(16, 3, 3, 3)
