@@ -11,6 +11,7 @@ from onnxq.dynamic.planning import DYNAMIC_OPSET, plan_dynamic
 from onnxq.errors import ConfigError
 from onnxq.faults import blamed_on
 from onnxq.finishing import refuse_quantized
+from onnxq.graph.float_types import HALF_SCALE_OPSET, mentions
 from onnxq.graph.model import ModelSource, load_graph, model_digest
 from onnxq.graph.opset import lower_opset, upgrade_opset
 from onnxq.graph.shapes import infer_shapes
@@ -139,13 +140,13 @@ def plan_weights_of(
 
 def _prepared(source: Graph, target: Target, form: WeightForm, options: PlanOptions) -> Graph:
     """A graph whose constants are initializers, in an opset that can hold the form."""
-    half = any(t.data_type == TensorProto.FLOAT16 for t in source.initializers.values())
+    half = mentions(source, {TensorProto.FLOAT16})
     blocked = form.block_size or form.weights != "int8" or half or options.overrides
     graph = lower_opset(source.copy())
     if storage_of(form, target) == QDQ:
         graph = upgrade_opset(graph, BLOCKED_OPSET if blocked else CHANNEL_OPSET)
     elif options.placement == FULL:  # weights of Conv, LSTM and the like are behind a DequantizeLinear in any case
-        graph = upgrade_opset(graph, CHANNEL_OPSET)
+        graph = upgrade_opset(graph, HALF_SCALE_OPSET if half else CHANNEL_OPSET)
     LiftConstants().run(graph)
     RemoveIdentity().run(graph)
     CaptureInvariants().run(graph)

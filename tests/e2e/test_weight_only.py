@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxq
 from onnxq.graph import external_data
@@ -19,7 +19,7 @@ from onnxq.planning.plan import Action
 from onnxq.verification.engines.result import Precision
 from tests.e2e.conftest import present
 from tests.e2e.test_dynamic import text_model
-from tests.graphs import normal
+from tests.graphs import model_of, normal
 from tests.versions import since
 
 EXACT_DB = 100.0
@@ -132,6 +132,22 @@ def test_w4_other_weights_are_stored_where_all_is_asked_for(opset: int) -> None:
     with pytest.raises(onnxq.UnsupportedModelError, match="dequantized in every run"):
         weight_only(given, x, weights="int8")
     result = weight_only(given, x, weights="int8", placement="full")
+    assert result.report.worst_sqnr_db is not None
+    assert result.report.worst_sqnr_db > 35
+
+
+@pytest.mark.parametrize("as_constant", [True, False])
+def test_w4_float16_weights_of_old_models(*, as_constant: bool) -> None:
+    """Scales are float16 from opset 19 on; the weight may be in a Constant node."""
+    text = "(float16[1,8,12,12] x) => (float16[1,16,12,12] y) { y = Conv<pads=[1,1,1,1]>(x, w) }"
+    weight = normal(16, 8, 3, 3).astype(np.float16)
+    given = model_of(text, opset=11, w=weight)
+    if as_constant:
+        del given.graph.initializer[:]
+        given.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(weight)))
+    feed = {"x": normal(1, 8, 12, 12, seed=2).astype(np.float16)}
+    result = weight_only(given, feed, weights="int8", placement="full")
+    onnx.checker.check_model(result.model, full_check=True)
     assert result.report.worst_sqnr_db is not None
     assert result.report.worst_sqnr_db > 35
 
