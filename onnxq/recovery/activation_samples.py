@@ -16,6 +16,7 @@ from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.taps import in_graph_order, with_readable_outputs
 from onnxq.graph.view import Graph
+from onnxq.passes.settle_types import runnable
 
 ROWS = 1024
 
@@ -58,7 +59,7 @@ def sample_channels(
     names = in_graph_order(graph, axes)
     if not names or not samples:
         return {}
-    session = options.session(with_readable_outputs(graph, names))
+    session = options.session(with_readable_outputs(runnable(graph), names))
     share = max(1, ROWS // len(samples))
     parts: dict[str, list[ChannelSamples]] = {name: [] for name in names}
     for batch in samples:

@@ -22,6 +22,7 @@ from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.taps import with_outputs
 from onnxq.graph.view import Graph
+from onnxq.passes.settle_types import runnable
 from onnxq.recovery.patches import sampled_patches, weight_rows
 
 LEAST_ROWS = 4096
@@ -121,7 +122,7 @@ def gather_moments(
         found = {name: Moments() for name in part}
         taps = list(dict.fromkeys(graph.node(name).input[0] for name in part))
         inner = [tap for tap in taps if not graph.is_input(tap)]
-        session = options.session(with_outputs(graph, inner)) if inner else None
+        session = options.session(with_outputs(runnable(graph), inner)) if inner else None
         for batch in samples:
             arrays: dict[str, NDArray[Any]] = dict(batch.arrays)
             if session is not None:

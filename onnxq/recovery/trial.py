@@ -17,11 +17,12 @@ from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.solve import RangeTable, ranges_from_stats, solve_from_ranges
-from onnxq.calibration.taps import with_readable_outputs
+from onnxq.calibration.taps import FLOATS, with_readable_outputs
 from onnxq.graph.view import Graph
 from onnxq.passes.base import PassManager
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.insert_qdq import InsertQDQ
+from onnxq.passes.settle_types import runnable
 from onnxq.planning.plan import Derived, QuantPlan, SharedWith
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.targets.schema import Target
@@ -45,14 +46,15 @@ class Trial:
         self._target = target
         self._samples = samples
         self._options = options
-        self._inputs = InputSpecs.from_graph(graph)
-        self._outputs = [name for name in graph.outputs if graph.is_float(name)]
+        self._inputs = InputSpecs.from_graph(runnable(graph))
+        self._outputs = [name for name in graph.outputs if graph.dtype(name) in FLOATS]
         self._expected = self._run(graph)
 
     def ranges(self, graph: Graph) -> RangeTable:
         """Ranges of every observed tensor of the plan in `graph`, by the default method."""
         batches = Batches(lambda: iter(self._samples), inputs=self._inputs)
-        stats = collect(graph, self._plan.observed(), batches, digest=self._plan.digest, options=self._options)
+        taps = self._plan.observed()
+        stats = collect(runnable(graph), taps, batches, digest=self._plan.digest, options=self._options)
         return ranges_from_stats(self._plan, stats, method_from_name("auto")).ranges
 
     def noise(self, graph: Graph, ranges: RangeTable, names: Collection[str] | None = None) -> float:
@@ -88,7 +90,9 @@ class Trial:
 
     def _run(self, graph: Graph) -> list[NDArray[np.float64]]:
         """All values of each float output, one after another."""
-        session = self._options.session(with_readable_outputs(graph, self._outputs), optimise=False)
+        if not self._outputs:
+            return []
+        session = self._options.session(with_readable_outputs(runnable(graph), self._outputs), optimise=False)
         found: list[list[NDArray[Any]]] = [[] for _ in self._outputs]
         for batch in self._samples:
             for values, one in zip(found, session.run(batch.arrays, where=batch.label), strict=True):

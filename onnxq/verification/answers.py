@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ from onnxq.verification.structure import is_qdq, meant_for_int8, quantizes_by_pa
 from onnxq.verification.subgraphs import Inside, quantized_subgraphs
 
 Feed = Mapping[str, NDArray[Any]]
+_NUMBER = re.compile(r"\d+")
+"""Engines count what they add to a graph: `ONNXTRT_squeezeTensor_13` in one model is `..._10` in the other."""
 _SOUND = "engine's outputs are sound"
 _AS_ACCURATE = "engine as accurate as Q/DQ"
 
@@ -180,7 +183,9 @@ def _refused(engine: EngineReport, float_engine: EngineReport, name: str) -> Che
     said = f"{engine.engine} {engine.version}: " + "; ".join(engine.problems[:3])
     if float_engine.accepted:
         detail = f"{said} (the float model builds)"
-    elif float_engine.problems[:1] == engine.problems[:1]:
+    elif [_NUMBER.sub("", one) for one in float_engine.problems[:1]] == [
+        _NUMBER.sub("", one) for one in engine.problems[:1]
+    ]:
         detail = f"the float model is refused in the same way, so quantization is not to blame; {said}"
     else:
         detail = f"{said}; the float model is refused too: {'; '.join(float_engine.problems[:1])}"
