@@ -32,7 +32,9 @@ from onnxq.verification.reasons.reason import Reason, past_pairs
 from onnxq.verification.structure import MATRIX_OPS, is_float_type, is_qdq, quantizes_by_pairs
 
 ENGINE = "openvino"
-_EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Properties of a model that computes alike on all CPUs: by default float is bfloat16 on those with AMX (V11)."""
+_EXACT = {**_FLOAT32, "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 """Properties of a model that computes as ONNX defines it."""
 _MARKER = re.compile(r"@onnxq(\d+)@")
 _INT8_PRECISIONS = frozenset({"i8", "u8"})
@@ -122,10 +124,10 @@ def _version() -> str:
     return str(openvino.__version__)
 
 
-def _compile(model: ModelProto, base_dir: Path | None, properties: Mapping[str, str] | None = None) -> Any:
+def _compile(model: ModelProto, base_dir: Path | None, properties: Mapping[str, str] = _FLOAT32) -> Any:
     with scratch_folder() as folder:
         path = model_file(model, folder, base_dir)
-        return core().compile_model(core().read_model(str(path)), "CPU", dict(properties or {}))
+        return core().compile_model(core().read_model(str(path)), "CPU", dict(properties))
 
 
 def _run(
