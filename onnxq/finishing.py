@@ -108,7 +108,8 @@ class Made:
         qualities: How near each weight's codes are, by key of the plan.
         held_out: Batches to compare both models on; None reads the data of the request.
         data: What the ranges come from; None where nothing was calibrated.
-        stats: Statistics of the activations of `planned`; None likewise.
+        stats: Statistics of its activations; None likewise.
+        shown_stats: Those that a report shows, where `planned` is no longer what was calibrated.
         inner_stats: Those of the graphs inside it, by tensor.
         search: What the search for layers to leave in float found, if there was one.
         tuning: What racing placements found, if there was a race.
@@ -130,6 +131,7 @@ class Made:
     held_out: Batches | None = None
     data: DataFacts | None = None
     stats: StatsTable | None = None
+    shown_stats: StatsTable | None = None
     inner_stats: Mapping[str, TensorStats] = field(default_factory=dict)
     search: SearchResult | None = None
     tuning: Tuning | None = None
@@ -249,7 +251,8 @@ def _data_facts(made: Made, request: Request) -> DataFacts:
 
 
 def _details(made: Made, plan: QuantPlan, request: Request, verification: VerifyResult) -> Details:
-    known = Calibrated(plan=plan, stats=made.known_stats, qparams=made.qparams, search=made.search, method=made.label)
+    stats = made.known_stats if made.shown_stats is None else made.shown_stats
+    known = Calibrated(plan=plan, stats=stats, qparams=made.qparams, search=made.search, method=made.label)
     return details_of(
         made.planned, made.quantized, verification, request.target, calibrated=known, progress=request.progress
     )

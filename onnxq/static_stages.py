@@ -30,6 +30,7 @@ from onnxq.graph.saving import file_for_weights
 from onnxq.graph.view import Graph
 from onnxq.nested_stages import InsideNested, NestedRun, check_plan, readable_for
 from onnxq.previews.doubts import doubts_of_samples
+from onnxq.recovery.levelling import Levelled, level_channels
 from onnxq.recovery.registry import Recovery
 from onnxq.recovery.solved import Solved
 from onnxq.report.report import DataFacts
@@ -128,6 +129,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
         prepared, tuning = _raced(prepared, known.ranges, supply, request, choices)
         clock.lap("tune")
     known = of_rescaled(known, choices.recovery)
+    prepared, known, levelled = _levelled(prepared, known, supply, request, choices)
     qparams = solve_from_ranges(
         prepared.graph,
         prepared.plan,
@@ -139,11 +141,12 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     recovered, inside = _recovered(prepared, qparams, supply, request, choices)
     clock.lap("recover")
     clips = choices.recovery.clips_weights
-    wider = wider_for(prepared, request.wanted, known.stats, choices.method, clip_weights=clips)
+    stats = levelled.stats_of_graph(known.stats)
+    wider = wider_for(prepared, request.wanted, stats, choices.method, clip_weights=clips)
     candidates = Candidates(
         prepared=prepared, options=request.wanted, qparams=qparams, recovered=recovered, wider=wider
     )
-    chosen, found = _searched(candidates, known.stats, supply, request, choices, reading)
+    chosen, found = _searched(candidates, stats, supply, request, choices, reading)
     if found is not None:
         clock.lap("search")
     with file_for_weights(request.output, prepared.graph.initializers.values()) as file:
@@ -158,10 +161,11 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
             label=known.label,
             checks=checks_of(found),
             warnings=(*incomplete(known.stats), *_doubts(prepared, supply, request)),
-            notes=_notes(prepared, known, supply, qparams, inside, found, choices),
+            notes=(*levelled.notes, *_notes(prepared, known, supply, qparams, inside, found, choices)),
             held_out=supply.held_out,
             data=_data_facts(known, request, choices),
             stats=known.stats,
+            shown_stats=stats,
             inner_stats=inside.stats,
             search=found,
             tuning=tuning,
@@ -224,6 +228,27 @@ def _raced(
     threads = request.collecting.threads
     racing = Racing(seconds=choices.tune_seconds, threads=threads, progress=choices.tune_progress)
     return tune_placement(prepared, request.wanted, ranges, supply.held_out, racing)
+
+
+def _levelled(
+    prepared: Prepared, known: Known, supply: _Supply, request: Request, choices: Choices
+) -> tuple[Prepared, Known, Levelled]:
+    """The model with channels of very uneven reach made even, and ranges that fit it."""
+    # Scales that others have settled, a training or TensorRT, stay.
+    settled = prepared.trained is not None or choices.cache is not None
+    levelled = Levelled(graph=prepared.graph, ranges=known.ranges)
+    if choices.recovery.levels and not settled:
+        levelled = level_channels(
+            prepared.graph,
+            prepared.plan,
+            known.ranges,
+            stats=known.stats,
+            method=choices.method,
+            samples=supply.samples,
+            options=request.collecting,
+            progress=request.progress,
+        )
+    return replace(prepared, graph=levelled.graph), replace(known, ranges=levelled.ranges), levelled
 
 
 def _recovered(

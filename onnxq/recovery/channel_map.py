@@ -89,12 +89,14 @@ class ChannelMap:
         coefficients: The constants that follow the scales.
         reasons: By channel that is pinned directly, why.
         floors: By channel behind a Clip, the smallest scale with which it stays below the limit, whatever the input.
+        widens: Whether a single number that a tensor is multiplied by may become a number for each channel.
     """
 
     views: dict[str, ChannelView] = field(default_factory=dict)
     coefficients: list[Coefficient] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
     floors: dict[int, float] = field(default_factory=dict)
+    widens: bool = False
     _parent: list[int] = field(default_factory=list)
 
     @property

@@ -14,6 +14,7 @@ that they can reach; it pins the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -32,16 +33,20 @@ Rule = Callable[[Graph, NodeProto, ChannelMap], str | None]
 _ROUNDING_ROOM = 1.0 + 2.0**-10
 """A float32 sum of a few thousand products stays this close to the exact one."""
 
+_IMAGE_RANKS = (4, 5)
+"""Axis 1 counts channels in tensors of these ranks; in one of rank 3 it may count tokens."""
+
 _VALUES_UNSEEN = frozenset({"Shape", "Size"})
 
 
-def map_channels(graph: Graph) -> ChannelMap:
+def map_channels(graph: Graph, *, widens: bool = False) -> ChannelMap:
     """The channels of `graph` that can be scaled.
 
     Args:
         graph: A float graph in topological order, with shapes inferred.
+        widens: Whether a Mul of an image by one number writes channels too: the number then becomes one for each.
     """
-    channels = ChannelMap()
+    channels = ChannelMap(widens=widens)
     for node in graph.nodes:
         if node.op_type in _VALUES_UNSEEN:
             continue
@@ -200,6 +205,8 @@ def _product(graph: Graph, node: NodeProto, channels: ChannelMap) -> str | None:
             return _product_with_vector(graph, node, slot, vector, channels)
     free = [t for t in (left, right) if channels.is_free(t)]
     if not free:
+        if channels.widens:
+            _widen_number(graph, node, channels)
         return None
     if len(free) > 1:
         return "both operands would scale its product"
@@ -236,6 +243,24 @@ def _product_with_vector(
     add(Coefficient(node=node.name, slot=slot, ids=written.reshape(dims), power=-1, is_weight=True))
     channels.views[node.output[0]] = ChannelView(axes=(axis,), ids=written)
     return None
+
+
+def _widen_number(graph: Graph, node: NodeProto, channels: ChannelMap) -> None:
+    """The affine part of a scaled activation: one number for the whole image, which may differ by channel as well."""
+    shape = graph.shape(node.output[0])
+    size = shape[1] if shape is not None and len(shape) in _IMAGE_RANKS else None
+    if shape is None or not isinstance(size, int):
+        return
+    for slot, data in ((1, node.input[0]), (0, node.input[1])):
+        constant = graph.initializers.get(node.input[slot])
+        if constant is None or not _is_own(graph, node.input[slot]) or math.prod(constant.dims) != 1:
+            continue
+        if graph.is_constant(data) or graph.shape(data) != shape:
+            continue
+        ids = channels.new_channels(size)
+        wide = ids.reshape(size, *[1] * (len(shape) - 2))
+        channels.coefficients.append(Coefficient(node=node.name, slot=slot, ids=wide, power=-1, is_weight=True))
+        channels.views[node.output[0]] = ChannelView(axes=(1,), ids=ids)
 
 
 def _hand_on(graph: Graph, node: NodeProto, data: str, channels: ChannelMap) -> str | None:

@@ -89,18 +89,51 @@ class Moments:
         one, other = self.halves
         if matrix is None or one is None:
             return None
-        size, trace = matrix.shape[-1], np.einsum("gii->g", matrix)
-        power = np.einsum("gij,gij->g", matrix, matrix)
-        spread = power - trace**2 / size
         if other is None:
-            wrong = (1.0 - 2.0 / size) * power + trace**2
-            spread = (one.count + 1.0 - 2.0 / size) * spread
-        else:
-            gap = one.matrix(centred=centred) - other.matrix(centred=centred)
-            wrong = np.einsum("gij,gij->g", gap, gap) * (one.count * other.count / (one.count + other.count) ** 2)
-        # No spread: all vary alike, or nothing does, and there is nothing to draw to.
-        share = np.clip(np.divide(wrong, spread, out=np.ones_like(wrong), where=spread > 0.0), 0.0, 1.0)[:, None, None]
-        return np.asarray((1.0 - share) * matrix + share * (trace / size)[:, None, None] * np.eye(size))
+            return _drawn(matrix, *_as_independent(matrix, one.count))
+        share = one.count * other.count / (one.count + other.count) ** 2
+        return _drawn(matrix, share * _gap(one, other, centred=centred), _spread(matrix))
+
+    def folds(self, *, centred: bool) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """For each half its moments, drawn as far as half of the patches ask for, and those of the other half as seen.
+
+        What is chosen by the first can be judged by the second. Empty where there are no two halves.
+        """
+        one, other = self.halves
+        if one is None or other is None:
+            return []
+        gap, found = _gap(one, other, centred=centred), []
+        for half, rest in ((one, other), (other, one)):
+            matrix = half.matrix(centred=centred)
+            drawn = _drawn(matrix, rest.count / (half.count + rest.count) * gap, _spread(matrix))
+            found.append((drawn, rest.matrix(centred=centred)))
+        return found
+
+
+def _gap(one: _Sums, other: _Sums, *, centred: bool) -> NDArray[np.float64]:
+    """|A - B|^2 of two estimates, for each group: n / n_B times what A is wrong by, n n / (n_A n_B) what both are."""
+    gap = one.matrix(centred=centred) - other.matrix(centred=centred)
+    return np.asarray(np.einsum("gij,gij->g", gap, gap))
+
+
+def _spread(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """|S - m I|^2."""
+    return np.asarray(np.einsum("gij,gij->g", matrix, matrix) - np.einsum("gii->g", matrix) ** 2 / matrix.shape[-1])
+
+
+def _as_independent(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Numerator and denominator of the share for `count` independent patches."""
+    size, trace = matrix.shape[-1], np.einsum("gii->g", matrix)
+    wrong = (1.0 - 2.0 / size) * np.einsum("gij,gij->g", matrix, matrix) + trace**2
+    return wrong, (count + 1.0 - 2.0 / size) * _spread(matrix)
+
+
+def _drawn(matrix: NDArray[np.float64], wrong: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(1 - r) S + r m I with r = wrong / spread."""
+    size, trace = matrix.shape[-1], np.einsum("gii->g", matrix)
+    # No spread: all vary alike, or nothing does, and there is nothing to draw to.
+    share = np.clip(np.divide(wrong, spread, out=np.ones_like(wrong), where=spread > 0.0), 0.0, 1.0)[:, None, None]
+    return np.asarray((1.0 - share) * matrix + share * (trace / size)[:, None, None] * np.eye(size))
 
 
 def gather_moments(

@@ -38,10 +38,10 @@ from onnxq.recovery.least_squares import fitted
 from onnxq.recovery.moments import Moments
 from onnxq.recovery.patches import has_patches, sampled_patches, weight_from_rows, weight_rows
 from onnxq.recovery.shadow import rounded_form
-from onnxq.recovery.sites import Site, sites_of
+from onnxq.recovery.sites import MOST_WEIGHTS_BYTES, Site, sites_of, weight_bytes
 from onnxq.recovery.solved import Solved
 from onnxq.recovery.walk import NotKeptError, Walk
-from onnxq.recovery.weight_rounding import can_be_rounded, on_codes, round_weights
+from onnxq.recovery.weight_rounding import InputMoments, can_be_rounded, on_codes, round_weights
 
 STAGE = "reconstructing layers"
 
@@ -51,9 +51,6 @@ KEPT_BYTES = 2**29
 _MOST_ROWS, _LEAST_ROWS = 2048, 512
 _ELEMENTS = 2**20
 """Elements of the patches that a layer is fitted on, between the least and the most rows."""
-
-MOST_WEIGHTS_BYTES = 2**28
-"""Models with more weights to quantize than this (256 MiB in float) get corrected biases alone: copies take room."""
 
 _QUIET = 1e-3
 """Layers whose inputs bring less noise than this share of their outputs' variance (30 dB) keep their weights."""
@@ -80,12 +77,11 @@ def reconstruct(solved: Solved, chosen: Graph, *, rounding: bool = False) -> Gra
     sites = sorted(sites_of(graph, solved.plan), key=lambda site: order[site.node])
     if not solved.samples or not sites:
         return chosen
-    elements = sum(math.prod(graph.initializers[name].dims) for name in {site.weight for site in sites})
-    if 4 * elements <= MOST_WEIGHTS_BYTES:
+    if weight_bytes(graph, solved.plan) <= MOST_WEIGHTS_BYTES:
         with suppress(NotKeptError):
             return _Reconstruction(solved, chosen, rounding=rounding).run(sites)
     if rounding:
-        chosen = round_weights(solved, chosen)
+        chosen = round_weights(solved, chosen, centred=True)
     return correct_biases(graph, solved.plan, solved.qparams, solved.samples, solved.options, chosen=chosen)
 
 
@@ -142,8 +138,8 @@ class _Reconstruction:
         values = self._rounded.advance(self._names[site.node][0])
         for batch, value in zip(self._rounded.samples, values, strict=True):
             moments.add_sampled(node, value, weight.shape, batch.samples / total)
-        matrix = moments.shrunk(centred=site.bias is not None)
-        return on_codes(node, weight, matrix, self._qparams[site.weight], self._target)
+        inputs = InputMoments(moments, centred=site.bias is not None)
+        return on_codes(node, weight, inputs, self._qparams[site.weight], self._target)
 
     def _fitted_weight(self, site: Site) -> NDArray[np.float32] | None:
         """The weight with the fit of the errors in it; None where nothing is to be had."""

@@ -1,6 +1,7 @@
 """What can be done to win back accuracy: steps with names, in the order in which they run, and bundles of them.
 
     rewrites of the float graph        planned, before it is calibrated        `Step.rewrite`
+    the same, with few new ranges      once ranges are known                   `Step.levels`
     parameters of the weights          while parameters are solved             `Step.clips_weights`
     weights and biases                 once all parameters are known           `Step.adjust`
 
@@ -30,12 +31,13 @@ from onnxq.targets.schema import Target
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One thing to do; of `rewrite`, `clips_weights` and `adjust` it has one.
+    """One thing to do; of `rewrite`, `levels`, `clips_weights` and `adjust` it has one.
 
     Attributes:
         name: Its name in `recover=` and --recover.
         summary: What it does, in a few words.
         rewrite: Turns the planned float graph into another one of the same function (see `float_rewrites`).
+        levels: Channels of very uneven reach are made even (see `levelling`).
         clips_weights: Weights get the range with the least squared error, not all they hold.
         adjust: From the graph that earlier steps left to one with other constants of the same names and types.
         needs_biases: Every node with weights has to have a bias of its own.
@@ -44,6 +46,7 @@ class Step:
     name: str
     summary: str
     rewrite: FloatRewrite | None = None
+    levels: bool = False
     clips_weights: bool = False
     adjust: Callable[[Solved, Graph], Graph] | None = None
     needs_biases: bool = False
@@ -71,6 +74,11 @@ STEPS: tuple[Step, ...] = (
         rewrite=FLOAT_REWRITES["absorb"],
         needs_biases=True,
     ),
+    Step(
+        name="level",
+        summary="channels of very uneven reach are made even where one scale serves them badly",
+        levels=True,
+    ),
     Step(name="clip", summary="weights are clipped where that costs less than it gains", clips_weights=True),
     Step(
         name="rounding",
@@ -91,8 +99,8 @@ STEPS: tuple[Step, ...] = (
 
 BUNDLES: dict[str, tuple[str, ...]] = {
     "none": (),
-    "fast": ("reconstruct",),
-    "best": ("rounding", "reconstruct"),
+    "fast": ("level", "reconstruct"),
+    "best": ("level", "rounding", "reconstruct"),
 }
 """Names for several steps at once."""
 
@@ -138,6 +146,10 @@ class Recovery:
         return any(step.clips_weights for step in self.steps)
 
     @property
+    def levels(self) -> bool:
+        return any(step.levels for step in self.steps)
+
+    @property
     def rewrites(self) -> bool:
         """Whether the float graph is rewritten before it is calibrated."""
         return any(step.rewrite is not None for step in self.steps)
@@ -161,11 +173,17 @@ class Recovery:
         return graph
 
     def _merged(self) -> list[Callable[[Solved, Graph], Graph]]:
-        """What is done once parameters are known: rounding and reconstruction go through the layers together."""
+        """What is done once parameters are known.
+
+        Rounding and reconstruction go through the layers together; where biases are corrected behind it, rounding
+        leaves the means to that.
+        """
         adjusting = {step.name: step.adjust for step in self.steps if step.adjust is not None}
         if {"rounding", "reconstruct"} <= adjusting.keys():
             del adjusting["rounding"]
             adjusting["reconstruct"] = functools.partial(reconstruct, rounding=True)
+        elif {"rounding", "bias"} <= adjusting.keys():
+            adjusting["rounding"] = functools.partial(round_weights, centred=True)
         return list(adjusting.values())
 
 

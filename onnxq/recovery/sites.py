@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from onnx import NodeProto
@@ -9,6 +10,9 @@ from onnx import NodeProto
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan, Role
+
+MOST_WEIGHTS_BYTES = 2**28
+"""Models with more weights to quantize than this (256 MiB in float) get corrected biases alone: copies take room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,12 @@ def sites_of(graph: Graph, plan: QuantPlan) -> list[Site]:
         if tensor.role is Role.WEIGHT
         for use in tensor.uses
     ]
+
+
+def weight_bytes(graph: Graph, plan: QuantPlan) -> int:
+    """Size in float of the weights that will be rounded."""
+    weights = {tensor.name for tensor in plan.tensors.values() if tensor.role is Role.WEIGHT}
+    return sum(4 * math.prod(int(d) for d in graph.initializers[name].dims) for name in weights)
 
 
 def _site(graph: Graph, node: NodeProto, weight: str) -> Site:

@@ -122,7 +122,7 @@ def smooth(
     for site in sites:
         noise = SiteNoise.of(graph, plan, channels, site, observed)
         if noise is not None:
-            smoothed, scales = _search(graph, channels, site, noise)
+            smoothed, scales = best_scales(graph, channels, site, noise)
             found.append((smoothed, scales, noise))
     if all(smoothed.strength is None for smoothed, _, _ in found):
         return SmoothingResult(graph=graph, sites=tuple(smoothed for smoothed, _, _ in found))
@@ -171,7 +171,9 @@ def _accepted(
     return SmoothingResult(graph=result, sites=tuple(sites), gain_db=gain_db)
 
 
-def _search(graph: Graph, channels: ChannelMap, site: Site, noise: SiteNoise) -> tuple[Smoothed, NDArray[np.float64]]:
+def best_scales(
+    graph: Graph, channels: ChannelMap, site: Site, noise: SiteNoise
+) -> tuple[Smoothed, NDArray[np.float64]]:
     """The best strength, and the scale of every channel with it; 1 outside the site."""
     before = noise.estimate(np.ones(channels.channels))
     best, strength, chosen = before, None, np.ones(channels.channels)

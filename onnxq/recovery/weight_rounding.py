@@ -6,6 +6,8 @@ it does is checked for each weight. No pair of codes exceeds what the target's k
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
@@ -14,9 +16,10 @@ from onnxq.calibration.progress import report_to
 from onnxq.calibration.solve import QParamsTable, constant_values
 from onnxq.errors import InternalError
 from onnxq.graph.view import Graph, attribute
-from onnxq.numerics.arrays import dequantize, quantize
+from onnxq.numerics.arrays import dequantize, fake_quantize, quantize
 from onnxq.numerics.float8 import encode_float8, round_to_float8
 from onnxq.numerics.qparams import QuantParams
+from onnxq.recovery.least_squares import NEEDED_SHARE
 from onnxq.recovery.moments import Moments, gather_moments
 from onnxq.recovery.patches import has_patches, walked, weight_from_rows, weight_rows
 from onnxq.recovery.second_order import CodeLimits, round_second_order
@@ -27,7 +30,7 @@ from onnxq.targets.schema import Target, WeightGuard
 STAGE = "rounding weights"
 
 
-def round_weights(solved: Solved, chosen: Graph) -> Graph:
+def round_weights(solved: Solved, chosen: Graph, *, centred: bool = False) -> Graph:
     """A graph whose weights lie on codes of the parameters, chosen for the least error of the nodes' outputs.
 
     Left to rounding to nearest: a weight that several nodes read, those of ConvTranspose, products of stacks, and those
@@ -36,6 +39,7 @@ def round_weights(solved: Solved, chosen: Graph) -> Graph:
     Args:
         solved: The model; its progress is told of each weight.
         chosen: The graph that gets the weights, which earlier steps may have changed; it is not changed.
+        centred: Whether biases will be corrected behind it, so that the mean of an output is free.
 
     Raises:
         DataError: onnxruntime fails on the samples.
@@ -50,7 +54,12 @@ def round_weights(solved: Solved, chosen: Graph) -> Graph:
     report_to(solved.progress, STAGE, done, len(sites), unit="weight")
     for part in gather_moments(graph, list(sites), solved.samples, solved.options):
         for name, moments in part.items():
-            values = _rounded(graph, sites[name], moments, solved.qparams, solved.target)
+            site = sites[name]
+            inputs = InputMoments(
+                moments, centred=centred and site.bias is not None, noise=_noise_of_input(graph, site, solved.qparams)
+            )
+            weight = constant_values(graph, site.weight)
+            values = on_codes(graph.node(name), weight, inputs, solved.qparams[site.weight], solved.target)
             if values is not None:
                 rounded.add_initializer(sites[name].weight, values)
             done += 1
@@ -66,22 +75,46 @@ def can_be_rounded(graph: Graph, site: Site) -> bool:
     return exact and has_patches(graph.node(site.node), len(weight.dims)) and len(graph.uses(site.weight)) == 1
 
 
-def _rounded(
-    graph: Graph, site: Site, moments: Moments, qparams: QParamsTable, target: Target
-) -> NDArray[np.float32] | None:
-    """The weight of `site` on its codes; None where no input was seen or its codes are not symmetric."""
-    node = graph.node(site.node)
-    matrix = moments.shrunk(centred=site.bias is not None)
-    data = qparams.get(node.input[0])
-    if matrix is not None and data is not None and data.scale.ndim == 0 and not data.spec.qtype.is_float:
-        matrix = matrix + float(data.scale) ** 2 / 12.0 * np.eye(matrix.shape[-1])
-    return on_codes(node, constant_values(graph, site.weight), matrix, qparams[site.weight], target)
+def _noise_of_input(graph: Graph, site: Site, qparams: QParamsTable) -> float:
+    """Variance of what rounding adds to the input of `site`."""
+    data = qparams.get(graph.node(site.node).input[0])
+    if data is None or data.scale.ndim or data.spec.qtype.is_float:
+        return 0.0
+    return float(data.scale) ** 2 / 12.0
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """Second moments of what a weight is multiplied with.
+
+    Attributes:
+        seen: Of the patches.
+        centred: Whether a bias takes the mean.
+        noise: Variance that every entry has besides, from its own rounding.
+    """
+
+    seen: Moments
+    centred: bool
+    noise: float = 0.0
+
+    def whole(self) -> NDArray[np.float64] | None:
+        """To choose codes by, shape (g, K, K); None where nothing was seen."""
+        matrix = self.seen.shrunk(centred=self.centred)
+        return None if matrix is None else self._with_noise(matrix)
+
+    def folds(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """To choose by one half of the samples and judge by the other."""
+        found = self.seen.folds(centred=self.centred)
+        return [(self._with_noise(fit), self._with_noise(judge)) for fit, judge in found]
+
+    def _with_noise(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(matrix + self.noise * np.eye(matrix.shape[-1]))
 
 
 def on_codes(
     node: NodeProto,
     weight: NDArray[np.floating],
-    moments: NDArray[np.float64] | None,
+    inputs: InputMoments,
     params: QuantParams,
     target: Target,
 ) -> NDArray[np.float32] | None:
@@ -90,18 +123,21 @@ def on_codes(
     Args:
         node: A node of which `has_patches` holds.
         weight: What to come close to, in the shape of its weight.
-        moments: Second moments of its inputs, shape (g, K, K).
+        inputs: Moments of its inputs.
         params: Parameters of the weight.
         target: The table whose guard holds for the codes.
 
     Returns:
-        None where no input was seen or the codes are not symmetric.
+        None where no input was seen, the codes are not symmetric, or codes chosen on one half of the samples do not
+        serve the other half better than the nearest ones.
     """
+    moments = inputs.whole()
     if moments is None or not np.isfinite(moments).all() or params.zero_point.any():
         return None
     rows = weight_rows(node, weight.astype(np.float64))
     # Scales run along the output channels, which are the rows of every group in their order.
     scales = np.broadcast_to(params.scale.astype(np.float64).reshape(-1), (rows.shape[0] * rows.shape[1],))
+    scales = scales.reshape(rows.shape[:2])
     floats = params.spec.qtype.is_float
     limits = CodeLimits(
         params.spec.qmin,
@@ -109,10 +145,23 @@ def on_codes(
         _partners(node, weight.shape, target) if params.spec.qtype.name == "int8" else None,
         round_to_float8 if floats else np.rint,
     )
-    found = round_second_order(rows, moments, scales.reshape(rows.shape[:2]), limits)
+    nearest = weight_rows(node, fake_quantize(weight.astype(np.float32), params).astype(np.float64))
+    before = after = 0.0
+    for fit, judge in inputs.folds():
+        chosen = round_second_order(rows, fit, scales, limits) * scales[..., None]
+        before += _output_error(rows - nearest, judge)
+        after += _output_error(rows - chosen, judge)
+    if not after <= before * (1.0 - NEEDED_SHARE):
+        return None
+    found = round_second_order(rows, moments, scales, limits)
     steps = weight_from_rows(node, found, weight.shape)
     codes = encode_float8(steps) if floats else steps.astype(params.spec.qtype.dtype)
     return _checked(codes, params, node.input[1])
+
+
+def _output_error(errors: NDArray[np.float64], moments: NDArray[np.float64]) -> float:
+    """Squared error of the outputs, for errors of the weight of shape (g, m, K)."""
+    return float(np.sum((errors @ moments) * errors))
 
 
 def _checked(codes: NDArray[np.generic], params: QuantParams, weight: str) -> NDArray[np.float32]:

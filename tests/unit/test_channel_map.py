@@ -169,6 +169,20 @@ def test_function_is_kept(case: str) -> None:
     check_function_is_kept(graph, channels)
 
 
+SCALED = "h = HardSwish(a) m = Mul(s, h) r = Add(m, o)"
+
+
+@pytest.mark.parametrize(("shape", "free"), [((), 8), ((1,), 8), ((1, 1, 1, 1), 8), ((1, 8, 1, 1), 8), ((6,), 0)])
+def test_a_number_can_become_one_for_each_channel(shape: tuple[int, ...], free: int) -> None:
+    """Behind what nothing can be moved through, and only where that is asked for."""
+    constants = {**CONV, "s": normal(*shape), "o": normal(1)}
+    graph, plain = mapped(f"{IMAGE} {{ a = Conv<pads=[1,1,1,1]>(x, w1, b1) {SCALED} y = Conv(r, w2) }}", **constants)
+    channels = map_channels(graph, widens=True)
+    assert int(channels.free().sum()) == free
+    assert int(plain.free().sum()) == (8 if shape == (1, 8, 1, 1) else 0)
+    check_function_is_kept(graph, channels)
+
+
 PINNED = {
     "sigmoid": f"{IMAGE} {{ a = Conv(x, w1, b1) r = Sigmoid(a) y = Conv(r, w2) }}",
     "swish": f"{IMAGE} {{ a = Conv(x, w1, b1) s = Sigmoid(a) r = Mul(a, s) y = Conv(r, w2) }}",

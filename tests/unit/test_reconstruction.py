@@ -107,7 +107,7 @@ def test_rounding_within_the_walk_chooses_codes() -> None:
     """The weights lie on codes of their parameters, and not all on the nearest ones."""
     graph = chain()
     plan, params = solved(graph, "ort-x64-avx2")
-    model = known(graph, plan, params, batches(graph, *range(4)), TARGETS["ort-x64-avx2"])
+    model = known(graph, plan, params, smooth(graph, *range(8)), TARGETS["ort-x64-avx2"])
     found = reconstruct(model, graph, rounding=True)
     for key in (key for key, t in plan.tensors.items() if t.role is Role.WEIGHT):
         values, before = found.constant(key), graph.constant(key)
@@ -186,7 +186,7 @@ def test_models_with_many_weights_get_corrected_biases_alone(monkeypatch: pytest
     model = known(graph, plan, params, samples, TARGETS["tensorrt"])
     for rounding in (False, True):
         found = reconstruct(model, graph, rounding=rounding)
-        chosen = round_weights(model, graph) if rounding else graph
+        chosen = round_weights(model, graph, centred=True) if rounding else graph
         wanted = correct_biases(graph, plan, params, samples, OPTIONS, chosen=chosen)
         for name, proto in wanted.initializers.items():
             assert found.initializers[name] == proto

@@ -29,7 +29,7 @@ def test_the_command_line_knows_the_names() -> None:
 
 def test_steps_run_in_their_own_order() -> None:
     assert Recovery.of(("bias", "rounding")).names == ("rounding", "bias")
-    assert Recovery.of("best").names == ("rounding", "reconstruct")
+    assert Recovery.of("best").names == ("level", "rounding", "reconstruct")
     assert Recovery.of("bias").names == ("bias",)
     assert Recovery.of("none").names == ()
 

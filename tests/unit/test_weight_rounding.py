@@ -23,7 +23,7 @@ from onnxq.planning.planner import make_plan
 from onnxq.recovery.moments import Moments, gather_moments
 from onnxq.recovery.patches import sampled_patches, walked, weight_from_rows, weight_rows
 from onnxq.recovery.second_order import CodeLimits, round_second_order
-from onnxq.recovery.weight_rounding import round_weights
+from onnxq.recovery.weight_rounding import InputMoments, on_codes, round_weights
 from onnxq.targets import TARGETS
 from tests.graphs import computed, graph_of, normal
 from tests.planned import known
@@ -96,7 +96,7 @@ def test_output_error_is_smaller_than_with_rounding_to_nearest(name: str) -> Non
     graph, x = case(name)
     plan, params = planned(graph, "openvino")
     samples = batches_of(graph, x)
-    rounded = round_weights(known(graph, plan, params, samples, TARGETS["openvino"]), graph)
+    rounded = round_weights(known(graph, plan, params, samples, TARGETS["openvino"]), graph, centred=True)
     nearest = graph.copy()
     nearest.add_initializer("w", fake_quantize(graph.constant("w"), params["w"]))  # type: ignore[arg-type]
 
@@ -150,6 +150,41 @@ def test_uncorrelated_inputs_are_rounded_to_nearest() -> None:
     rows = normal(1, 5, 7).astype(np.float64) * 10
     codes = round_second_order(rows, np.eye(7)[None], np.ones((1, 5)), CodeLimits(-127, 127))
     assert np.array_equal(codes, np.rint(rows))
+
+
+def test_codes_that_serve_other_samples_no_better_are_not_taken() -> None:
+    """Two batches of few patches, which look as if they varied alike, and of many that do."""
+    graph, _ = case("gemm")
+    node, weight = graph.nodes[0], graph.constant("w")
+    assert weight is not None
+    plan, params = planned(graph, "openvino")
+    rng = np.random.default_rng(0)
+    shape = rng.normal(size=(48, 48)) * np.geomspace(1.0, 0.05, 48)[:, None]
+
+    def chosen(*patches: NDArray[Any]) -> NDArray[np.float32] | None:
+        moments = Moments()
+        for one in patches:
+            moments.add(one[None])
+        return on_codes(
+            node, weight, InputMoments(moments, centred=True), params[plan.tensors["w"].name], TARGETS["openvino"]
+        )
+
+    assert chosen(*(rng.normal(size=(12, 48)) for _ in range(2))) is None
+    assert chosen(*(rng.normal(size=(2000, 48)) @ shape for _ in range(2))) is not None
+
+
+def test_alone_rounding_keeps_the_mean_as_well() -> None:
+    """What nothing behind it takes back: inputs far from zero, of which the mean alone matters."""
+    graph, _ = case("gemm")
+    x = normal(60, 48, seed=3) + np.float32(100)
+    plan, params = planned(graph, "openvino")
+    model = known(graph, plan, params, batches_of(graph, x), TARGETS["openvino"])
+
+    def shift(chosen: Graph) -> float:
+        (wanted,), (got,) = computed(graph, {"x": x}), computed(chosen, {"x": x})
+        return float(np.square((got - wanted).mean(axis=0)).sum())
+
+    assert shift(round_weights(model, graph)) < 0.1 * shift(round_weights(model, graph, centred=True))
 
 
 def test_dead_inputs_do_not_hurt() -> None:

@@ -1,0 +1,182 @@
+"""Channels of very uneven reach made even, once ranges are known: no data is read anew.
+
+A tensor has one scale for all its channels. Where the largest channel reaches 15 times as far as most, those are left
+with a few codes, and the layer that reads them gets more noise than all other layers together. Channels are divided by
+the scales that smoothing finds (`smoothing.py`), the constants around them follow, and the network computes the same.
+What is multiplied by one number, as behind a scaled hard swish, gets a number for each channel.
+
+Only tensors that hurt are touched: noise of a share `LOUD` of what their readers compute, `NEEDED_GAIN_DB` of which
+the scales take away. So nothing has to be tried out on the whole network, unlike in smoothing.
+
+    range' = range of the divided tensor on the samples * max(1, reach over all data / reach on the samples)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.calibration.batches import Batch, Batches
+from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration.methods import METHODS, Method, method_from_name
+from onnxq.calibration.progress import Callback, report_to
+from onnxq.calibration.runner import CollectOptions, collect
+from onnxq.calibration.solve import RangeTable, sound_range
+from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.graph.view import Graph
+from onnxq.numerics.qparams import Range
+from onnxq.passes.settle_types import runnable
+from onnxq.planning.plan import Observed, QuantPlan, Role, SharedWith
+from onnxq.plural import counted
+from onnxq.recovery.activation_samples import ChannelSamples, sample_channels
+from onnxq.recovery.channel_map import ChannelMap, Site, rescaled
+from onnxq.recovery.channel_rules import map_channels
+from onnxq.recovery.site_noise import SiteNoise
+from onnxq.recovery.sites import MOST_WEIGHTS_BYTES, weight_bytes
+from onnxq.recovery.smoothing import best_scales
+
+STAGE = "levelling channels"
+
+LOUD = 10.0**-2.5
+"""Noise of this share of the signal (25 dB) at the outputs of a tensor's readers is more than 8 bits have to cost."""
+
+NEEDED_GAIN_DB = 3.0
+
+FEWEST_SAMPLES = 8
+"""Of fewer, the reach of a channel is too little known: what lies beyond it is cut off once the channel is magnified."""
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levelled:
+    """What levelling did.
+
+    Attributes:
+        graph: A graph that computes the same but for float32 rounding.
+        ranges: The range of each observed tensor.
+        stats: Statistics of the tensors that were divided, on the samples.
+    """
+
+    graph: Graph
+    ranges: RangeTable
+    stats: Mapping[str, TensorStats] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person is told."""
+        if not self.stats:
+            return ()
+        first = next(iter(self.stats))
+        return (f"levelling: channels of {counted(len(self.stats), 'tensor')} made even, first {first!r}",)
+
+    def stats_of_graph(self, stats: StatsTable) -> StatsTable:
+        """`stats` of the graph as it was, with those of the divided tensors in place of theirs."""
+        return replace(stats, tensors={**stats.tensors, **self.stats}) if self.stats else stats
+
+
+def level_channels(  # noqa: PLR0913 - the parts of one run
+    graph: Graph,
+    plan: QuantPlan,
+    ranges: RangeTable,
+    *,
+    stats: StatsTable,
+    method: Method,
+    samples: Sequence[Batch],
+    options: CollectOptions,
+    progress: Callback | None = None,
+) -> Levelled:
+    """Divide the channels of tensors that one scale serves badly.
+
+    Args:
+        graph: The float graph of the plan, in topological order, with shapes inferred; it is not changed.
+        plan: What will be quantized. It holds for the new graph as well.
+        ranges: The range of each observed tensor.
+        stats: What they were found in; may lack tensors.
+        method: How ranges are chosen.
+        samples: Batches to measure on; of fewer than `FEWEST_SAMPLES` samples nothing changes.
+        options: How to run them.
+        progress: Told that it begins.
+
+    Raises:
+        DataError: onnxruntime fails on the samples.
+        ModelError: onnxruntime cannot load the model.
+    """
+    unchanged = Levelled(graph=graph, ranges=ranges)
+    if sum(batch.samples for batch in samples) < FEWEST_SAMPLES or weight_bytes(graph, plan) > MOST_WEIGHTS_BYTES:
+        return unchanged
+    report_to(progress, STAGE, 0, None)
+    channels = map_channels(graph, widens=True)
+    sites = [site for site in channels.sites() if _can_be_divided(graph, plan, channels, site)]
+    axes = {name: channels.views[name].axes for site in sites for name in _observed(plan, site)}
+    seen = sample_channels(runnable(graph), axes, samples, options)
+    scales, touched = np.ones(channels.channels), list[str]()
+    for site in sites:
+        found = _scales(graph, plan, channels, site, seen)
+        if found is not None:
+            scales = scales * found
+            touched += _observed(plan, site)
+    if not touched:
+        return unchanged
+    result = rescaled(graph, channels, scales)
+    batches = Batches(lambda: iter(samples), inputs=InputSpecs.from_graph(graph))
+    divided = collect(runnable(result), touched, batches, digest=plan.digest, options=options).tensors
+    found_ranges = {t: _range(plan, t, divided[t], method, _growth(seen[t], stats.tensors.get(t))) for t in touched}
+    return Levelled(graph=result, ranges={**ranges, **found_ranges}, stats=divided)
+
+
+def _observed(plan: QuantPlan, site: Site) -> list[str]:
+    return [t for t in site.tensors if t in plan.tensors and isinstance(plan.tensors[t].source, Observed)]
+
+
+def _can_be_divided(graph: Graph, plan: QuantPlan, channels: ChannelMap, site: Site) -> bool:
+    """Whether all parameters that depend on the site's channels can follow."""
+    if not _observed(plan, site):
+        return False
+    for name in site.tensors:
+        planned = plan.tensors.get(name)
+        if planned is None:
+            continue
+        source = planned.source
+        follows = isinstance(source, SharedWith) and source.tensor in site.tensors
+        free = isinstance(source, Observed) and source.reach is None and planned.group is None
+        if not (follows or free):
+            return False
+    # Constants with codes of their own have one scale.
+    roots, own = channels.roots(), set(site.classes.tolist())
+    for coefficient in channels.coefficients:
+        if not own.isdisjoint(roots[coefficient.ids.reshape(-1)].tolist()):
+            planned = plan.tensors.get(graph.node(coefficient.node).input[coefficient.slot])
+            if planned is not None and planned.role is Role.CONSTANT:
+                return False
+    return True
+
+
+def _scales(
+    graph: Graph, plan: QuantPlan, channels: ChannelMap, site: Site, seen: Mapping[str, ChannelSamples]
+) -> NDArray[np.float64] | None:
+    """The scale of every channel, 1 outside the site; None where there is little to be gained."""
+    noise = SiteNoise.of(graph, plan, channels, site, seen)
+    if noise is None or noise.estimate(np.ones(channels.channels)) < LOUD:
+        return None
+    smoothed, scales = best_scales(graph, channels, site, noise)
+    return scales if smoothed.strength is not None and smoothed.estimated_db >= NEEDED_GAIN_DB else None
+
+
+def _growth(seen: ChannelSamples, whole: TensorStats | None) -> tuple[float, float]:
+    """How much further a tensor reaches over all data than on the samples, downwards and upwards."""
+    if whole is None:
+        return 1.0, 1.0
+    low, high = float(seen.lowest.min()), float(seen.highest.max())
+    return max(1.0, whole.rmin / low) if low < 0.0 else 1.0, max(1.0, whole.rmax / high) if high > 0.0 else 1.0
+
+
+def _range(plan: QuantPlan, name: str, stats: TensorStats, method: Method, growth: tuple[float, float]) -> Range:
+    tensor = plan.tensors[name]
+    bounds = tensor.source if isinstance(tensor.source, Observed) else Observed()
+    usable = tensor.method or method
+    usable = usable if usable.name in METHODS else method_from_name("auto")
+    found, _ = sound_range(stats, tensor.spec, usable, bounds)
+    return replace(found, rmin=found.rmin * growth[0], rmax=found.rmax * growth[1])
