@@ -132,10 +132,11 @@ def quantize(  # noqa: PLR0913 - one keyword for each choice of the user
         tensorrt_cache: A calibration cache of TensorRT, for target "tensorrt": its scales are used, and nothing is
             calibrated.
         recover: What is done to win back accuracy, on some samples of `data` (so not where `stats` come without
-            data). "fast" goes through the model layer by layer and lets each make up, in weights and bias, for the
-            errors of rounding before it; "best" also rounds the weights so that the nodes' outputs come out right,
-            which takes several times longer; "none" does nothing. Or single steps, such as ("rounding", "bias"):
-            "equalize", "smooth", "absorb", "clip", "rounding", "bias", "reconstruct".
+            data). "fast" evens out channels where one scale serves them badly, then goes through the model layer by
+            layer and lets each make up, in weights and bias, for the errors of rounding before it; "best" also rounds
+            the weights so that the nodes' outputs come out right, which takes several times longer; "none" does
+            nothing. Or single steps, such as ("rounding", "bias"): "equalize", "smooth", "absorb", "level", "clip",
+            "rounding", "bias", "reconstruct".
         batch_size: Samples to feed at once, where the model leaves it open.
         limit: Most samples to use.
         layout: Where rank-4 data keeps its channels ("nchw" or "nhwc"), if not where the model does.

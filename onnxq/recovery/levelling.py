@@ -46,8 +46,7 @@ LOUD = 10.0**-2.5
 NEEDED_GAIN_DB = 3.0
 
 FEWEST_SAMPLES = 8
-"""Of fewer, the reach of a channel is too little known: what lies beyond it is cut off once the channel is magnified."""
-
+"""Of fewer, the reach of a channel is too little known: beyond it, a channel that is magnified is cut off."""
 
 
 @dataclass(frozen=True, kw_only=True)
