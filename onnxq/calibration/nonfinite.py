@@ -29,8 +29,20 @@ def nonfinite_error(graph: Graph, found: NonFiniteError, session: Callable[[Grap
     return DataError(
         f"tensor {tensor!r}{maker} holds {kind}",
         where=found.batch.label,
-        hint="remove this sample or check the model on it; "
-        "nonfinite='ignore' (--nonfinite ignore) leaves such values out.",
+        hint=_hint(graph, found),
+    )
+
+
+def _hint(graph: Graph, found: NonFiniteError) -> str:
+    ignored = "nonfinite='ignore' (--nonfinite ignore) leaves such values out"
+    maker = graph.producer(found.tensor)
+    if maker is None or not np.isneginf(found.array[~np.isfinite(found.array)]).all():
+        return f"remove this sample or check the model on it; {ignored}."
+    around = sorted({node.name for node in (maker, *graph.consumers(found.tensor))})
+    return (
+        f"if it is a mask, no code stands for its -Inf: keep what makes and reads it in float, exclude={around} "
+        f"(--exclude), and so on to the Softmax behind it; else check the model on this sample. {ignored}, and the "
+        "mask then counts as the lowest code."
     )
 
 

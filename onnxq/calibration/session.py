@@ -16,14 +16,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto
 
+from onnxq.calibration.mapped_weights import with_drafts_mapped
 from onnxq.calibration.providers import known_providers
 from onnxq.errors import DataError, ModelError
-from onnxq.graph.external_data import BITS, in_draft, is_external, locate, take_inside, weights_are_large
+from onnxq.graph.external_data import (
+    in_draft,
+    is_external,
+    take_inside,
+    weights_are_large,
+)
 from onnxq.graph.messages import attribute, frame_of
 from onnxq.graph.scratch_weights import scratch_file
 from onnxq.numerics.qtypes import QTYPES
@@ -32,8 +37,6 @@ from onnxq.scratch_folder import ScratchFolder, blamed_on_room
 
 # Protobuf refuses messages of 2 GiB; what is left covers the message around the weights.
 _MESSAGE_LIMIT = 2**31 - 2**20
-
-_PAGE_BYTES = 4096
 
 # Errors reach the user as exceptions; onnxruntime would print the same text to stderr once more at level 3.
 _FATAL_ONLY = 4
@@ -264,7 +267,8 @@ def loadable(model: ModelProto, base_dir: Path | None, options: ort.SessionOptio
         ModelError: external data cannot be read.
     """
     tensors = model.graph.initializer
-    if weights_are_large(tensors):
+    # What is written tensor by tensor belongs to a large model, whatever its codes take.
+    if weights_are_large(tensors) or any(in_draft(t) and scratch_file(t) is None for t in tensors):
         # Packed for its kernels, onnxruntime would hold all weights in memory; as they are it maps them from the files.
         options.add_session_config_entry("session.disable_prepacking", "1")
         model = _dequantizing_late(model)
@@ -272,7 +276,7 @@ def loadable(model: ModelProto, base_dir: Path | None, options: ort.SessionOptio
     held: object = None
     if external and _version() >= _FOLDER_OPTION_SINCE:
         if any(map(in_draft, tensors)):
-            model, base_dir, held = _with_drafts_mapped(model, base_dir, options)
+            model, base_dir, held = with_drafts_mapped(model, base_dir, options)
         if base_dir is not None:
             options.add_session_config_entry(_FOLDER_OPTION, str(base_dir))
     if external and (base_dir is None or _version() < _FOLDER_OPTION_SINCE):
@@ -303,61 +307,6 @@ def _dequantizing_late(model: ModelProto) -> ModelProto:
     for name in ("initializer", "input", "output", "value_info"):
         getattr(ordered.graph, name).extend(getattr(model.graph, name))
     return ordered
-
-
-def _with_drafts_mapped(
-    model: ModelProto, base_dir: Path | None, options: ort.SessionOptions
-) -> tuple[ModelProto, Path, object]:
-    """`model` for a session that reads what lies in files which this process is writing.
-
-    onnxruntime maps files of one folder: the one of the temporary file that weights may be in. Everything else comes
-    from memory, of which it makes a copy: a file that is not complete has no name, and onnxruntime wants one for every
-    tensor that is not in the message, so it gets that of an empty file. (`add_initializer` would make no copy, but what
-    optimises the graph would read the file.)
-    """
-    scratch = next(filter(None, map(scratch_file, model.graph.initializer)), None)
-    made: ScratchFolder | None = None
-    if scratch is None:
-        made = ScratchFolder()
-        folder = Path(made.name)
-    else:
-        folder = scratch.parent
-    empty = folder / "empty"
-    empty.touch()
-    mapped = ModelProto()
-    mapped.CopyFrom(model)  # weights are in files: there is little to copy
-    values: dict[str, ort.OrtValue] = {}
-    for tensor in filter(is_external, mapped.graph.initializer):
-        if scratch is not None and scratch_file(tensor) == scratch:
-            _rename(tensor, scratch.name)
-            continue
-        found = locate(tensor, base_dir)
-        dtype = _plain_type(tensor)
-        if dtype is None or found.length < _PAGE_BYTES:
-            take_inside(tensor, base_dir)
-            continue
-        array = np.memmap(found.path, mode="r", dtype=dtype, offset=found.offset, shape=tuple(tensor.dims))
-        values[tensor.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, tensor.data_type)
-        _rename(tensor, empty.name)
-    if values:
-        options.add_external_initializers(list(values), list(values.values()))
-    return mapped, folder, (made, values)
-
-
-def _rename(tensor: TensorProto, location: str) -> None:
-    for entry in tensor.external_data:
-        if entry.key == "location":
-            entry.value = location
-
-
-def _plain_type(tensor: TensorProto) -> np.dtype[Any] | None:
-    """The numpy type of a tensor that numpy holds as files do; None for 4-bit codes, bfloat16 and unknown types."""
-    try:
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    except (KeyError, TypeError):
-        return None
-    packed = tensor.data_type in BITS
-    return dtype if dtype.kind in "fiub" and not packed else None
 
 
 def _through_folder(model: ModelProto) -> tuple[str, ScratchFolder]:

@@ -39,7 +39,7 @@ KEYWORDS = {"shell", "allow_pickle", "dangerous", "trust_remote_code"}
 ALLOWED_ATTRIBUTES = {
     "onnxq": {("importlib", "import_module")},  # names of the package itself, loaded when they are used
     # weights that are of numbers, at a place that `external_data.locate` has checked
-    "onnxq.calibration.session": {("np", "memmap")},
+    "onnxq.calibration.mapped_weights": {("np", "memmap")},
     # one of the two names of TensorRT's package
     "onnxq.verification.engines.tensorrt_worker": {("importlib", "import_module")},
     # what the process that runs an engine was handed, and handed back

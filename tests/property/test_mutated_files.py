@@ -22,7 +22,7 @@ from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.sources import open_data
 from onnxq.calibration.stats_file import MAGIC
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
-from onnxq.config import Kind, load_config
+from onnxq.config import Keys, Kind, load_config
 from onnxq.errors import OnnxqError
 from onnxq.graph.model import load_graph, model_digest
 from tests.fuzzing import budget
@@ -138,7 +138,7 @@ KINDS = {
 def test_configuration(folder: Path, changes: list[Edit]) -> None:
     (folder / "c.toml").write_bytes(mutated(TOML, changes))
     with contextlib.suppress(OnnxqError):
-        load_config(folder / "c.toml", KINDS)
+        load_config(folder / "c.toml", Keys(kinds=KINDS))
 
 
 CACHE = b"TRT-8601-EntropyCalibration2\nimages: 3c010a14\n/model.0/conv/Conv_output_0: 3d4c2f11\nz: 0\n"

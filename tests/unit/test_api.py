@@ -18,6 +18,7 @@ from onnxq.calibration.progress import Progress
 from onnxq.graph import saving
 from tests.graphs import model_of, normal
 from tests.planned import ORT
+from tests.versions import since
 
 TEXT = """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
     [c1] a = Conv<pads=[1,1,1,1]>(x, w, b)
@@ -220,6 +221,7 @@ def test_quantized_model_is_refused(result: onnxq.QuantizeResult) -> None:
     )
 
 
+@since(1, 24, "has no ConvInteger for int8 weights")
 def test_integer_operators_have_no_way_back() -> None:
     made = onnxq.quantize(model(), mode="dynamic", placement="full", target=ORT).model
     with pytest.raises(onnxq.ModelError, match="Hint: give the float model: ConvInteger, DynamicQuantizeLinear cannot"):

@@ -180,6 +180,17 @@ def test_a_mask_of_minus_inf_is_no_fault_of_the_nan_behind_it():
         collect(graph, ["y"], batches(graph), digest="d")
 
 
+def test_a_mask_of_minus_inf_that_would_be_quantized():
+    nodes = [node("Where", "c x i", "masked"), node("Softmax", "masked", "y")]
+    graph = Graph(model(nodes, {"c": np.array([True, True, True, False]), "i": np.float32(-np.inf)}))
+    with pytest.raises(DataError) as caught:
+        collect(graph, ["masked"], batches(graph), digest="d")
+    assert "tensor 'masked', computed by Where node 'where_masked', holds Inf\n" in str(caught.value)
+    assert "keep what makes and reads it in float, exclude=['softmax_y', 'where_masked'] (--exclude)" in str(
+        caught.value
+    )
+
+
 def test_nonfinite_can_be_counted_instead():
     graph = Graph(model([node("Log", "x", "y")]))
     stats = collect(graph, ["y"], batches(graph), digest="d", options=CollectOptions(nonfinite="ignore"))["y"]
