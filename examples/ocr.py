@@ -93,7 +93,8 @@ def main() -> None:
     print(f"verified on {checked.data.held_out_samples} other lines: {'PASSED' if checked else 'FAILED'}\n")
 
     labels = str(folder / "test.csv")
-    scores = onnxq.evaluate(model, int8, test, images="paddleocr", labels=labels, postprocess=reader, max_drop=2.0)
+    most = 2.0 if part == 1 else None  # points; one line in a quarter of them is that much
+    scores = onnxq.evaluate(model, int8, test, images="paddleocr", labels=labels, postprocess=reader, max_drop=most)
     print(scores.to_text())
     (folder / "scores.json").write_text(scores.to_json(), encoding="utf-8")
     draw_readings(model, int8, test, reader, folder / "ocr.png")

@@ -42,7 +42,7 @@ class Demands:
             yield Check(
                 name=f"{model.name}: {found.metric} falls by at most {self.max_drop:g} points",
                 passed=not math.isnan(drop) and drop <= self.max_drop + _PERCENT * _SLACK,
-                detail=f"from {scores[0]} to {scores[1]}, by {drop:.2f} points",
+                detail=f"from {scores[0]} to {scores[1]}" + (", no fall" if drop <= 0 else f", by {drop:.2f} points"),
             )
 
     def _scores(self, found: Evaluation) -> Iterator[Check]:

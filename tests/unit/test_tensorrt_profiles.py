@@ -46,9 +46,11 @@ def test_an_input_of_fixed_sizes_needs_no_profile() -> None:
     ("given", "message", "hint"),
     [
         (({}, {"z": ONE}, {}), "the model has no input 'z'; its inputs are 'x', 'mask'", "--opt-shape"),
-        (({}, {"x": (1, 4, 8)}, {}), "input 'x': the shape 1x4x8 does not fit the model's ?x3x?", "--min-shape x:"),
-        (({}, {"x": (1, 3)}, {}), "input 'x': the shape 1x3 does not fit the model's ?x3x?", "--min-shape x:"),
-        (({}, {"mask": (2, 3, 1)}, {}), "input 'mask': the shape 2x3x1 does not fit the model's 1x3x1", "--min-shape"),
+        (({}, {"x": (1, 4, 8)}, {}), "input 'x': the shape 1x4x8 does not fit the model's ?x3x?", "--opt-shape x:"),
+        (({"x": (1, 3)}, {"x": ONE}, {}), "input 'x': the shape 1x3 does not fit", "--min-shape x:"),
+        (({}, {}, {"x": (1, 3)}), "input 'x': the shape 1x3 does not fit", "--max-shape x:"),
+        (({}, {"x": (1, 3)}, {}), "input 'x': the shape 1x3 does not fit the model's ?x3x?", "--opt-shape x:"),
+        (({}, {"mask": (2, 3, 1)}, {}), "input 'mask': the shape 2x3x1 does not fit the model's 1x3x1", "--opt-shape"),
         (
             ({"x": FOUR}, {"x": TWO}, {"x": FOUR}),
             "input 'x': its shapes are not in order: min 4x3x16, opt 2x3x8, max 4x3x16",

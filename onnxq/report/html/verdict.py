@@ -102,7 +102,8 @@ def _accuracy_card(report: Mapping[str, Any]) -> str:
         before, after = evaluation["models"][:2]
         text = _score(before["score"], evaluation["unit"]), _score(after["score"], evaluation["unit"])
         verdicts = [c["verdict"] for c in evaluation["comparisons"][:1]]
-        sub = f"{evaluation['metric']} on {counted(evaluation['samples'], 'sample')}, {', '.join(verdicts)}"
+        judged = f"{evaluation['metric']} on {counted(evaluation['samples'], 'sample')}"
+        sub = ", ".join([judged, *verdicts])  # a metric that compares with the float model has no verdict
         return _card("accuracy, float to quantized", f"{escape(text[0])} → {escape(text[1])}", sub)
     worst = worst_sqnr(report)
     if worst is None:

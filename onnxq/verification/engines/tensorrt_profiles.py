@@ -115,8 +115,9 @@ def given_ranges(
         low, high = smallest.get(name), largest.get(name)
         middle = usual.get(name) or high or low or ()
         three = (low or middle, middle, high or middle)
-        for bound, shape in zip(_BOUNDS, three, strict=True):
-            _check_fit(name, bound, shape, graph.shape(name) or ())
+        for bound, given in zip(_BOUNDS, (smallest, usual, largest), strict=True):
+            if name in given:
+                _check_fit(name, bound, given[name], graph.shape(name) or ())
         if not all(a <= b <= c for a, b, c in zip(*three, strict=True)):
             raise ConfigError(
                 f"its shapes are not in order: min {_text(three[0])}, opt {_text(three[1])}, max {_text(three[2])}",
