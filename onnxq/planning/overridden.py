@@ -70,7 +70,10 @@ def apply_overrides(
                 notes += _apply(graph, one, own, planned, tensors)
             if given and role is Role.WEIGHT:
                 notes += _shared_weights(one, [planned[key] for key in own], nodes)
-    return Overridden(tensors=_biases_like_weights(planned), notes=(*notes, *_clips(graph, planned, target)))
+    return Overridden(
+        tensors=_biases_like_weights(planned),
+        notes=(*notes, *_clips(graph, planned, target), *_symmetric(graph, planned, target)),
+    )
 
 
 _KEYS = {
@@ -90,6 +93,24 @@ def _clips(graph: Graph, planned: Mapping[str, TensorPlan], target: Target) -> l
         f"{counted(len(own), 'activation')} with fewer codes than the type has, first {own[0]!r}: a Clip stands in "
         f"front of its QuantizeLinear, and {target.title}'s kernels do not fuse with it: the node before it runs in "
         "float"
+    ]
+
+
+def _symmetric(graph: Graph, planned: Mapping[str, TensorPlan], target: Target) -> list[str]:
+    """What to say of symmetric activations whose Relu or Clip onnxruntime cannot take into the rounding (C5)."""
+    own = [
+        key
+        for key, t in planned.items()
+        if t.role is Role.ACTIVATION
+        and t.spec.symmetric
+        and (node := graph.producer(t.name)) is not None
+        and node.op_type in target.fused_activations
+    ]
+    if not own or target.engine is not Engine.ONNXRUNTIME:
+        return []
+    return [
+        f"{counted(len(own), 'activation')} symmetric behind a Relu or Clip, first {own[0]!r}: it disappears in the "
+        "rounding only where the lowest code is its lower limit, so the node before it runs in float (C5)"
     ]
 
 

@@ -33,7 +33,7 @@ from onnxq.planning.plan import (
 from onnxq.planning.regions import Regions, in_graph_order
 from onnxq.planning.tables import Decided, place_tables
 from onnxq.targets.forms import BLOCK_OPSET, type_rule, with_products
-from onnxq.targets.schema import BiasForm, Placement, Target
+from onnxq.targets.schema import BiasForm, Engine, Placement, Target
 
 
 def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
@@ -159,7 +159,7 @@ def _place_regions(
         tensors[name] = TensorPlan(
             name=name,
             role=Role.ACTIVATION,
-            spec=target.activation,
+            spec=_region_spec(graph, target, regions, name),
             source=_region_source(graph, target, regions, name, writer),
             uses=uses,
             covers_output=writer is not None and graph.is_output(name),
@@ -186,6 +186,20 @@ def _place_regions(
         elif node.name in regions.fused:
             decided[node.name] = Action.FUSED, f"becomes part of the rounding of {regions.fused[node.name]!r}", "C5"
     return tensors, decided, tuple(regions.holds)
+
+
+def _region_spec(graph: Graph, target: Target, regions: Regions, tensor: str) -> QuantSpec:
+    """The target's form, but where a Relu or Clip is to disappear in the rounding behind it.
+
+    onnxruntime takes it away only if the lowest code stands for its lower limit (C5), as in no symmetric form.
+    """
+    node = graph.producer(tensor)
+    while node is not None and regions.moves_codes(node):
+        node = graph.producer(node.input[0])
+    own = target.activation
+    if own.symmetric and target.engine is Engine.ONNXRUNTIME and node is not None and node.name in regions.fused:
+        return replace(own, symmetric=False)
+    return own
 
 
 def _region_source(graph: Graph, target: Target, regions: Regions, tensor: str, writer: str | None) -> Source:

@@ -119,6 +119,9 @@ def test_symmetric_activations(tmp_path):
     for key in ("ActivationSymmetric", "CalibTensorRangeSymmetric"):
         result, _ = quantize(tmp_path, extra_options={key: True})
         assert int(result.qparams["x"].zero_point) == 128
+        # Behind the Relu, where onnxruntime wants the lowest code to be 0: else the Conv would run in float.
+        assert int(result.qparams["r"].zero_point) == 0
+        assert result.report.passed, result.report.to_text()
 
 
 def test_reduce_range_keeps_weights_from_overflowing(tmp_path):

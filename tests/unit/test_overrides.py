@@ -341,3 +341,12 @@ def test_statistics_serve_any_overrides_of_methods() -> None:
     # The output of the last Conv is read by no node: it keeps the run's method.
     assert float(one.qparams["x"].scale) == float(other.qparams["x"].scale)
     assert float(one.qparams["y"].scale) != float(other.qparams["y"].scale)
+
+
+def test_symmetric_behind_a_relu_is_told_to_keep_onnxruntime_from_int8() -> None:
+    one = {"nodes": "*", "symmetric": True}
+    told = "symmetric behind a Relu or Clip, first "
+    result = onnxq.quantize(MODEL, DATA, target="ort-x64-vnni", overrides=[one])
+    assert any(told in note for note in result.report.notes), result.report.notes
+    assert not result.report.passed, "the engine says so, too"
+    assert not any(told in note for note in onnxq.plan(MODEL, target="tensorrt", overrides=[one]).notes)
