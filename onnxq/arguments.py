@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from onnxq.calibration.methods import MOVING_AVERAGE, Method
 from onnxq.calibration.statistics import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.errors import ConfigError
+from onnxq.graph.model import is_quantized
+from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.registry import Recovery
 
@@ -47,6 +50,21 @@ def check_sources(method: Method, stats: StatsTable | None, cache: TensorRTCache
         raise ConfigError(
             "a moving average follows the batches in their order, which statistics do not keep",
             hint="leave stats= (--stats) out and pass data= (--data), or choose another method= (--method)",
+        )
+
+
+def check_order(first: Graph, others: Iterable[Graph]) -> None:
+    """See that the float model and its quantized forms did not change places.
+
+    A model with pairs of a training may stand for the float one; then what is compared with it is quantized as well.
+
+    Raises:
+        ConfigError: the first one is quantized, and another is not.
+    """
+    if is_quantized(first) and not all(map(is_quantized, others)):
+        raise ConfigError(
+            "the float model is quantized, and the quantized one is not",
+            hint="the float model comes first: verify(float, quantized), evaluate(float, quantized)",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from onnxq.arguments import check_order
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import Layout
 from onnxq.calibration.progress import Callback
@@ -68,11 +69,12 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     Raises:
         ModelError: a model cannot be read or run.
         DataError: the data does not fit, or the models have different outputs.
-        ConfigError: there is no such target, or its engine never answers what a gate asks.
+        ConfigError: there is no such target, its engine never answers what a gate asks, or the models changed places.
         GateError: a gate needs an engine that is not installed here.
     """
     gates = Gates.of(min_sqnr, min_int8, require_engine=require_engine)
     source, quantized = load_graph(float_model), load_graph(quantized_model)
+    check_order(source, [quantized])
     table, made_for = _asked(target, quantized)
     gates.check_possible(table)
     batches = open_batches(source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)

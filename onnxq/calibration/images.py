@@ -50,7 +50,7 @@ class ImageOptions:
             the aspect ratio, pad to the size with grey 114; "height": keep the aspect ratio at the model's height,
             squeeze or pad the right (with zeros after scaling) to the width.
         crop_share: Side of the crop as a share of the resized short side.
-        size: (height, width) in pixels where the model leaves them open.
+        size: (height, width) in pixels where the model leaves them open; one number for a square.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -61,6 +61,13 @@ class ImageOptions:
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.size, int):
+            object.__setattr__(self, "size", (self.size, self.size))
+        if self.size is not None and (len(self.size) != 2 or not all(isinstance(n, int) and n > 0 for n in self.size)):
+            raise ConfigError(
+                f"size is {self.size!r}",
+                hint="size= (--image-size) is (height, width) in pixels, or one number for a square.",
+            )
         for name, allowed in (("color", ("rgb", "bgr")), ("resize", ("stretch", "crop", "letterbox", "height"))):
             if getattr(self, name) not in allowed:
                 listed = ", ".join(map(repr, allowed))

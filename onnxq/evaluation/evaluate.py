@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.arguments import check_order
 from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.inputs import InputSpecs, Layout
@@ -94,7 +95,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     if data is None:
         raise ConfigError("there are no samples to judge on", hint="pass data= (--data)")
     graphs = _named(model, quantized)
-    source = graphs[next(iter(graphs))]
+    source, *others = graphs.values()
+    check_order(source, others)
     found = load_labels(labels, data, limit=limit)
     chosen = _metric(metric, postprocess, labelled=found is not None)
     demands = demands_from(max_drop, min_score, metric=chosen, quantized=len(graphs) - 1)

@@ -222,6 +222,15 @@ def test_quantized_model_is_refused(result: onnxq.QuantizeResult) -> None:
 
 
 @since(1, 24, "has no ConvInteger for int8 weights")
+def test_models_that_changed_places_are_told(result: onnxq.QuantizeResult) -> None:
+    for compare in (onnxq.verify, onnxq.evaluate):
+        with pytest.raises(
+            onnxq.ConfigError, match="^the float model is quantized, and the quantized one is not"
+        ):
+            compare(result.model, model(), data(2))
+    assert onnxq.evaluate(result.model, result.model, data(2)).models, "one with pairs of a training may come first"
+
+
 def test_integer_operators_have_no_way_back() -> None:
     made = onnxq.quantize(model(), mode="dynamic", placement="full", target=ORT).model
     with pytest.raises(onnxq.ModelError, match="Hint: give the float model: ConvInteger, DynamicQuantizeLinear cannot"):

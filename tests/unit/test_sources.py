@@ -331,6 +331,10 @@ def test_image_errors(tmp_path, pictures, monkeypatch):
         open_data(pictures, inputs=specs(x=(1, [None, 3, None, None])), images=ImageOptions())
     with pytest.raises(ConfigError, match=r"^unknown resize 'zoom'\nHint: resize= \(--resize\) is one of 'str"):
         ImageOptions(resize="zoom")
+    assert ImageOptions(size=320).size == (320, 320)
+    for size in ((320,), (0, 3), (1.5, 2), -4):
+        with pytest.raises(ConfigError, match=r"^size is .*\nHint: size= \(--image-size\) is \(height, width\)"):
+            ImageOptions(size=size)
     with pytest.raises(ConfigError, match=r"must be finite, and std positive\nHint: mean= and std= \(--mean, --std\)"):
         ImageOptions(std=(0.0,))
     (pictures / "z.png").write_bytes(b"no image")
