@@ -63,7 +63,7 @@ def test_metadata_says_how_it_was_made(result: onnxq.QuantizeResult) -> None:
         "onnxq.version": onnxq.__version__,
         "onnxq.target": ORT,
         "onnxq.method": "auto",
-        "onnxq.recover": "reconstruct",
+        "onnxq.recover": "level,reconstruct",
         "onnxq.data": result.stats.data_fingerprint,
         "onnxq.samples": "9",
         "onnxq.float_digest": result.plan.digest,
@@ -224,9 +224,7 @@ def test_quantized_model_is_refused(result: onnxq.QuantizeResult) -> None:
 @since(1, 24, "has no ConvInteger for int8 weights")
 def test_models_that_changed_places_are_told(result: onnxq.QuantizeResult) -> None:
     for compare in (onnxq.verify, onnxq.evaluate):
-        with pytest.raises(
-            onnxq.ConfigError, match="^the float model is quantized, and the quantized one is not"
-        ):
+        with pytest.raises(onnxq.ConfigError, match=r"^the float model is quantized, and the quantized one is not"):
             compare(result.model, model(), data(2))
     assert onnxq.evaluate(result.model, result.model, data(2)).models, "one with pairs of a training may come first"
 
