@@ -1,15 +1,19 @@
 """The least that has to be left in float to meet a budget: a search over sets of layers. Pure: it runs no model.
 
     1. all layers in int8. Met: done.
-    2. layers go to float in an order, the most harmful first, 1, 2, 4, 8, ... of them until the budget is met, and the
-       smallest number is then found by bisection. Two orders: by noise for each unit of cost, and by noise. In this
-       turn: with noises measured on eight models, 12 sets asked about left 19 % of the cost in float, in the other 23 %.
-    3. where no such set met it, the closest one grows by single layers, the most harmful first, each kept if it helps:
-       a layer may matter to one output or class alone, and come late in every order.
-    4. give back: each layer that is in float returns to int8 where the budget is still met, the dearest first.
+    2. if noises added up, which layers would leave a part of the noise at the least cost? Those sets are asked about
+       for 2, 4, 8, ... dB less noise until the budget is met, and for the levels between by bisection.
+    3. where no such set met it, layers go to float in an order, the most harmful first, 1, 2, 4, 8, ... of them, and
+       the smallest number is found by bisection. Two orders: by noise for each unit of cost, and by noise.
+    4. where no such set met it either, the closest one grows by single layers, the most harmful first, each kept if it
+       helps: a layer may matter to one output or class alone, and come late in every order.
+    5. give back: each layer that is in float returns to int8 where the budget is still met, the dearest first.
 
 Whether a set meets the budget is asked of the whole model each time, never added up from single layers. A set that
 costs as much as the best one known is not asked about. Sets are asked about once.
+
+With noises measured on eight models and 40 % of disorder between them and the whole, 8 questions to step 2 left 22 % of
+the cost in float, to step 3 alone 24 % (5 questions: 28 and 47 %); asked to the end, both left 18 to 19 %.
 """
 
 from __future__ import annotations
@@ -20,6 +24,13 @@ from dataclasses import dataclass, field
 from onnxq.search.referee import Judgement
 
 Excluded = frozenset[str]
+
+
+_FIRST_DB, _LAST_DB = 2.0, 128.0
+"""Less noise to begin with, and so much that nothing of the model's noise is left."""
+
+_FINEST_DB = 0.25
+"""Levels of noise nearer than this are alike, beside what the sum of single noises is off by."""
 
 
 class TimeIsUpError(Exception):
@@ -46,14 +57,14 @@ class Search:
 
     def run(self) -> None:
         """Search until there is nothing left to try."""
-        if self._met(frozenset()):
+        if self.meets(frozenset()):
             return
-        by_noise = sorted(self.cost, key=lambda name: -self.noise[name])
-        per_cost = sorted(self.cost, key=lambda name: -self.noise[name] / max(1, self.cost[name]))
-        for order in (per_cost, by_noise):
-            self._shortest_prefix(order)
+        self._lower_the_noise()
         if not self.judged[self.best].met:
-            self._grow(by_noise)
+            for order in self._orders():
+                self._shortest_prefix(order)
+        if not self.judged[self.best].met:
+            self._grow(self._orders()[1])
         if self.judged[self.best].met:
             self._give_back()
 
@@ -61,7 +72,8 @@ class Search:
         """What a set costs."""
         return sum(self.cost[name] for name in excluded)
 
-    def _met(self, excluded: Excluded) -> bool:
+    def meets(self, excluded: Excluded) -> bool:
+        """Whether the model with these layers in float meets the budget; it is run if that is not known."""
         if excluded not in self.judged:
             self.judged[excluded] = self.ask(excluded)
             self._keep(excluded)
@@ -78,19 +90,61 @@ class Search:
         """Whether a set would be better than the best one, if it met the budget."""
         return not self.judged[self.best].met or self.total(excluded) < self.total(self.best)
 
+    def _orders(self) -> tuple[list[str], list[str]]:
+        """The layers, the most harmful first: by noise for each unit of cost, and by noise."""
+        per_cost = sorted(self.cost, key=lambda name: -self.noise[name] / max(1, self.cost[name]))
+        return per_cost, sorted(self.cost, key=lambda name: -self.noise[name])
+
+    def _lower_the_noise(self) -> None:
+        low, high = 0.0, _FIRST_DB
+        while high <= _LAST_DB:
+            chosen = self._cheapest(high)
+            if len(chosen) == len(self.cost):  # one layer at least stays in int8
+                return
+            if self.meets(chosen):
+                break
+            low, high = high, 2.0 * high
+        while high <= _LAST_DB and high - low > _FINEST_DB:
+            middle = (low + high) / 2.0
+            chosen = self._cheapest(middle)
+            if not self._pays(chosen) or self.meets(chosen):
+                high = middle
+            else:
+                low = middle
+
+    def _cheapest(self, less_db: float) -> Excluded:
+        """Layers whose noises, taken from the sum of all, leave so much less of it, at little cost."""
+        total = sum(self.noise[name] for name in self.cost)
+        level = total * 10.0 ** (-less_db / 10.0)
+        sets = [self._leaving(level, total, order) for order in self._orders()]
+        return min(sets, key=lambda chosen: (self.total(chosen), len(chosen)))
+
+    def _leaving(self, level: float, total: float, order: Sequence[str]) -> Excluded:
+        chosen, left = list[str](), total
+        for name in order:
+            if left <= level:
+                break
+            chosen.append(name)
+            left -= self.noise[name]
+        for name in sorted(chosen, key=lambda layer: (-self.cost[layer], self.noise[layer])):
+            if left + self.noise[name] <= level:
+                chosen.remove(name)
+                left += self.noise[name]
+        return frozenset(chosen)
+
     def _shortest_prefix(self, order: Sequence[str]) -> None:
         low, high = 0, 1
         last = len(order) - 1  # one layer at least stays in int8
-        while high <= last and self._pays(frozenset(order[:high])) and not self._met(frozenset(order[:high])):
+        while high <= last and self._pays(frozenset(order[:high])) and not self.meets(frozenset(order[:high])):
             low, high = high, 2 * high
         if high > last:
             high = last
-            if high <= low or not self._pays(frozenset(order[:high])) or not self._met(frozenset(order[:high])):
+            if high <= low or not self._pays(frozenset(order[:high])) or not self.meets(frozenset(order[:high])):
                 return
         while high - low > 1:
             middle = (low + high) // 2
             prefix = frozenset(order[:middle])
-            if not self._pays(prefix) or self._met(prefix):
+            if not self._pays(prefix) or self.meets(prefix):
                 high = middle
             else:
                 low = middle
@@ -98,10 +152,10 @@ class Search:
     def _grow(self, order: Sequence[str]) -> None:
         for name in order:
             # `best` becomes the larger set where that is closer to the budget.
-            if name not in self.best and len(self.best) < len(order) - 1 and self._met(self.best | {name}):
+            if name not in self.best and len(self.best) < len(order) - 1 and self.meets(self.best | {name}):
                 return
 
     def _give_back(self) -> None:
         for name in sorted(self.best, key=lambda layer: (-self.cost[layer], self.noise[layer], layer)):
             # `best` becomes the smaller set where that still meets the budget.
-            self._met(self.best - {name})
+            self.meets(self.best - {name})

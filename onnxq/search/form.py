@@ -1,7 +1,7 @@
 """Which layers are in float and which are wider: up to three searches over sets of layers.
 
-1. layers become wider until the budget is met; where there is no such step, layers go to float
-2. where all of them wider do not meet it, layers go to float while the others are wider
+1. where all layers wider meet the budget, the fewest that do are wider and none is in float
+2. where they do not, or there is no such step, layers go to float while the others are as wide as can be
 3. then those others go back to the smallest type where the budget is still met
 """
 
@@ -91,12 +91,11 @@ class Form:
         if not self._wider:
             self._add(self._cost, noise, lambda floats: (floats, frozenset()), first).run()
             return
-        wide = self._add(self._wider, noise, lambda wide: (frozenset(), wide), first)
-        wide.run()
-        if wide.judged[wide.best].met:
-            return
         # What is quantized around a layer in float stays wide as well.
         floats = self._add(self._cost, noise, lambda floats: (floats, self._wider))
+        if floats.meets(frozenset()):
+            self._add(self._wider, noise, lambda wide: (frozenset(), wide), first).run()
+            return
         floats.run()
         fixed = floats.best
         others = self._wider - fixed

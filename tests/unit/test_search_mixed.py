@@ -69,6 +69,22 @@ def test_equal_costs_give_the_fewest_layers() -> None:
     assert search.best == {"l11", "l10", "l9", "l8", "l7", "l6"}  # 63 of noise is left
 
 
+def test_one_dear_layer_with_most_of_the_noise_goes_alone() -> None:
+    """An embedding of a small encoder: by noise for each unit of cost it comes last, behind all the others."""
+    noise = {"table": 100.0, **{f"l{i}": 1.0 for i in range(30)}}
+    cost = {"table": 5000, **{f"l{i}": 10 for i in range(30)}}
+    search = searched(cost, noise, additive(noise, 35.0))
+    assert search.best == {"table"}
+    assert len(search.judged) < 12
+
+
+def test_noise_that_swallows_the_rest_does_not_stop_the_search() -> None:
+    """A layer that breaks an output counts 1e30, beside which the sum of the others is nothing."""
+    noise = {"broken": 1e30, "a": 3.0, "b": 2.0, "c": 1.0}
+    search = searched(dict.fromkeys(noise, 1), noise, additive(noise, 3.5))
+    assert search.best == {"broken", "a"}
+
+
 def test_nothing_goes_to_float_without_need() -> None:
     search = searched({"a": 1}, {"a": 1.0}, additive({"a": 1.0}, 2.0))
     assert (search.best, len(search.judged)) == (frozenset(), 1)
