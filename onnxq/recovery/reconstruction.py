@@ -138,8 +138,19 @@ class _Reconstruction:
         values = self._rounded.advance(self._names[site.node][0])
         for batch, value in zip(self._rounded.samples, values, strict=True):
             moments.add_sampled(node, value, weight.shape, batch.samples / total)
-        inputs = InputMoments(moments, centred=site.bias is not None)
+        inputs = InputMoments(moments, centred=site.bias is not None, left=self._left_by(site, weight))
         return on_codes(node, weight, inputs, self._qparams[site.weight], self._target)
+
+    def _left_by(self, site: Site, weight: NDArray[np.floating]) -> float:
+        """What `weight` leaves of the error at the outputs before it is rounded: a variance, summed over them."""
+        node = self._graph.node(site.node)
+        data, wanted = self._patches(site)
+        rows, own = (
+            weight_rows(node, w.astype(np.float64)).transpose(0, 2, 1)
+            for w in (constant_values(self._graph, site.weight), weight)
+        )
+        errors = wanted @ rows - data @ own
+        return float((np.square(errors).mean(axis=1) if site.bias is None else errors.var(axis=1)).sum())
 
     def _fitted_weight(self, site: Site) -> NDArray[np.float32] | None:
         """The weight with the fit of the errors in it; None where nothing is to be had."""

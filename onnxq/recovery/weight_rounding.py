@@ -19,7 +19,6 @@ from onnxq.graph.view import Graph, attribute
 from onnxq.numerics.arrays import dequantize, fake_quantize, quantize
 from onnxq.numerics.float8 import encode_float8, round_to_float8
 from onnxq.numerics.qparams import QuantParams
-from onnxq.recovery.least_squares import NEEDED_SHARE
 from onnxq.recovery.moments import Moments, gather_moments
 from onnxq.recovery.patches import has_patches, walked, weight_from_rows, weight_rows
 from onnxq.recovery.second_order import CodeLimits, round_second_order
@@ -28,6 +27,11 @@ from onnxq.recovery.solved import Solved
 from onnxq.targets.schema import Target, WeightGuard
 
 STAGE = "rounding weights"
+
+NEEDED_GAIN = 0.1
+"""Codes have to take away this share of the errors at a node's outputs, on samples that they were not chosen by: half a
+decibel. Chosen codes move what they leave to where the samples of calibration hardly reach, so they are no gain by
+themselves: where activations bring most of the error, unusual inputs come out worse and the others hardly better."""
 
 
 def round_weights(solved: Solved, chosen: Graph, *, centred: bool = False) -> Graph:
@@ -91,11 +95,13 @@ class InputMoments:
         seen: Of the patches.
         centred: Whether a bias takes the mean.
         noise: Variance that every entry has besides, from its own rounding.
+        left: Variance at the outputs, summed over them, of errors that no choice of codes changes.
     """
 
     seen: Moments
     centred: bool
     noise: float = 0.0
+    left: float = 0.0
 
     def whole(self) -> NDArray[np.float64] | None:
         """To choose codes by, shape (g, K, K); None where nothing was seen."""
@@ -103,8 +109,11 @@ class InputMoments:
         return None if matrix is None else self._with_noise(matrix)
 
     def folds(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """To choose by one half of the samples and judge by the other."""
+        """To choose by one half of the samples and judge by the other; by all of them where they have no halves."""
+        whole = self.seen.matrix(centred=self.centred)
         found = self.seen.folds(centred=self.centred)
+        if not found and whole is not None:
+            found = [(whole, whole)]
         return [(self._with_noise(fit), self._with_noise(judge)) for fit, judge in found]
 
     def _with_noise(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -129,7 +138,7 @@ def on_codes(
 
     Returns:
         None where no input was seen, the codes are not symmetric, or codes chosen on one half of the samples do not
-        serve the other half better than the nearest ones.
+        serve the other half better than the nearest ones, by `NEEDED_GAIN` of all that is wrong with the outputs.
     """
     moments = inputs.whole()
     if moments is None or not np.isfinite(moments).all() or params.zero_point.any():
@@ -146,12 +155,14 @@ def on_codes(
         round_to_float8 if floats else np.rint,
     )
     nearest = weight_rows(node, fake_quantize(weight.astype(np.float32), params).astype(np.float64))
-    before = after = 0.0
-    for fit, judge in inputs.folds():
-        chosen = round_second_order(rows, fit, scales, limits) * scales[..., None]
-        before += _output_error(rows - nearest, judge)
-        after += _output_error(rows - chosen, judge)
-    if not after <= before * (1.0 - NEEDED_SHARE):
+    folds = inputs.folds()
+    before = sum(_output_error(rows - nearest, judge) + inputs.left for _, judge in folds)
+    needed = (1.0 - NEEDED_GAIN) * before
+    if not len(folds) * inputs.left <= needed:  # true for NaN
+        return None
+    chosen = [round_second_order(rows, fit, scales, limits) * scales[..., None] for fit, _ in folds]
+    after = sum(_output_error(rows - c, judge) + inputs.left for c, (_, judge) in zip(chosen, folds, strict=True))
+    if not after <= needed:
         return None
     found = round_second_order(rows, moments, scales, limits)
     steps = weight_from_rows(node, found, weight.shape)
