@@ -7,6 +7,8 @@ cut through the graph rather than all of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,16 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxq.calibration.batches import Batch
+from onnxq.calibration.memory import give_back_freed
 from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.summarising_session import shared_threads
 from onnxq.graph.cut import outside_reads, subgraph
 from onnxq.graph.messages import reads_of
 from onnxq.graph.view import Graph
 from onnxq.passes.settle_types import runnable
+
+_FREED_BYTES = 2**27
+"""What is let go before the system gets it back: the C library keeps it for each thread on its own."""
 
 
 class NotKeptError(Exception):
@@ -37,9 +44,12 @@ class Walk:
     def __init__(self, graph: Graph, samples: Sequence[Batch], options: CollectOptions) -> None:
         self.graph = graph
         self.samples = list(samples)
-        self._options = options
+        at_once, threads = shared_threads(options.threads) if options.on_cpu else (1, options.threads)
+        # Pieces are small: threads within a node wait for each other longer than they work.
+        self._threads, self._options = ThreadPoolExecutor(at_once), replace(options, threads=threads)
         self._kept: list[dict[str, NDArray[Any]]] = [dict(batch.arrays) for batch in samples]
         self._done: set[str] = set()
+        self._freed_bytes = 0
 
     @property
     def size_bytes(self) -> int:
@@ -64,7 +74,10 @@ class Walk:
         found = [one[tensor] for one in self._kept]
         for name in [name for name in self._kept[0] if not self._is_read_later(name)]:
             for one in self._kept:
-                del one[name]
+                self._freed_bytes += one.pop(name).nbytes
+        if self._freed_bytes > _FREED_BYTES:
+            give_back_freed()
+            self._freed_bytes = 0
         return found
 
     def replace(self, tensor: str, values: Sequence[NDArray[Any]]) -> None:
@@ -94,11 +107,14 @@ class Walk:
         part.prune()
         session = self._options.session(runnable(part))
         inputs = list(part.inputs)
-        for one, batch in zip(self._kept, self.samples, strict=True):
+
+        def run_one(one: dict[str, NDArray[Any]], batch: Batch) -> None:
             values = session.run({name: one[name] for name in inputs}, where=batch.label)
             if not all(isinstance(value, np.ndarray) for value in values):
                 raise NotKeptError(tensor)
             one.update(zip(session.output_names, values, strict=True))
+
+        list(self._threads.map(run_one, self._kept, self.samples))
         self._done |= inside
 
     def _is_read_later(self, tensor: str) -> bool:
