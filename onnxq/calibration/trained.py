@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from onnxq.calibration.solve import within_limit
-from onnxq.graph.view import STANDARD_DOMAINS, Graph
+from onnxq.graph.view import STANDARD_DOMAINS, Graph, tensor_value
 from onnxq.numerics.arrays import quantize
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
 from onnxq.numerics.specs import QuantSpec
@@ -203,7 +202,7 @@ def _weight(graph: Graph, tensor: TensorPlan, pairs: TrainedPairs) -> QuantParam
     value = graph.constant(tensor.name)
     if value is None or not _alike(found.spec, spec):
         return None
-    trained = numpy_helper.to_array(pairs.values[tensor.name])
+    trained = tensor_value(pairs.values[tensor.name], graph.base_dir)
     moved = found.zero_point.astype(np.int64) - found.spec.qtype.qmin + spec.qtype.qmin
     if (spec.symmetric and (moved != _middle(spec)).any()) or trained.shape != value.shape:
         return None

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 import onnxq
 from onnxq.cli.main import cli
+from onnxq.graph import external_data, weights_file
 from onnxq.graph.model import load_graph
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
@@ -308,6 +309,15 @@ def test_placement_is_the_planners() -> None:
     plain = onnxq.quantize(float_graph().to_model(), BATCHES, target=ORT)
     assert ops(load_graph(own.model)) == ops(load_graph(plain.model))
     assert own.report.passed
+
+
+def test_weights_in_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passes make of many weights lies there; the values that pairs gave are read back from it."""
+    graph, _ = trained()
+    want = onnxq.quantize(graph.to_model(), BATCHES, target=ORT)
+    monkeypatch.setattr(external_data, "SCRATCH_BYTES", 0)
+    monkeypatch.setattr(weights_file, "_EXTERNAL_MIN_BYTES", 1)
+    assert onnxq.quantize(graph.to_model(), BATCHES, target=ORT).model == want.model
 
 
 def test_a_calibration_cache_beside_trained_scales_is_refused(tmp_path: Path) -> None:
