@@ -20,6 +20,11 @@ _HELP = {
     DYNAMIC: "Keep in float what hurts, by name or operator; static quantization, with samples, may do better.",
     WEIGHT_ONLY: "Rounding that looks at the activations usually helps, or weights in int8.",
 }
+_SEARCH = {
+    STATIC: "See which layers hurt, and leave as few of them in float as the accuracy needs.",
+    DYNAMIC: "See which nodes hurt, and leave as few of them in float as the accuracy needs.",
+    WEIGHT_ONLY: "See which weights hurt, and give as few of them 8 bits as the accuracy needs.",
+}
 _REMEDY = {STATIC: "--recover best", DYNAMIC: "--exclude 'NODE'", WEIGHT_ONLY: "--rounding gptq"}
 _FASTER = {
     STATIC: ("Let onnxq race placements on this machine.", "--tune latency"),
@@ -161,10 +166,10 @@ def _accuracy(report: Mapping[str, Any]) -> Iterator[Advice]:
             f"{_HELP[names.mode]}"
         )
     yield Advice(kind="warning" if poor else "next", text=text, command=f"{names.again} {_REMEDY[names.mode]}")
-    if not report.get("sensitivity") and names.mode == STATIC:
+    if not report.get("sensitivity") and (names.mode == STATIC or names.data != "SRC"):  # a search needs samples
         yield Advice(
             kind="next",
-            text="See which layers hurt, and leave as few of them in float as the accuracy needs.",
+            text=_SEARCH[names.mode],
             command=f"{names.again} --search --min-sqnr 20 --report report.html",
         )
 

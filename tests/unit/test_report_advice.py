@@ -70,3 +70,11 @@ def test_commands_read_the_data_as_the_run_did() -> None:
 )
 def test_each_trouble_has_a_way_out(changes: dict[str, Any], part: str) -> None:
     assert part in commands(**changes)
+
+
+def test_modes_without_calibration_are_searched_where_there_are_samples() -> None:
+    poor = {"planned": {"weights": 3}, "outputs": [{"name": "y", "sqnr_db": 15.0}]}
+    found = commands(**poor)
+    assert "give as few of them 8 bits as the accuracy needs" in found
+    assert "--mode weight-only --data photos/ --target ort-x64-vnni --force --search --min-sqnr 20" in found
+    assert "--search" not in commands(**poor, data={**GOOD["data"], "source": "list", "is_path": False})
