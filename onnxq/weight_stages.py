@@ -107,7 +107,7 @@ def quantize_weights(request: Request, form: WeightForm, budget: Budget | None =
             qualities=run.qualities,
             checks=checks_of(found),
             notes=(*run.notes, *notes_of(found)),
-            held_out=batches,
+            held_out=run.batches,
             search=found,
         )
         return finish(made, request, clock, file)
@@ -163,6 +163,8 @@ class _Run:
                 f"rounding {method!r} looks at what weights are multiplied with, and there are no data",
                 hint="pass data= (--data), or rounding='mse' (--rounding mse)",
             )
+        if self.batches.one_shot:
+            self.batches = self.batches.cached()  # both models are compared on them later
         reader, kept = keep_first(self.batches, samples=SAMPLES)
         read_through(reader)
         return kept

@@ -86,8 +86,10 @@ class Candidates:
         # What the whole plan keeps in float for speed stays there: chosen anew, it might quantize other nodes.
         speed = {TUNE_RULE} if prepared.target.costs is None else {TUNE_RULE, prepared.target.costs.rule}
         slower = {d.node: d for d in prepared.plan.nodes if d.rule in speed}
+        # Overrides are in the whole plan; here one might name what is in float now, which would be an error.
         options = replace(
             self.options,
+            overrides=(),
             exclude=(*self.options.exclude, *(glob.escape(name) for name in sorted(excluded))),
             placement=FULL,
             slower=frozenset(slower),
@@ -95,6 +97,8 @@ class Candidates:
         plan = make_plan(
             prepared.graph, prepared.target, options=options, digest=prepared.plan.digest, notes=prepared.plan.notes
         )
+        if self.options.overrides:
+            plan = self._overridden(plan)
         nodes = tuple(
             replace(d, reason=REASON, rule="budget") if d.node in excluded else slower.get(d.node, d)
             for d in plan.nodes
@@ -138,6 +142,17 @@ class Candidates:
             bench=bench,
             measurable=names,
         )
+
+    def _overridden(self, plan: QuantPlan) -> QuantPlan:
+        """`plan` with the forms of tensors that overrides gave them in the whole plan."""
+        whole = self.prepared.plan
+        forms = {use: tensor.spec for tensor in whole.tensors.values() for use in tensor.uses}
+        tensors = {
+            key: replace(tensor, spec=whole.tensors[key].spec if key in whole.tensors else forms[tensor.uses[0]])
+            for key, tensor in plan.tensors.items()
+            if key in whole.tensors or tensor.uses[0] in forms
+        }
+        return replace(plan, tensors={**plan.tensors, **tensors}, opset=max(plan.opset, whole.opset))
 
     def _params(self, plan: QuantPlan) -> QParamsTable:
         """The whole plan's parameters for the tensors of `plan`; those of biases are found by who reads them."""

@@ -70,7 +70,7 @@ def search_within(  # noqa: PLR0913 - the parts of one search
         try:
             if budget.ranking is None:
                 _measure(space, order, samples, options, progress, asker, started + budget.seconds, referee)
-            form.search(order.noise(space))
+            form.search(order.noise(space), complete=len(order.measured(space)) == len(space.cost))
         except TimeIsUpError:
             stopped = "the time was over"
         except KeyboardInterrupt:

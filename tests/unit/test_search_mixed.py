@@ -78,6 +78,19 @@ def test_one_dear_layer_with_most_of_the_noise_goes_alone() -> None:
     assert len(search.judged) < 12
 
 
+def test_unmeasured_layers_are_tried_in_turn() -> None:
+    """Their numbers are an order and no noise: sums of them would ask for everything at once."""
+    noise = {f"l{i}": 10.0**-i for i in range(16)}
+    asked = list[int]()
+
+    def ask(excluded: Excluded) -> Judgement:
+        asked.append(len(excluded))
+        return Judgement(shortfall=0.0 if len(excluded) >= 6 else 1.0, details=())
+
+    Search(cost=dict.fromkeys(noise, 1), noise=noise, ask=ask, complete=False).run()
+    assert asked[:5] == [0, 1, 2, 4, 8]
+
+
 def test_noise_that_swallows_the_rest_does_not_stop_the_search() -> None:
     """A layer that breaks an output counts 1e30, beside which the sum of the others is nothing."""
     noise = {"broken": 1e30, "a": 3.0, "b": 2.0, "c": 1.0}
@@ -299,6 +312,20 @@ def test_statistics_and_other_samples_are_enough_for_a_search() -> None:
     )
     assert made.search is not None
     assert made.search.float_layers
+
+
+def test_a_layer_with_an_override_can_go_to_float() -> None:
+    """In 4 bits c2 is what hurts; in a plan of the user's an override of a node in float would be an error."""
+    narrow = {"nodes": "c2", "weight_bits": 4}
+    made = onnxq.quantize(RESIDUAL, FEEDS, target=VNNI, placement="full", overrides=[narrow], min_sqnr=40)
+    assert made.search is not None and made.search.met
+    assert "c2" in made.search.float_layers
+    other = onnxq.quantize(
+        RESIDUAL, FEEDS, target=VNNI, placement="full", overrides=[{"nodes": "mm", "weight_bits": 6}], min_cosine=0.999
+    )
+    assert other.search is not None and other.search.met
+    assert "mm" not in other.search.float_layers
+    assert other.plan.tensors["w4"].spec.bits == 6
 
 
 def test_candidates_keep_the_parameters_of_the_whole_plan() -> None:

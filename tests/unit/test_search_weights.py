@@ -180,6 +180,8 @@ def test_data_that_can_be_read_once_is_enough() -> None:
     assert made.search is not None
     assert made.search.samples == 32
     assert made.report.data is not None and made.report.data.held_out_samples == 32
+    plain = onnxq.quantize(MODEL, iter(FEEDS), **OPTIONS, rounding="gptq")
+    assert plain.report.data is not None and plain.report.data.held_out_samples == 32
 
 
 def test_a_search_without_samples_is_refused() -> None:
