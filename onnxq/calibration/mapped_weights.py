@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from onnxq.graph.external_data import BITS, ExternalData, in_draft, is_external, locate, take_inside
@@ -34,6 +35,7 @@ def with_drafts_mapped(
     places = {tensor.name: locate(tensor, base_dir) for tensor in outside}
     folder, location, held = _folder_of_most(outside, places, base_dir)
     values: dict[str, ort.OrtValue] = {}
+    files: dict[Path, NDArray[np.uint8]] = {}
     for tensor in outside:
         found, dtype = places[tensor.name], _plain_type(tensor)
         if _folder_of(tensor, base_dir) == folder:
@@ -41,7 +43,11 @@ def with_drafts_mapped(
         elif dtype is None or found.length < _PAGE_BYTES:
             take_inside(tensor, base_dir)
         else:
-            array = np.memmap(found.path, mode="r", dtype=dtype, offset=found.offset, shape=tuple(tensor.dims))
+            # One mapping for each file: each holds a descriptor, of which a process may have 1024.
+            if found.path not in files:
+                files[found.path] = np.memmap(found.path, mode="r", dtype=np.uint8)
+            part = files[found.path][found.offset : found.offset + found.length]
+            array = part.view(dtype).reshape(tuple(tensor.dims))
             values[tensor.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, tensor.data_type)
             _rename(tensor, location)
     if values:

@@ -215,6 +215,28 @@ def test_a_failure_leaves_old_files(tmp_path: Path, stored: Path, monkeypatch: p
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no open files")
+def test_many_weights_take_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every mapping of a file holds a descriptor, and 1024 of them are what a process usually may have."""
+    layers = 60
+    steps = " ".join(f"h{n} = MatMul({f'h{n - 1}' if n else 'x'}, w{n})" for n in range(layers))
+    text = f"(float[N,64] x) => (float[N,64] y) {{ {steps} y = Relu(h{layers - 1}) }}"
+    weights = {f"w{n}": normal(64, 64, seed=n) / np.float32(8) for n in range(layers)}
+    path = tmp_path / "deep.onnx"
+    onnx.save(model_of(text, **weights), path, save_as_external_data=True, location="w.bin", size_threshold=100)
+    make_large(monkeypatch)
+    mapped: list[Path] = []
+    memmap = np.memmap
+
+    def count(file: Path, **options: Any) -> Any:
+        mapped.append(file)
+        return memmap(file, **options)
+
+    monkeypatch.setattr(np, "memmap", count)
+    onnxq.quantize(path, [{"x": normal(4, 64, seed=s)} for s in range(4)], recover="none", output=tmp_path / "q.onnx")
+    assert 0 < len(mapped) < layers
+
+
 FULL = """
 import resource, sys
 import numpy as np, onnxq
