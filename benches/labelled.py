@@ -164,6 +164,9 @@ def _row(model: ZooModel, target: str, state: State, options: argparse.Namespace
     return "| " + " | ".join(values) + " |"
 
 
+_HEAD_LINES = 2
+
+
 def _summary(target: str, state: State, models: Sequence[ZooModel], options: argparse.Namespace) -> str:
     """Every quantizer in a line, over all models."""
     titles = TITLES | {v: f"quantize_{setting.title}" for v, setting in PEERS[target].items()}
@@ -178,7 +181,7 @@ def _summary(target: str, state: State, models: Sequence[ZooModel], options: arg
             worse = sum(c.get("verdict") == "worse" for c in cells)
             values = [titles[variant], f"{np.mean(changes):+.2f}", f"{min(changes):+.2f}", f"{worse} of {len(cells)}"]
             lines.append("| " + " | ".join([*values, str(len(cells) - len(changes))]) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if len(lines) > _HEAD_LINES else ""
 
 
 def _text(cell: Cell) -> str:
