@@ -57,7 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _is_labelled(model: ZooModel) -> bool:
-    return model.decode is not None and next(iter(model.load("eval", 1))).labels is not None
+    """Whether each sample has one right answer; language models are judged by perplexity (`language_model`)."""
+    if model.decode is None:
+        return False
+    labels = next(iter(model.load("eval", 1))).labels
+    return labels is not None and np.ndim(labels[0]) == 0
 
 
 def _variants(target: str, options: argparse.Namespace) -> list[str]:
