@@ -227,7 +227,7 @@ def _run_checks(float_graph: Graph, quantized: Graph, engine: EngineReport, feed
         defined.add(want, plain(feed))
     errors: tuple[OutputError, ...] = ran.result()
     unsound = [f"output {e.name!r} is not sound as the engine computes it" for e in errors if not e.is_sound]
-    worse = worse_than(errors, defined.result(), "computed as ONNX defines it")
+    worse = worse_than(ran, defined, "computed as ONNX defines it")
     return [
         check_all(_SOUND, unsound, len(errors), "outputs"),
         check_all(_AS_ACCURATE, worse, len(errors), "outputs"),

@@ -220,7 +220,7 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
     unsound = [_unsound(e) for e in outputs if not e.is_sound and not (values and e.is_empty)]
     checks = [check_all("outputs are sound", unsound, len(outputs), "outputs")]
     if optimised:
-        worse = worse_than(twin.result(), plain.result(), "unoptimised")
+        worse = worse_than(twin, plain, "unoptimised")
         checks.append(check_all("optimised as accurate as unoptimised", worse, len(outputs), "outputs"))
     return _Measured(
         outputs=(*outputs, *faint.errors()),
