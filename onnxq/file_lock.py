@@ -1,6 +1,6 @@
 """Locks that tell a file in use from one that a killed process left: the system lets go of them with the process.
 
-They are advisory and nobody waits for them (flock(2)). Windows and some network file systems have none; what cannot be
+They are advisory (flock(2)). Windows and some network file systems have none; what cannot be
 locked there is never taken for left.
 """
 
@@ -11,14 +11,15 @@ import sys
 from pathlib import Path
 
 
-def lock(descriptor: int) -> bool:
-    """Lock an open file until it is closed; False where another one holds the lock or there is no such thing."""
+def lock(descriptor: int, *, wait: bool = False) -> bool:
+    """Lock an open file until it is closed; False where there is no such thing, or another one holds the lock and
+    nobody waits for it."""
     if sys.platform == "win32":
         return False
     import fcntl  # noqa: PLC0415 - not on Windows
 
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,8 +66,8 @@ class Draft:
         """
         if not self._synced:
             self.sync()
-        if self._hidden is not None:
-            self.stream.close()  # Windows renames no open file
+        if self._hidden is not None and sys.platform == "win32":
+            self.stream.close()  # which renames no open file; elsewhere its lock is held until it has its name
         if replace:
             self._hidden_path().replace(self.target)
         else:
@@ -106,8 +107,10 @@ class Draft:
             except OSError as error:
                 if error.errno not in _LACKING:
                     raise
-                self._hidden = path
-                _copy(self.stream, path)
+                nameless = self.stream
+                self.stream, self._hidden = _hidden(self.target)
+                _move(nameless, self.stream)
+                return self._hidden
             self._hidden = path
         return self._hidden
 
@@ -123,9 +126,7 @@ def draft(target: Path) -> Iterator[Draft]:
         remove_left(left)
     stream, hidden = _nameless(target.parent), None
     if stream is None:
-        hidden = hidden_beside(target, "tmp")
-        stream = hidden.open("xb")
-    lock(stream.fileno())
+        stream, hidden = _hidden(target)
     made = Draft(target, stream, hidden)
     try:
         yield made
@@ -192,15 +193,28 @@ def _nameless(folder: Path) -> BinaryIO | None:
         if error.errno in _LACKING:
             return None
         raise
+    lock(descriptor)
     return os.fdopen(descriptor, "w+b")
 
 
-def _copy(source: BinaryIO, path: Path) -> None:
-    source.seek(0)
-    with path.open("xb") as copy:
-        shutil.copyfileobj(source, copy)
-        copy.flush()
-        os.fsync(copy.fileno())
+def _hidden(target: Path) -> tuple[BinaryIO, Path]:
+    """A hidden file beside `target`, locked, and its path."""
+    while True:
+        path = hidden_beside(target, "tmp")
+        stream = path.open("xb")
+        # Before it is locked another process may take it for left, lock and remove it.
+        lock(stream.fileno(), wait=True)
+        if path.exists():
+            return stream, path
+        stream.close()
+
+
+def _move(source: BinaryIO, target: BinaryIO) -> None:
+    with source:
+        source.seek(0)
+        shutil.copyfileobj(source, target)
+    target.flush()
+    os.fsync(target.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

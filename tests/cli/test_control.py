@@ -183,7 +183,7 @@ def test_a_target_without_an_engine_says_that_nobody_was_asked(run: Run, folder:
     result = run(*arguments)
     assert result.exit_code == 0
     assert "WITHOUT ASKING ITS ENGINE" in result.stdout
-    assert run(*arguments, "--require-engine").exit_code == 4
+    assert run(*arguments, "--require-engine").exit_code == 2
     result = run("verify", "model.onnx", "model.int8.onnx", "--data", "data.npz", "--target", "t.toml")
     assert result.exit_code == 0
     assert "No engine was asked" in " ".join(result.stdout.split())
