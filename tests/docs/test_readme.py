@@ -126,3 +126,33 @@ def test_rules_that_the_code_names_are_explained() -> None:
 
 def test_version_is_one() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", onnxq.__version__)
+
+
+def test_numbers_are_those_that_were_measured() -> None:
+    numbers = (ROOT / "README.md").read_text(encoding="utf-8").partition("## In numbers")[2].partition("\n## ")[0]
+    accuracy = (ROOT / "benches" / "ACCURACY.md").read_text(encoding="utf-8")
+    latency = (ROOT / "benches" / "RESULTS.md").read_text(encoding="utf-8").partition("\n## Latency")[2]
+    ort, tensorrt = accuracy.partition("\n## tensorrt")[::2]
+    for page, measured, quoted in (
+        (ort, "onnxq", "onnxq, `ort-cpu`"),
+        (ort, "quantize_static U8S8 per-channel", "quantize_static, U8S8 per-channel"),
+        (tensorrt, "onnxq", "onnxq, `tensorrt`"),
+        (
+            tensorrt,
+            "quantize_static S8S8 symmetric per-channel, MinMax",
+            "quantize_static, S8S8 symmetric per-channel, MinMax",
+        ),
+    ):
+        summary = page.partition("| over all models |")[2]
+        assert cells(summary, measured)[:3] == cells(numbers, quoted)
+    for engine, quoted in (("under onnxruntime", "ONNX Runtime"), ("under openvino", "OpenVINO")):
+        table = latency.partition(f"### {engine.capitalize()}")[2]
+        mean = re.search(r"\| (geometric mean of (\d+)) \|", table)
+        assert mean is not None
+        assert [c for c in cells(table, mean[1]) if c][:3] == cells(numbers, f"{quoted}, {mean[2]} models")
+
+
+def cells(page: str, name: str) -> list[str]:
+    """The cells behind `name`, which is the first of its row."""
+    row = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")[1:]]
