@@ -30,8 +30,8 @@ class Batch(NamedTuple):
 
 
 def equal(prediction: Any, expected: Any) -> float:
-    """1 if the prediction is what was expected, else 0."""
-    return float(prediction == expected)
+    """The share of a prediction that is as expected: 0 or 1, unless it has several entries."""
+    return float(np.mean(prediction == expected))
 
 
 def overlap(prediction: NDArray[Any], expected: NDArray[Any]) -> float:
