@@ -69,25 +69,14 @@ WRONG_IN_A_TABLE = {
 }
 
 
-@pytest.mark.parametrize("text", WRONG)
+@pytest.mark.parametrize("text", [*WRONG, *WRONG_IN_A_TABLE])
 def test_wrong_files(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load_config(path, KEYS)
-    message, hint = WRONG[text]
+    message, hint = (WRONG | WRONG_IN_A_TABLE)[text]
     assert caught.value.message.startswith(message)
-    assert caught.value.where == str(path)
-    assert hint in (caught.value.hint or "")
-
-
-@pytest.mark.parametrize("text", WRONG_IN_A_TABLE)
-def test_wrong_tables(tmp_path: Path, text: str) -> None:
-    path = write(tmp_path, text)
-    with pytest.raises(ConfigError) as caught:
-        load_config(path, KEYS)
-    message, hint = WRONG_IN_A_TABLE[text]
-    assert caught.value.message.startswith(message)
-    assert caught.value.where == f"{path}, [verify]"
+    assert caught.value.where == (f"{path}, [verify]" if text in WRONG_IN_A_TABLE else str(path))
     assert hint in (caught.value.hint or "")
 
 

@@ -224,16 +224,20 @@ def test_equal_broken_and_missing_outputs() -> None:
 # ---- the public function -----------------------------------------------------------------------------------------
 
 
-def test_a_layer_that_is_made_bad_comes_first() -> None:
+def with_a_bad_layer() -> ModelProto:
+    """RESIDUAL, where one channel of `b` dwarfs the others, which round to nothing; c2 takes it down again."""
     bad = ModelProto()
     bad.CopyFrom(RESIDUAL)
-    # One channel of `b` dwarfs the others, which round to nothing; c2 takes it down again.
     for name, index in (("w1", np.s_[0]), ("b1", np.s_[0]), ("w2", np.s_[:, 0])):
         (proto,) = (t for t in bad.graph.initializer if t.name == name)
         values = numpy_helper.to_array(proto).copy()
         values[index] *= 1 / 300 if name == "w2" else 300
         proto.CopyFrom(numpy_helper.from_array(values, name))
-    found = onnxq.sensitivity(bad, FEEDS, placement="full", target="ort-x64-vnni", method="max")
+    return bad
+
+
+def test_a_layer_that_is_made_bad_comes_first() -> None:
+    found = onnxq.sensitivity(with_a_bad_layer(), FEEDS, placement="full", target="ort-x64-vnni", method="max")
     assert {row.node for row in found.ranked()[:2]} == {"c1", "c2"}
     assert found.ranked()[1].effect.sqnr_db < 25 < found.ranked()[2].effect.sqnr_db
     assert (found.samples, found.missing, len(found.layers)) == (12, 0, 4)

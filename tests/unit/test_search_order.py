@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import numpy_helper
 
 import onnxq
 from onnxq.calibration.batches import Batch
@@ -17,24 +17,12 @@ from onnxq.numerics import fake_quantize
 from onnxq.search.expected import expected_harm, expected_noise
 from onnxq.search.mixed import ranked_behind, ranking_seconds, spread
 from onnxq.search.ranking_file import load_ranking
-from tests.unit.test_search_effects import EMBEDDING, FEEDS, RESIDUAL, TOKENS, prepared_with
+from tests.unit.test_search_effects import EMBEDDING, FEEDS, RESIDUAL, TOKENS, prepared_with, with_a_bad_layer
 
 VNNI = "ort-x64-vnni"
 OPTIONS: dict[str, Any] = {"target": VNNI, "placement": "full"}
 GOAL = 48.0
 """dB: above what int8 gives, so that layers have to go to float."""
-
-
-def with_a_bad_layer() -> ModelProto:
-    """RESIDUAL, where one channel of `b` dwarfs the others, so that c1 and c2 round badly."""
-    bad = ModelProto()
-    bad.CopyFrom(RESIDUAL)
-    for name, index in (("w1", np.s_[0]), ("b1", np.s_[0]), ("w2", np.s_[:, 0])):
-        (proto,) = (t for t in bad.graph.initializer if t.name == name)
-        values = numpy_helper.to_array(proto).copy()
-        values[index] *= 1 / 300 if name == "w2" else 300
-        proto.CopyFrom(numpy_helper.from_array(values, name))
-    return bad
 
 
 def interrupted_after(count: int):
