@@ -30,10 +30,10 @@ from benches import calibration_memory, machine
 from benches.sections import RESULTS, write_section
 from onnxq import stages
 from onnxq.calibration import runner
-from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.reused_sessions import ReusedSessions
 from onnxq.calibration.runner import CollectOptions, collect
-from onnxq.calibration.sources import open_data
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.planning.options import PlanOptions
 from tests.zoo import ZOO, ZooModel
 

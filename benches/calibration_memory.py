@@ -17,12 +17,13 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxq import stages
-from onnxq.calibration.histogram import BINS
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.memory import tap_bytes
 from onnxq.calibration.runner import CollectOptions, collect
-from onnxq.calibration.sources import open_data
-from onnxq.calibration.taps import in_graph_order, with_output_shapes
+from onnxq.calibration.statistics.histogram import BINS
+from onnxq.calibration.taps.memory import tap_bytes
+from onnxq.calibration.taps.selection import in_graph_order
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
+from onnxq.inference.outputs import with_output_shapes
 from onnxq.planning.options import PlanOptions
 from tests.zoo import ZOO, Feed
 

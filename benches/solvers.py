@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benches import machine
 from benches.sections import RESULTS, write_section
 from onnxq.calibration.methods.solve import METHODS, method_from_name, solve_range
-from onnxq.calibration.statistics import TensorStats
+from onnxq.calibration.statistics.table import TensorStats
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
 

@@ -28,11 +28,11 @@ from onnxq.version import VERSION
 if TYPE_CHECKING:
     from onnxq.api import quantize
     from onnxq.calibrating import calibrate
-    from onnxq.calibration.data import Data
-    from onnxq.calibration.images import ImageOptions
-    from onnxq.calibration.statistics import StatsTable
-    from onnxq.calibration.stats_file import load_stats
+    from onnxq.calibration.statistics.file import load_stats
+    from onnxq.calibration.statistics.table import StatsTable
     from onnxq.channels import channel_ranges
+    from onnxq.data.description import Data
+    from onnxq.data.images import ImageOptions
     from onnxq.engine import EngineResult, build_engine
     from onnxq.evaluation.evaluate import evaluate
     from onnxq.evaluation.evaluation import Evaluation
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _LAZY = {
-    "Data": "onnxq.calibration.data",
+    "Data": "onnxq.data.description",
     "EngineResult": "onnxq.engine",
     "Evaluation": "onnxq.evaluation.evaluation",
-    "ImageOptions": "onnxq.calibration.images",
+    "ImageOptions": "onnxq.data.images",
     "Override": "onnxq.planning.overrides",
     "Preview": "onnxq.previews.preview",
     "QuantPlan": "onnxq.planning.plan",
@@ -62,13 +62,13 @@ _LAZY = {
     "Report": "onnxq.report.report",
     "SearchResult": "onnxq.search.result",
     "Sensitivity": "onnxq.search.ranking",
-    "StatsTable": "onnxq.calibration.statistics",
+    "StatsTable": "onnxq.calibration.statistics.table",
     "StripResult": "onnxq.stripping",
     "build_engine": "onnxq.engine",
     "calibrate": "onnxq.calibrating",
     "channel_ranges": "onnxq.channels",
     "evaluate": "onnxq.evaluation.evaluate",
-    "load_stats": "onnxq.calibration.stats_file",
+    "load_stats": "onnxq.calibration.statistics.file",
     "plan": "onnxq.explaining",
     "preview": "onnxq.previews.preview",
     "quantize": "onnxq.api",

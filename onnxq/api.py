@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from onnxq.calibrating import calibrate
-from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import Layout
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import NonFinite
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
+from onnxq.data.images import ImageOptions
+from onnxq.data.inputs import Layout
 from onnxq.evaluation.metrics import Function
 from onnxq.graph.model import (
     ModelSource,

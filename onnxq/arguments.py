@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.calibration.checkpoint import Checkpointing
-from onnxq.calibration.data import bare
 from onnxq.calibration.methods import MOVING_AVERAGE, Method
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.data.description import bare
 from onnxq.errors import ConfigError
 from onnxq.graph.model import is_quantized
 from onnxq.graph.view import Graph

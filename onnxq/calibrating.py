@@ -9,12 +9,12 @@ from typing import Any
 from onnxq.arguments import checkpointing_from
 from onnxq.calibration.checkpoint import Checkpointing
 from onnxq.calibration.collection import collect_as_asked
-from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import Layout
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, NonFinite
-from onnxq.calibration.sharding import Shard, shard_from
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
+from onnxq.data.images import ImageOptions
+from onnxq.data.inputs import Layout
+from onnxq.data.sharding import Shard, shard_from
 from onnxq.graph.model import (
     ModelSource,
 )

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import Layout
 from onnxq.calibration.observers import ChannelTable, observe_channels
 from onnxq.calibration.runner import CollectOptions
+from onnxq.data.images import ImageOptions
+from onnxq.data.inputs import Layout
 from onnxq.errors import ConfigError
 from onnxq.graph.model import (
     ModelSource,

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxq.calibration.progress import Callback, report_to
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import QuantParams

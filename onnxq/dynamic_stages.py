@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxq.calibration.batches import Batches
+from onnxq.data.batches import Batches
 from onnxq.dynamic.kernels import UseDynamicKernels, import_domains_of
 from onnxq.dynamic.weights import solve_dynamic
 from onnxq.errors import UnsupportedModelError
 from onnxq.facts import Clock
-from onnxq.faults import blamed_on
 from onnxq.finishing import Made, Request, finish
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
+from onnxq.inference.faults import blamed_on
 from onnxq.mode_plans import DynamicPlan, plan_dynamically
 from onnxq.modes import DYNAMIC
 from onnxq.nested import Nested

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from onnxq.arguments import check_output_is_no_input
-from onnxq.calibration.images import ImageOptions, noted_size
-from onnxq.calibration.inputs import Layout
-from onnxq.calibration.synthetic import synthetic_batches
+from onnxq.data.images import ImageOptions, noted_size
+from onnxq.data.inputs import Layout
+from onnxq.data.synthetic import synthetic_batches
 from onnxq.errors import ConfigError, ModelError
 from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.saving import check_output

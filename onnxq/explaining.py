@@ -9,8 +9,8 @@ from typing import Any
 
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.solve import ranges_from_stats, solve_from_ranges, solve_without_data
-from onnxq.calibration.statistics import StatsTable
-from onnxq.calibration.synthetic import synthetic_batches
+from onnxq.calibration.statistics.table import StatsTable
+from onnxq.data.synthetic import synthetic_batches
 from onnxq.dynamic.weights import solve_dynamic
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.graph.model import ModelSource, load_graph

@@ -10,13 +10,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.data import bare, data_from
-from onnxq.calibration.images import PRESETS, ImageOptions
-from onnxq.calibration.inputs import Layout
 from onnxq.calibration.progress import Callback, report_to
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.data.batches import Batch, Batches
+from onnxq.data.description import bare, data_from
+from onnxq.data.images import PRESETS, ImageOptions
+from onnxq.data.inputs import Layout
 from onnxq.graph.model import (
     get_metadata,
     model_digest,

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnxq.calibration.batches import Batches
-from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import Layout
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
-from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
+from onnxq.data.batches import Batches
+from onnxq.data.images import ImageOptions
+from onnxq.data.inputs import Layout
 from onnxq.detailing import Calibrated, details_of
 from onnxq.facts import Clock, Counted, path_of, source_facts
 from onnxq.graph.model import ModelSource, quantized_nodes, save_model, set_metadata, size_bytes

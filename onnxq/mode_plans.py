@@ -9,7 +9,6 @@ from onnx import TensorProto
 
 from onnxq.dynamic.planning import DYNAMIC_OPSET, plan_dynamic
 from onnxq.errors import ConfigError
-from onnxq.faults import blamed_on
 from onnxq.finishing import refuse_quantized
 from onnxq.graph.float_types import HALF_SCALE_OPSET, mentions
 from onnxq.graph.model import ModelSource, load_graph, model_digest
@@ -17,6 +16,7 @@ from onnxq.graph.opset import lower_opset, upgrade_opset
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import Graph
+from onnxq.inference.faults import blamed_on
 from onnxq.nested import Nested, plan_nested, whole_plan
 from onnxq.passes.base import PassManager
 from onnxq.passes.capture_invariants import CaptureInvariants

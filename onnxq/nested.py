@@ -16,15 +16,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.session import Session
-from onnxq.calibration.taps import with_readable_outputs
+from onnxq.data.batches import Batch, Batches
 from onnxq.graph.messages import reads_of
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraph_feeds import Feed, subgraph_feeds
 from onnxq.graph.subgraphs import Subgraph, own_graph, subgraphs, with_subgraph
 from onnxq.graph.view import CAPTURED, Graph
+from onnxq.inference.outputs import with_readable_outputs
+from onnxq.inference.session import Session
 from onnxq.passes.base import Pass
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, Derived, QuantPlan, SharedWith, TensorPlan

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from onnxq.calibration.batches import Batches
-from onnxq.calibration.kept import keep_first
 from onnxq.calibration.methods import Method
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.solve import solve_from_ranges
-from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
+from onnxq.data.batches import Batches
+from onnxq.data.kept import keep_first
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
 from onnxq.nested import Nested, batches_inside, is_run, whole_plan

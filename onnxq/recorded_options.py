@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from onnxq.calibration.data import Data
-from onnxq.calibration.images import ImageOptions, for_model, image_options
+from onnxq.data.description import Data
+from onnxq.data.images import ImageOptions, for_model, image_options
 from onnxq.errors import ArtifactError, ConfigError
 from onnxq.planning.overrides import Override
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from onnxq.api import quantize
-from onnxq.calibration.data import data_from
+from onnxq.data.description import data_from
 from onnxq.errors import ModelError
 from onnxq.graph.model import ModelSource, get_metadata, load_graph, model_digest
 from onnxq.recorded_options import recall_options

@@ -8,7 +8,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxq.calibration.solve import QParamsTable
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.planning.plan import QuantPlan
 from onnxq.report.report import Report
 from onnxq.search.result import SearchResult

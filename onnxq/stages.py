@@ -10,24 +10,23 @@ from typing import Any
 
 from onnx import TensorProto
 
-from onnxq.calibration.batches import Batches
-from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import InputSpecs, Layout
-from onnxq.calibration.kept import read_ahead
 from onnxq.calibration.methods import MOVING_AVERAGE, Method
 from onnxq.calibration.observers import observe_moving_average
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, collect
-from onnxq.calibration.sharded_batches import ShardedBatches
-from onnxq.calibration.sharding import Shard
 from onnxq.calibration.solve import QParamsTable, RangeTable, ranges_from_stats, share_ranges
-from onnxq.calibration.sources import images_without_files, open_data
-from onnxq.calibration.statistics import StatsTable
-from onnxq.calibration.synthetic import synthetic_batches
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.calibration.trained import TrainedParams, trained_params
+from onnxq.data.batches import Batches
+from onnxq.data.images import ImageOptions
+from onnxq.data.inputs import InputSpecs, Layout
+from onnxq.data.kept import read_ahead
+from onnxq.data.sharded_batches import ShardedBatches
+from onnxq.data.sharding import Shard
+from onnxq.data.sources import images_without_files, open_data
+from onnxq.data.synthetic import synthetic_batches
 from onnxq.errors import ArtifactError, ModelError, UnsupportedModelError
-from onnxq.faults import blamed_on
 from onnxq.graph.model import (
     ModelSource,
     load_graph,
@@ -36,6 +35,7 @@ from onnxq.graph.model import (
 )
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
+from onnxq.inference.faults import blamed_on
 from onnxq.nested import Nested, plan_nested
 from onnxq.passes.base import Pass, PassManager, PassResult
 from onnxq.passes.convert_widths import ConvertWidths

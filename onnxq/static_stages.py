@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from onnxq.arguments import check_overrides, check_rewrites, check_sources
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.kept import keep_first
 from onnxq.calibration.methods import Method
-from onnxq.calibration.providers import provider_names
 from onnxq.calibration.solve import QParamsTable, RangeTable, replaced_note, solve_from_ranges
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.data.batches import Batch, Batches
+from onnxq.data.kept import keep_first
 from onnxq.facts import (
     Clock,
     counted_share,
@@ -28,6 +27,7 @@ from onnxq.facts import (
 from onnxq.finishing import Made, Request, finish
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.view import Graph
+from onnxq.inference.providers import provider_names
 from onnxq.nested_stages import InsideNested, NestedRun, check_plan, readable_for
 from onnxq.previews.doubts import doubts_of_samples
 from onnxq.recovery.levelling import Levelled, level_channels

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.calibration.batches import Batches
 from onnxq.calibration.methods import Method
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.data.batches import Batches
 from onnxq.errors import ConfigError, DataError, InternalError, OnnxqError
 from onnxq.graph.model import ModelSource, load_graph, quantized_nodes
 from onnxq.passes.strip_pairs import has_trained_pairs

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.methods import MOVING_AVERAGE, Method
 from onnxq.calibration.solve import RangeTable, solve_from_ranges
 from onnxq.calibration.tensorrt_cache import TensorRTCache
+from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.planning.options import FULL, PlanOptions

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.arguments import check_order
-from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import Layout
 from onnxq.calibration.progress import Callback
+from onnxq.data.images import ImageOptions
+from onnxq.data.inputs import Layout
 from onnxq.detailing import details_of
 from onnxq.facts import (
     Counted,

@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.kept import keep_first
 from onnxq.calibration.progress import report_to
+from onnxq.data.batches import Batch, Batches
+from onnxq.data.kept import keep_first
 from onnxq.dynamic.kernels import import_domains_of, use_domain
 from onnxq.dynamic.rules import MICROSOFT
 from onnxq.errors import ConfigError, UnsupportedModelError
 from onnxq.facts import Clock
-from onnxq.faults import blamed_on
 from onnxq.finishing import Made, Request, finish
 from onnxq.graph.model import load_graph
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
+from onnxq.inference.faults import blamed_on
 from onnxq.mode_plans import WeightTree, plan_weights_of
 from onnxq.modes import WEIGHT_ONLY
 from onnxq.numerics.qparams import QuantParams

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
+from onnxq.data.batches import Batch
 from onnxq.graph.view import CAPTURED, Graph, Use
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.planning.options import FULL, PlanOptions

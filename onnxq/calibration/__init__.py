@@ -1,1 +1,1 @@
-"""Calibration: data in, statistics, ranges."""
+"""Calibration: a model run over samples, its statistics, ranges from them."""

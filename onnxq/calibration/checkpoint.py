@@ -27,10 +27,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.progress import Progress
-from onnxq.calibration.statistics import EMPTY_FINGERPRINT, StatsTable, combine_fingerprints
-from onnxq.calibration.stats_file import decode_stats, encode_stats
+from onnxq.calibration.statistics.file import decode_stats, encode_stats
+from onnxq.calibration.statistics.table import EMPTY_FINGERPRINT, StatsTable, combine_fingerprints
+from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ArtifactError, ConfigError, InterruptedRunError
 from onnxq.plural import counted
 from onnxq.whole_files import write_whole

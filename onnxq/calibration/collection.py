@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from onnxq.calibration.batches import Batches
 from onnxq.calibration.checkpoint import Checkpointing, Collect, ProgressCallback, collect_with_checkpoints
 from onnxq.calibration.reused_sessions import ReusedSessions
 from onnxq.calibration.runner import CollectOptions, collect
-from onnxq.calibration.sharded_batches import ShardedBatches
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
+from onnxq.data.batches import Batches
+from onnxq.data.sharded_batches import ShardedBatches
 from onnxq.graph.view import Graph
 
 

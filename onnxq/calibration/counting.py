@@ -12,12 +12,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.histogram import Binner
-from onnxq.calibration.readings import Arrays, Rows
-from onnxq.calibration.sampling import Extract, extract
-from onnxq.calibration.statistics import EMPTY_FINGERPRINT, StatsBuilder, TensorStats, combine_fingerprints
-from onnxq.calibration.taps import Function
+from onnxq.calibration.statistics.histogram import Binner
+from onnxq.calibration.statistics.sampling import Extract, extract
+from onnxq.calibration.statistics.table import EMPTY_FINGERPRINT, StatsBuilder, TensorStats, combine_fingerprints
+from onnxq.calibration.taps.readings import Arrays, Rows
+from onnxq.calibration.taps.selection import Function
+from onnxq.data.batches import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

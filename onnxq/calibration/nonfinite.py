@@ -8,10 +8,10 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxq.calibration.counting import NonFiniteError
-from onnxq.calibration.session import Session
-from onnxq.calibration.taps import with_outputs, with_readable_outputs
 from onnxq.errors import DataError, OnnxqError
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import with_outputs, with_readable_outputs
+from onnxq.inference.session import Session
 
 
 def nonfinite_error(graph: Graph, found: NonFiniteError, session: Callable[[Graph], Session]) -> DataError:

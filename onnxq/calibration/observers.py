@@ -20,13 +20,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnxq.calibration.batches import Batch, Batches
 from onnxq.calibration.methods.solve import DEFAULT_MOMENTUM
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.statistics import EMPTY_FINGERPRINT, combine_fingerprints
-from onnxq.calibration.taps import in_graph_order, with_readable_outputs
+from onnxq.calibration.statistics.table import EMPTY_FINGERPRINT, combine_fingerprints
+from onnxq.calibration.taps.selection import in_graph_order
+from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ArtifactError, ConfigError, DataError, PlanError
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import with_readable_outputs
 from onnxq.numerics.qparams import Range
 from onnxq.numerics.specs import QuantSpec
 

@@ -24,17 +24,17 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.progress import Progress, resident_bytes
 from onnxq.calibration.reused_sessions import ReusedSessions
 from onnxq.calibration.runner import CollectOptions, collect
-from onnxq.calibration.session import runtime_version
-from onnxq.calibration.statistics import StatsTable
-from onnxq.calibration.stats_file import decode_stats, encode_stats
+from onnxq.calibration.statistics.file import decode_stats, encode_stats
+from onnxq.calibration.statistics.table import StatsTable
+from onnxq.data.batches import Batch, Batches
+from onnxq.data.inputs import InputSpecs
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.saving import self_contained
 from onnxq.graph.view import Graph
+from onnxq.inference.session import runtime_version
 from onnxq.version import VERSION
 
 SHARE_SAMPLES = 32

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from onnxq.calibration.row_memory import Summarised
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.session import Session
-from onnxq.calibration.taps import SampleAxis
+from onnxq.calibration.taps.row_memory import Summarised
+from onnxq.calibration.taps.selection import SampleAxis
 from onnxq.graph.view import Graph
+from onnxq.inference.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)

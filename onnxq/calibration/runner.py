@@ -16,30 +16,23 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from onnxq.calibration.array_sessions import ArraySessions
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.blocked import optimised_graph
 from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
-from onnxq.calibration.memory import TapBytes, give_back_freed, grouped_taps, tap_bytes
 from onnxq.calibration.nonfinite import nonfinite_error
 from onnxq.calibration.progress import Progress, resident_bytes
-from onnxq.calibration.providers import DEFAULT_PROVIDERS, full_names
-from onnxq.calibration.row_memory import Summarised
-from onnxq.calibration.session import Session, make_session
-from onnxq.calibration.statistics import StatsTable, TensorStats
-from onnxq.calibration.summarising_session import summarising_session
-from onnxq.calibration.tap_reader import TapReader
-from onnxq.calibration.taps import (
-    FLOATS,
-    SampleAxis,
-    derived_taps,
-    in_graph_order,
-    with_output_shapes,
-    with_outputs,
-    with_readable_outputs,
-)
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
+from onnxq.calibration.taps.array_sessions import ArraySessions
+from onnxq.calibration.taps.blocked import optimised_graph
+from onnxq.calibration.taps.memory import TapBytes, give_back_freed, grouped_taps, tap_bytes
+from onnxq.calibration.taps.reader import TapReader
+from onnxq.calibration.taps.row_memory import Summarised
+from onnxq.calibration.taps.selection import SampleAxis, derived_taps, in_graph_order
+from onnxq.calibration.taps.summarising_session import summarising_session
+from onnxq.data.batches import Batch, Batches
 from onnxq.errors import DataError
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import FLOATS, with_output_shapes, with_outputs, with_readable_outputs
+from onnxq.inference.providers import DEFAULT_PROVIDERS, full_names
+from onnxq.inference.session import Session, make_session
 
 NonFinite = Literal["error", "ignore"]
 

@@ -20,7 +20,7 @@ from onnxq.calibration.concat_ranges import with_joined_concats
 from onnxq.calibration.methods import Method, expected_sqnr_db, method_from_name, solve_range
 from onnxq.calibration.methods.density import Density
 from onnxq.calibration.methods.percentile import zeros_reach
-from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, attribute
 from onnxq.numerics.blocks import range_of_values, scale_shape

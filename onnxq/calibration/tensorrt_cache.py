@@ -24,7 +24,7 @@ import numpy as np
 
 from onnxq.calibration.methods import Method
 from onnxq.calibration.solve import share_ranges, sound_range
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.errors import ArtifactError, ConfigError, InternalError
 from onnxq.numerics.qparams import Range, qparams_from_range
 from onnxq.planning.plan import QuantPlan, Role

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxq.calibration.statistics import StatsTable
+    from onnxq.calibration.statistics.table import StatsTable
     from onnxq.engine import EngineResult
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.explanation import Explanation

@@ -96,13 +96,13 @@ class DataOptions:
         if self.data is None:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ConfigError(f"{named} without data", hint="pass --data SRC")
-        from onnxq.calibration.data import Data  # noqa: PLC0415 - numpy only now
+        from onnxq.data.description import Data  # noqa: PLC0415 - numpy only now
 
         return Data(self.data, **given)
 
     def _images(self) -> Any:
         """A preset's name, or options where single parts were given; None where nothing was said about images."""
-        from onnxq.calibration.images import ImageOptions, image_options  # noqa: PLC0415 - imports numpy
+        from onnxq.data.images import ImageOptions, image_options  # noqa: PLC0415 - imports numpy
 
         changes = {
             name: getattr(self, name)

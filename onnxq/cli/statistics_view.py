@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from onnxq.calibration.histogram import BINS
-from onnxq.calibration.statistics import StatsTable, TensorStats
-from onnxq.calibration.stats_file import MAGIC
+from onnxq.calibration.statistics.file import MAGIC
+from onnxq.calibration.statistics.histogram import BINS
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.cli.documents import stats_document
 from onnxq.planning.names import selected, unmatched
 from onnxq.plural import counted

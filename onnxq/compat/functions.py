@@ -287,7 +287,7 @@ def _method(given: Any, extra: ExtraOptions) -> dict[str, Any]:
 
 def _cached(path: Path) -> Any:
     """The statistics of a cache; None where there is none."""
-    from onnxq.calibration.stats_file import load_stats  # noqa: PLC0415
+    from onnxq.calibration.statistics.file import load_stats  # noqa: PLC0415
     from onnxq.errors import ArtifactError  # noqa: PLC0415
 
     if not path.exists():

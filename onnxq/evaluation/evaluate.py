@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.arguments import check_order
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import InputSpecs, Layout
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.sources import open_data
-from onnxq.calibration.user_code import function_from
+from onnxq.data.batches import Batch, Batches
+from onnxq.data.images import ImageOptions
+from onnxq.data.inputs import InputSpecs, Layout
+from onnxq.data.sources import open_data
+from onnxq.data.user_code import function_from
 from onnxq.errors import ConfigError
 from onnxq.evaluation.agreement import Agreement, Postprocess
 from onnxq.evaluation.demands import demands_from

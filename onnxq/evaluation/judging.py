@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.session import Session
+from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ConfigError, DataError
 from onnxq.evaluation.agreement import Agreement
 from onnxq.evaluation.labels import as_classes, check_count
 from onnxq.evaluation.metrics import Arrays, Metric, UserMetric
 from onnxq.graph.view import Graph
+from onnxq.inference.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)

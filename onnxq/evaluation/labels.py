@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.array_files import array_shapes, open_columns
-from onnxq.calibration.data import bare, data_from
-from onnxq.calibration.shuffling import chosen_files, order_in_files
-from onnxq.calibration.sources import LABELS, image_files
+from onnxq.data.array_files import array_shapes, open_columns
+from onnxq.data.description import bare, data_from
+from onnxq.data.shuffling import chosen_files, order_in_files
+from onnxq.data.sources import LABELS, image_files
 from onnxq.errors import ConfigError, DataError
 
 FOLDERS = "folders"

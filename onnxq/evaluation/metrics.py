@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.user_code import PYTHON, function_from
+from onnxq.data.user_code import PYTHON, function_from
 from onnxq.errors import ConfigError, DataError
 from onnxq.evaluation.intervals import Interval, bootstrap, wilson
 

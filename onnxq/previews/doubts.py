@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.inputs import InputSpecs
+from onnxq.data.batches import Batch
+from onnxq.data.inputs import InputSpecs
 from onnxq.graph.view import Graph
 from onnxq.passes.settle_types import runnable
 from onnxq.previews.figures import Figures

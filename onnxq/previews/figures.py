@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.inputs import InputSpec
+from onnxq.data.inputs import InputSpec
 
 _SHAPES = 4
 """So many different shapes are listed."""

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.data import Data, bare
-from onnxq.calibration.images import PRESETS, ImageOptions
-from onnxq.calibration.inputs import InputSpecs, Layout
-from onnxq.calibration.session import Session
-from onnxq.calibration.sources import open_data
+from onnxq.data.description import Data, bare
+from onnxq.data.images import PRESETS, ImageOptions
+from onnxq.data.inputs import InputSpecs, Layout
+from onnxq.data.sources import open_data
 from onnxq.errors import OnnxqError
+from onnxq.inference.session import Session
 
 Color = Literal["rgb", "bgr"]
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.images import ImageOptions, image_options
-from onnxq.calibration.inputs import InputSpecs, Layout
-from onnxq.calibration.session import Session, make_session
+from onnxq.data.batches import Batch
+from onnxq.data.images import ImageOptions, image_options
+from onnxq.data.inputs import InputSpecs, Layout
 from onnxq.errors import ConfigError
 from onnxq.facts import source_name
 from onnxq.graph.model import ModelSource, load_graph
 from onnxq.graph.view import Graph
+from onnxq.inference.session import Session, make_session
 from onnxq.passes.settle_types import runnable
 from onnxq.previews.doubts import doubts_of_input, doubts_of_outputs
 from onnxq.previews.figures import ChannelFigures, Figures

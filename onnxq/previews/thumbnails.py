@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.inputs import Layout
+from onnxq.data.inputs import Layout
 
 _SIDE = 160
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.taps import in_graph_order, with_readable_outputs
+from onnxq.calibration.taps.selection import in_graph_order
+from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import with_readable_outputs
 from onnxq.passes.settle_types import runnable
 
 ROWS = 1024

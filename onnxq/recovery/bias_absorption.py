@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
+from onnxq.data.batches import Batch
 from onnxq.graph.constants import operand
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use, attribute

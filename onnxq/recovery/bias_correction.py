@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, ValueInfoProto
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable, constant_values
+from onnxq.data.batches import Batch
 from onnxq.errors import InternalError
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.float_types import float_tensor

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
+from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan
 from onnxq.plural import counted

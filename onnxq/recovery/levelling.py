@@ -19,13 +19,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.methods import METHODS, Method, method_from_name
 from onnxq.calibration.progress import Callback, report_to
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.solve import RangeTable, sound_range
-from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
+from onnxq.data.batches import Batch, Batches
+from onnxq.data.inputs import InputSpecs
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import Range
 from onnxq.passes.settle_types import runnable

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.taps import with_outputs
+from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import with_outputs
 from onnxq.passes.settle_types import runnable
 from onnxq.recovery.patches import sampled_patches, weight_rows
 

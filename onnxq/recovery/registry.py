@@ -15,9 +15,9 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.progress import report_to
 from onnxq.calibration.runner import CollectOptions
+from onnxq.data.batches import Batch
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan

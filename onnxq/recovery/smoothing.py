@@ -30,8 +30,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
+from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import Observed, QuantPlan, Role
 from onnxq.recovery.activation_samples import sample_channels

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.progress import Callback
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
+from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan
 from onnxq.targets.schema import Target

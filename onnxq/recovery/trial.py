@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.solve import RangeTable, ranges_from_stats, solve_from_ranges
-from onnxq.calibration.taps import FLOATS, with_readable_outputs
+from onnxq.data.batches import Batch, Batches
+from onnxq.data.inputs import InputSpecs
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import FLOATS, with_readable_outputs
 from onnxq.passes.base import PassManager
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.insert_qdq import InsertQDQ

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.memory import give_back_freed
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.summarising_session import shared_threads
+from onnxq.calibration.taps.memory import give_back_freed
+from onnxq.calibration.taps.summarising_session import shared_threads
+from onnxq.data.batches import Batch
 from onnxq.graph.cut import outside_reads, subgraph
 from onnxq.graph.messages import reads_of
 from onnxq.graph.view import Graph

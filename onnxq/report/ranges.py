@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.histogram import BINS
 from onnxq.calibration.methods import METHODS, expected_sqnr_db, method_from_name
 from onnxq.calibration.methods.density import Density
 from onnxq.calibration.solve import group_stats, sound_range
-from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.statistics.histogram import BINS
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize
 from onnxq.numerics.blocks import spread

@@ -14,10 +14,10 @@ from functools import cache
 
 import numpy as np
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
+from onnxq.data.batches import Batch
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable, constant_values
+from onnxq.data.batches import Batch
 from onnxq.dynamic.planning import sites_of_plan
 from onnxq.dynamic.weights import stored_values
 from onnxq.graph.match import Miss, biased_matmul

@@ -18,14 +18,14 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.memory import tap_bytes
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.session import Session
 from onnxq.calibration.solve import QParamsTable
-from onnxq.calibration.taps import with_output_shapes, with_readable_outputs
+from onnxq.calibration.taps.memory import tap_bytes
+from onnxq.data.batches import Batch
 from onnxq.graph.cut import descendants, outside_reads, subgraph
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import with_output_shapes, with_readable_outputs
+from onnxq.inference.session import Session
 from onnxq.passes.insert_qdq import add_params
 from onnxq.search.distance import Arrays, Distance, Effect
 from onnxq.search.layers import Layer

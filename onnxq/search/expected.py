@@ -21,7 +21,7 @@ import numpy as np
 
 from onnxq.calibration.methods import expected_sqnr_db
 from onnxq.calibration.solve import QParamsTable, constant_values
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize
 from onnxq.numerics.qparams import QuantParams

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
+from onnxq.data.batches import Batch
 from onnxq.plural import counted
 from onnxq.search.budget import Budget
 from onnxq.search.distance import Effect

@@ -7,10 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import Layout
-from onnxq.calibration.kept import keep_first
+from onnxq.data.batches import Batch, Batches
+from onnxq.data.images import ImageOptions
+from onnxq.data.inputs import Layout
+from onnxq.data.kept import keep_first
 from onnxq.errors import ConfigError
 from onnxq.evaluation.evaluate import labelled_data
 from onnxq.evaluation.labels import label_key, load_labels

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
+from onnxq.data.batches import Batch
 from onnxq.evaluation.evaluation import compare
 from onnxq.evaluation.judging import Judge, judge_for, labelled, run
 from onnxq.evaluation.metrics import metric_from

@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import Layout
-from onnxq.calibration.kept import keep_first
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import solve_from_ranges
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
+from onnxq.data.batches import Batch
+from onnxq.data.images import ImageOptions
+from onnxq.data.inputs import Layout
+from onnxq.data.kept import keep_first
 from onnxq.errors import ConfigError
 from onnxq.facts import Clock
 from onnxq.graph.model import ModelSource

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxq.calibration.batches import Batch
 from onnxq.calibration.runner import CollectOptions
+from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
 from onnxq.mode_plans import WeightTree
 from onnxq.numerics.qtypes import INT8

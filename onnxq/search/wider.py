@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from onnxq.calibration.methods import Method
 from onnxq.calibration.solve import QParamsTable, ranges_from_stats, solve_from_ranges
-from onnxq.calibration.statistics import StatsTable
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Derived, QuantPlan, Role, TensorPlan, family_of
 from onnxq.planning.planner import make_plan

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxq.calibration.taps import with_readable_outputs
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import with_readable_outputs
 from onnxq.passes.settle_types import runnable
 from onnxq.planning.macs import with_input_shapes
 from onnxq.verification.compare import OutputComparison, OutputError

@@ -24,7 +24,7 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "ftplib": (),
     "ssl": (),
     # load_data(), hooks and metrics of Python files that the user names
-    "runpy": ("onnxq.calibration.sources", "onnxq.calibration.user_code"),
+    "runpy": ("onnxq.data.sources", "onnxq.data.user_code"),
     "subprocess": ("onnxq.verification.engines",),  # TensorRT, whose builder can take the process down with it
     "socket": ("onnxq.calibration.ray_cluster",),  # whether the Ray cluster that the user names answers
 }
@@ -39,7 +39,7 @@ KEYWORDS = {"shell", "allow_pickle", "dangerous", "trust_remote_code"}
 ALLOWED_ATTRIBUTES = {
     "onnxq": {("importlib", "import_module")},  # names of the package itself, loaded when they are used
     # weights that are of numbers, at a place that `external_data.locate` has checked
-    "onnxq.calibration.mapped_weights": {("np", "memmap")},
+    "onnxq.inference.mapped_weights": {("np", "memmap")},
     # one of the two names of TensorRT's package
     "onnxq.verification.engines.tensorrt_worker": {("importlib", "import_module")},
     # what the process that runs an engine was handed, and handed back

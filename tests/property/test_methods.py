@@ -10,7 +10,7 @@ from onnxq.calibration.methods import METHODS, method_from_name, solve_range
 from onnxq.calibration.methods.density import Density
 from onnxq.calibration.methods.noise import expected_errors
 from onnxq.calibration.methods.solve import AUTO_CLIP_WEIGHT
-from onnxq.calibration.statistics import TensorStats
+from onnxq.calibration.statistics.table import TensorStats
 from onnxq.numerics import QuantSpec, Range
 from tests import reference_methods as slow
 from tests.strategies import SPECS, activations, specs

@@ -18,11 +18,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import onnxq
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.sources import open_data
-from onnxq.calibration.stats_file import MAGIC
+from onnxq.calibration.statistics.file import MAGIC
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
 from onnxq.config import Keys, Kind, load_config
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.errors import OnnxqError
 from onnxq.graph.model import load_graph, model_digest
 from tests.fuzzing import budget

@@ -11,8 +11,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxq.calibration.statistics import StatsBuilder, StatsTable, TensorStats
-from onnxq.calibration.stats_file import load_stats
+from onnxq.calibration.statistics.file import load_stats
+from onnxq.calibration.statistics.table import StatsBuilder, StatsTable, TensorStats
 from tests.strategies import activations, finite_arrays
 
 wild = st.one_of(finite_arrays(), finite_arrays(10.0), activations())
@@ -50,7 +50,7 @@ def test_samples_give_the_same_in_any_batches_and_order(seed: int, size: int, co
     rng = np.random.default_rng(seed)
     x = (rng.standard_normal((count, size)) * 10.0 ** rng.integers(-3, 4, (count, 1))).astype(np.float32)
     x[rng.random(x.shape) < 0.2] = 0.0
-    with mock.patch("onnxq.calibration.sampling.SAMPLE", 64):
+    with mock.patch("onnxq.calibration.statistics.sampling.SAMPLE", 64):
         whole = StatsBuilder()
         whole.update(x, rows=count)
         cut = np.sort(rng.integers(0, count + 1, 3))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.sources import open_data
+from onnxq.data.batches import Batch
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.errors import ConfigError, DataError, ModelError
 from onnxq.graph.view import Graph
 from tests.graphs import graph_of

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnxq.calibration.batches import Batch, Batches
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.kept import keep_first
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.sources import open_data
+from onnxq.data.batches import Batch, Batches
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.kept import keep_first
+from onnxq.data.sources import open_data
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize

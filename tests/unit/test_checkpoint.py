@@ -23,7 +23,7 @@ from onnxq.calibration.checkpoint import (
     stop_on_signals,
 )
 from onnxq.calibration.progress import Progress
-from onnxq.calibration.stats_file import encode_stats
+from onnxq.calibration.statistics.file import encode_stats
 from onnxq.errors import ArtifactError, ConfigError, DataError, InterruptedRunError
 from tests.graphs import model_of, normal
 from tests.planned import ORT

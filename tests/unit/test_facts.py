@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from onnxq.calibration.data import Data
-from onnxq.calibration.images import PRESETS, ImageOptions
 from onnxq.cli.main import cli
+from onnxq.data.description import Data
+from onnxq.data.images import PRESETS, ImageOptions
 from onnxq.facts import reading_options
 
 CASES: dict[str, tuple[Any, Any, Any]] = {

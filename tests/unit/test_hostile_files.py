@@ -19,8 +19,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.sources import open_data
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.errors import ArtifactError, DataError, ModelError
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph

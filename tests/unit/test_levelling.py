@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 import onnxq
-from onnxq.calibration.batches import Batches
-from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.solve import ranges_from_stats, solve_from_ranges
-from onnxq.calibration.sources import open_data
-from onnxq.calibration.statistics import StatsTable
-from onnxq.calibration.taps import with_outputs
+from onnxq.calibration.statistics.table import StatsTable
+from onnxq.data.batches import Batches
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import with_outputs
 from onnxq.passes.give_biases import GiveBiases
 from onnxq.planning.options import FULL, PlanOptions
 from onnxq.planning.plan import Fixed, QuantPlan, Role

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxq.calibration.methods import expected_sqnr_db, method_from_name, solve_range
-from onnxq.calibration.statistics import TensorStats
+from onnxq.calibration.statistics.table import TensorStats
 from onnxq.numerics import QuantSpec, fake_quantize, qparams_from_range, qparams_from_scale, sqnr_db
 
 SPEC = QuantSpec.of(dtype="fp8")

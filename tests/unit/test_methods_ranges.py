@@ -13,8 +13,8 @@ from onnxq.calibration.methods import METHODS, Method, expected_sqnr_db, method_
 from onnxq.calibration.methods.density import Density
 from onnxq.calibration.methods.entropy import best_stop
 from onnxq.calibration.methods.noise import expected_errors
-from onnxq.calibration.sampling import Choice
-from onnxq.calibration.statistics import StatsBuilder, TensorStats
+from onnxq.calibration.statistics.sampling import Choice
+from onnxq.calibration.statistics.table import StatsBuilder, TensorStats
 from onnxq.errors import ConfigError, DataError, InternalError
 from onnxq.numerics import (
     INT8,

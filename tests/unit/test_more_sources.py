@@ -13,12 +13,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq.calibration.data import Data
-from onnxq.calibration.images import ImageOptions
-from onnxq.calibration.inputs import InputSpec, InputSpecs
-from onnxq.calibration.mapped_arrays import MappedArrays
-from onnxq.calibration.sounds import read_wav
-from onnxq.calibration.sources import open_data
+from onnxq.data.description import Data
+from onnxq.data.images import ImageOptions
+from onnxq.data.inputs import InputSpec, InputSpecs
+from onnxq.data.mapped_arrays import MappedArrays
+from onnxq.data.sounds import read_wav
+from onnxq.data.sources import open_data
 from onnxq.errors import ConfigError, DataError
 from onnxq.evaluation.labels import load_labels
 from onnxq.graph.view import Graph

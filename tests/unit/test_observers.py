@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import onnxq
-from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.observers import (
     ChannelTable,
@@ -18,7 +17,8 @@ from onnxq.calibration.observers import (
     observe_moving_average,
 )
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.sources import open_data
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.errors import ArtifactError, ConfigError, DataError, PlanError
 from onnxq.graph.view import Graph
 from onnxq.numerics import INT8, QuantSpec

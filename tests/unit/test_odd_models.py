@@ -8,8 +8,8 @@ from onnx import ModelProto, TensorProto, helper
 
 import onnxq
 from onnxq import stages
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.synthetic import synthetic_batches
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.synthetic import synthetic_batches
 from onnxq.errors import DataError, InternalError, ModelError
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph

@@ -10,7 +10,7 @@ import pytest
 import onnxq
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.solve import ranges_from_stats, solve
-from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.errors import ConfigError
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.overrides import Override, override_of

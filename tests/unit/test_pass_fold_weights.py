@@ -9,7 +9,7 @@ import pytest
 
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.solve import solve
-from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.graph.view import Graph, attribute
 from onnxq.passes.base import PassManager
 from onnxq.passes.fold_weights import FoldWeights

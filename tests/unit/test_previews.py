@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq.calibration.images import ImageOptions
+from onnxq.data.images import ImageOptions
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
 from onnxq.previews.doubts import scales_pixels

@@ -18,14 +18,14 @@ import pytest
 
 import onnxq
 from onnxq.calibration import ray_cluster as module
-from onnxq.calibration.batches import Batches
 from onnxq.calibration.checkpoint import Checkpointing, load_checkpoint
-from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.ray_cluster import RayCluster, check_versions, shares
 from onnxq.calibration.runner import CollectOptions, collect
-from onnxq.calibration.sources import open_data
-from onnxq.calibration.stats_file import encode_stats
+from onnxq.calibration.statistics.file import encode_stats
+from onnxq.data.batches import Batches
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.errors import ConfigError, DataError, InterruptedRunError
 from onnxq.graph.view import Graph
 from tests.graphs import model_of, normal

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.inputs import InputSpecs
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable, safe_params, solve_from_ranges
-from onnxq.calibration.sources import open_data
+from onnxq.data.batches import Batch
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize

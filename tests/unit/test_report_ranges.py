@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.calibration.methods import METHODS
-from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.graph.view import Graph, Use
 from onnxq.numerics.arrays import fake_quantize
 from onnxq.numerics.metrics import sqnr_db

@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 import onnxq
-from onnxq.calibration.images import ImageOptions
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.tensorrt_cache import cache_from_stats, save_tensorrt_cache
+from onnxq.data.images import ImageOptions
 from onnxq.errors import ArtifactError, ModelError
 from onnxq.graph.model import get_metadata, set_metadata
 from onnxq.recorded_options import OPTIONS_KEY, recall_options, record_options

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from onnxq.calibration import run_queue
-from onnxq.calibration.run_queue import RunQueue
+from onnxq.calibration.taps import run_queue
+from onnxq.calibration.taps.run_queue import RunQueue
 
 
 def names():

@@ -11,16 +11,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.calibration import counting, run_queue, runner, session
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration import counting, runner
 from onnxq.calibration.runner import CollectOptions, collect, run_outputs
-from onnxq.calibration.session import make_session
-from onnxq.calibration.sources import open_data
-from onnxq.calibration.statistics import TensorStats
-from onnxq.calibration.taps import with_outputs
+from onnxq.calibration.statistics.table import TensorStats
+from onnxq.calibration.taps import run_queue
+from onnxq.data.batches import Batch
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.errors import ConfigError, DataError, InternalError, ModelError
 from onnxq.graph.view import Graph
+from onnxq.inference import session
+from onnxq.inference.outputs import with_outputs
+from onnxq.inference.session import make_session
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((12, 4)).astype(np.float32)

@@ -16,17 +16,19 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq.calibration import memory, progress, sampling
-from onnxq.calibration.blocked_layout import Blocked
-from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration import progress
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import CollectOptions, collect
-from onnxq.calibration.session import make_session
-from onnxq.calibration.sources import open_data
-from onnxq.calibration.statistics import TensorStats
-from onnxq.calibration.taps import SampleAxis, derived_taps
+from onnxq.calibration.statistics import sampling
+from onnxq.calibration.statistics.blocked_layout import Blocked
+from onnxq.calibration.statistics.table import TensorStats
+from onnxq.calibration.taps import memory
+from onnxq.calibration.taps.selection import SampleAxis, derived_taps
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.errors import ArtifactError, ConfigError, DataError
 from onnxq.graph.view import Graph
+from onnxq.inference.session import make_session
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((12, 4, 6, 6)).astype(np.float32)
@@ -197,9 +199,9 @@ def test_data_that_changes_between_passes():
 MEASURED = """
 import sys, re
 import numpy as np
-from onnxq.calibration.inputs import InputSpecs
+from onnxq.data.inputs import InputSpecs
 from onnxq.calibration.runner import collect
-from onnxq.calibration.sources import open_data
+from onnxq.data.sources import open_data
 from onnxq.graph.view import Graph
 from tests.unit.test_runner_options import CHAIN, TAPS, graph_of
 graph = graph_of(CHAIN, shape=("N", 4, 96, 96))

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxq
-from onnxq.calibration.batches import Batch
+from onnxq.data.batches import Batch
 from onnxq.errors import ArtifactError, ConfigError
 from onnxq.numerics import fake_quantize
 from onnxq.search.expected import expected_harm, expected_noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxq.calibration.session import optimisation_level
+from onnxq.inference.session import optimisation_level
 from onnxq.runtime import ort
 from tests.graphs import model_of, normal
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import onnxq
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.sharded_batches import ShardedBatches
-from onnxq.calibration.sharding import Shard, ShardSet, merge_shards, shard_from
-from onnxq.calibration.sources import open_data
-from onnxq.calibration.stats_file import encode_stats
+from onnxq.calibration.statistics.file import encode_stats
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sharded_batches import ShardedBatches
+from onnxq.data.sharding import Shard, ShardSet, merge_shards, shard_from
+from onnxq.data.sources import open_data
 from onnxq.errors import ArtifactError, ConfigError, DataError, InternalError
 from onnxq.graph.view import Graph
 from tests.graphs import model_of, normal

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq.calibration.batches import Batch
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.kept import read_ahead
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.sources import open_data
+from onnxq.data.batches import Batch
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.kept import read_ahead
+from onnxq.data.sources import open_data
 from onnxq.errors import DataError
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.methods import method_from_name, solve_range
 from onnxq.calibration.solve import constant_values, ranges_from_stats, solve, sound_range
-from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, Use
 from onnxq.numerics.arrays import quantize

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.calibration.images import PRESETS, ImageOptions
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.sources import open_data
+from onnxq.data.images import PRESETS, ImageOptions
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
 from tests.graphs import graph_of

@@ -10,9 +10,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxq.calibration.histogram import BINS, MAX_EXPONENT, MIN_EXPONENT, Binner, bin_edges, coarsen, exponent_for
-from onnxq.calibration.sampling import Extract
-from onnxq.calibration.statistics import (
+from onnxq.calibration.statistics.histogram import (
+    BINS,
+    MAX_EXPONENT,
+    MIN_EXPONENT,
+    Binner,
+    bin_edges,
+    coarsen,
+    exponent_for,
+)
+from onnxq.calibration.statistics.sampling import Extract
+from onnxq.calibration.statistics.table import (
     EMPTY_FINGERPRINT,
     StatsBuilder,
     StatsTable,

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq.calibration import stats_file
-from onnxq.calibration.sampling import extract
-from onnxq.calibration.statistics import StatsBuilder, StatsTable, TensorStats
-from onnxq.calibration.stats_file import MAGIC, VERSION, load_stats, save_stats
+from onnxq.calibration.statistics import file as stats_file
+from onnxq.calibration.statistics.file import MAGIC, VERSION, load_stats, save_stats
+from onnxq.calibration.statistics.sampling import extract
+from onnxq.calibration.statistics.table import StatsBuilder, StatsTable, TensorStats
 from onnxq.errors import ArtifactError, ConfigError
 
 

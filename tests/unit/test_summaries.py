@@ -14,19 +14,23 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq import scratch_folder
-from onnxq.calibration import run_queue, runner, sampling, summarising_session, tap_shapes
-from onnxq.calibration.blocked import block_size
-from onnxq.calibration.blocked_layout import DOMAIN, Blocked
-from onnxq.calibration.inputs import InputSpecs
+from onnxq.calibration import runner
 from onnxq.calibration.runner import CollectOptions, collect
-from onnxq.calibration.sampling import extract
-from onnxq.calibration.session import make_session
-from onnxq.calibration.sources import open_data
-from onnxq.calibration.summaries import Tap, summarised
-from onnxq.calibration.summary_rows import RowLayout
-from onnxq.calibration.taps import SampleAxis, with_readable_outputs
+from onnxq.calibration.statistics import sampling
+from onnxq.calibration.statistics.blocked_layout import DOMAIN, Blocked
+from onnxq.calibration.statistics.sampling import extract
+from onnxq.calibration.taps import run_queue, summarising_session
+from onnxq.calibration.taps import shapes as tap_shapes
+from onnxq.calibration.taps.blocked import block_size
+from onnxq.calibration.taps.selection import SampleAxis
+from onnxq.calibration.taps.summaries import Tap, summarised
+from onnxq.calibration.taps.summary_rows import RowLayout
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import with_readable_outputs
+from onnxq.inference.session import make_session
 
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.calibration.synthetic import index_limit, synthetic_batches
+from onnxq.data.synthetic import index_limit, synthetic_batches
 from onnxq.errors import DataError
 from onnxq.graph.model import set_metadata
 from onnxq.graph.view import Graph

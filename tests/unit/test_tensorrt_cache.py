@@ -10,7 +10,7 @@ import pytest
 
 import onnxq
 from onnxq.calibration.methods import method_from_name
-from onnxq.calibration.statistics import StatsTable, TensorStats
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.calibration.tensorrt_cache import (
     TensorRTCache,
     cache_from_stats,

@@ -9,9 +9,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import onnxq
-from onnxq.calibration.batches import Batches
-from onnxq.calibration.inputs import InputSpecs
-from onnxq.calibration.sources import open_data
+from onnxq.data.batches import Batches
+from onnxq.data.inputs import InputSpecs
+from onnxq.data.sources import open_data
 from onnxq.graph.view import Graph
 from tests.graphs import model_of, normal
 

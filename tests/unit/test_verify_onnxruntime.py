@@ -191,7 +191,7 @@ def test_a_feed_that_does_not_fit():
 def test_a_model_over_the_protobuf_limit_goes_through_a_folder(monkeypatch):
     feed = conv_feeds(1)[0]
     expected = OrtModel(float_conv())(feed)
-    monkeypatch.setattr("onnxq.calibration.session._MESSAGE_LIMIT", 100)
+    monkeypatch.setattr("onnxq.inference.session._MESSAGE_LIMIT", 100)
     for name, value in OrtModel(float_conv())(feed).items():
         np.testing.assert_array_equal(value, expected[name])
 

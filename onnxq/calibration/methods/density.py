@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.histogram import BINS, bin_edges
-from onnxq.calibration.statistics import TensorStats
+from onnxq.calibration.statistics.histogram import BINS, bin_edges
+from onnxq.calibration.statistics.table import TensorStats
 from onnxq.errors import DataError, InternalError
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.calibration.methods.density import Density
-from onnxq.calibration.statistics import TensorStats
+from onnxq.calibration.statistics.table import TensorStats
 from onnxq.errors import InternalError
 from onnxq.numerics.float8 import VALUES
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range

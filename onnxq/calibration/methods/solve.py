@@ -20,7 +20,7 @@ from onnxq.calibration.methods.max import solve_max
 from onnxq.calibration.methods.mse import solve_mse
 from onnxq.calibration.methods.noise import expected_errors
 from onnxq.calibration.methods.percentile import solve_percentile
-from onnxq.calibration.statistics import TensorStats
+from onnxq.calibration.statistics.table import TensorStats
 from onnxq.errors import ArtifactError, ConfigError, InternalError
 from onnxq.numerics.qparams import Range
 from onnxq.numerics.specs import QuantSpec

@@ -72,7 +72,7 @@ def data(  # noqa: PLR0913 - one parameter for each option
         keep=None if save_inputs is None else lambda batch: kept.append(batch.arrays),
     )
     if save_inputs is not None:
-        from onnxq.calibration.polygraphy_json import feeds_as_json  # noqa: PLC0415
+        from onnxq.data.polygraphy_json import feeds_as_json  # noqa: PLC0415
 
         write_text(save_inputs, feeds_as_json(kept), option="--save-inputs")
     if report is not None:

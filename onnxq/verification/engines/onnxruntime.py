@@ -22,10 +22,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxq.calibration.session import hint_of_loading, loadable, optimisation_level
 from onnxq.errors import ModelError
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
+from onnxq.inference.session import hint_of_loading, loadable, optimisation_level
 from onnxq.runtime import ort
 from onnxq.scratch_folder import scratch_folder
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision

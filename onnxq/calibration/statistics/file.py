@@ -1,0 +1,211 @@
+"""The statistics file.
+
+    magic      12 bytes   b"onnxq-stats\\n"
+    version    uint32     2 (1 had no `counted`: there every element was)
+    checksum   32 bytes   SHA-256 of all that follows
+    length     uint32     bytes of the header
+    header     JSON       digest, samples, data_fingerprint, shards (null, or which of a split), tensors: a list of rows
+    bins       the rows' used bins, one after the other
+
+All numbers are little-endian. A row holds the scalars of one tensor (extremes as exact hexadecimal floats), the first
+used bin, how many follow, and the narrowest unsigned type that holds its counts. Nothing in the file is executed or
+decompressed: its size bounds what is read, and the checksum finds every damaged byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.calibration.statistics.histogram import BINS
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
+from onnxq.data.sharding import ShardSet
+from onnxq.errors import ArtifactError, ConfigError, InternalError
+from onnxq.whole_files import write_whole
+
+MAGIC = b"onnxq-stats\n"
+VERSION = 2
+MAX_TENSORS = 65_536
+"""Far above any model's; a tensor takes 64 KiB in memory however little of the file it fills."""
+
+_PREFIX = struct.Struct("<I32s")
+_LENGTH = struct.Struct("<I")
+_DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
+
+
+def save_stats(table: StatsTable, path: str | Path) -> None:
+    """Write statistics to a file, which appears whole or not at all.
+
+    Args:
+        table: What to write. Equal tables give byte-identical files.
+        path: Replaced if it exists.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        write_whole(Path(path), encode_stats(table))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write statistics: {error.strerror or error}",
+            where=str(path),
+            hint="choose a writable place with output= (-o)",
+        ) from error
+
+
+def encode_stats(table: StatsTable) -> bytes:
+    """The content of a statistics file. Equal tables give equal bytes."""
+    rows, bins = [], []
+    for name, stats in sorted(table.items()):
+        row, data = _to_row(name, stats)
+        rows.append(row)
+        bins.append(data)
+    header = json.dumps(
+        {
+            "digest": table.digest,
+            "samples": table.samples,
+            "data_fingerprint": table.data_fingerprint,
+            "shards": None if table.shards is None else table.shards.to_json(),
+            "tensors": rows,
+        },
+        separators=(",", ":"),
+    ).encode()
+    payload = b"".join([_LENGTH.pack(len(header)), header, *bins])
+    return MAGIC + _PREFIX.pack(VERSION, hashlib.sha256(payload).digest()) + payload
+
+
+def load_stats(path: str | Path) -> StatsTable:
+    """Read statistics from a file.
+
+    Args:
+        path: Written by `save_stats`.
+
+    Returns:
+        A table equal to the one that was saved.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, of a newer version, or no statistics file.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read statistics: {error.strerror or error}", where=str(path)) from error
+    return decode_stats(content, str(path))
+
+
+def decode_stats(content: bytes, where: str) -> StatsTable:
+    """The reverse of `encode_stats`.
+
+    Args:
+        content: What `encode_stats` gave.
+        where: What it came from, for messages.
+
+    Raises:
+        ArtifactError: it is damaged, of another version, or no statistics.
+    """
+    try:
+        return _parse(_checked_payload(content, where))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, struct.error, InternalError) as error:
+        raise _damaged(where, f"{type(error).__name__}: {error}") from error
+    except ArtifactError as error:
+        if error.where is not None:
+            raise
+        raise _damaged(where, error.message) from error
+
+
+def _damaged(where: str, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"the statistics file is damaged ({why})", where=where, hint="run the calibration again (onnxq calibrate)"
+    )
+
+
+def _checked_payload(content: bytes, where: str) -> memoryview:
+    if not content.startswith(MAGIC):
+        raise ArtifactError(
+            "this is not an onnxq statistics file", where=where, hint="pass a file written by `onnxq calibrate -o`"
+        )
+    if len(content) < len(MAGIC) + _PREFIX.size + _LENGTH.size:
+        raise _damaged(where, f"it ends after {len(content)} bytes")
+    version, checksum = _PREFIX.unpack_from(content, len(MAGIC))
+    payload = memoryview(content)[len(MAGIC) + _PREFIX.size :]
+    if version != VERSION:
+        raise ArtifactError(
+            f"the statistics file has version {version}, this onnxq reads version {VERSION}",
+            where=where,
+            hint="use the onnxq that wrote it, or calibrate again",
+        )
+    if hashlib.sha256(payload).digest() != checksum:
+        raise _damaged(where, "its checksum does not match its content")
+    return payload
+
+
+def _parse(payload: memoryview) -> StatsTable:
+    (length,) = _LENGTH.unpack_from(payload)
+    start = _LENGTH.size + length
+    header = json.loads(bytes(payload[_LENGTH.size : start]).decode())
+    rows = header["tensors"]
+    if len(rows) > MAX_TENSORS:
+        raise ValueError(f"{len(rows)} tensors, at most {MAX_TENSORS} are read")
+    tensors: dict[str, TensorStats] = {}
+    for row in rows:
+        name, used, dtype = str(row["name"]), int(row["bins"]), _DTYPES[row["itemsize"]]
+        if used < 0:
+            raise ValueError(f"tensor {name!r} has {used} bins")
+        if name in tensors:
+            raise ValueError(f"tensor {name!r} appears twice")
+        data = np.frombuffer(payload, dtype, used, start) if used else np.empty(0, np.uint8)
+        start += used * dtype.itemsize
+        tensors[name] = _from_row(row, data)
+    if start != len(payload):
+        raise ValueError(f"{len(payload) - start} bytes are left over")
+    return StatsTable(
+        tensors=tensors,
+        digest=str(header["digest"]),
+        samples=int(header["samples"]),
+        data_fingerprint=str(header["data_fingerprint"]),
+        shards=None if header.get("shards") is None else ShardSet.from_json(header["shards"]),
+    )
+
+
+def _to_row(name: str, stats: TensorStats) -> tuple[dict[str, Any], bytes]:
+    used = np.flatnonzero(stats.counts)
+    first, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+    data = stats.counts[first:stop]
+    largest = int(data.max(initial=0))
+    itemsize = next(size for size in _DTYPES if largest < 1 << (8 * size))
+    row = {
+        "name": name,
+        "count": stats.count,
+        "counted": stats.counted,
+        "zeros": stats.zeros,
+        "nonfinite": stats.nonfinite,
+        "rmin": stats.rmin.hex(),
+        "rmax": stats.rmax.hex(),
+        "first": first,
+        "bins": stop - first,
+        "itemsize": itemsize,
+    }
+    return row, data.astype(_DTYPES[itemsize]).tobytes()
+
+
+def _from_row(row: dict[str, Any], data: NDArray[np.unsignedinteger[Any]]) -> TensorStats:
+    first = int(row["first"])
+    if not 0 <= first <= first + data.size <= 2 * BINS:
+        raise ValueError(f"bins [{first}, {first + data.size}) do not exist")
+    counts = np.zeros(2 * BINS, np.int64)
+    counts[first : first + data.size] = data
+    return TensorStats(
+        count=int(row["count"]),
+        counted=int(row["counted"]),
+        zeros=int(row["zeros"]),
+        nonfinite=int(row["nonfinite"]),
+        rmin=float.fromhex(row["rmin"]),
+        rmax=float.fromhex(row["rmax"]),
+        counts=counts,
+    )

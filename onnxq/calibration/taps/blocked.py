@@ -1,0 +1,82 @@
+"""The model as onnxruntime optimises it, in which tensors are found in the layout that convolutions compute in.
+
+On x64 and ARM onnxruntime runs 2-D convolutions on blocks of channels (see `blocked_layout`). A tapped tensor would be
+brought back by a ReorderOutput node, which costs as much as a small convolution. Statistics do not depend on the order
+of elements, so the blocks in front of that node are read as they are.
+
+The graph as onnxruntime optimised it is the only one that says which tensors are blocked, so the model is optimised
+once, saved, edited and loaded again without optimisation. Anything unexpected on the way leaves the model as it was.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnx
+from onnx import TensorProto, ValueInfoProto, helper
+
+from onnxq.calibration.statistics.blocked_layout import DOMAIN, Blocked
+from onnxq.errors import OnnxqError
+from onnxq.graph.external_data import named_length
+from onnxq.graph.saving import self_contained
+from onnxq.graph.view import Graph, attribute
+from onnxq.inference.session import make_session
+from onnxq.scratch_folder import scratch_folder
+
+_LARGEST_MODEL_BYTES = 1 << 29
+"""Larger models are not saved and read once more: their time goes into weights, not into the layout of taps."""
+
+
+def optimised_graph(graph: Graph, *, threads: int | None) -> Graph | None:
+    """What onnxruntime makes of a model on the CPU; None where it cannot be edited.
+
+    Args:
+        graph: A model whose outputs are all tapped tensors: none of them is fused away.
+        threads: Threads within a node; None leaves the choice to onnxruntime.
+    """
+    model = graph.to_model()
+    if model.ByteSize() + sum(map(named_length, model.graph.initializer)) > _LARGEST_MODEL_BYTES:
+        return None
+    model = self_contained(model, graph.base_dir)
+    try:
+        with scratch_folder() as folder:
+            path = folder / "optimised.onnx"
+            make_session(model, threads=threads, optimised_model_path=path)
+            return Graph(onnx.load(path))
+    except (OnnxqError, OSError, ValueError, KeyError):
+        # A graph that only onnxruntime understands is worth an attempt, not an error.
+        return None
+
+
+def in_blocks(optimised: Graph, tensor: str) -> tuple[str, Blocked] | None:
+    """The tensor that `tensor` of an optimised graph is reordered from, and its layout; None for any other."""
+    node = optimised.producer(tensor)
+    if node is None or (node.domain, node.op_type) != (DOMAIN, "ReorderOutput") or attribute(node, "channels_last"):
+        return None
+    block = block_size()
+    return (node.input[0], Blocked(channels=int(attribute(node, "channels")), block=block)) if block else None
+
+
+@functools.cache
+def block_size() -> int:
+    """Channels in a block of this machine's onnxruntime, seen by running one of its nodes; 0 where there are none."""
+    channels, spatial = 32, 3
+    value = np.arange(channels * spatial, dtype=np.float32)
+    made = helper.make_graph(
+        [helper.make_node("ReorderInput", ["x"], ["y"], domain=DOMAIN)],
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, channels, 1, spatial])],
+        [ValueInfoProto(name="y")],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
+    try:
+        session = make_session(helper.make_model(made, opset_imports=opsets, ir_version=8), optimise=False)
+        seen = session.run({"x": value.reshape(1, channels, 1, spatial)})[0].ravel()
+    except OnnxqError:
+        return 0
+    for block in (8, 16, 32, 4):
+        expected = value.reshape(channels // block, block, spatial).transpose(0, 2, 1)
+        if np.array_equal(seen, expected.ravel()):
+            return block
+    return 0

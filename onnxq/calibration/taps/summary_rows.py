@@ -1,0 +1,154 @@
+"""Where the summaries of a run lie in memory, and how statistics are read from them.
+
+A run writes all of them into one row, kind by kind, so that a few calls of numpy read the extremes of all taps, however
+many there are:
+
+    | high of every tap | low of every tap | mean of every tap | taken of every tap |
+
+Rows of runs of the same shapes lie one below the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.calibration.statistics.sampling import Choice, Extract, sample_shape
+from onnxq.calibration.taps.summaries import KINDS, Summary
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Place:
+    """Where one output of the session lies in a row."""
+
+    output: str
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape)
+
+
+class RowLayout:
+    """Where everything lies, for runs in which the taps have certain shapes.
+
+    Args:
+        summaries: What leaves the model.
+        shapes: Shape of each tap, in the model's layout, without a size of 0.
+        rows: Samples along the first axis of each.
+    """
+
+    def __init__(self, summaries: Sequence[Summary], shapes: Sequence[tuple[int, ...]], rows: Sequence[int]) -> None:
+        self.taps = [summary.tap for summary in summaries]
+        self.counts = [math.prod(shape) for shape in shapes]
+        self.choices = [
+            Choice.of(sample_shape(shape, samples), tap.blocked)
+            for tap, shape, samples in zip(self.taps, shapes, rows, strict=True)
+        ]
+        self.fed: dict[str, NDArray[np.int64]] = {}
+        for summary, choice in zip(summaries, self.choices, strict=True):
+            self.fed |= summary.fed(choice)
+        self._places: dict[str, dict[int, Place]] = {kind: {} for kind in KINDS}
+        self.elements = 0
+        written = [s.shapes(shape, choice) for s, shape, choice in zip(summaries, shapes, self.choices, strict=True)]
+        for kind in KINDS:
+            for tap, summary in enumerate(summaries):
+                if kind in summary.outputs:
+                    place = Place(output=summary.outputs[kind], start=self.elements, shape=written[tap][kind])
+                    self._places[kind][tap] = place
+                    self.elements = place.stop
+        self._checked = min((place.start for place in self._places["taken"].values()), default=self.elements)
+
+    def arrays(self, row: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """What the session's outputs are written to: parts of one row, by output."""
+        places = [place for kind in KINDS for place in self._places[kind].values()]
+        return {place.output: row[place.start : place.stop].reshape(place.shape) for place in places}
+
+    def finite(self, row: NDArray[np.float32]) -> bool:
+        """Whether all that a run read was finite; False also where a sum of finite elements was not."""
+        return bool(np.isfinite(row[: self._checked]).all())
+
+    def extracts(self, rows: NDArray[np.float32]) -> list[Extract]:
+        """What the runs say of each tap.
+
+        Args:
+            rows: Of finite runs, shape (runs, elements).
+        """
+        high, low = self._extremes(rows, "high", np.maximum), self._extremes(rows, "low", np.minimum)
+        return [
+            Extract(
+                count=self.counts[tap] * len(rows),
+                nonfinite=0,
+                # + 0.0 turns -0.0 into 0.0. Where `low` was left out, nothing is below 0.
+                rmin=low.get(tap, 0.0) + 0.0,
+                rmax=high[tap] + 0.0,
+                taken=self._taken(rows, tap),
+                weight=self.choices[tap].stride if self._places["taken"] else 1,
+            )
+            for tap in range(len(self.taps))
+        ]
+
+    def _extremes(self, rows: NDArray[np.float32], kind: str, reduce: np.ufunc) -> dict[int, float]:
+        places = self._places[kind]
+        if not places:
+            return {}
+        columns = self._columns[kind]
+        first, last = min(p.start for p in places.values()), max(p.stop for p in places.values())
+        # Padding is left out by copying the rest: these are few numbers.
+        part = rows[:, first:last] if columns is None else rows[:, columns]
+        ends = reduce.reduce(reduce.reduceat(part, self._starts[kind], axis=1), axis=0)
+        return dict(zip(places, ends.tolist(), strict=True))
+
+    def _taken(self, rows: NDArray[np.float32], tap: int) -> NDArray[np.float32]:
+        place = self._places["taken"].get(tap)
+        if place is None:
+            return np.empty(0, np.float32)
+        part = rows[:, place.start : place.stop]
+        blocked = self.taps[tap].blocked
+        if blocked is None or not blocked.padded:
+            return part
+        # Only a sample's last block has padding.
+        places, lanes = part.reshape(-1, *place.shape[1:]), blocked.channels % blocked.block
+        whole = self.choices[tap].in_whole_blocks(blocked)
+        samples, rest = len(places), place.shape[1] - whole
+        taken = np.empty((samples, whole * blocked.block + rest * lanes), np.float32)
+        taken[:, : whole * blocked.block].reshape(samples, whole, blocked.block)[:] = places[:, :whole]
+        taken[:, whole * blocked.block :].reshape(samples, rest, lanes)[:] = places[:, whole:, :lanes]
+        return taken
+
+    @functools.cached_property
+    def _starts(self) -> Mapping[str, NDArray[np.intp]]:
+        """By kind, where each tap's numbers begin among those without padding."""
+        return {
+            kind: np.cumsum([0, *(self._width(tap, place) for tap, place in places.items())], dtype=np.intp)[:-1]
+            for kind, places in self._places.items()
+        }
+
+    @functools.cached_property
+    def _columns(self) -> Mapping[str, NDArray[np.intp] | None]:
+        """By kind, the columns without padding; None where there is no padding."""
+        return {
+            kind: np.concatenate([self._used(tap, place) for tap, place in places.items()])
+            if any((blocked := self.taps[tap].blocked) is not None and blocked.padded for tap in places)
+            else None
+            for kind, places in self._places.items()
+            if kind != "taken"
+        }
+
+    def _width(self, tap: int, place: Place) -> int:
+        """How many numbers a kind has for one tap, without padding, if it has one for each channel."""
+        blocked = self.taps[tap].blocked
+        size = place.stop - place.start
+        return size if blocked is None else size // (blocked.blocks * blocked.block) * blocked.channels
+
+    def _used(self, tap: int, place: Place) -> NDArray[np.intp]:
+        """Where they stand."""
+        columns = np.arange(place.start, place.stop).reshape(place.shape)
+        blocked = self.taps[tap].blocked
+        return (columns if blocked is None else columns[:, : blocked.channels]).ravel()
