@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 
 from benches import calibration_memory, machine
 from benches.sections import RESULTS, write_section
-from onnxq import stages
 from onnxq.calibration import runner
 from onnxq.calibration.reused_sessions import ReusedSessions
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.data.inputs import InputSpecs
 from onnxq.data.sources import open_data
+from onnxq.pipeline import stages
 from onnxq.planning.options import PlanOptions
 from tests.zoo import ZOO, ZooModel
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from onnxq import stages
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.statistics.histogram import BINS
 from onnxq.calibration.taps.memory import tap_bytes
@@ -24,6 +23,7 @@ from onnxq.calibration.taps.selection import in_graph_order
 from onnxq.data.inputs import InputSpecs
 from onnxq.data.sources import open_data
 from onnxq.inference.outputs import with_output_shapes
+from onnxq.pipeline import stages
 from onnxq.planning.options import PlanOptions
 from tests.zoo import ZOO, Feed
 

@@ -26,55 +26,55 @@ from onnxq.errors import (
 from onnxq.version import VERSION
 
 if TYPE_CHECKING:
-    from onnxq.api import quantize
-    from onnxq.calibrating import calibrate
+    from onnxq.api.build_engine import EngineResult, build_engine
+    from onnxq.api.calibrate import calibrate
+    from onnxq.api.channel_ranges import channel_ranges
+    from onnxq.api.plan import plan
+    from onnxq.api.quantize import quantize
+    from onnxq.api.strip import StripResult, strip
+    from onnxq.api.verify import verify
     from onnxq.calibration.statistics.file import load_stats
     from onnxq.calibration.statistics.table import StatsTable
-    from onnxq.channels import channel_ranges
     from onnxq.data.description import Data
     from onnxq.data.images import ImageOptions
-    from onnxq.engine import EngineResult, build_engine
     from onnxq.evaluation.evaluate import evaluate
     from onnxq.evaluation.evaluation import Evaluation
-    from onnxq.explaining import plan
+    from onnxq.modes.result import QuantizeResult
     from onnxq.planning.overrides import Override
     from onnxq.planning.plan import QuantPlan
     from onnxq.previews.preview import Preview, preview
     from onnxq.report.report import Report
-    from onnxq.result import QuantizeResult
     from onnxq.search.ranking import Sensitivity
     from onnxq.search.result import SearchResult
     from onnxq.search.sensitivity import sensitivity
-    from onnxq.stripping import StripResult, strip
-    from onnxq.verifying import verify
 
 __version__ = VERSION
 
 _LAZY = {
     "Data": "onnxq.data.description",
-    "EngineResult": "onnxq.engine",
+    "EngineResult": "onnxq.api.build_engine",
     "Evaluation": "onnxq.evaluation.evaluation",
     "ImageOptions": "onnxq.data.images",
     "Override": "onnxq.planning.overrides",
     "Preview": "onnxq.previews.preview",
     "QuantPlan": "onnxq.planning.plan",
-    "QuantizeResult": "onnxq.result",
+    "QuantizeResult": "onnxq.modes.result",
     "Report": "onnxq.report.report",
     "SearchResult": "onnxq.search.result",
     "Sensitivity": "onnxq.search.ranking",
     "StatsTable": "onnxq.calibration.statistics.table",
-    "StripResult": "onnxq.stripping",
-    "build_engine": "onnxq.engine",
-    "calibrate": "onnxq.calibrating",
-    "channel_ranges": "onnxq.channels",
+    "StripResult": "onnxq.api.strip",
+    "build_engine": "onnxq.api.build_engine",
+    "calibrate": "onnxq.api.calibrate",
+    "channel_ranges": "onnxq.api.channel_ranges",
     "evaluate": "onnxq.evaluation.evaluate",
     "load_stats": "onnxq.calibration.statistics.file",
-    "plan": "onnxq.explaining",
+    "plan": "onnxq.api.plan",
     "preview": "onnxq.previews.preview",
-    "quantize": "onnxq.api",
+    "quantize": "onnxq.api.quantize",
     "sensitivity": "onnxq.search.sensitivity",
-    "strip": "onnxq.stripping",
-    "verify": "onnxq.verifying",
+    "strip": "onnxq.api.strip",
+    "verify": "onnxq.api.verify",
 }
 
 __all__ = [

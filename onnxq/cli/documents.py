@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxq.api.build_engine import EngineResult
+    from onnxq.api.strip import StripResult
     from onnxq.calibration.statistics.table import StatsTable
-    from onnxq.engine import EngineResult
     from onnxq.planning.plan import QuantPlan
     from onnxq.report.explanation import Explanation
-    from onnxq.stripping import StripResult
 
 
 def plan_document(

@@ -16,7 +16,7 @@ from onnxq.errors import ConfigError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from onnxq.result import QuantizeResult
+    from onnxq.modes.result import QuantizeResult
     from onnxq.targets import TargetSource
 
     Model = str | os.PathLike[str] | bytes | ModelProto
@@ -90,8 +90,8 @@ def quantize_static(  # noqa: PLR0913, PLR0917 - onnxruntime's signature
     selection = _Selection.of(
         model_input, table, op_types_to_quantize, nodes_to_quantize, nodes_to_exclude, extra.constant_b_only
     )
-    from onnxq.api import quantize  # noqa: PLC0415 - keeps the import of this module quick
-    from onnxq.calibrating import calibrate  # noqa: PLC0415
+    from onnxq.api.calibrate import calibrate  # noqa: PLC0415
+    from onnxq.api.quantize import quantize  # noqa: PLC0415 - keeps the import of this module quick
 
     method = _method(calibrate_method, extra)
     placing: dict[str, Any] = {**selection.keywords(), "overrides": (*overrides, *extra.overrides), "target": table}
@@ -151,7 +151,7 @@ def quantize_dynamic(  # noqa: PLR0913, PLR0917 - onnxruntime's signature
         remarks.append("weight_type=QUInt8: weights are symmetric int8")
     _tell(remarks)
     table = _table(target, None, reduce_range=reduce_range, extra=ExtraOptions())
-    from onnxq.api import quantize  # noqa: PLC0415
+    from onnxq.api.quantize import quantize  # noqa: PLC0415
 
     selection = _Selection.of(
         model_input, table, op_types_to_quantize, nodes_to_quantize, nodes_to_exclude, extra.constant_b_only
@@ -212,7 +212,7 @@ class _Selection:
         """
         if not ops and not nodes and not exclude and not constant_b_only:
             return cls()
-        from onnxq.explaining import plan  # noqa: PLC0415
+        from onnxq.api.plan import plan  # noqa: PLC0415
         from onnxq.graph.model import load_graph  # noqa: PLC0415
 
         known = {decision.node: decision.op for decision in plan(model, target=table).nodes}

@@ -10,8 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.arguments import check_order
-from onnxq.calibration.progress import Progress
+from onnxq.calibration.progress import Progress, report_to
 from onnxq.calibration.runner import CollectOptions
 from onnxq.data.batches import Batch, Batches
 from onnxq.data.images import ImageOptions
@@ -28,7 +27,7 @@ from onnxq.evaluation.metrics import Function, Metric, metric_from
 from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.view import Graph
 from onnxq.passes.settle_types import runnable
-from onnxq.search.progress import report_to
+from onnxq.pipeline.arguments import check_order
 from onnxq.targets import resolve_target
 from onnxq.targets.schema import Engine
 
@@ -85,7 +84,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
         images: As for `quantize`.
         threads: Threads for inference; None leaves it to onnxruntime.
         providers: onnxruntime's execution providers, as for `quantize`.
-        progress: Called after each batch, with a SearchProgress.
+        progress: Called after each batch, with a StageProgress.
 
     Raises:
         ModelError: a model cannot be read or loaded.

@@ -14,16 +14,16 @@ from onnxq.data.batches import Batch
 from onnxq.data.images import ImageOptions, image_options
 from onnxq.data.inputs import InputSpecs, Layout
 from onnxq.errors import ConfigError
-from onnxq.facts import source_name
 from onnxq.graph.model import ModelSource, load_graph
 from onnxq.graph.view import Graph
 from onnxq.inference.session import Session, make_session
 from onnxq.passes.settle_types import runnable
+from onnxq.pipeline.facts import source_name
+from onnxq.pipeline.stages import open_batches
 from onnxq.previews.doubts import doubts_of_input, doubts_of_outputs
 from onnxq.previews.figures import ChannelFigures, Figures
 from onnxq.previews.preparations import Preparation, compared_preparations, doubt_of_preparation
 from onnxq.previews.thumbnails import thumbnail
-from onnxq.stages import open_batches
 
 SAMPLES = 100
 """So many are looked at unless a limit says otherwise."""

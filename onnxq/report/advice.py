@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxq.modes import DYNAMIC, STATIC, WEIGHT_ONLY
+from onnxq.planning.modes import DYNAMIC, STATIC, WEIGHT_ONLY
 
 FEW_SAMPLES = 64
 """Below so many, another sample still moves the ranges of most models."""

@@ -23,6 +23,7 @@ from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.settle_types import runnable
+from onnxq.pipeline.stages import Prepared, rewrite
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions
 from onnxq.planning.plan import QuantPlan, Role, SharedWith
 from onnxq.planning.planner import make_plan
@@ -32,7 +33,6 @@ from onnxq.search.fewest import Excluded
 from onnxq.search.layers import Layer
 from onnxq.search.space import NotMadeError, Space, Step
 from onnxq.search.wider import Wider
-from onnxq.stages import Prepared, rewrite
 
 REASON = "left in float for the accuracy budget"
 

@@ -20,7 +20,7 @@ from onnxq.dynamic.planning import sites_of_plan
 from onnxq.dynamic.weights import stored_values
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import Graph, Use
-from onnxq.mode_plans import DynamicPlan
+from onnxq.pipeline.uncalibrated_plans import DynamicPlan
 from onnxq.planning.plan import Action, NodeDecision, QuantPlan
 from onnxq.search.effects import AS_IT_RUNS, Bench
 from onnxq.search.expected import expected_harm

@@ -11,8 +11,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+from onnxq.calibration.progress import Callback, report_to
 from onnxq.search.fewest import Excluded, Search, TimeIsUpError
-from onnxq.search.progress import Callback, report_to
 from onnxq.search.referee import Judgement, Referee
 from onnxq.search.space import NotMadeError, Space
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from onnxq.calibration.progress import Callback
 from onnxq.calibration.runner import CollectOptions
 from onnxq.data.batches import Batch
 from onnxq.plural import counted
@@ -14,7 +15,6 @@ from onnxq.search.budget import Budget
 from onnxq.search.distance import Effect
 from onnxq.search.fewest import Excluded, TimeIsUpError
 from onnxq.search.form import Asker, Form
-from onnxq.search.progress import Callback
 from onnxq.search.ranking import Sensitivity
 from onnxq.search.ranking_file import check_ranking
 from onnxq.search.reading import Judged
@@ -49,7 +49,7 @@ def search_within(  # noqa: PLR0913 - the parts of one search
         judged: The samples to judge on, and their labels.
         samples: Batches to rank layers on, one at least.
         options: How to run models.
-        progress: Called for each layer and each model, with a SearchProgress.
+        progress: Called for each layer and each model, with a StageProgress.
 
     Returns:
         Names of the layers in float, of those with the step's type (which may hold some of the first), and the result.

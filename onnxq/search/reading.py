@@ -15,8 +15,8 @@ from onnxq.errors import ConfigError
 from onnxq.evaluation.evaluate import labelled_data
 from onnxq.evaluation.labels import label_key, load_labels
 from onnxq.graph.view import Graph
+from onnxq.pipeline.stages import open_batches, read_through
 from onnxq.search.budget import Budget
-from onnxq.stages import open_batches, read_through
 
 
 @dataclass(frozen=True, kw_only=True)

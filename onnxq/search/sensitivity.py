@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from onnxq.calibration.methods import method_from_name
+from onnxq.calibration.progress import Callback, report_to
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import solve_from_ranges
 from onnxq.calibration.statistics.table import StatsTable
@@ -15,22 +16,10 @@ from onnxq.data.images import ImageOptions
 from onnxq.data.inputs import Layout
 from onnxq.data.kept import keep_first
 from onnxq.errors import ConfigError
-from onnxq.facts import Clock
 from onnxq.graph.model import ModelSource
 from onnxq.passes.settle_types import runnable
-from onnxq.planning.macs import plan_with_macs
-from onnxq.planning.options import FAST, Ends, PlanOptions
-from onnxq.planning.overrides import Override
-from onnxq.planning.plan import QuantPlan
-from onnxq.search.candidates import Candidates
-from onnxq.search.distance import Distance, Effect
-from onnxq.search.effects import Bench, effects_alone
-from onnxq.search.expected import expected_harm, expected_noise
-from onnxq.search.layers import Layer, layers_of
-from onnxq.search.progress import Callback, report_to
-from onnxq.search.ranking import By, ExpectedLayer, LayerEffect, Mode, Sensitivity
-from onnxq.search.space import NotMadeError
-from onnxq.stages import (
+from onnxq.pipeline.facts import Clock
+from onnxq.pipeline.stages import (
     Prepared,
     check_stats,
     known_from_stats,
@@ -40,6 +29,17 @@ from onnxq.stages import (
     prepare,
     read_through,
 )
+from onnxq.planning.macs import plan_with_macs
+from onnxq.planning.options import FAST, Ends, PlanOptions
+from onnxq.planning.overrides import Override
+from onnxq.planning.plan import QuantPlan
+from onnxq.search.candidates import Candidates
+from onnxq.search.distance import Distance, Effect
+from onnxq.search.effects import Bench, effects_alone
+from onnxq.search.expected import expected_harm, expected_noise
+from onnxq.search.layers import Layer, layers_of
+from onnxq.search.ranking import By, ExpectedLayer, LayerEffect, Mode, Sensitivity
+from onnxq.search.space import NotMadeError
 from onnxq.targets import ORT_CPU, TargetSource
 
 SAMPLES = 32
@@ -94,7 +94,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
         by: What to rank by: "sqnr", "cosine", or "kl" of a classifier's output.
         seconds: Time after which no further layer is measured; calibration does not count. Layers are measured in the
             order in which they are expected to hurt, so those are left out that should matter least.
-        progress: Called while calibrating, and then for each layer with a SearchProgress.
+        progress: Called while calibrating, and then for each layer with a StageProgress.
 
     Raises:
         OnnxqError: as `quantize`.

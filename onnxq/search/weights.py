@@ -18,8 +18,8 @@ from onnx import helper
 from onnxq.calibration.runner import CollectOptions
 from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
-from onnxq.mode_plans import WeightTree
 from onnxq.numerics.qtypes import INT8
+from onnxq.pipeline.uncalibrated_plans import WeightTree
 from onnxq.planning.plan import Action, NodeDecision, TensorPlan
 from onnxq.planning.weight_form import QDQ, with_form
 from onnxq.search.effects import Bench

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from onnxq.calibration.methods import Method
 from onnxq.calibration.solve import QParamsTable, ranges_from_stats, solve_from_ranges
 from onnxq.calibration.statistics.table import StatsTable
+from onnxq.pipeline.stages import Prepared
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Derived, QuantPlan, Role, TensorPlan, family_of
 from onnxq.planning.planner import make_plan
 from onnxq.search.budget import Budget
 from onnxq.search.layers import layers_of
-from onnxq.stages import Prepared
 from onnxq.targets import TargetSource, resolve_target
 from onnxq.targets.forms import step_type, with_types
 

@@ -228,7 +228,7 @@ def test_a_bug_asks_for_a_report(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     def broken(*_: object, **__: object) -> None:
         raise KeyError("tensor")
 
-    monkeypatch.setattr("onnxq.explaining.explain", broken)
+    monkeypatch.setattr("onnxq.api.plan.explain", broken)
     result = run("plan", "model.onnx")
     assert result.exit_code == 1
     assert f"{BUG}: KeyError: 'tensor'" in result.stderr
@@ -262,7 +262,7 @@ def test_interruption_leaves_no_file(run: Run, folder: Path, monkeypatch: pytest
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxq.finishing.verify_model", interrupted)
+    monkeypatch.setattr("onnxq.modes.finishing.verify_model", interrupted)
     before = files(folder)
     result = run("quantize", "model.onnx", "--data", "data.npz")
     assert result.exit_code == 130
@@ -276,7 +276,7 @@ def test_an_interruption_while_the_first_is_handled(run: Run, monkeypatch: pytes
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxq.explaining.explain", interrupted)
+    monkeypatch.setattr("onnxq.api.plan.explain", interrupted)
     monkeypatch.setattr("click.core.echo", interrupted)
     result = run("plan", "model.onnx")
     assert result.exit_code == 130

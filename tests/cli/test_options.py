@@ -10,7 +10,7 @@ import click
 import pytest
 
 import onnxq
-from onnxq.api import DEFAULT_METHOD
+from onnxq.api.quantize import DEFAULT_METHOD
 from onnxq.calibration.methods.solve import DEFAULT_PERCENTILE, METHOD_NAMES, METHODS
 from onnxq.calibration.runner import NonFinite
 from onnxq.cli import parameters
@@ -18,8 +18,8 @@ from onnxq.cli.main import cli
 from onnxq.cli.options import DataOptions
 from onnxq.data.images import PRESETS, ImageOptions, Resize
 from onnxq.data.inputs import Layout
-from onnxq.modes import MODES, WEIGHT_TYPES
 from onnxq.numerics import qtype_from_name
+from onnxq.planning.modes import MODES, WEIGHT_TYPES
 from onnxq.planning.weight_form import FORMATS, ROUNDINGS
 from onnxq.targets import ORT_CPU, TARGET_NAMES
 

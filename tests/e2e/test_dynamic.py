@@ -192,7 +192,7 @@ def test_what_is_excluded_stays_float() -> None:
 
 
 def test_the_model_is_made_again_from_its_metadata(tmp_path: Path) -> None:
-    from onnxq.reproduction import reproduce  # noqa: PLC0415 - the one test of it here
+    from onnxq.api.reproduce import reproduce  # noqa: PLC0415 - the one test of it here
 
     given = text_model("(float[N, 64] x) => (y) { y = MatMul(x, w) }", w=normal(64, 32))
     path = tmp_path / "m.onnx"

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper
 import onnxq
 from onnxq.cli.main import cli
 from onnxq.graph.model import set_metadata
-from onnxq.recorded_options import OPTIONS_KEY
+from onnxq.modes.recorded_options import OPTIONS_KEY
 from onnxq.verification.engines import tensorrt
 from tests.cli.conftest import RUNNER
 from tests.e2e.conftest import quantized

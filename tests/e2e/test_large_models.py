@@ -209,7 +209,7 @@ def test_a_failure_leaves_old_files(tmp_path: Path, stored: Path, monkeypatch: p
     onnxq.quantize(stored, FEEDS, output=output)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     with monkeypatch.context() as patch:
-        patch.setattr("onnxq.finishing.verify_model", lambda *_, **__: 1 / 0)
+        patch.setattr("onnxq.modes.finishing.verify_model", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             onnxq.quantize(stored, FEEDS, output=output, force=True, method="max")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import onnxq
 from onnxq.cli.main import cli
 from onnxq.graph.model import load_graph
-from onnxq.stages import open_batches
+from onnxq.pipeline.stages import open_batches
 from tests.zoo.packages import package_file
 from tests.zoo.silero import CONTEXT, FRAME, RATE, silero_models, speech
 

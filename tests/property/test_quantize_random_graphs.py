@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import onnxq
-from onnxq import stages
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.solve import solve
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import dequantize, quantize
 from onnxq.numerics.metrics import sqnr_db
+from onnxq.pipeline import stages
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan, Role
 from onnxq.verification.engines.onnxruntime import OrtModel

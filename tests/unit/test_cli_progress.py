@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from onnxq.calibration.progress import Progress
+from onnxq.calibration.progress import Progress, StageProgress
 from onnxq.cli.progress import Log, Pace, duration, facts
-from onnxq.search.progress import SearchProgress
 
 
 def at(samples: int, **more: int) -> Progress:
@@ -27,7 +26,7 @@ def test_several_passes() -> None:
 
 
 def test_a_search_tells_its_own_steps() -> None:
-    now = SearchProgress(batches=3, samples=3, expected_samples=9, elapsed_s=0.0, stage="measuring layers", best="x")
+    now = StageProgress(batches=3, samples=3, expected_samples=9, elapsed_s=0.0, stage="measuring layers", best="x")
     assert Pace().facts(now) == "3 of 9 steps, x"
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
+from onnxq.pipeline.stages import prepare
 from onnxq.planning.options import PlanOptions
 from onnxq.recovery.equalization import LARGEST_SCALE, equalize
-from onnxq.stages import prepare
 from tests.graphs import computed, graph_of, normal, random_feeds
 from tests.zoo import ZOO, ZooModel
 

@@ -9,7 +9,7 @@ import pytest
 from onnxq.cli.main import cli
 from onnxq.data.description import Data
 from onnxq.data.images import PRESETS, ImageOptions
-from onnxq.facts import reading_options
+from onnxq.pipeline.facts import reading_options
 
 CASES: dict[str, tuple[Any, Any, Any]] = {
     "": ("photos/", None, None),

@@ -10,7 +10,7 @@ import pytest
 
 import onnxq
 from onnxq.errors import ConfigError, GateError
-from onnxq.recorded_options import recall_options
+from onnxq.modes.recorded_options import recall_options
 from onnxq.report.gates import Gates
 from onnxq.verification.engines import openvino, tensorrt
 from tests.unit.test_search_effects import FEEDS, RESIDUAL

@@ -7,12 +7,12 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 import onnxq
-from onnxq import stages
 from onnxq.data.inputs import InputSpecs
 from onnxq.data.synthetic import synthetic_batches
 from onnxq.errors import DataError, InternalError, ModelError
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
+from onnxq.pipeline import stages
 from onnxq.planning.bounds import clip_limits
 from tests.graphs import graph_of, model_of, normal
 

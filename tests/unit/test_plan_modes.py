@@ -11,8 +11,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 import onnxq
+from onnxq.api.plan import explain
 from onnxq.errors import ConfigError
-from onnxq.explaining import explain
 from onnxq.graph.model import load_graph
 from onnxq.report.quantized_model import explain_model
 

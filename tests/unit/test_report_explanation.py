@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import onnxq
+from onnxq.api.plan import explain
 from onnxq.errors import ArtifactError, ConfigError
-from onnxq.explaining import explain
 from onnxq.graph.model import load_graph
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.overrides import Override

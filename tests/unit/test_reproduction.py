@@ -11,13 +11,13 @@ import onnx
 import pytest
 
 import onnxq
+from onnxq.api.reproduce import reproduce
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.tensorrt_cache import cache_from_stats, save_tensorrt_cache
 from onnxq.data.images import ImageOptions
 from onnxq.errors import ArtifactError, ModelError
 from onnxq.graph.model import get_metadata, set_metadata
-from onnxq.recorded_options import OPTIONS_KEY, recall_options, record_options
-from onnxq.reproduction import reproduce
+from onnxq.modes.recorded_options import OPTIONS_KEY, recall_options, record_options
 from tests.cli.conftest import Run, folder, run, samples, tiny_model  # noqa: F401 - fixtures
 from tests.graphs import model_of, normal
 

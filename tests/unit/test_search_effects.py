@@ -21,12 +21,12 @@ from onnxq.numerics import fake_quantize
 from onnxq.numerics import metrics as whole
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.insert_qdq import InsertQDQ
+from onnxq.pipeline.stages import Prepared, observe, open_batches, prepare
 from onnxq.planning.options import PlanOptions
 from onnxq.search import effects
 from onnxq.search.distance import Distance, Effect
 from onnxq.search.effects import Bench, effects_alone
 from onnxq.search.layers import Layer, layers_of
-from onnxq.stages import Prepared, observe, open_batches, prepare
 from tests.graphs import computed, graph_of, model_of, normal
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"

@@ -104,7 +104,7 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
     )
     if chosen.data is None:
         raise ConfigError("there is no calibration data", hint="pass --data SRC")
-    from onnxq.api import calibrate as run  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.api.calibrate import calibrate as run  # noqa: PLC0415 - numpy and onnx only now
     from onnxq.calibration.checkpoint import Checkpointing, stop_on_signals  # noqa: PLC0415
 
     if long_run.resume and not saved.exists():

@@ -17,7 +17,7 @@ from onnxq.cli.progress import waiting
 from onnxq.cli.render import print_json, say
 
 if TYPE_CHECKING:
-    from onnxq.engine import EngineResult
+    from onnxq.api.build_engine import EngineResult
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -100,7 +100,7 @@ def engine(  # noqa: PLR0913 - one parameter for each group of options
     path = output or model.with_suffix(".engine")
     inputs = {"the model": model, "the data": data_from.data, "the timing cache": building.timing_cache}
     check_places({"--output": path}, inputs=inputs, force=force)
-    from onnxq.engine import build_engine  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.api.build_engine import build_engine  # noqa: PLC0415 - numpy and onnx only now
 
     with waiting("building the engine", quiet=quiet or as_json):
         built = build_engine(model, path, force=force, **building.keywords(), **data_from.keywords())

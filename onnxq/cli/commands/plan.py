@@ -54,7 +54,7 @@ def plan(  # noqa: PLR0913 - one parameter for each group of options
       onnxq plan model.onnx --mode weight-only --tensors
     """
     from onnxq import load_stats  # noqa: PLC0415 - numpy and onnx only now
-    from onnxq.explaining import explain  # noqa: PLC0415
+    from onnxq.api.plan import explain  # noqa: PLC0415
 
     made, rows = explain(
         model,

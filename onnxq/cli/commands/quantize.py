@@ -229,7 +229,8 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     results: Results,
     search: dict[str, Any],
 ) -> Report:
-    from onnxq import api, load_stats  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq import load_stats  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.api import quantize as api  # noqa: PLC0415 - numpy and onnx only now
 
     quiet = results.quiet or results.as_json
     with calibration_progress(quiet=quiet, afterwards="quantizing and verifying") as progress:
@@ -277,7 +278,7 @@ def _say_where_data_is_from(
     if given.data is None and chosen.data is not None:
         say(f"data: {chosen.data}, found beside the model", quiet=quiet)
     elif chosen.data is None and ranges.stats is None and ranges.calibration_cache is None:
-        from onnxq.training import brings_ranges  # noqa: PLC0415 - imports onnx
+        from onnxq.pipeline.training import brings_ranges  # noqa: PLC0415 - imports onnx
 
         if brings_ranges(model):
             return

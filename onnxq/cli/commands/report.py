@@ -97,7 +97,7 @@ def _read(source: Path, target: str | None) -> dict[str, Any]:
         ArtifactError: there is no such file, or it holds something else.
     """
     if source.suffix.lower() != ".json":
-        from onnxq.showing import report_of_model  # noqa: PLC0415 - numpy and onnx only now
+        from onnxq.report.standalone import report_of_model  # noqa: PLC0415 - numpy and onnx only now
 
         return report_of_model(source, target).to_dict()
     where = f"report {str(source)!r}"

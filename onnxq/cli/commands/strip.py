@@ -30,7 +30,7 @@ def strip(model: Path, output: Path, force: bool, as_json: bool, quiet: bool) ->
       onnxq strip model.int8.onnx -o model.float.onnx
     """
     check_places({"--output": output}, inputs={"the quantized model": model}, force=force)
-    from onnxq.stripping import strip as run  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.api.strip import strip as run  # noqa: PLC0415 - numpy and onnx only now
 
     result = run(model, output=output, force=force)
     if as_json:

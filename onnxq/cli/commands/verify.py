@@ -88,7 +88,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     check_report_suffix(report)
     if data_from.data is None:
         say("warning: NO DATA. The models are compared on synthetic inputs; pass --data SRC", quiet=quiet)
-    from onnxq.api import verify as run  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.api.verify import verify as run  # noqa: PLC0415 - numpy and onnx only now
 
     with (
         errors_in_junit(junit, f"onnxq verify {quantized_model.name}"),
@@ -104,7 +104,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
             progress=progress,
         )
     if reproduce:
-        from onnxq.reproduction import reproduce as make_again  # noqa: PLC0415
+        from onnxq.api.reproduce import reproduce as make_again  # noqa: PLC0415
 
         again = make_again(float_model, quantized_model, data_from.source())
         say(f"{again.name}: {again.detail}", quiet=quiet or not again.passed)

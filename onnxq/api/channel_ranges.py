@@ -15,8 +15,8 @@ from onnxq.graph.model import (
     ModelSource,
 )
 from onnxq.passes.settle_types import runnable
+from onnxq.pipeline.stages import open_batches, prepare
 from onnxq.planning.options import PlanOptions
-from onnxq.stages import open_batches, prepare
 from onnxq.targets import ORT_CPU, TargetSource
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.arguments import check_output_is_no_input
 from onnxq.data.images import ImageOptions, noted_size
 from onnxq.data.inputs import Layout
 from onnxq.data.synthetic import synthetic_batches
@@ -25,10 +24,11 @@ from onnxq.errors import ConfigError, ModelError
 from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.saving import check_output
 from onnxq.graph.view import Graph
+from onnxq.modes.recorded_options import recorded_image_size
 from onnxq.passes.settle_types import runnable
+from onnxq.pipeline.arguments import check_output_is_no_input
+from onnxq.pipeline.stages import open_batches
 from onnxq.plural import counted
-from onnxq.recorded_options import recorded_image_size
-from onnxq.stages import open_batches
 from onnxq.verification.engines import tensorrt
 from onnxq.verification.engines.result import EngineReport
 from onnxq.verification.engines.tensorrt_profiles import (

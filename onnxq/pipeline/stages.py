@@ -36,7 +36,6 @@ from onnxq.graph.model import (
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.inference.faults import blamed_on
-from onnxq.nested import Nested, plan_nested
 from onnxq.passes.base import Pass, PassManager, PassResult
 from onnxq.passes.convert_widths import ConvertWidths
 from onnxq.passes.fold_tables import FoldTables
@@ -52,6 +51,7 @@ from onnxq.passes.remove_identity import RemoveIdentity
 from onnxq.passes.settle_types import note_of_types, runnable, settle_types
 from onnxq.passes.store_in_half import StoreInHalf
 from onnxq.passes.strip_pairs import StripPairs, TrainedPairs, has_trained_pairs
+from onnxq.pipeline.nested_plans import Nested, plan_nested
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
@@ -193,6 +193,17 @@ def rewrite(
         passes.append(StoreInHalf())
     PassManager(passes, name="rewrite").run(quantized)
     return quantized
+
+
+def refuse_quantized(source: Graph) -> None:
+    """See that a model is float.
+
+    Raises:
+        ModelError: it has quantized nodes.
+    """
+    done = quantized_nodes(source)
+    if done:
+        raise already_quantized(source, done)
 
 
 def already_quantized(source: Graph, nodes: Sequence[str]) -> ModelError:

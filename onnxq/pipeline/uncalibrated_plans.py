@@ -9,7 +9,6 @@ from onnx import TensorProto
 
 from onnxq.dynamic.planning import DYNAMIC_OPSET, plan_dynamic
 from onnxq.errors import ConfigError
-from onnxq.finishing import refuse_quantized
 from onnxq.graph.float_types import HALF_SCALE_OPSET, mentions
 from onnxq.graph.model import ModelSource, load_graph, model_digest
 from onnxq.graph.opset import lower_opset, upgrade_opset
@@ -17,7 +16,6 @@ from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import Graph
 from onnxq.inference.faults import blamed_on
-from onnxq.nested import Nested, plan_nested, whole_plan
 from onnxq.passes.base import PassManager
 from onnxq.passes.capture_invariants import CaptureInvariants
 from onnxq.passes.fold_fragment import FoldFragment
@@ -25,6 +23,8 @@ from onnxq.passes.lift_constants import LiftConstants
 from onnxq.passes.normalise import normalise_float
 from onnxq.passes.remove_identity import RemoveIdentity
 from onnxq.passes.settle_types import note_of_types, settle_types
+from onnxq.pipeline.nested_plans import Nested, plan_nested, whole_plan
+from onnxq.pipeline.stages import refuse_quantized
 from onnxq.planning.options import FULL, PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.weight_form import NBITS, QDQ, WeightForm

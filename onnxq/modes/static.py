@@ -8,14 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from onnxq.arguments import check_overrides, check_rewrites, check_sources
 from onnxq.calibration.methods import Method
 from onnxq.calibration.solve import QParamsTable, RangeTable, replaced_note, solve_from_ranges
 from onnxq.calibration.statistics.table import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.data.batches import Batch, Batches
 from onnxq.data.kept import keep_first
-from onnxq.facts import (
+from onnxq.graph.saving import file_for_weights
+from onnxq.graph.view import Graph
+from onnxq.inference.providers import provider_names
+from onnxq.modes.finishing import Made, Request, finish
+from onnxq.modes.result import QuantizeResult
+from onnxq.modes.tuned import check_tuning, for_all_placements, tune_placement
+from onnxq.pipeline.arguments import check_overrides, check_rewrites, check_sources
+from onnxq.pipeline.facts import (
     Clock,
     counted_share,
     incomplete,
@@ -24,17 +30,23 @@ from onnxq.facts import (
     source_facts,
     unrecovered,
 )
-from onnxq.finishing import Made, Request, finish
-from onnxq.graph.saving import file_for_weights
-from onnxq.graph.view import Graph
-from onnxq.inference.providers import provider_names
-from onnxq.nested_stages import InsideNested, NestedRun, check_plan, readable_for
+from onnxq.pipeline.nested import InsideNested, NestedRun, check_plan, readable_for
+from onnxq.pipeline.stages import (
+    Known,
+    Prepared,
+    expected_int8,
+    find_ranges,
+    of_rescaled,
+    prepare,
+    read_through,
+    rescaled,
+)
+from onnxq.pipeline.training import TRAINING, known_from_training, refuse_other_scales, widened
 from onnxq.previews.doubts import doubts_of_samples
 from onnxq.recovery.levelling import Levelled, level_channels
 from onnxq.recovery.registry import Recovery
 from onnxq.recovery.solved import Solved
 from onnxq.report.report import DataFacts
-from onnxq.result import QuantizeResult
 from onnxq.search.budget import Budget
 from onnxq.search.candidates import Candidate, Candidates
 from onnxq.search.layers import layers_of
@@ -43,9 +55,6 @@ from onnxq.search.reading import Reading, first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
 from onnxq.search.sensitivity import counted_plan
 from onnxq.search.wider import wider_for, with_step
-from onnxq.stages import Known, Prepared, expected_int8, find_ranges, of_rescaled, prepare, read_through, rescaled
-from onnxq.training import TRAINING, known_from_training, refuse_other_scales, widened
-from onnxq.tuned import check_tuning, for_all_placements, tune_placement
 from onnxq.tuning.search import Racing, Tuning
 
 HELD_OUT_BATCHES = 8

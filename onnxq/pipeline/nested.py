@@ -1,4 +1,4 @@
-"""The stages for what is inside the subgraphs of If, Loop and Scan (see `nested`)."""
+"""The stages for what is inside the subgraphs of If, Loop and Scan (see `nested_plans`)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from onnxq.data.batches import Batches
 from onnxq.data.kept import keep_first
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
-from onnxq.nested import Nested, batches_inside, is_run, whole_plan
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.share_constants import ShareConstants
-from onnxq.planning.plan import Action, QuantPlan
-from onnxq.recovery.registry import Recovery
-from onnxq.recovery.solved import Solved
-from onnxq.stages import (
+from onnxq.pipeline.nested_plans import Nested, batches_inside, is_run, whole_plan
+from onnxq.pipeline.stages import (
     Known,
     Prepared,
     known_from_stats,
@@ -30,6 +27,9 @@ from onnxq.stages import (
     read_through,
     rewrite,
 )
+from onnxq.planning.plan import Action, QuantPlan
+from onnxq.recovery.registry import Recovery
+from onnxq.recovery.solved import Solved
 
 
 @dataclass(kw_only=True)

@@ -14,25 +14,24 @@ from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.data.batches import Batches
 from onnxq.data.images import ImageOptions
 from onnxq.data.inputs import Layout
-from onnxq.detailing import Calibrated, details_of
-from onnxq.facts import Clock, Counted, path_of, source_facts
-from onnxq.graph.model import ModelSource, quantized_nodes, save_model, set_metadata, size_bytes
+from onnxq.graph.model import ModelSource, save_model, set_metadata, size_bytes
 from onnxq.graph.saving import data_file, needs_data_file, self_contained
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile, name_file
+from onnxq.modes.details import Calibrated, details_of
+from onnxq.modes.recorded_options import OPTIONS_KEY
+from onnxq.modes.result import QuantizeResult
+from onnxq.pipeline.facts import Clock, Counted, path_of, source_facts
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan, Role
 from onnxq.plural import counted
-from onnxq.recorded_options import OPTIONS_KEY
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.details import Details
 from onnxq.report.gates import Gates
 from onnxq.report.report import DataFacts
-from onnxq.result import QuantizeResult
 from onnxq.search.reading import Reading
 from onnxq.search.result import SearchResult
-from onnxq.stages import already_quantized
 from onnxq.targets.schema import Target
 from onnxq.tuning.search import Tuning
 from onnxq.verification.check import Check
@@ -256,14 +255,3 @@ def _details(made: Made, plan: QuantPlan, request: Request, verification: Verify
     return details_of(
         made.planned, made.quantized, verification, request.target, calibrated=known, progress=request.progress
     )
-
-
-def refuse_quantized(source: Graph) -> None:
-    """See that a model is float.
-
-    Raises:
-        ModelError: it has quantized nodes.
-    """
-    done = quantized_nodes(source)
-    if done:
-        raise already_quantized(source, done)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onnxq.arguments import checkpointing_from
 from onnxq.calibration.checkpoint import Checkpointing
 from onnxq.calibration.collection import collect_as_asked
 from onnxq.calibration.progress import Progress
@@ -18,11 +17,12 @@ from onnxq.data.sharding import Shard, shard_from
 from onnxq.graph.model import (
     ModelSource,
 )
-from onnxq.nested_stages import readable_for, with_inside
 from onnxq.passes.settle_types import runnable
+from onnxq.pipeline.arguments import checkpointing_from
+from onnxq.pipeline.nested import readable_for, with_inside
+from onnxq.pipeline.stages import open_batches, prepare
 from onnxq.planning.options import FAST, Ends, PlanOptions
 from onnxq.planning.overrides import Override
-from onnxq.stages import open_batches, prepare
 from onnxq.targets import ORT_CPU, TargetSource
 
 ProgressCallback = Callable[[Progress], None]

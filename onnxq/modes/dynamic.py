@@ -8,25 +8,25 @@ from onnxq.data.batches import Batches
 from onnxq.dynamic.kernels import UseDynamicKernels, import_domains_of
 from onnxq.dynamic.weights import solve_dynamic
 from onnxq.errors import UnsupportedModelError
-from onnxq.facts import Clock
-from onnxq.finishing import Made, Request, finish
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
 from onnxq.inference.faults import blamed_on
-from onnxq.mode_plans import DynamicPlan, plan_dynamically
-from onnxq.modes import DYNAMIC
-from onnxq.nested import Nested
+from onnxq.modes.finishing import Made, Request, finish
+from onnxq.modes.result import QuantizeResult
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.share_constants import ShareConstants
+from onnxq.pipeline.facts import Clock
+from onnxq.pipeline.nested_plans import Nested
+from onnxq.pipeline.stages import nothing_to_quantize
+from onnxq.pipeline.uncalibrated_plans import DynamicPlan, plan_dynamically
+from onnxq.planning.modes import DYNAMIC
 from onnxq.planning.plan import Action, QuantPlan
-from onnxq.result import QuantizeResult
 from onnxq.search.budget import Budget
 from onnxq.search.dynamic import dynamic_space, with_nodes_in_float
 from onnxq.search.mixed import search_within
 from onnxq.search.reading import first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
-from onnxq.stages import nothing_to_quantize
 from onnxq.targets.schema import Target
 
 

@@ -1,6 +1,6 @@
-"""The public functions.
+"""`onnxq.quantize`: from a float model to a quantized and verified one.
 
-The order of the stages is in `static_stages.py`, `dynamic_stages.py` and `weight_stages.py`, one for each mode.
+The order of the stages is in `onnxq.modes`: `static.py`, `dynamic.py` and `weight_only.py`.
 Only loading and saving touch the disk, the caller's objects are never changed, and an output file appears whole or not
 at all.
 """
@@ -11,29 +11,23 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onnxq.calibrating import calibrate
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.runner import NonFinite
 from onnxq.calibration.statistics.table import StatsTable
 from onnxq.data.images import ImageOptions
 from onnxq.data.inputs import Layout
 from onnxq.evaluation.metrics import Function
-from onnxq.graph.model import (
-    ModelSource,
-)
-from onnxq.mode_stages import quantize_in_mode
-from onnxq.modes import STATIC, check_mode
+from onnxq.graph.model import ModelSource
+from onnxq.modes.dispatch import quantize_in_mode
+from onnxq.modes.recorded_options import record_options
+from onnxq.modes.result import QuantizeResult
+from onnxq.pipeline.stages import DEFAULT_RECOVERY
+from onnxq.planning.modes import STATIC, check_mode
 from onnxq.planning.options import FAST, Ends
 from onnxq.planning.overrides import Override
-from onnxq.recorded_options import record_options
-from onnxq.result import QuantizeResult
 from onnxq.search.ranking_file import RankingSource
-from onnxq.stages import DEFAULT_RECOVERY
 from onnxq.targets import ORT_CPU, TargetSource
 from onnxq.tuning.search import DEFAULT_SECONDS
-from onnxq.verifying import verify
-
-__all__ = ["calibrate", "quantize", "verify"]
 
 DEFAULT_METHOD = "auto"
 

@@ -22,10 +22,10 @@ from onnxq.graph.model import (
     model_digest,
 )
 from onnxq.graph.view import Graph
+from onnxq.pipeline.stages import Known
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.registry import Recovery
 from onnxq.report.build import POOR_SQNR_DB
-from onnxq.stages import Known
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError
 from onnxq.version import VERSION

@@ -15,17 +15,17 @@ from onnxq.dynamic.weights import solve_dynamic
 from onnxq.errors import ConfigError, OnnxqError
 from onnxq.graph.model import ModelSource, load_graph
 from onnxq.graph.view import Graph
-from onnxq.mode_plans import plan_dynamically, plan_weights_of
-from onnxq.modes import DYNAMIC, STATIC, check_mode
-from onnxq.nested import whole_plan
 from onnxq.numerics.qparams import QuantParams
+from onnxq.pipeline.nested_plans import whole_plan
+from onnxq.pipeline.stages import check_stats, prepare
+from onnxq.pipeline.uncalibrated_plans import plan_dynamically, plan_weights_of
 from onnxq.planning.macs import plan_with_macs
+from onnxq.planning.modes import DYNAMIC, STATIC, check_mode
 from onnxq.planning.options import FAST, Ends, PlanOptions
 from onnxq.planning.overrides import Override
 from onnxq.planning.plan import QuantPlan
 from onnxq.planning.weight_form import FORM_ARGUMENTS, WeightForm
 from onnxq.report.explanation import Explanation, codes_of_nodes, explain_plan
-from onnxq.stages import check_stats, prepare
 from onnxq.targets import ORT_CPU, TargetSource, resolve_target
 
 _AUTO = "auto"

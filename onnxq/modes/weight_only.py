@@ -16,29 +16,29 @@ from onnxq.data.kept import keep_first
 from onnxq.dynamic.kernels import import_domains_of, use_domain
 from onnxq.dynamic.rules import MICROSOFT
 from onnxq.errors import ConfigError, UnsupportedModelError
-from onnxq.facts import Clock
-from onnxq.finishing import Made, Request, finish
 from onnxq.graph.model import load_graph
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.inference.faults import blamed_on
-from onnxq.mode_plans import WeightTree, plan_weights_of
-from onnxq.modes import WEIGHT_ONLY
+from onnxq.modes.finishing import Made, Request, finish
+from onnxq.modes.result import QuantizeResult
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.share_constants import ShareConstants
+from onnxq.pipeline.facts import Clock
+from onnxq.pipeline.stages import nothing_to_quantize, read_through
+from onnxq.pipeline.uncalibrated_plans import WeightTree, plan_weights_of
+from onnxq.planning.modes import WEIGHT_ONLY
 from onnxq.planning.options import FAST
 from onnxq.planning.plan import Action
 from onnxq.planning.weight_form import NEED_DATA, QDQ, WeightForm
 from onnxq.plural import counted
-from onnxq.result import QuantizeResult
 from onnxq.search.budget import Budget
 from onnxq.search.mixed import search_within
 from onnxq.search.reading import Judged, first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
 from onnxq.search.weights import weight_layers, weight_space, with_weights
-from onnxq.stages import nothing_to_quantize, read_through
 from onnxq.targets.schema import Engine
 from onnxq.weight_only.activation_aware import scale_channels
 from onnxq.weight_only.kept import KeptWeights, Quality

@@ -10,10 +10,10 @@ from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
+from onnxq.pipeline.stages import Prepared, rewrite
 from onnxq.planning.options import FULL, PlanOptions
 from onnxq.planning.plan import Observed, QuantPlan, TensorPlan
 from onnxq.planning.planner import make_plan
-from onnxq.stages import Prepared, rewrite
 from onnxq.targets.schema import Placement
 from onnxq.tuning.blocks import blocks
 from onnxq.tuning.race import Feed

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxq.arguments import check_output_is_no_input
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.tensorrt_cache import load_tensorrt_cache
-from onnxq.dynamic_stages import quantize_dynamic
-from onnxq.finishing import Request
 from onnxq.graph.saving import check_output
-from onnxq.modes import DYNAMIC, STATIC
+from onnxq.modes.dynamic import quantize_dynamic
+from onnxq.modes.finishing import Request
+from onnxq.modes.result import QuantizeResult
+from onnxq.modes.static import Choices, quantize_static
+from onnxq.modes.weight_only import quantize_weights
+from onnxq.pipeline.arguments import check_output_is_no_input
+from onnxq.planning.modes import DYNAMIC, STATIC
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.weight_form import FORM_ARGUMENTS, WeightForm
 from onnxq.recovery.registry import Recovery
 from onnxq.report.gates import Gates
-from onnxq.result import QuantizeResult
 from onnxq.search.budget import Budget, budget_from
-from onnxq.static_stages import Choices, quantize_static
 from onnxq.targets import resolve_target
-from onnxq.weight_stages import quantize_weights
 
 _PLACEMENT = (
     "exclude", "exclude_ops", "exclude_between", "include", "include_ops", "include_between", "overrides", "placement",

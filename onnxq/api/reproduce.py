@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from onnxq.api import quantize
+from onnxq.api.quantize import quantize
 from onnxq.data.description import data_from
 from onnxq.errors import ModelError
 from onnxq.graph.model import ModelSource, get_metadata, load_graph, model_digest
-from onnxq.recorded_options import recall_options
+from onnxq.modes.recorded_options import recall_options
 from onnxq.verification.check import Check
 from onnxq.version import VERSION
 

@@ -5,17 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onnxq.arguments import check_order
 from onnxq.calibration.progress import Callback
 from onnxq.data.images import ImageOptions
 from onnxq.data.inputs import Layout
-from onnxq.detailing import details_of
-from onnxq.facts import (
-    Counted,
-    origin_check,
-    path_of,
-    source_facts,
-)
 from onnxq.graph.model import (
     ModelSource,
     get_metadata,
@@ -23,11 +15,19 @@ from onnxq.graph.model import (
     size_bytes,
 )
 from onnxq.graph.view import Graph
+from onnxq.modes.details import details_of
+from onnxq.pipeline.arguments import check_order
+from onnxq.pipeline.facts import (
+    Counted,
+    origin_check,
+    path_of,
+    source_facts,
+)
+from onnxq.pipeline.stages import open_batches
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.gates import Gates
 from onnxq.report.quantized_model import explain_model, tensor_rows
 from onnxq.report.report import DataFacts, Report
-from onnxq.stages import open_batches
 from onnxq.targets import ORT_CPU, TARGETS, TargetSource, resolve_target
 from onnxq.targets.schema import Target
 from onnxq.verification.verify import verify_model

@@ -1,0 +1,1 @@
+"""The stages that modes, searches and public functions put together."""
