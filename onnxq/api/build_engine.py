@@ -28,7 +28,6 @@ from onnxq.modes.recorded_options import recorded_image_size
 from onnxq.passes.settle_types import runnable
 from onnxq.pipeline.arguments import check_output_is_no_input
 from onnxq.pipeline.stages import open_batches
-from onnxq.plural import counted
 from onnxq.verification.engines import tensorrt
 from onnxq.verification.engines.result import EngineReport
 from onnxq.verification.engines.tensorrt_profiles import (
@@ -40,6 +39,7 @@ from onnxq.verification.engines.tensorrt_profiles import (
     shape_ranges,
 )
 from onnxq.verification.lint_tensorrt import lint_tensorrt
+from onnxq.wording.plural import counted
 
 Shapes = Mapping[str, Sequence[int]]
 

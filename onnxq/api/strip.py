@@ -14,7 +14,7 @@ from onnxq.graph.saving import check_output, self_contained
 from onnxq.passes.base import PassManager
 from onnxq.passes.strip_qdq import StripQDQ
 from onnxq.pipeline.arguments import check_output_is_no_input
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 _METADATA = "onnxq."
 """Entries of the metadata that tell of the quantization start so."""

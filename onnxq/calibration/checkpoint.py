@@ -32,8 +32,8 @@ from onnxq.calibration.statistics.file import decode_stats, encode_stats
 from onnxq.calibration.statistics.table import EMPTY_FINGERPRINT, StatsTable, combine_fingerprints
 from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ArtifactError, ConfigError, InterruptedRunError
-from onnxq.plural import counted
-from onnxq.whole_files import write_whole
+from onnxq.files.whole import write_whole
+from onnxq.wording.plural import counted
 
 MAGIC = b"onnxq-checkpoint\n"
 VERSION = 1

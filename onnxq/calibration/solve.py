@@ -30,8 +30,8 @@ from onnxq.numerics.qparams import QuantParams, Range, next_power_of_two, qparam
 from onnxq.numerics.scale_types import with_scale_in_bfloat16, with_scale_in_float16
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.plan import Derived, Fixed, FromValues, Observed, QuantPlan, Role, SharedWith, TensorPlan
-from onnxq.plural import counted
 from onnxq.targets.schema import Target, WeightGuard
+from onnxq.wording.plural import counted
 
 QParamsTable = Mapping[str, QuantParams]
 """Parameters by key of `QuantPlan.tensors`."""

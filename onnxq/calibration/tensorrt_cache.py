@@ -26,11 +26,11 @@ from onnxq.calibration.methods import Method
 from onnxq.calibration.solve import share_ranges, sound_range
 from onnxq.calibration.statistics.table import StatsTable
 from onnxq.errors import ArtifactError, ConfigError, InternalError
+from onnxq.files.whole import write_whole
 from onnxq.numerics.qparams import Range, qparams_from_range
 from onnxq.planning.plan import QuantPlan, Role
-from onnxq.plural import counted
 from onnxq.targets.tensorrt import TENSORRT
-from onnxq.whole_files import write_whole
+from onnxq.wording.plural import counted
 
 DEFAULT_TENSORRT_VERSION = "8.6.1"
 """The last of 8.x. From 10.1 on TensorRT calls its calibrators, which read caches, deprecated."""

@@ -26,7 +26,7 @@ from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
 from onnxq.numerics.specs import QuantSpec
 from onnxq.passes.strip_pairs import TrainedPairs
 from onnxq.planning.plan import Observed, QuantPlan, Role, TensorPlan
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 _KEEP_CODES = frozenset({
     "Flatten", "Gather", "Identity", "MaxPool", "Relu", "Clip", "Reshape", "Slice", "Split", "Squeeze", "Transpose",

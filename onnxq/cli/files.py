@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxq.errors import ConfigError
-from onnxq.whole_files import try_folder, write_whole
+from onnxq.files.whole import try_folder, write_whole
 
 
 def check_places(

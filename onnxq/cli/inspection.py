@@ -28,9 +28,9 @@ from onnxq.graph.model import get_metadata, load_graph, quantized_nodes, size_by
 from onnxq.graph.view import Dim, Graph
 from onnxq.report.explanation import Explanation, NodeRow, RowFilter, TensorRow
 from onnxq.report.quantized_model import explain_model
-from onnxq.sizes import size_text
 from onnxq.targets import TARGET_NAMES, resolve_target
 from onnxq.targets.schema import Target
+from onnxq.wording.sizes import size_text
 
 
 @dataclass(frozen=True, kw_only=True)

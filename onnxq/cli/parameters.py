@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import click
 
-from onnxq.target_words import closest_target
+from onnxq.wording.targets import closest_target
 
 TARGETS = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino", "qnn", "xnnpack")
 METHODS = ("auto", "entropy", "max", "mse", "percentile")

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from onnxq.plural import counted
-from onnxq.sizes import size_text
+from onnxq.wording.plural import counted
+from onnxq.wording.sizes import size_text
 
 if TYPE_CHECKING:
     from rich.console import Console

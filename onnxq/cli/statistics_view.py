@@ -21,7 +21,7 @@ from onnxq.calibration.statistics.histogram import BINS
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.cli.documents import stats_document
 from onnxq.planning.names import selected, unmatched
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 _MOST = 0.999
 

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from onnxq.plural import counted
 from onnxq.report.explanation import Explanation, NodeRow, TensorRow
+from onnxq.wording.plural import counted
 
 _SHOWN_CHANNELS = 3
 _STYLES = {"int8": "green", "fused": "cyan", "weights": "green", "float": "yellow"}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnxq.data.cutting import Column, Cutter, Piece
 from onnxq.data.inputs import InputSpecs
 from onnxq.errors import DataError
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 _FINGERPRINT_BYTES = 16
 _CRC_BYTES = 1 << 16

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnxq.data.inputs import InputSpec, InputSpecs, Layout, transposed, transposed_shape
 from onnxq.errors import DataError
 from onnxq.graph.view import Dim
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 _MOST_PLANS = 256
 

@@ -24,7 +24,7 @@ from onnxq.data.cutting import ArrayColumn
 from onnxq.data.inputs import InputSpec, InputSpecs
 from onnxq.data.sharding import Shard
 from onnxq.errors import ConfigError, DataError
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 if TYPE_CHECKING:
     from PIL import Image

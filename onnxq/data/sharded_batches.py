@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxq.data.batches import Batch, Batches
 from onnxq.data.sharding import Shard, ShardSet
 from onnxq.errors import DataError, InternalError
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 
 class ShardedBatches(Batches):

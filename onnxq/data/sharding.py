@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxq.errors import ArtifactError, ConfigError, InternalError
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 _TEXT = re.compile(r"(\d{1,9})/(\d{1,9})")
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import DataError
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 WAV_SUFFIXES = (".wav", ".wave")
 

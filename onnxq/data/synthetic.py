@@ -23,7 +23,7 @@ from onnxq.errors import DataError
 from onnxq.graph.model import get_metadata
 from onnxq.graph.view import Dim, Graph, attribute
 from onnxq.inference.session import make_session
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 # Open image sizes to try, (height, width): classification, text recognition, detection at multiples of 32, tiny.
 _IMAGE_SIZES = ((224, 224), (48, 320), (48, 192), (320, 320), (640, 640), (32, 32), (28, 28))

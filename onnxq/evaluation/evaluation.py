@@ -30,9 +30,9 @@ from onnxq.evaluation.intervals import (
     paired_share_difference,
 )
 from onnxq.evaluation.metrics import Metric
-from onnxq.plural import counted
 from onnxq.report.columns import columns
 from onnxq.verification.check import Check, gate_error
+from onnxq.wording.plural import counted
 
 SCHEMA = "onnxq.evaluation/1"
 

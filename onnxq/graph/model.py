@@ -33,7 +33,7 @@ from onnxq.graph.formats import TF_SAVED_MODEL, FileFormat, foreign_format
 from onnxq.graph.opset import upgrade_opset
 from onnxq.graph.saving import save_model
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
-from onnxq.sizes import size_text
+from onnxq.wording.sizes import size_text
 
 __all__ = [
     "ModelSource",

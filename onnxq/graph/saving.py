@@ -18,10 +18,10 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto, helper
 
 from onnxq.errors import ConfigError
+from onnxq.files.whole import Draft, draft, hidden_beside, hidden_files, try_folder, write_whole
 from onnxq.graph.external_data import in_draft, is_external, take_inside, tensors_in, tensors_of, weights_are_large
 from onnxq.graph.view import frame_of
 from onnxq.graph.weights_file import WeightsFile, name_file, unwritable, weights_file
-from onnxq.whole_files import Draft, draft, hidden_beside, hidden_files, try_folder, write_whole
 
 # protobuf refuses messages of 2 GiB and more; what is not weights (nodes, shapes) gets the difference.
 _INLINE_LIMIT_BYTES = 2**31 - 2**26

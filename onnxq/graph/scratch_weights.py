@@ -12,10 +12,10 @@ from pathlib import Path
 
 from onnx import TensorProto
 
+from onnxq.files.scratch import ScratchFolder, blamed_on_room
+from onnxq.files.whole import Draft
 from onnxq.graph.external_data import draft_of, is_external
 from onnxq.graph.weights_file import WeightsFile
-from onnxq.scratch_folder import ScratchFolder, blamed_on_room
-from onnxq.whole_files import Draft
 
 _NAME = "onnxq-weights"
 _FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})

@@ -2,7 +2,7 @@
 
     bytes -> draft of `<name>.data` -> a reference that this process can follow -> the file appears -> the file's name
 
-The draft is invisible until it is complete (see `onnxq.whole_files`), but its content can be read, and onnxruntime maps
+The draft is invisible until it is complete (see `onnxq.files.whole`), but its content can be read, and onnxruntime maps
 it into memory. So a large model is quantized without ever holding more than the tensor at hand.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from onnx import TensorProto
 
 from onnxq.errors import ConfigError
+from onnxq.files.whole import Draft, draft
 from onnxq.graph.external_data import DRAFT, in_draft, is_external, locate
 from onnxq.graph.messages import tensor_bytes
-from onnxq.whole_files import Draft, draft
 
 # Small tensors stay in the model, where shape inference looks for them.
 _EXTERNAL_MIN_BYTES = 1024

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
+from onnxq.files.scratch import ScratchFolder
 from onnxq.graph.external_data import BITS, ExternalData, in_draft, is_external, locate, take_inside
 from onnxq.graph.scratch_weights import scratch_file
 from onnxq.runtime import ort
-from onnxq.scratch_folder import ScratchFolder
 
 _PAGE_BYTES = 4096
 

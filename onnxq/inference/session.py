@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxq.errors import DataError, ModelError
+from onnxq.files.scratch import ScratchFolder, blamed_on_room
 from onnxq.graph.external_data import (
     in_draft,
     is_external,
@@ -33,7 +34,6 @@ from onnxq.inference.mapped_weights import with_drafts_mapped
 from onnxq.inference.providers import known_providers
 from onnxq.numerics.qtypes import QTYPES
 from onnxq.runtime import ort
-from onnxq.scratch_folder import ScratchFolder, blamed_on_room
 
 # Protobuf refuses messages of 2 GiB; what is left covers the message around the weights.
 _MESSAGE_LIMIT = 2**31 - 2**20

@@ -25,7 +25,6 @@ from onnxq.pipeline.facts import Clock, Counted, path_of, source_facts
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan, Role
-from onnxq.plural import counted
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.details import Details
 from onnxq.report.gates import Gates
@@ -38,6 +37,7 @@ from onnxq.verification.check import Check
 from onnxq.verification.verify import VerifyResult, verify_model
 from onnxq.version import VERSION
 from onnxq.weight_only.kept import Quality
+from onnxq.wording.plural import counted
 
 
 @dataclass(frozen=True, kw_only=True)

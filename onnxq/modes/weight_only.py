@@ -33,7 +33,6 @@ from onnxq.planning.modes import WEIGHT_ONLY
 from onnxq.planning.options import FAST
 from onnxq.planning.plan import Action
 from onnxq.planning.weight_form import NEED_DATA, QDQ, WeightForm
-from onnxq.plural import counted
 from onnxq.search.budget import Budget
 from onnxq.search.mixed import search_within
 from onnxq.search.reading import Judged, first_samples
@@ -46,6 +45,7 @@ from onnxq.weight_only.moments import moments_in_order
 from onnxq.weight_only.rewriting import Sink, WeightRewriter
 from onnxq.weight_only.sites import PRODUCT, TABLE
 from onnxq.weight_only.solving import qparams_of, rounded_weights
+from onnxq.wording.plural import counted
 
 SAMPLES = 256
 """Most samples that methods look at, spread over the data."""

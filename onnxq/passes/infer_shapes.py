@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.passes.base import Pass, PassLog, PassResult
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 
 class InferShapes(Pass):

@@ -55,11 +55,11 @@ from onnxq.pipeline.nested_plans import Nested, plan_nested
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
-from onnxq.plural import counted
 from onnxq.recovery.registry import Recovery
 from onnxq.targets import TargetSource, resolve_target
 from onnxq.targets.forms import with_types
 from onnxq.targets.schema import Target
+from onnxq.wording.plural import counted
 
 ProgressCallback = Callable[[Progress], None]
 

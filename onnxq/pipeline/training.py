@@ -17,7 +17,7 @@ from onnxq.graph.model import ModelSource, load_graph, quantized_nodes
 from onnxq.passes.strip_pairs import has_trained_pairs
 from onnxq.pipeline.stages import Known, Prepared, ProgressCallback, no_stats, observe, read_through
 from onnxq.planning.plan import Role
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 TRAINING = "training"
 """How ranges were found that came with the model."""

@@ -16,9 +16,9 @@ from onnxq.planning.names import selected, unmatched
 from onnxq.planning.overrides import Override
 from onnxq.planning.plan import Fixed, FromValues, Observed, Role, TensorPlan, family_of
 from onnxq.planning.weight_form import with_form
-from onnxq.plural import counted
 from onnxq.targets.forms import in_type
 from onnxq.targets.schema import Engine, Target
+from onnxq.wording.plural import counted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from onnxq.plural import counted
 from onnxq.previews.wording import input_rows, output_rows, preparation_rows
 from onnxq.report.html.document import plain_page
+from onnxq.wording.plural import counted
 
 if TYPE_CHECKING:
     from onnxq.previews.preview import Preview

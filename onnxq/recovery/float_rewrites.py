@@ -12,11 +12,11 @@ from onnxq.calibration.runner import CollectOptions
 from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan
-from onnxq.plural import counted
 from onnxq.recovery.bias_absorption import absorb_biases
 from onnxq.recovery.equalization import equalize
 from onnxq.recovery.smoothing import smooth
 from onnxq.targets.schema import Target
+from onnxq.wording.plural import counted
 
 FloatRewrite = Callable[
     [Graph, QuantPlan, Target, Sequence[Batch], CollectOptions],

@@ -30,13 +30,13 @@ from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import Range
 from onnxq.passes.settle_types import runnable
 from onnxq.planning.plan import Observed, QuantPlan, Role, SharedWith
-from onnxq.plural import counted
 from onnxq.recovery.activation_samples import ChannelSamples, sample_channels
 from onnxq.recovery.channel_map import ChannelMap, Site, rescaled
 from onnxq.recovery.channel_rules import map_channels
 from onnxq.recovery.site_noise import SiteNoise
 from onnxq.recovery.sites import MOST_WEIGHTS_BYTES, weight_bytes
 from onnxq.recovery.smoothing import best_scales
+from onnxq.wording.plural import counted
 
 STAGE = "levelling channels"
 

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from onnxq.plural import counted
 from onnxq.report.report import LayerRow, Report
 from onnxq.report.wording import codes_text, counts_text, data_text, files_text, output_text, weights_text
-from onnxq.sizes import size_text
 from onnxq.verification.structure import MATRIX_OPS
+from onnxq.wording.plural import counted
+from onnxq.wording.sizes import size_text
 
 _SHOWN_OUTPUTS = 5
 _SHOWN_REASONS = 5

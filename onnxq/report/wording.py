@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from onnxq.numerics.qtypes import type_text
-from onnxq.plural import counted
 from onnxq.verification.compare import OutputError
+from onnxq.wording.plural import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

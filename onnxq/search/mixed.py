@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from onnxq.calibration.progress import Callback
 from onnxq.calibration.runner import CollectOptions
 from onnxq.data.batches import Batch
-from onnxq.plural import counted
 from onnxq.search.budget import Budget
 from onnxq.search.distance import Effect
 from onnxq.search.fewest import Excluded, TimeIsUpError
@@ -22,6 +21,7 @@ from onnxq.search.referee import Judgement, Referee
 from onnxq.search.result import SearchResult
 from onnxq.search.sensitivity import effects_of, measure_alone
 from onnxq.search.space import Space
+from onnxq.wording.plural import counted
 
 _LEAST_SHARE, _LARGEST_SHARE = 0.25, 0.75
 """Of the time that is left, what may go into the order of the layers: the more, the cheaper a try is."""

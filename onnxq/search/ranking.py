@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from onnxq.plural import counted
 from onnxq.report.columns import columns
 from onnxq.search.distance import Effect
+from onnxq.wording.plural import counted
 
 SCHEMA = "onnxq.sensitivity/1"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxq.plural import counted
 from onnxq.search.ranking import LayerEffect
 from onnxq.verification.check import Check
+from onnxq.wording.plural import counted
 
 _SHOWN_LAYERS = 8
 

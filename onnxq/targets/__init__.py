@@ -7,7 +7,6 @@ import platform
 from pathlib import Path
 
 from onnxq.errors import ConfigError
-from onnxq.target_words import closest_target
 from onnxq.targets.custom import load_target
 from onnxq.targets.openvino import OPENVINO
 from onnxq.targets.ort_cpu import ORT_ARM64, ORT_X64_AVX2, ORT_X64_VNNI
@@ -15,6 +14,7 @@ from onnxq.targets.qnn import QNN
 from onnxq.targets.schema import Target
 from onnxq.targets.tensorrt import TENSORRT
 from onnxq.targets.xnnpack import XNNPACK
+from onnxq.wording.targets import closest_target
 
 TARGETS: dict[str, Target] = {
     t.name: t for t in (ORT_X64_AVX2, ORT_X64_VNNI, ORT_ARM64, TENSORRT, OPENVINO, QNN, XNNPACK)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from onnxq.errors import InternalError, ModelError
 from onnxq.graph.view import Graph
-from onnxq.plural import counted
 from onnxq.tuning.race import Feed, Race, Run, race
 from onnxq.verification.compare import OutputComparison
 from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.wording.plural import counted
 
 DEFAULT_SECONDS = 60.0
 MARGIN = 0.03

@@ -26,7 +26,6 @@ from onnxq.errors import ConfigError, DataError
 from onnxq.graph.subgraphs import subgraphs
 from onnxq.graph.view import Graph
 from onnxq.passes.settle_types import runnable
-from onnxq.plural import counted
 from onnxq.targets.schema import Engine
 from onnxq.verification.agreement import Stretch
 from onnxq.verification.answers import Answer, ask_onnxruntime, ask_openvino, ask_tensorrt
@@ -38,6 +37,7 @@ from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
 from onnxq.verification.side_by_side import Loading, outputs_of
 from onnxq.verification.structure import quantizes_by_pairs
+from onnxq.wording.plural import counted
 
 Feed = Mapping[str, NDArray[Any]]
 

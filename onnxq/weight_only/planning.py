@@ -18,10 +18,10 @@ from onnxq.planning.options import PlanOptions, Selection
 from onnxq.planning.overridden import apply_overrides
 from onnxq.planning.plan import Action, FromValues, NodeDecision, QuantPlan, Role, TensorPlan
 from onnxq.planning.weight_form import AUTO, NBITS, QDQ, TYPES, WeightForm
-from onnxq.plural import counted
 from onnxq.targets.schema import Engine, Target
 from onnxq.weight_only.engine_forms import taken_by
 from onnxq.weight_only.sites import PRODUCT, STORED, TABLE, WeightSite, weight_sites
+from onnxq.wording.plural import counted
 
 BLOCKED_OPSET = 21
 """First opset whose DequantizeLinear has blocks and 4-bit types."""

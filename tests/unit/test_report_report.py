@@ -29,10 +29,10 @@ from onnxq.planning.plan import (
 from onnxq.report.build import RunFacts, build_report, int8_mac_share
 from onnxq.report.report import SCHEMA, DataFacts, NodeCounts, Report
 from onnxq.report.wording import output_text
-from onnxq.sizes import size_text
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError
 from onnxq.verification.verify import verify_model
+from onnxq.wording.sizes import size_text
 from tests.json_schemas import problems
 from tests.verify_models import conv_feeds, float_conv, int8_conv, tensorrt_conv
 

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq import scratch_folder
 from onnxq.calibration import runner
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.statistics import sampling
@@ -28,6 +27,7 @@ from onnxq.calibration.taps.summary_rows import RowLayout
 from onnxq.data.inputs import InputSpecs
 from onnxq.data.sources import open_data
 from onnxq.errors import ConfigError, DataError
+from onnxq.files import scratch
 from onnxq.graph.view import Graph
 from onnxq.inference.outputs import with_readable_outputs
 from onnxq.inference.session import make_session
@@ -330,7 +330,7 @@ def test_a_model_that_cannot_be_saved_is_tapped_as_it_is(monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(scratch_folder.tempfile, "mkdtemp", fail)
+    monkeypatch.setattr(scratch.tempfile, "mkdtemp", fail)
     found = collect(graph, TAPS, data(graph), digest="d")
     # Without blocks, elements of other places are taken.
     assert [(s.rmin, s.rmax, s.count) for s in found.values()] == [(s.rmin, s.rmax, s.count) for s in expected.values()]

@@ -27,7 +27,7 @@ from onnxq.calibration.statistics.histogram import BINS
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.data.sharding import ShardSet
 from onnxq.errors import ArtifactError, ConfigError, InternalError
-from onnxq.whole_files import write_whole
+from onnxq.files.whole import write_whole
 
 MAGIC = b"onnxq-stats\n"
 VERSION = 2

@@ -18,11 +18,11 @@ from onnx import TensorProto, ValueInfoProto, helper
 
 from onnxq.calibration.statistics.blocked_layout import DOMAIN, Blocked
 from onnxq.errors import OnnxqError
+from onnxq.files.scratch import scratch_folder
 from onnxq.graph.external_data import named_length
 from onnxq.graph.saving import self_contained
 from onnxq.graph.view import Graph, attribute
 from onnxq.inference.session import make_session
-from onnxq.scratch_folder import scratch_folder
 
 _LARGEST_MODEL_BYTES = 1 << 29
 """Larger models are not saved and read once more: their time goes into weights, not into the layout of taps."""

@@ -23,7 +23,7 @@ from onnxq.data.batches import Batch
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.inference.session import Session
-from onnxq.sizes import size_text
+from onnxq.wording.sizes import size_text
 
 _UNKNOWN_ITEM_BYTES = 4
 

@@ -10,7 +10,7 @@ from onnxq.cli import options
 from onnxq.cli.files import check_places
 from onnxq.cli.parameters import METHODS, Name
 from onnxq.cli.render import say
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 
 @click.command(short_help="Write statistics as a calibration cache of TensorRT.")

@@ -14,7 +14,7 @@ from onnxq.cli.files import check_places
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import print_json, say
 from onnxq.errors import ConfigError
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 DEFAULT_CHECKPOINT_EVERY_S = 60.0
 THIS_MACHINE = "auto"

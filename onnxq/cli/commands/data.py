@@ -13,7 +13,7 @@ from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places, write_text
 from onnxq.cli.render import check_report_suffix, say, show, warn
 from onnxq.errors import ConfigError
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -114,7 +114,7 @@ def engine(  # noqa: PLR0913 - one parameter for each group of options
 
 
 def _text(built: EngineResult) -> str:
-    from onnxq.sizes import size_text  # noqa: PLC0415
+    from onnxq.wording.sizes import size_text  # noqa: PLC0415
 
     lines = [f"{built.path}: {size_text(built.size_bytes)}, built by {built.engine} {built.version} "
              f"in {built.seconds:.1f} s"]  # fmt: skip

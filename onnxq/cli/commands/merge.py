@@ -11,7 +11,7 @@ from onnxq.cli import options
 from onnxq.cli.documents import stats_document
 from onnxq.cli.files import check_places
 from onnxq.cli.render import print_json, say, warn
-from onnxq.plural import counted
+from onnxq.wording.plural import counted
 
 
 @click.command(short_help="Merge statistics of parts of the data.")

@@ -230,11 +230,11 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     search: dict[str, Any],
 ) -> Report:
     from onnxq import load_stats  # noqa: PLC0415 - numpy and onnx only now
-    from onnxq.api import quantize as api  # noqa: PLC0415 - numpy and onnx only now
+    from onnxq.api.quantize import quantize as run  # noqa: PLC0415 - numpy and onnx only now
 
     quiet = results.quiet or results.as_json
     with calibration_progress(quiet=quiet, afterwards="quantizing and verifying") as progress:
-        result = api.quantize(
+        result = run(
             model,
             **data_from.keywords(),
             **form.keywords(),

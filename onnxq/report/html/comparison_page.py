@@ -10,7 +10,7 @@ from typing import Any
 from onnxq.report.html.document import document
 from onnxq.report.html.page_data import run_data
 from onnxq.report.html.verdict import verdict_of, worst_sqnr
-from onnxq.sizes import size_text
+from onnxq.wording.sizes import size_text
 
 Document = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from onnxq.report.html.page_data import run_data
 from onnxq.report.html.verdict import cards, checks, verdict, what_to_do
 from onnxq.report.report import NodeCounts
 from onnxq.report.wording import counts_text, document_codes, spread_text
-from onnxq.sizes import size_text
+from onnxq.wording.sizes import size_text
 
 Document = Mapping[str, Any]
 

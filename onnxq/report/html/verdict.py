@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from onnxq.plural import counted
 from onnxq.report.advice import Advice, advice_for
 from onnxq.report.wording import document_codes
-from onnxq.sizes import size_text
+from onnxq.wording.plural import counted
+from onnxq.wording.sizes import size_text
 
 _SIGNS = {"fail": "✕", "warning": "!", "next": "→", "pass": "✓", "info": "i"}
 _KINDS = ("int8", "fused", "weights", "float")

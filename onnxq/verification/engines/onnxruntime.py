@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxq.errors import ModelError
+from onnxq.files.scratch import scratch_folder
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
 from onnxq.inference.session import hint_of_loading, loadable, optimisation_level
 from onnxq.runtime import ort
-from onnxq.scratch_folder import scratch_folder
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.reasons.ort import why_float
 from onnxq.verification.reasons.reason import Reason, because, past_pairs

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from onnxq.errors import ConfigError
+from onnxq.files.scratch import scratch_folder
 from onnxq.graph.view import Graph
-from onnxq.scratch_folder import scratch_folder
 from onnxq.verification.engines.result import EngineMissingError, EngineReport, NodeExecution, Precision
 from onnxq.verification.engines.source import model_file
 from onnxq.verification.reasons.openvino import INT8_OPS, why_float

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxq.errors import ConfigError
-from onnxq.scratch_folder import scratch_folder
+from onnxq.files.scratch import scratch_folder
 from onnxq.verification.engines.result import EngineMissingError, EngineReport
 from onnxq.verification.engines.source import model_file
 from onnxq.verification.engines.tensorrt_profiles import ShapeRange, shape_ranges

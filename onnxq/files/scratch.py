@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from onnxq.errors import ConfigError
-from onnxq.file_lock import lock, lock_left
+from onnxq.files.lock import lock, lock_left
 
 _PREFIX = "onnxq-"
 _LOCK = ".onnxq-lock"

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from onnxq.errors import ConfigError
-from onnxq.scratch_folder import ScratchFolder, remove_left_folders, scratch_folder
+from onnxq.files.scratch import ScratchFolder, remove_left_folders, scratch_folder
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="files are locked as POSIX systems do")
 
 KILLED = """
 import os, pathlib, signal
-from onnxq.scratch_folder import ScratchFolder
+from onnxq.files.scratch import ScratchFolder
 
 folder = ScratchFolder()
 pathlib.Path(folder.name, "weights.bin").write_bytes(bytes(1000))
@@ -57,7 +57,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(temporary: Path) -> N
     left = killed(temporary)
     assert (left / "weights.bin").exists()
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    program = "from onnxq.scratch_folder import ScratchFolder; ScratchFolder().cleanup()"
+    program = "from onnxq.files.scratch import ScratchFolder; ScratchFolder().cleanup()"
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
     assert not list(temporary.iterdir())
 

@@ -22,7 +22,7 @@ from onnxq.data.sources import open_data
 from onnxq.errors import ConfigError, DataError
 from onnxq.evaluation.labels import load_labels
 from onnxq.graph.view import Graph
-from tests.unit.test_sources import ONE, TWO, X, joined, specs
+from tests.unit.test_data_sources import ONE, TWO, X, joined, specs
 
 # ---- random order ----------------------------------------------------------------------------------------------------
 

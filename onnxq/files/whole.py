@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from onnxq.file_lock import lock, lock_left
+from onnxq.files.lock import lock, lock_left
 
 # What open(2) and linkat(2) answer where the file system lacks O_TMPFILE or hard links.
 _LACKING = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EISDIR, errno.EINVAL, errno.EPERM, errno.ENOSYS})

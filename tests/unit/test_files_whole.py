@@ -16,11 +16,11 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxq import whole_files
 from onnxq.errors import ConfigError
+from onnxq.files import whole
+from onnxq.files.whole import draft, try_folder, write_whole
 from onnxq.graph import saving
 from onnxq.graph.model import load_graph, save_model
-from onnxq.whole_files import draft, try_folder, write_whole
 from tests.graphs import model_of, normal
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
@@ -37,7 +37,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Three kinds of file systems: with O_TMPFILE, without it, and without hard links too."""
     if request.param != "nameless":
-        monkeypatch.setattr(whole_files, "_nameless", lambda _: None)
+        monkeypatch.setattr(whole, "_nameless", lambda _: None)
     if request.param == "no links":
         _forbid_links(monkeypatch)
     return str(request.param)
@@ -248,7 +248,7 @@ def test_killed_while_writing(tmp_path: Path, old: dict[str, bytes], split: str)
 def test_terminated_while_writing_with_hidden_files(tmp_path: Path, old: dict[str, bytes]) -> None:
     """Without O_TMPFILE there is a hidden file, which every end but a kill removes."""
     before = (
-        "from onnxq import whole_files\nwhole_files._nameless = lambda _: None\n"
+        "from onnxq.files import whole\nwhole._nameless = lambda _: None\n"
         "def stop(*_): raise SystemExit(143)\nsignal.signal(signal.SIGTERM, stop)\n"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGTERM)\n"
     )
@@ -259,7 +259,7 @@ def test_terminated_while_writing_with_hidden_files(tmp_path: Path, old: dict[st
 KILLED_BEFORE_PUBLISHING = (
     SPLIT
     + """
-from onnxq.whole_files import Draft
+from onnxq.files.whole import Draft
 publish, left = Draft.publish, [{left}]
 def killed(self, **options):
     if not left[0]:
@@ -304,12 +304,12 @@ def test_the_next_one_removes_hidden_files_that_nobody_writes(
     tmp_path: Path, old: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without O_TMPFILE a kill leaves the hidden file of the draft."""
-    before = "from onnxq import whole_files\nwhole_files._nameless = lambda _: None\n" + KILLED_WHILE_WRITING
+    before = "from onnxq.files import whole\nwhole._nameless = lambda _: None\n" + KILLED_WHILE_WRITING
     assert save_elsewhere(tmp_path / "m.onnx", before).returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob(".m.onnx.*.tmp"))) == 1
     assert (tmp_path / "m.onnx").read_bytes() == old["m.onnx"]
     (tmp_path / ".m.onnx.notes.tmp").touch()
-    monkeypatch.setattr(whole_files, "_nameless", lambda _: None)
+    monkeypatch.setattr(whole, "_nameless", lambda _: None)
     with draft(tmp_path / "m.onnx") as first:
         first.stream.write(b"first")
         with draft(tmp_path / "m.onnx") as second:  # does not take the first for left

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from onnxq.plural import counted
 from onnxq.report.report import Report
 from onnxq.verification.check import Check, check_all
+from onnxq.wording.plural import counted
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 nodes"), (1, "1 node"), (2, "2 nodes")])

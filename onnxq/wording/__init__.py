@@ -1,0 +1,1 @@
+"""Words in sentences: counts, sizes, and what people call a target."""
