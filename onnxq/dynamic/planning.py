@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from onnx import NodeProto
@@ -15,6 +15,7 @@ from onnxq.numerics.qtypes import INT8
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.compute import Refusal
 from onnxq.planning.decisions import CONTROL_FLOW, NO_FLOAT
+from onnxq.planning.logarithms import LOGARITHM_RULE, logged_nodes, logged_reason
 from onnxq.planning.macs import macs
 from onnxq.planning.options import PlanOptions, Selection
 from onnxq.planning.overridden import apply_overrides
@@ -50,7 +51,8 @@ def plan_dynamic(  # noqa: PLR0913 - the graph, the table, and what a user says
         ConfigError: an option names what the graph does not have, or asks for what the target does not take.
     """
     selection = options.select(graph, source)
-    verdicts = {n.name: _verdict(graph, n, options, selection) for n in graph.nodes}
+    logged = logged_nodes(graph)
+    verdicts = {n.name: _verdict(graph, n, options, selection, logged) for n in graph.nodes}
     sites = [v for v in verdicts.values() if isinstance(v, DynamicSite)]
     overridden = apply_overrides(graph, _weights(graph, sites), options.overrides, target)
     biases = _biases(graph, sites)
@@ -74,12 +76,16 @@ def sites_of_plan(graph: Graph, plan: QuantPlan) -> dict[str, dict[int, str]]:
     return found
 
 
-def _verdict(graph: Graph, node: NodeProto, options: PlanOptions, selection: Selection) -> DynamicSite | Refusal | None:
+def _verdict(
+    graph: Graph, node: NodeProto, options: PlanOptions, selection: Selection, logged: Mapping[str, str]
+) -> DynamicSite | Refusal | None:
     if selection.forbids(node):
         return Refusal("excluded by the user", "user")
     found = dynamic_site(graph, node, options.placement)
     if isinstance(found, DynamicSite) and selection.excludes(node):
         return Refusal("not among the nodes that the user includes", "user")
+    if isinstance(found, DynamicSite) and node.name in logged and not selection.names(node):
+        return Refusal(logged_reason(logged[node.name]), LOGARITHM_RULE)
     return found
 
 

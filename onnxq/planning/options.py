@@ -145,6 +145,10 @@ class Selection:
         """Whether the user wants `node` not to be quantized for its own sake."""
         return self.forbids(node) or (self.included is not None and node.name not in self.included)
 
+    def names(self, node: NodeProto) -> bool:
+        """Whether the user asked for `node` itself to be quantized."""
+        return self.included is not None and node.name in self.included and not self.forbids(node)
+
     def forbids(self, node: NodeProto) -> bool:
         """Whether the user excluded `node`: it may not become part of a quantized one either."""
         return node.name in self.excluded

@@ -15,6 +15,7 @@ from onnxq.planning.bounds import cut, known_bounds, reading_bounds, score_reach
 from onnxq.planning.compute import WEIGHT, ComputeSite, ProductSite, Refusal, compute_site, reduced_axis
 from onnxq.planning.decisions import Verdict, decisions_of
 from onnxq.planning.inputs import InputPairs
+from onnxq.planning.logarithms import LOGARITHM_RULE, logged_nodes, logged_reason
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions, Selection
 from onnxq.planning.overridden import apply_overrides, check_like_types
 from onnxq.planning.payoff import dear_nodes
@@ -34,6 +35,8 @@ from onnxq.planning.regions import Regions, in_graph_order
 from onnxq.planning.tables import Decided, place_tables
 from onnxq.targets.forms import BLOCK_OPSET, type_rule, with_products
 from onnxq.targets.schema import BiasForm, Engine, Placement, Target
+
+_FEW_BITS = 8
 
 
 def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
@@ -61,7 +64,8 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
     if options.placement == FULL and target.full_products:
         target = with_products(target)
     selection = options.select(graph, source)
-    verdicts = {n.name: _verdict(graph, n, target, options, selection) for n in graph.nodes}
+    logged = logged_nodes(graph) if _rounds_evenly(target) else {}
+    verdicts = {n.name: _verdict(graph, n, target, options, selection, logged) for n in graph.nodes}
     sites = {name: v for name, v in verdicts.items() if isinstance(v, ComputeSite)}
     if target.placement is Placement.REGIONS:
         dear, remarks = _dear_nodes(graph, target, sites, options, selection)
@@ -112,7 +116,14 @@ def _opset(graph: Graph, target: Target, tensors: Mapping[str, TensorPlan]) -> i
 # ---- nodes -------------------------------------------------------------------------------------------------------
 
 
-def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions, selection: Selection) -> Verdict:
+def _verdict(  # noqa: PLR0913, PLR0917 - the graph, the table, what a user says, and what the graph says of the node
+    graph: Graph,
+    node: NodeProto,
+    target: Target,
+    options: PlanOptions,
+    selection: Selection,
+    logged: Mapping[str, str],
+) -> Verdict:
     if node.name in options.slower:
         return Refusal("the tuned placement keeps it in float", TUNE_RULE)
     if selection.forbids(node):
@@ -124,7 +135,14 @@ def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions
     )
     if candidate and selection.excludes(node):
         return Refusal("not among the nodes that the user includes", "user")
+    if isinstance(found, (ComputeSite, ProductSite)) and node.name in logged and not selection.names(node):
+        return Refusal(logged_reason(logged[node.name]), LOGARITHM_RULE)
     return found
+
+
+def _rounds_evenly(target: Target) -> bool:
+    """Whether activations are rounded to few even steps, which small values do not survive, and floats have a place."""
+    return not (target.everywhere or target.activation.qtype.is_float or target.activation.qtype.bits > _FEW_BITS)
 
 
 # ---- activations: regions ----------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ ORT_X64_VNNI = Target(
     sources={
         **dict.fromkeys(("C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12", "C18", "C19"), "run"),
         "R28": "doc, not measured",
+        "R35": "run on onnxruntime",
     },
 )
 
