@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from onnxq.api.channel_ranges import channel_ranges
     from onnxq.api.plan import plan
     from onnxq.api.quantize import quantize
+    from onnxq.api.sensitivity import sensitivity
     from onnxq.api.strip import StripResult, strip
     from onnxq.api.verify import verify
     from onnxq.calibration.statistics.file import load_stats
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from onnxq.report.report import Report
     from onnxq.search.ranking import Sensitivity
     from onnxq.search.result import SearchResult
-    from onnxq.search.sensitivity import sensitivity
 
 __version__ = VERSION
 
@@ -72,7 +72,7 @@ _LAZY = {
     "plan": "onnxq.api.plan",
     "preview": "onnxq.previews.preview",
     "quantize": "onnxq.api.quantize",
-    "sensitivity": "onnxq.search.sensitivity",
+    "sensitivity": "onnxq.api.sensitivity",
     "strip": "onnxq.api.strip",
     "verify": "onnxq.api.verify",
 }

@@ -137,7 +137,6 @@ def _ranking(known: Calibrated, verification: VerifyResult) -> dict[str, Any] | 
     ranking = Sensitivity(
         target=verification.target,
         method=known.method,
-        mode="only",
         by="sqnr",
         samples=known.search.ranked_samples,
         layers=known.search.layers,

@@ -17,16 +17,12 @@ from onnxq.modes.static import Choices, quantize_static
 from onnxq.modes.weight_only import quantize_weights
 from onnxq.pipeline.arguments import check_output_is_no_input
 from onnxq.planning.modes import DYNAMIC, STATIC
-from onnxq.planning.options import PlanOptions
+from onnxq.planning.options import PLACEMENT_ARGUMENTS, PlanOptions
 from onnxq.planning.weight_form import FORM_ARGUMENTS, WeightForm
 from onnxq.recovery.registry import Recovery
 from onnxq.report.gates import Gates
 from onnxq.search.budget import Budget, budget_from
 from onnxq.targets import resolve_target
-
-_PLACEMENT = (
-    "exclude", "exclude_ops", "exclude_between", "include", "include_ops", "include_between", "overrides", "placement",
-)  # fmt: skip
 
 
 def quantize_in_mode(mode: str, given: Mapping[str, Any], options: str) -> QuantizeResult:
@@ -67,7 +63,7 @@ def _request(given: Mapping[str, Any], options: str, *, static: bool) -> Request
     gates.check_possible(target)
     # Types of activations and weights are part of the plan in static mode alone.
     types: dict[str, Any] = {name: given[name] for name in ("activations", "weights")} if static else {}
-    wanted: dict[str, Any] = {name: given[name] for name in _PLACEMENT}
+    wanted: dict[str, Any] = {name: given[name] for name in PLACEMENT_ARGUMENTS}
     return Request(
         model=given["model"],
         data=given["data"],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from onnxq.data.batches import Batches
+from onnxq.data.kept import keep_first
 from onnxq.dynamic.kernels import UseDynamicKernels, import_domains_of
 from onnxq.dynamic.weights import solve_dynamic
 from onnxq.errors import UnsupportedModelError
@@ -18,15 +20,17 @@ from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.share_constants import ShareConstants
 from onnxq.pipeline.facts import Clock
 from onnxq.pipeline.nested_plans import Nested
-from onnxq.pipeline.stages import nothing_to_quantize
+from onnxq.pipeline.stages import nothing_to_quantize, read_through
 from onnxq.pipeline.uncalibrated_plans import DynamicPlan, plan_dynamically
 from onnxq.planning.modes import DYNAMIC
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.search.budget import Budget
 from onnxq.search.dynamic import dynamic_space, with_nodes_in_float
+from onnxq.search.measuring import Subject, counted_plan
 from onnxq.search.mixed import search_within
 from onnxq.search.reading import first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
+from onnxq.search.space import Space
 from onnxq.targets.schema import Target
 
 
@@ -73,22 +77,42 @@ def quantize_dynamic(request: Request, budget: Budget | None = None) -> Quantize
         return finish(made, request, clock, file)
 
 
+def dynamic_subject(request: Request, samples: int, clock: Clock) -> Subject:
+    """The layers of a model in mode "dynamic", to be measured on so many samples; what is in subgraphs stays float.
+
+    Raises:
+        OnnxqError: as `quantize_dynamic`.
+    """
+    planned = plan_dynamically(request.model, request.target, request.wanted, ())
+    with blamed_on(planned.source):
+        if not any(d.action in (Action.INT8, Action.WEIGHTS) for d in planned.plan.nodes):
+            raise _nothing(planned.plan)
+        reader, kept = keep_first(request.feeds(planned.source), samples=samples)
+        read_through(reader)
+        clock.lap("plan")
+        plan = counted_plan(planned.plan, planned.graph, kept)
+        space = _space(replace(planned, plan=plan, nested=()), request.target)
+    return Subject(space=space, samples=kept, method=DYNAMIC)
+
+
+def _space(planned: DynamicPlan, target: Target) -> Space:
+    def made(one: DynamicPlan) -> Graph:
+        quantized, _ = _quantized(one.graph, one.plan, one.nested, target)
+        ShareConstants().run(quantized)
+        return quantized
+
+    return dynamic_space(planned, solve_dynamic(planned.graph, planned.plan, target), made)
+
+
 def _searched(planned: DynamicPlan, request: Request, budget: Budget) -> tuple[DynamicPlan, Batches, SearchResult]:
     """The plan that meets a budget, the data, which can be read again, and what was found."""
-    table = request.target
     reading = request.reading
     batches = reading.open(planned.source, request.data, budget)
     judged = reading.judged(planned.source, request.data, batches, budget)
 
-    def made(one: DynamicPlan) -> Graph:
-        quantized, _ = _quantized(one.graph, one.plan, one.nested, table)
-        ShareConstants().run(quantized)
-        return quantized
-
-    space = dynamic_space(planned, solve_dynamic(planned.graph, planned.plan, table), made)
     floats, _, found = search_within(
         budget,
-        space,
+        _space(planned, request.target),
         judged,
         first_samples(judged.batches),
         options=request.collecting,

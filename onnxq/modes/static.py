@@ -50,10 +50,10 @@ from onnxq.report.report import DataFacts
 from onnxq.search.budget import Budget
 from onnxq.search.candidates import Candidate, Candidates
 from onnxq.search.layers import layers_of
+from onnxq.search.measuring import counted_plan
 from onnxq.search.mixed import search_within
 from onnxq.search.reading import Reading, first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
-from onnxq.search.sensitivity import counted_plan
 from onnxq.search.wider import wider_for, with_step
 from onnxq.tuning.search import Racing, Tuning
 
@@ -299,7 +299,7 @@ def _searched(  # noqa: PLR0913, PLR0917 - the parts of one search
         return Candidate(prepared.plan, candidates.qparams, candidates.recovered, prepared.widened), None
     judged = reading.judged(prepared.source, request.data, supply.batches, budget)
     samples = supply.samples or first_samples(judged.batches)
-    layers = layers_of(prepared.graph, counted_plan(prepared, samples), prepared.target)
+    layers = layers_of(prepared.graph, counted_plan(prepared.plan, prepared.graph, samples), prepared.target)
     floats, wide, found = search_within(
         budget,
         candidates.space(layers, stats),

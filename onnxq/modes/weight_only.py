@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxq.calibration.progress import report_to
+from onnxq.calibration.progress import Callback, report_to
 from onnxq.data.batches import Batch, Batches
 from onnxq.data.kept import keep_first
 from onnxq.dynamic.kernels import import_domains_of, use_domain
@@ -34,9 +34,11 @@ from onnxq.planning.options import FAST
 from onnxq.planning.plan import Action
 from onnxq.planning.weight_form import NEED_DATA, QDQ, WeightForm
 from onnxq.search.budget import Budget
+from onnxq.search.measuring import Subject, counted_plan
 from onnxq.search.mixed import search_within
 from onnxq.search.reading import Judged, first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
+from onnxq.search.space import Space
 from onnxq.search.weights import weight_layers, weight_space, with_weights
 from onnxq.targets.schema import Engine
 from onnxq.weight_only.activation_aware import scale_channels
@@ -73,14 +75,7 @@ def quantize_weights(request: Request, form: WeightForm, budget: Budget | None =
         reading = request.reading
         batches = None if request.data is None and budget is None else reading.open(source, request.data, budget)
         run = _Run(request=request, form=form, source=source, batches=batches)
-        if not any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
-            error = nothing_to_quantize(tree.whole.plan)
-            if request.wanted.placement == FAST:
-                error = UnsupportedModelError(
-                    error.message,
-                    hint="placement='full' (--placement full) stores weights of Conv, LSTM and GRU as int8, too",
-                )
-            raise error
+        run.check(tree)
         samples = run.samples(tree)
     clock.lap("plan")
     found = None
@@ -111,6 +106,30 @@ def quantize_weights(request: Request, form: WeightForm, budget: Budget | None =
             search=found,
         )
         return finish(made, request, clock, file)
+
+
+def weight_subject(request: Request, form: WeightForm, samples: int, clock: Clock) -> Subject:
+    """The weights of a model as layers to be measured on so many samples.
+
+    Raises:
+        OnnxqError: as `quantize_weights`.
+    """
+    source = load_graph(request.model)
+    tree = plan_weights_of(source, request.target, form, request.wanted, ())
+    with blamed_on(source):
+        batches = request.feeds(source)
+        batches = batches.cached() if batches.one_shot else batches
+        run = _Run(request=request, form=form, source=source, batches=batches)
+        run.check(tree)
+        seen = run.samples(tree)
+        reader, kept = keep_first(batches, samples=samples)
+        read_through(reader)
+        clock.lap("plan")
+        plan = counted_plan(tree.planned.plan, tree.graph, kept)
+        space = run.space(replace(tree, planned=replace(tree.planned, plan=plan)), seen, request.progress)
+        space.make(frozenset(), frozenset())  # finds the codes of all weights
+        clock.lap("round")
+    return Subject(space=space, samples=kept, method=f"{form.weights}, {form.rounding}")
 
 
 def _kept(tensor: TensorProto) -> TensorProto:
@@ -147,6 +166,18 @@ class _Run:
     qualities: dict[str, Quality] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def check(self, tree: WeightTree) -> None:
+        """Refuse a plan that stores no weight in few bits."""
+        if any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
+            return
+        error = nothing_to_quantize(tree.whole.plan)
+        if self.request.wanted.placement == FAST:
+            error = UnsupportedModelError(
+                error.message,
+                hint="placement='full' (--placement full) stores weights of Conv, LSTM and GRU as int8, too",
+            )
+        raise error
+
     def samples(self, tree: WeightTree) -> list[Batch]:
         """Some batches for the methods that look at data; none where there is no such method.
 
@@ -173,24 +204,28 @@ class _Run:
         self, tree: WeightTree, samples: Sequence[Batch], budget: Budget, judged: Judged
     ) -> tuple[WeightTree, SearchResult]:
         """The plan that meets a budget, and what was found."""
-        request, self.kept = self.request, KeptWeights()
-        trial = replace(self, request=replace(request, progress=None))
-
-        def made(one: WeightTree) -> Graph:
-            graph = replace(trial, qparams={}, qualities={}, notes=[]).rewritten(one, _kept, samples)
-            ShareConstants().run(graph)
-            return graph
-
-        layers = weight_layers(tree)
+        request, layers = self.request, weight_layers(tree)
         floats, wide, found = search_within(
             budget,
-            weight_space(tree, request.target, self.source, self.kept, made),
+            self.space(tree, samples, None),
             judged,
             first_samples(judged.batches),
             options=request.collecting,
             progress=request.progress,
         )
         return with_weights(tree, layers, floats, wide, request.target), found
+
+    def space(self, tree: WeightTree, samples: Sequence[Batch], progress: Callback | None) -> Space:
+        """What there is to choose among; codes that are found on the way are kept."""
+        self.kept = KeptWeights()
+        trial = replace(self, request=replace(self.request, progress=progress))
+
+        def made(one: WeightTree) -> Graph:
+            graph = replace(trial, qparams={}, qualities={}, notes=[]).rewritten(one, _kept, samples)
+            ShareConstants().run(graph)
+            return graph
+
+        return weight_space(tree, self.request.target, self.source, self.kept, made)
 
     def rewritten(self, tree: WeightTree, sink: Sink, samples: Sequence[Batch], path: str = "") -> Graph:
         """The graph of `tree` with its weights in few bits, which go through `sink`."""

@@ -25,7 +25,7 @@ _DEMANDS = frozenset({
 _EVERYWHERE = frozenset({
     "model", "data", "target", "mode", "output", "force", "batch_size", "limit", "layout", "images", "exclude",
     "exclude_ops", "exclude_between", "include", "include_ops", "include_between", "overrides", "threads", "providers",
-    "progress", "tune_progress", "details",
+    "progress", "tune_progress", "details", "samples", "quantize", "by", "seconds",
 }) | _DEMANDS  # fmt: skip
 
 _MEANINGFUL: Mapping[str, frozenset[str]] = {

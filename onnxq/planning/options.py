@@ -25,6 +25,10 @@ Ends = tuple[str, str] | str
 
 FAST, FULL = "fast", "full"
 PLACEMENTS = (FAST, FULL)
+PLACEMENT_ARGUMENTS = (
+    "exclude", "exclude_ops", "exclude_between", "include", "include_ops", "include_between", "overrides", "placement",
+)  # fmt: skip
+"""Arguments of the public functions that say what is quantized, in every mode."""
 TUNE_RULE = "tune"
 """What plans give as the rule of a node that was measured to be faster in float."""
 

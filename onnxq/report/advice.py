@@ -82,9 +82,9 @@ class _Names:
         self.output = shlex.quote(str(report.get("output_path") or report.get("model_name") or "MODEL.int8.onnx"))
         self.target = str(report.get("target") or "ort-cpu")
         self.mode = _mode_of(report)
-        said = "" if self.mode == STATIC else f" --mode {self.mode}"
+        self.in_mode = "" if self.mode == STATIC else f" --mode {self.mode}"
         data = "" if self.mode != STATIC and self.data == "SRC" else f" --data {self.data}{self.read_as}"
-        self.again = f"onnxq quantize {self.model}{said}{data} --target {self.target} --force"
+        self.again = f"onnxq quantize {self.model}{self.in_mode}{data} --target {self.target} --force"
 
 
 def _mode_of(report: Mapping[str, Any]) -> str:
@@ -116,8 +116,8 @@ def _way_out(check: str, names: _Names) -> str:
         return f"{names.again} {_REMEDY[names.mode]}"
     if check.startswith("outputs are sound"):
         return (
-            f"onnxq sensitivity {names.model} --data {names.data}{names.read_as} --target {names.target} "
-            "--report layers.html"
+            f"onnxq sensitivity {names.model}{names.in_mode} --data {names.data}{names.read_as} "
+            f"--target {names.target} --report layers.html"
         )
     if check.startswith("the engine was asked") and names.target in _EXTRAS:
         return f"pip install 'onnxq[{_EXTRAS[names.target]}]'"

@@ -24,6 +24,7 @@ from onnxq.graph.weights_file import WeightsFile
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.settle_types import runnable
 from onnxq.pipeline.stages import Prepared, rewrite
+from onnxq.planning.modes import STATIC
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions
 from onnxq.planning.plan import QuantPlan, Role, SharedWith
 from onnxq.planning.planner import make_plan
@@ -127,6 +128,7 @@ class Candidates:
 
         names = frozenset(layer.node for layer in layers)
         return Space(
+            mode=STATIC,
             source=prepared.source,
             digest=prepared.plan.digest,
             target=prepared.target.name,

@@ -21,6 +21,7 @@ from onnxq.dynamic.weights import stored_values
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import Graph, Use
 from onnxq.pipeline.uncalibrated_plans import DynamicPlan
+from onnxq.planning.modes import DYNAMIC
 from onnxq.planning.plan import Action, NodeDecision, QuantPlan
 from onnxq.search.effects import AS_IT_RUNS, Bench
 from onnxq.search.expected import expected_harm
@@ -103,6 +104,7 @@ def dynamic_space(planned: DynamicPlan, qparams: QParamsTable, make: Callable[[D
         return make(with_nodes_in_float(planned, floats))
 
     return Space(
+        mode=DYNAMIC,
         source=planned.source,
         digest=planned.plan.digest,
         target=planned.plan.target,

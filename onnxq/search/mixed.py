@@ -14,12 +14,12 @@ from onnxq.search.budget import Budget
 from onnxq.search.distance import Effect
 from onnxq.search.fewest import Excluded, TimeIsUpError
 from onnxq.search.form import Asker, Form
+from onnxq.search.measuring import effects_of, measure_alone
 from onnxq.search.ranking import Sensitivity
 from onnxq.search.ranking_file import check_ranking
 from onnxq.search.reading import Judged
 from onnxq.search.referee import Judgement, Referee
 from onnxq.search.result import SearchResult
-from onnxq.search.sensitivity import effects_of, measure_alone
 from onnxq.search.space import Space
 from onnxq.wording.plural import counted
 
@@ -60,7 +60,7 @@ def search_within(  # noqa: PLR0913 - the parts of one search
     """
     started = time.perf_counter()
     if budget.ranking is not None:
-        check_ranking(budget.ranking, space.digest, space.cost)
+        check_ranking(budget.ranking, space.mode, space.digest, space.cost)
     referee = Referee(space.source, budget, judged, options=options, fused=space.fused)
     asker = Asker(space, referee, started + budget.seconds, progress)
     first = asker.first()
@@ -111,9 +111,7 @@ class _Order:
         """How much layers hurt, by name, where that is known."""
         if self.ranking is not None:
             return {name: noise for name, noise in self.ranking.noise().items() if name in space.cost}
-        power = Sensitivity(
-            target="", method="", mode="only", by="sqnr", samples=0, layers=effects_of(space.layers, self.alone)
-        )
+        power = Sensitivity(target="", method="", by="sqnr", samples=0, layers=effects_of(space.layers, self.alone))
         return power.noise()
 
     def noise(self, space: Space) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What a sensitivity analysis found: layers by how much each alone moves the outputs.
 
 JSON, schema onnxq.sensitivity/1 (keys are added, never renamed or removed):
-    {schema, target, method, mode, samples, seconds, by, missing, digest,
+    {schema, target, mode, quantize, method, samples, seconds, by, missing, digest,
      layers: [{rank, node, op, macs, weights, sqnr_db, equal, cosine, kl}],      the most sensitive layer first
      unmeasured: [{rank, node, op, macs, weights, expected}]}                    behind them: there was no time
 An SQNR that is infinite is null: with `equal` no output changes, without it an output became NaN or Inf.
@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from onnxq.planning.modes import DYNAMIC, STATIC
 from onnxq.report.columns import columns
 from onnxq.search.distance import Effect
 from onnxq.wording.plural import counted
 
 SCHEMA = "onnxq.sensitivity/1"
 
-Mode = Literal["only", "all-but"]
+Quantized = Literal["only", "all-but"]
 By = Literal["sqnr", "cosine", "kl"]
 
 _BAR_CHARACTERS = 24
@@ -69,11 +70,12 @@ class Sensitivity:
 
     Attributes:
         target: Name of the target.
-        method: How ranges were chosen.
-        mode: "only": each layer alone is quantized; "all-but": all layers but this one are.
+        method: How ranges were chosen; in mode "weight-only" type and rounding of the weights.
         by: What the layers are ranked by.
         samples: Samples measured on.
         layers: The layers that were measured, in graph order.
+        mode: What the model is turned into, as for `onnxq.quantize`.
+        quantize: "only": each layer alone is quantized; "all-but": all layers but this one are.
         unmeasured: Those that a time limit or an interrupt left out, those first that are expected to hurt most.
         digest: Digest of the float model.
         seconds: Time taken, by step.
@@ -81,10 +83,11 @@ class Sensitivity:
 
     target: str
     method: str
-    mode: Mode
     by: By
     samples: int
     layers: tuple[LayerEffect, ...]
+    mode: str = STATIC
+    quantize: Quantized = "only"
     unmeasured: tuple[ExpectedLayer, ...] = ()
     digest: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -92,7 +95,7 @@ class Sensitivity:
     def ranked(self) -> list[LayerEffect]:
         """The layers, those that hurt most first: for "all-but" those whose return to float helps most."""
         key = _KEYS[self.by]
-        return sorted(self.layers, key=lambda row: key(row.effect), reverse=self.mode == "all-but")
+        return sorted(self.layers, key=lambda row: key(row.effect), reverse=self.quantize == "all-but")
 
     @property
     def missing(self) -> int:
@@ -102,7 +105,7 @@ class Sensitivity:
     def noise(self) -> dict[str, float]:
         """How much each measured layer hurts, by name: at least 0, comparable within this ranking."""
         found = {row.node: _NOISE[self.by](row.effect) for row in self.layers}
-        if self.mode == "only":
+        if self.quantize == "only":
             return found
         # What is left without a layer: the less, the more the layer hurts.
         most = max(found.values(), default=0.0)
@@ -113,8 +116,9 @@ class Sensitivity:
         return {
             "schema": SCHEMA,
             "target": self.target,
-            "method": self.method,
             "mode": self.mode,
+            "quantize": self.quantize,
+            "method": self.method,
             "by": self.by,
             "samples": self.samples,
             "missing": self.missing,
@@ -196,8 +200,10 @@ class Sensitivity:
         return render_part({**self.to_dict(), "warnings": list(self.warnings)}, title=self._title())
 
     def _title(self) -> str:
-        what = "each layer alone quantized" if self.mode == "only" else "all layers quantized but one"
-        return f"{self.target}, method {self.method}: {what}, measured on {counted(self.samples, 'sample')}"
+        what = "each layer alone quantized" if self.quantize == "only" else "all layers quantized but one"
+        how = {STATIC: f"method {self.method}", DYNAMIC: f"mode {DYNAMIC}"}
+        form = how.get(self.mode, f"mode {self.mode} ({self.method})")
+        return f"{self.target}, {form}: {what}, measured on {counted(self.samples, 'sample')}"
 
 
 _KEYS: dict[str, Callable[[Effect], float]] = {

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from onnxq.errors import ArtifactError, ConfigError
+from onnxq.planning.modes import MODES
 from onnxq.search.distance import Effect
-from onnxq.search.ranking import SCHEMA, By, ExpectedLayer, LayerEffect, Mode, Sensitivity
+from onnxq.search.ranking import SCHEMA, By, ExpectedLayer, LayerEffect, Quantized, Sensitivity
 
 _LARGEST_BYTES = 64 * 2**20
 """Of a ranking: far above that of any model."""
@@ -59,7 +60,8 @@ def _ranking(document: Any, where: str) -> Sensitivity:
         return Sensitivity(
             target=str(document["target"]),
             method=str(document["method"]),
-            mode=cast("Mode", _known(document["mode"], get_args(Mode))),
+            mode=_known(document["mode"], MODES),
+            quantize=cast("Quantized", _known(document["quantize"], get_args(Quantized))),
             by=cast("By", _known(document["by"], get_args(By))),
             samples=int(document["samples"]),
             layers=tuple(_measured(row) for row in document["layers"]),
@@ -99,11 +101,12 @@ def _expected(row: Mapping[str, Any]) -> ExpectedLayer:
     )
 
 
-def check_ranking(ranking: Sensitivity, digest: str, layers: Collection[str]) -> None:
-    """See that a ranking belongs to a model.
+def check_ranking(ranking: Sensitivity, mode: str, digest: str, layers: Collection[str]) -> None:
+    """See that a ranking belongs to a model, and to what it is to be turned into.
 
     Args:
         ranking: The ranking.
+        mode: What the search turns the model into.
         digest: Digest of the float model.
         layers: Names of the layers that a search decides on.
 
@@ -116,6 +119,12 @@ def check_ranking(ranking: Sensitivity, digest: str, layers: Collection[str]) ->
         raise ArtifactError(
             f"the ranking was measured on another model (digest {ranking.digest[:12]}, this one has {digest[:12]})",
             hint=_AGAIN,
+        )
+    if ranking.mode != mode:
+        raise ArtifactError(
+            f"the ranking was measured in mode {ranking.mode!r}, and this search is one of mode {mode!r}",
+            hint=f"measure with mode={mode!r}: onnxq.sensitivity(model, data, mode={mode!r}) (onnxq sensitivity MODEL "
+            f"--data SRC --mode {mode} --json), or leave out ranking= (--ranking)",
         )
     if not any(row.node in layers for row in ranking.layers):
         raise ArtifactError(

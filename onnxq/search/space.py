@@ -37,6 +37,7 @@ class Space:
     """The models that a search may make of one float model.
 
     Attributes:
+        mode: The mode of `onnxq.quantize` that they are made in.
         source: The float model as given.
         digest: Its digest.
         target: Name of the target.
@@ -52,6 +53,7 @@ class Space:
         measurable: Names of the layers that can be measured alone.
     """
 
+    mode: str
     source: Graph
     digest: str
     target: str

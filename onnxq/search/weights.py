@@ -20,6 +20,7 @@ from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
 from onnxq.numerics.qtypes import INT8
 from onnxq.pipeline.uncalibrated_plans import WeightTree
+from onnxq.planning.modes import WEIGHT_ONLY
 from onnxq.planning.plan import Action, NodeDecision, TensorPlan
 from onnxq.planning.weight_form import QDQ, with_form
 from onnxq.search.effects import Bench
@@ -174,6 +175,7 @@ def weight_space(
         return Bench(graph=tree.graph, qparams={}, samples=samples, options=options, constants=_values_of(tree, kept))
 
     return Space(
+        mode=WEIGHT_ONLY,
         source=source,
         digest=tree.planned.plan.digest,
         target=target.name,

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import onnxq
+from onnxq.api.sensitivity import SAMPLES
 from onnxq.cli import parameters
 from onnxq.cli.main import cli
 from onnxq.evaluation.demands import Demands
 from onnxq.evaluation.evaluation import Evaluation, ModelScore
 from onnxq.evaluation.metrics import METRICS
-from onnxq.search.ranking import By, Mode
-from onnxq.search.sensitivity import SAMPLES
+from onnxq.search.ranking import By, Quantized
 from tests.cli.conftest import Run, samples
 
 TARGET = ("--target", "ort-x64-vnni")
@@ -31,10 +31,10 @@ def int8(run: Run) -> str:
 
 def test_names_are_those_of_the_library() -> None:
     assert parameters.METRICS == METRICS
-    assert get_args(Mode) == parameters.SENSITIVITY_MODES
+    assert get_args(Quantized) == parameters.QUANTIZED
     assert get_args(By) == parameters.RANK_BY
     defaults = {p.name: p.default for p in cli.commands["sensitivity"].params}
-    assert (defaults["samples"], defaults["mode"], defaults["by"]) == (SAMPLES, "only", "sqnr")
+    assert (defaults["samples"], defaults["quantize"], defaults["by"]) == (SAMPLES, "only", "sqnr")
 
 
 def test_evaluate_shows_a_table(run: Run, int8: str) -> None:
@@ -114,7 +114,9 @@ def test_sensitivity_prints_json_alone(run: Run) -> None:
 
 def test_sensitivity_takes_statistics(run: Run) -> None:
     assert run("calibrate", "model.onnx", "--data", "data.npz", *TARGET, "-o", "m.stats").exit_code == 0
-    result = run("sensitivity", "model.onnx", "--data", "data.npz", *TARGET, "--stats", "m.stats", "--mode", "all-but")
+    result = run(
+        "sensitivity", "model.onnx", "--data", "data.npz", *TARGET, "--stats", "m.stats", "--quantize", "all-but"
+    )
     assert result.exit_code == 0
     assert "all layers quantized but one" in result.stdout
 

@@ -144,7 +144,7 @@ def test_one_file_for_all_commands(run: Run, folder: Path) -> None:
         'target = "openvino"\ndata = "data.npz"\noutput = "q.onnx"\nreport = "q.json"\nmode = "static"\njson = true\n'
         "seconds = 20\n"
         '[verify]\nlimit = 3\n[evaluate]\ndata = "data.npz"\nmetric = "cosine"\nreport = "scores.json"\n'
-        '[sensitivity]\nmode = "all-but"\n',
+        '[sensitivity]\nquantize = "all-but"\n',
     )
     config = ("--config", "onnxq.toml")
     (folder / "plain.toml").write_text('target = "openvino"\ndata = "data.npz"\noutput = "q.onnx"\nreport = "q.json"\n')
@@ -159,7 +159,7 @@ def test_one_file_for_all_commands(run: Run, folder: Path) -> None:
     assert json.loads((folder / "scores.json").read_text())["metric"] == "cosine"
     ranked = run("sensitivity", "model.onnx", *config)
     assert ranked.exit_code == 0, ranked.stderr
-    assert json.loads(ranked.stdout)["mode"] == "all-but"
+    assert json.loads(ranked.stdout)["quantize"] == "all-but"
     assert (folder / "q.json").read_bytes() == before
 
 

@@ -33,7 +33,11 @@ COMMANDS = {
         ("evaluate", "model.onnx", "q.onnx", *DATA),
         ("evaluate", "model.onnx", "q.onnx", *DATA, "--min-score", "300"),
     ],
-    "onnxq.sensitivity/1": [("sensitivity", "model.onnx", *DATA, *VNNI)],
+    "onnxq.sensitivity/1": [
+        ("sensitivity", "model.onnx", *DATA, *VNNI),
+        ("sensitivity", "model.onnx", *DATA, *VNNI, "--mode", "dynamic", "--placement", "full"),
+        ("sensitivity", "model.onnx", *DATA, *VNNI, "--mode", "weight-only", "--placement", "full"),
+    ],
     "onnxq.model/1": [("inspect", "model.onnx"), ("inspect", "q.onnx")],
     "onnxq.data/1": [("data", "data.npz", "model.onnx")],
     "onnxq.strip/1": [("strip", "q.onnx", "-o", "stripped.onnx")],

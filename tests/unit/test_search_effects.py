@@ -248,7 +248,7 @@ def test_a_layer_that_is_made_bad_comes_first() -> None:
 
 
 def test_all_but_one_runs_the_whole_model() -> None:
-    found = onnxq.sensitivity(RESIDUAL, FEEDS, placement="full", target="ort-x64-vnni", mode="all-but", samples=4)
+    found = onnxq.sensitivity(RESIDUAL, FEEDS, placement="full", target="ort-x64-vnni", quantize="all-but", samples=4)
     assert [row.node for row in found.layers] == ["c1", "c2", "c3", "mm"]
     ranked = [row.effect.sqnr_db for row in found.ranked()]
     assert ranked == sorted(ranked, reverse=True)
@@ -273,6 +273,7 @@ def test_an_interrupt_gives_what_was_measured() -> None:
     ("arguments", "message"),
     [
         ({"mode": "some"}, "unknown mode 'some'"),
+        ({"quantize": "some"}, "unknown quantize 'some'"),
         ({"by": "size"}, "unknown by 'size'"),
         ({"samples": 0}, "samples is 0"),
         ({"seconds": 0}, "seconds is 0"),

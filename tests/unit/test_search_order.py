@@ -149,9 +149,9 @@ def test_a_ranking_of_some_layers_leaves_the_others_behind() -> None:
 
 
 @pytest.mark.parametrize("by", ["sqnr", "cosine", "kl"])
-@pytest.mark.parametrize("mode", ["only", "all-but"])
-def test_noise_has_the_order_of_the_ranking(mode: Any, by: Any) -> None:
-    ranking = onnxq.sensitivity(RESIDUAL, FEEDS, **OPTIONS, mode=mode, by=by)
+@pytest.mark.parametrize("quantize", ["only", "all-but"])
+def test_noise_has_the_order_of_the_ranking(quantize: Any, by: Any) -> None:
+    ranking = onnxq.sensitivity(RESIDUAL, FEEDS, **OPTIONS, quantize=quantize, by=by)
     noise = ranking.noise()
     assert sorted(noise, key=lambda name: -noise[name]) == [row.node for row in ranking.ranked()]
     assert min(noise.values()) >= 0
@@ -173,7 +173,9 @@ def test_a_ranking_survives_its_file(tmp_path: Path) -> None:
         ({"digest": "0" * 64}, r"the ranking was measured on another model \(digest 000000000000, this one has"),
         ({"layers": []}, "the ranking, measured for ort-x64-vnni, holds none of the 4 layers in question"),
         ({"schema": "onnxq.report/1"}, r"it holds onnxq\.report/1, expected onnxq\.sensitivity/1"),
-        ({"mode": "some"}, r"the ranking is damaged \(ValueError: 'some' is none of only, all-but\)"),
+        ({"mode": "only"}, r"the ranking is damaged \(ValueError: 'only' is none of static, dynamic, weight-only\)"),
+        ({"quantize": "some"}, r"the ranking is damaged \(ValueError: 'some' is none of only, all-but\)"),
+        ({"mode": "dynamic"}, "measured in mode 'dynamic', and this search is one of mode 'static'"),
         ({"layers": [{"node": "c1"}]}, r"the ranking is damaged \(KeyError: 'sqnr_db'\)"),
     ],
 )

@@ -10,7 +10,8 @@ import click
 from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places, write_text
-from onnxq.cli.parameters import METHODS, RANK_BY, SENSITIVITY_MODES, Name
+from onnxq.cli.forms import FORM_OPTIONS, FormOptions
+from onnxq.cli.parameters import METHODS, QUANTIZED, RANK_BY, Name
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, say, warn
 
@@ -20,19 +21,20 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Rank layers by how much each hurts the output.")
 @click.argument("model", type=options.FILE)
+@options.grouped(FormOptions, "form", *FORM_OPTIONS)
 @options.plan_options()
-@options.data_options("Calibration data, as for `onnxq quantize`; the first samples are measured on.")
+@options.data_options("Samples, as for `onnxq quantize`; static: all are calibrated on, some are measured on.")
 @click.option("--method", "-m", type=Name(METHODS), default="auto", show_default=True, help="How ranges are chosen.")
 @click.option("--stats", type=options.FILE, help="Statistics of an earlier run: no inference for calibration.")
 @click.option(
     "--samples", type=options.COUNT, default=32, show_default=True, metavar="N", help="Samples to measure on."
 )
 @click.option(
-    "--mode",
-    type=Name(SENSITIVITY_MODES),
+    "--quantize",
+    type=Name(QUANTIZED),
     default="only",
     show_default=True,
-    help="Quantize one layer at a time, or all layers but one at a time.",
+    help="Quantize only one layer at a time, or all layers but one at a time.",
 )
 @click.option("--by", type=Name(RANK_BY), default="sqnr", show_default=True, help="What layers are ranked by.")
 @click.option(
@@ -46,17 +48,18 @@ if TYPE_CHECKING:
 @options.force_option()
 @options.json_option("the ranking")
 @options.quiet_option()
-@config_option(apart=("mode", "report"))
+@config_option(apart=("report",))
 @options.debug_option()
 def sensitivity(  # noqa: PLR0913 - one parameter for each option
     *,
     model: Path,
+    form: FormOptions,
     placement: options.PlanOptions,
     data_from: options.DataOptions,
     method: str,
     stats: Path | None,
     samples: int,
-    mode: Literal["only", "all-but"],
+    quantize: Literal["only", "all-but"],
     by: Literal["sqnr", "cosine", "kl"],
     seconds: float | None,
     top: int | None,
@@ -68,13 +71,14 @@ def sensitivity(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Rank the layers of MODEL by how much each alone hurts the output: SQNR, cosine, and KL of a classifier.
 
-    A layer is a node that would run in int8, with the quantization of its input, weight, bias and output. Only what
-    follows a layer is run again for it. Ctrl-C shows what was measured so far.
+    A layer is a node that would run in int8, with the quantization of its input, weight, bias and output; in mode
+    weight-only, a weight. Only what follows a layer is run again for it. Ctrl-C shows what was measured so far.
 
     \b
     Examples:
       onnxq sensitivity model.onnx --data samples.npz
       onnxq sensitivity model.onnx --data samples.npz --target tensorrt --top 10 --report layers.html
+      onnxq sensitivity model.onnx --data samples.npz --mode weight-only --rounding nearest
     """
     chosen = data_from.beside(model)
     inputs = {"the model": model, "the data": chosen.data, "the file of --stats": stats}
@@ -83,17 +87,18 @@ def sensitivity(  # noqa: PLR0913 - one parameter for each option
     if chosen.data is None:
         say("warning: NO DATA. Layers are measured on synthetic inputs; pass --data SRC", quiet=quiet)
     from onnxq import load_stats  # noqa: PLC0415 - numpy and onnx only now
-    from onnxq.search.sensitivity import sensitivity as run  # noqa: PLC0415
+    from onnxq.api.sensitivity import sensitivity as run  # noqa: PLC0415
 
     with calibration_progress(quiet=quiet or as_json, afterwards="measuring layers") as progress:
         found = run(
             model,
             **chosen.keywords(),
+            **form.keywords(),
             **placement.keywords(),
             method=method,
             stats=None if stats is None else load_stats(stats),
             samples=samples,
-            mode=mode,
+            quantize=quantize,
             by=by,
             seconds=seconds,
             threads=threads,

@@ -115,11 +115,11 @@ function sensitivityPanel(found, about = null, openLayer = null) {
       { key: "weights", title: "Weights", number: true, low: true, value: row => row.weights, text: () => "", cell: row => row.weights.toLocaleString("en") },
     ].filter(column => column.key !== "kl" || rows.some(row => row.kl !== null)),
   });
-  const mode = found.mode === "only" ? "each layer alone quantized, all others in float" : "all layers quantized but this one";
+  const what = found.quantize === "only" ? "each layer alone quantized, all others in float" : "all layers quantized but this one";
   const worst = rows.slice(0, 3).map(row => `--exclude '${row.node}'`).join(" ");
   panel("sensitivity", "Sensitivity", rows.length,
-    el("p", { class: "mute" }, `${mode}; ${plural(found.samples, "sample")}, target ${found.target}, method ${found.method}. The first layers hurt most.`),
-    found.mode === "only" && rows.length > 3 ? el("div", { class: "box" }, el("h2", {}, "To keep the three that hurt most in float"), command(worst)) : null,
+    el("p", { class: "mute" }, `${what}; ${plural(found.samples, "sample")}, target ${found.target}, mode ${found.mode}, method ${found.method}. The first layers hurt most.`),
+    found.quantize === "only" && rows.length > 3 ? el("div", { class: "box" }, el("h2", {}, "To keep the three that hurt most in float"), command(worst)) : null,
     made.element);
 }
 
