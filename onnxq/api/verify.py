@@ -25,9 +25,10 @@ from onnxq.pipeline.facts import (
 )
 from onnxq.pipeline.stages import open_batches
 from onnxq.report.build import RunFacts, build_report
+from onnxq.report.contents import DataFacts
 from onnxq.report.gates import Gates
 from onnxq.report.quantized_model import explain_model, tensor_rows
-from onnxq.report.report import DataFacts, Report
+from onnxq.report.report import Report
 from onnxq.targets import ORT_CPU, TARGETS, TargetSource, resolve_target
 from onnxq.targets.schema import Target
 from onnxq.verification.verify import verify_model

@@ -26,9 +26,9 @@ from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan, Role
 from onnxq.report.build import RunFacts, build_report
+from onnxq.report.contents import DataFacts
 from onnxq.report.details import Details
 from onnxq.report.gates import Gates
-from onnxq.report.report import DataFacts
 from onnxq.search.reading import Reading
 from onnxq.search.result import SearchResult
 from onnxq.targets.schema import Target

@@ -46,7 +46,7 @@ from onnxq.previews.doubts import doubts_of_samples
 from onnxq.recovery.levelling import Levelled, level_channels
 from onnxq.recovery.registry import Recovery
 from onnxq.recovery.solved import Solved
-from onnxq.report.report import DataFacts
+from onnxq.report.contents import DataFacts
 from onnxq.search.budget import Budget
 from onnxq.search.candidates import Candidate, Candidates
 from onnxq.search.layers import layers_of

@@ -20,18 +20,18 @@ def render_preview(found: Preview) -> str:
     counted_samples = f"{counted(found.samples, 'sample')} in {counted(found.batches, 'feed')}"
     parts = [f"<h1>Data: {escape(found.source)}</h1><p class='mute'>{counted_samples}</p>"]
     parts.append(_list("warn", found.warnings) + _list("mute", found.notes))
-    parts.append("<h2>Inputs</h2>" + _table(input_rows(found)))
+    parts.append("<h2>Inputs</h2>" + _table(input_rows(found.inputs)))
     if found.pictures:
         parts.append(
             "<h2>First samples as they would be fed</h2><p class='mute'>Each spread from black to white over its own "
             f"range; of colours, the order is the one that is fed.</p><p>{''.join(map(_picture, found.pictures))}</p>"
         )
     if found.outputs:
-        parts.append("<h2>Outputs of the float model</h2>" + _table(output_rows(found)))
+        parts.append("<h2>Outputs of the float model</h2>" + _table(output_rows(found.outputs)))
     if found.preparations:
         parts.append(
             "<h2>How sure the model is of these pictures</h2><p class='mute'>Mean of the largest class probability, "
-            "with the same pictures prepared in the usual ways.</p>" + _table(preparation_rows(found))
+            "with the same pictures prepared in the usual ways.</p>" + _table(preparation_rows(found.preparations))
         )
     return plain_page(f"onnxq data: {found.source}", "\n".join(parts))
 

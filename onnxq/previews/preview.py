@@ -21,9 +21,10 @@ from onnxq.passes.settle_types import runnable
 from onnxq.pipeline.facts import source_name
 from onnxq.pipeline.stages import open_batches
 from onnxq.previews.doubts import doubts_of_input, doubts_of_outputs
-from onnxq.previews.figures import ChannelFigures, Figures
+from onnxq.previews.figures import Figures
 from onnxq.previews.preparations import Preparation, compared_preparations, doubt_of_preparation
 from onnxq.previews.thumbnails import thumbnail
+from onnxq.previews.views import InputView, OutputView
 
 SAMPLES = 100
 """So many are looked at unless a limit says otherwise."""
@@ -32,47 +33,6 @@ _RUNS = 8
 _PICTURES = 12
 
 SCHEMA = "onnxq.data/1"
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputView:
-    """One input: what the model expects and what it would get.
-
-    Attributes:
-        name: Tensor name.
-        dtype: Element type.
-        expected: The shape that the model gives, as text; N stands for an open batch.
-        shapes: Shapes that would be fed, the first few that differ.
-        more_shapes: Whether there are others.
-        low: Smallest value; None where nothing has elements.
-        high: Largest value.
-        mean: Mean of the values.
-        std: Their standard deviation.
-        zeros: Share of zeros, 0..1.
-        channels: Figures of each channel of pictures.
-    """
-
-    name: str
-    dtype: str
-    expected: str
-    shapes: tuple[tuple[int, ...], ...]
-    more_shapes: bool
-    low: float | None
-    high: float | None
-    mean: float | None
-    std: float | None
-    zeros: float
-    channels: tuple[ChannelFigures, ...] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputView:
-    """One output of the float model on the first feeds: its shape there, smallest and largest value."""
-
-    name: str
-    shape: tuple[int, ...]
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-if TYPE_CHECKING:
-    from onnxq.previews.figures import ChannelFigures
-    from onnxq.previews.preview import InputView, Preview
+from onnxq.previews.figures import ChannelFigures
+from onnxq.previews.preparations import Preparation
+from onnxq.previews.views import InputView, OutputView
 
 Rows = list[tuple[str, ...]]
 
 
-def input_rows(found: Preview) -> Rows:
+def input_rows(inputs: Iterable[InputView]) -> Rows:
     """Inputs, those of pictures with a row for each channel."""
     rows: Rows = [("input", "type", "model expects", "fed", "range", "mean", "std", "zeros")]
-    for one in found.inputs:
+    for one in inputs:
         shapes = ", ".join(map(str, one.shapes)) + (", ..." if one.more_shapes else "")
         rows.append((one.name, one.dtype, one.expected, shapes, *_figures(one), f"{one.zeros:.0%}"))
         if one.channels is not None and len(one.channels) > 1:
@@ -22,16 +22,16 @@ def input_rows(found: Preview) -> Rows:
     return rows
 
 
-def output_rows(found: Preview) -> Rows:
+def output_rows(outputs: Iterable[OutputView]) -> Rows:
     """Outputs of the float model."""
     rows: Rows = [("output", "shape", "range")]
-    return rows + [(o.name, str(o.shape), _range(o.low, o.high)) for o in found.outputs]
+    return rows + [(o.name, str(o.shape), _range(o.low, o.high)) for o in outputs]
 
 
-def preparation_rows(found: Preview) -> Rows:
+def preparation_rows(preparations: Iterable[Preparation]) -> Rows:
     """Preparations of pictures, the surest first."""
     rows: Rows = [("prepared as", "certainty", "options")]
-    for p in found.preparations:
+    for p in preparations:
         rows.append((f"{p.name}, {p.color}" + (" (given)" if p.given else ""), f"{p.certainty:.0%}", p.flags))
     return rows
 

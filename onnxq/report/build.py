@@ -9,8 +9,9 @@ from pathlib import PurePath
 
 from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.plan import Action, QuantPlan
+from onnxq.report.contents import DataFacts, NodeCounts, TensorRow
 from onnxq.report.details import Details
-from onnxq.report.report import DataFacts, NodeCounts, Report, TensorRow
+from onnxq.report.report import Report
 from onnxq.report.rows import WeightQuality, layer_rows, tensor_rows
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError

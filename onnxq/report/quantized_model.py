@@ -18,8 +18,8 @@ from onnxq.passes.infer_shapes import InferShapes
 from onnxq.planning.decisions import NO_FLOAT
 from onnxq.planning.macs import macs
 from onnxq.planning.plan import Action
+from onnxq.report.contents import TensorRow as ReportRow
 from onnxq.report.explanation import Explanation, NodeRow, TensorRow, codes_of_rows, scales, zero_points
-from onnxq.report.report import TensorRow as ReportRow
 from onnxq.report.without_pairs import decision_without_pairs, stored_weights
 from onnxq.targets.schema import Target
 from onnxq.verification.structure import (

@@ -11,9 +11,9 @@ import numpy as np
 
 from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.plan import Derived, Fixed, FromValues, Observed, QuantPlan, SharedWith, Source, TensorPlan
+from onnxq.report.contents import LayerRow, TensorRow
 from onnxq.report.details import Details
 from onnxq.report.ranges import ends
-from onnxq.report.report import LayerRow, TensorRow
 from onnxq.verification.engines.result import EngineReport, NodeExecution
 
 _LISTED_SCALES = 2**16

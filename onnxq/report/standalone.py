@@ -7,9 +7,10 @@ from pathlib import Path
 
 from onnxq.errors import ModelError
 from onnxq.graph.model import get_metadata, load_graph, quantized_nodes, size_bytes
+from onnxq.report.contents import LayerRow, NodeCounts
 from onnxq.report.drawing import draw
 from onnxq.report.quantized_model import explain_model, tensor_rows
-from onnxq.report.report import LayerRow, NodeCounts, Report
+from onnxq.report.report import Report
 from onnxq.targets import ORT_CPU, TargetSource, resolve_target
 
 

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from onnxq.report.report import LayerRow, Report
+from onnxq.report.contents import LayerRow
+from onnxq.report.report import Report
 from onnxq.report.wording import codes_text, counts_text, data_text, files_text, output_text, weights_text
 from onnxq.verification.structure import MATRIX_OPS
 from onnxq.wording.plural import counted

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from onnxq.numerics.qtypes import type_text
+from onnxq.report.contents import DataFacts, NodeCounts, TensorRow
 from onnxq.verification.compare import OutputError
 from onnxq.wording.plural import counted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from onnxq.report.report import (  # which imports the renderings that use this module
-        DataFacts,
-        NodeCounts,
-        TensorRow,
-    )
 
 
 def codes_of_types(types: Iterable[str]) -> str:

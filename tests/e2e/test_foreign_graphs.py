@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxruntime.quantization import QuantType
 
 import onnxq
-from onnxq.report.report import NodeCounts
+from onnxq.report.contents import NodeCounts
 from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
 from tests.foreign import by_quantize_static, feeds, float_model, inputs_only, trained

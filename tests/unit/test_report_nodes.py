@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxq.report.report import LayerRow, NodeCounts, Report
+from onnxq.report.contents import LayerRow, NodeCounts
+from onnxq.report.report import Report
 from onnxq.report.text import float_table, nodes_table, plain, summary
 from onnxq.verification.check import Check
 from onnxq.verification.lint_tensorrt import Violation

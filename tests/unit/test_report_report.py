@@ -27,7 +27,8 @@ from onnxq.planning.plan import (
     TensorPlan,
 )  # fmt: skip
 from onnxq.report.build import RunFacts, build_report, int8_mac_share
-from onnxq.report.report import SCHEMA, DataFacts, NodeCounts, Report
+from onnxq.report.contents import DataFacts, NodeCounts
+from onnxq.report.report import SCHEMA, Report
 from onnxq.report.wording import output_text
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError

@@ -88,9 +88,9 @@ def _show(found: Preview) -> None:
     from onnxq.previews.wording import input_rows, output_rows, preparation_rows  # noqa: PLC0415
 
     say(f"{counted(found.samples, 'sample')} in {counted(found.batches, 'feed')} from {found.source}", quiet=False)
-    tables = [("Inputs", input_rows(found)), ("Outputs of the float model", output_rows(found))]
+    tables = [("Inputs", input_rows(found.inputs)), ("Outputs of the float model", output_rows(found.outputs))]
     if found.preparations:
-        tables.append(("How sure the model is of these pictures", preparation_rows(found)))
+        tables.append(("How sure the model is of these pictures", preparation_rows(found.preparations)))
     for title, rows in tables:
         show(_table(title, rows), table=True)
     for text in found.warnings:

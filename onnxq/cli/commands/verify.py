@@ -25,7 +25,8 @@ from onnxq.cli.render import (
 )
 
 if TYPE_CHECKING:
-    from onnxq.report.report import LayerRow, Report
+    from onnxq.report.contents import LayerRow
+    from onnxq.report.report import Report
 
 
 @click.command(short_help="Ask the target's engine about a quantized model.")

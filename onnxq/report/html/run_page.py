@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
+from onnxq.report.contents import NodeCounts
 from onnxq.report.html.document import document
 from onnxq.report.html.page_data import run_data
 from onnxq.report.html.verdict import cards, checks, verdict, what_to_do
-from onnxq.report.report import NodeCounts
 from onnxq.report.wording import counts_text, document_codes, spread_text
 from onnxq.wording.sizes import size_text
 
