@@ -34,6 +34,7 @@ from onnxq.planning.overrides import Override
 from onnxq.planning.weight_form import FORM_ARGUMENTS, WeightForm
 from onnxq.search.candidates import Candidates
 from onnxq.search.distance import Effect
+from onnxq.search.expected import expected_harm
 from onnxq.search.layers import layers_of
 from onnxq.search.measuring import Measurement, Subject, counted_plan, effects_of
 from onnxq.search.ranking import By, ExpectedLayer, Quantized, Sensitivity
@@ -117,7 +118,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     else:
         subject = weight_subject(request, WeightForm.of(*(given[name] for name in FORM_ARGUMENTS)), samples, clock)
     space = subject.space
-    expected = space.expected()
+    expected = expected_harm(space.own_noise())
     # Where the time is over before the last one, those are missing that should matter least.
     in_turn = sorted(space.layers, key=lambda layer: -expected[layer.node])
     deadline = None if seconds is None else time.perf_counter() + seconds

@@ -29,7 +29,7 @@ from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions
 from onnxq.planning.plan import QuantPlan, Role, SharedWith
 from onnxq.planning.planner import make_plan
 from onnxq.search.effects import Bench
-from onnxq.search.expected import expected_harm, expected_noise
+from onnxq.search.expected import expected_noise
 from onnxq.search.fewest import Excluded
 from onnxq.search.layers import Layer
 from onnxq.search.space import NotMadeError, Space, Step
@@ -136,9 +136,7 @@ class Candidates:
             layers=layers,
             cost={layer.node: layer.cost for layer in layers},
             counted="arithmetic",
-            expected=cache(
-                lambda: expected_harm(expected_noise(prepared.graph, prepared.plan, self.qparams, stats, layers))
-            ),
+            own_noise=cache(lambda: expected_noise(prepared.graph, prepared.plan, self.qparams, stats, layers)),
             step=None if self.wider is None else Step(type=self.wider.type, role="activations", layers=names),
             make=made,
             bench=bench,

@@ -24,7 +24,6 @@ from onnxq.pipeline.uncalibrated_plans import DynamicPlan
 from onnxq.planning.modes import DYNAMIC
 from onnxq.planning.plan import Action, NodeDecision, QuantPlan
 from onnxq.search.effects import AS_IT_RUNS, Bench
-from onnxq.search.expected import expected_harm
 from onnxq.search.fewest import Excluded
 from onnxq.search.layers import Layer
 from onnxq.search.space import Space
@@ -94,8 +93,8 @@ def dynamic_space(planned: DynamicPlan, qparams: QParamsTable, make: Callable[[D
             for tensor, key in layer.constants.items()
         }
 
-    def expected() -> dict[str, float]:
-        return expected_harm({layer.node: _share(graph, values(layer)) for layer in layers})
+    def own_noise() -> dict[str, float]:
+        return {layer.node: _share(graph, values(layer)) for layer in layers}
 
     def bench(samples: Sequence[Batch], options: CollectOptions) -> Bench:
         return Bench(graph=graph, qparams=qparams, samples=samples, options=options, constants=values)
@@ -112,7 +111,7 @@ def dynamic_space(planned: DynamicPlan, qparams: QParamsTable, make: Callable[[D
         layers=layers,
         cost={layer.node: layer.cost for layer in layers},
         counted="arithmetic",
-        expected=cache(expected),
+        own_noise=cache(own_noise),
         step=None,
         make=made,
         bench=bench,

@@ -76,19 +76,17 @@ class Form:
     """
 
     def __init__(self, space: Space, asker: Asker, first: Judgement) -> None:
-        self._asker, self._cost, self._complete = asker, space.cost, True
+        self._asker, self._cost = asker, space.cost
         self._wider = frozenset[str]() if space.step is None else space.step.layers
         self._known: list[tuple[Search, Callable[[Excluded], _Sets]]] = []
         self._add(self._cost, {}, lambda floats: (floats, frozenset()), first)
 
-    def search(self, noise: Mapping[str, float], *, complete: bool = True) -> None:
+    def search(self, noise: Mapping[str, float]) -> None:
         """Search for the cheapest form. Raises TimeIsUpError; `best` is valid at any time.
 
         Args:
-            noise: By name of a layer, the larger the more it hurts; an order, and an order by cost.
-            complete: Whether all of it was measured.
+            noise: By name of a layer, the noise power that it alone brings to the outputs, as far as that is known.
         """
-        self._complete = complete
         first = self._known[0][0].judged[frozenset()]
         if not self._wider:
             self._add(self._cost, noise, lambda floats: (floats, frozenset()), first).run()
@@ -126,9 +124,7 @@ class Form:
     ) -> Search:
         # In graph order, which decides between equals.
         cost = {name: value for name, value in self._cost.items() if name in names}
-        search = Search(
-            cost=cost, noise=noise, complete=self._complete, ask=lambda chosen: self._asker(search, *sets(chosen))
-        )
+        search = Search(cost=cost, noise=noise, ask=lambda chosen: self._asker(search, *sets(chosen)))
         if first is not None:
             search.judged[frozenset()] = first
         self._known.append((search, sets))

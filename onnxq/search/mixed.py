@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxq.calibration.progress import Callback
@@ -12,6 +11,7 @@ from onnxq.calibration.runner import CollectOptions
 from onnxq.data.batches import Batch
 from onnxq.search.budget import Budget
 from onnxq.search.distance import Effect
+from onnxq.search.estimated import estimated_noise, spread_order
 from onnxq.search.fewest import Excluded, TimeIsUpError
 from onnxq.search.form import Asker, Form
 from onnxq.search.measuring import effects_of, measure_alone
@@ -26,8 +26,8 @@ from onnxq.wording.plural import counted
 _LEAST_SHARE, _LARGEST_SHARE = 0.25, 0.75
 """Of the time that is left, what may go into the order of the layers: the more, the cheaper a try is."""
 
-_TRIES = 4
-"""Models that a search of n layers asks for, in units of log2 n: two orders, doubling and bisection in each."""
+_TRIES = 8
+"""Models after which a search that knows the noise of all layers is nearly where it ends."""
 
 
 def search_within(  # noqa: PLR0913 - the parts of one search
@@ -70,7 +70,7 @@ def search_within(  # noqa: PLR0913 - the parts of one search
         try:
             if budget.ranking is None:
                 _measure(space, order, samples, options, progress, asker, started + budget.seconds, referee)
-            form.search(order.noise(space), complete=len(order.measured(space)) == len(space.cost))
+            form.search(order.noise(space))
         except TimeIsUpError:
             stopped = "the time was over"
         except KeyboardInterrupt:
@@ -115,8 +115,8 @@ class _Order:
         return power.noise()
 
     def noise(self, space: Space) -> dict[str, float]:
-        """A number for every layer, larger for what hurts more; what was not measured comes behind the rest."""
-        return ranked_behind(self.measured(space), space.expected(), space.cost)
+        """What every layer alone brings to the outputs; estimated where it was not measured."""
+        return estimated_noise(space.layers, self.measured(space), space.own_noise())
 
     def told(self, result: SearchResult, space: Space) -> SearchResult:
         """`result` with what is to be said of the order."""
@@ -142,28 +142,6 @@ class _Order:
         )
 
 
-def ranked_behind(
-    measured: Mapping[str, float], expected: Mapping[str, float], cost: Mapping[str, int]
-) -> dict[str, float]:
-    """A noise for every layer that ranks those not measured behind the others, in the order of what is expected.
-
-    It does so by noise, and by noise for each unit of cost.
-
-    Args:
-        measured: Noise of the layers that were measured.
-        expected: What is expected of each layer's own rounding.
-        cost: Of all layers.
-
-    >>> ranked_behind({"a": 4.0}, {"a": 1.0, "b": 2.0, "c": 8.0}, {"a": 2, "b": 1, "c": 1})
-    {'a': 4.0, 'b': 0.25, 'c': 1.0}
-    """
-    least = min((noise / max(1, cost[name]) for name, noise in measured.items() if noise > 0.0), default=1.0)
-    left = {name: expected[name] for name in cost if name not in measured}
-    largest = max(left.values(), default=0.0) or 1.0
-    behind = {name: 0.5 * least * noise / largest for name, noise in left.items()}
-    return {name: measured[name] if name in measured else behind[name] for name in cost}
-
-
 def _measure(  # noqa: PLR0913, PLR0917 - the parts of one measurement
     space: Space,
     order: _Order,
@@ -176,16 +154,15 @@ def _measure(  # noqa: PLR0913, PLR0917 - the parts of one measurement
 ) -> None:
     """Measure layers alone, in a part of the time that is left.
 
-    All of them on one batch, those first that are expected to hurt: all layers on little data rank better than some on
-    much. Then, the most harmful first, on as many batches as there is surely time for: n take at most n times as long.
+    All of them on one batch, those first that tell most of the others: all layers on little data rank better than some
+    on much. Then, the most harmful first, on as many batches as there is surely time for: n take at most n times as
+    long.
     """
-    expected = space.expected()
-    layers = [layer for layer in space.layers if layer.node in space.measurable]
-    layers.sort(key=lambda layer: -expected[layer.node])
+    layers = spread_order([layer for layer in space.layers if layer.node in space.measurable])
     if not layers:
         return
     started = time.perf_counter()
-    until = started + ranking_seconds(deadline - started, len(layers), asker.seconds)
+    until = started + ranking_seconds(deadline - started, asker.seconds)
 
     def measure(batches: Sequence[Batch]) -> bool:
         found: dict[str, Effect] = {}
@@ -208,16 +185,15 @@ def _measure(  # noqa: PLR0913, PLR0917 - the parts of one measurement
             order.samples = sum(batch.samples for batch in batches)
 
 
-def ranking_seconds(left: float, layers: int, try_seconds: float) -> float:
+def ranking_seconds(left: float, try_seconds: float) -> float:
     """How much of the time that is left goes into the order of the layers.
 
-    The rest is for tries: as many as a search of so many layers usually asks for, where there is time for them.
+    The rest is for tries: as many as find a good model where the order is known, if there is time for them.
 
-    >>> ranking_seconds(100.0, 16, 1.0), ranking_seconds(100.0, 16, 10.0)
-    (75.0, 25.0)
+    >>> ranking_seconds(100.0, 1.0), ranking_seconds(100.0, 6.0), ranking_seconds(100.0, 20.0)
+    (75.0, 52.0, 25.0)
     """
-    tries = _TRIES * math.ceil(math.log2(layers + 1))
-    share = 1.0 - tries * try_seconds / max(left, 1e-9)
+    share = 1.0 - _TRIES * try_seconds / max(left, 1e-9)
     return max(0.0, left) * min(_LARGEST_SHARE, max(_LEAST_SHARE, share))
 
 

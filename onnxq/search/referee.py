@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,11 +36,14 @@ class Judgement:
         shortfall: 0 where every demand is met, else how far it is from that; comparable between models alone.
         details: One line for each demand: what was measured, and what was demanded.
         doubts: What the samples cannot tell.
+        missing_db: How much less noise would meet the demands, in dB, negative where there could be more of it; None
+            where not all demands are ones of noise.
     """
 
     shortfall: float
     details: tuple[str, ...]
     doubts: tuple[str, ...] = ()
+    missing_db: float | None = None
 
     @property
     def met(self) -> bool:
@@ -129,6 +133,7 @@ class Referee:
     def _judgement(self, distance: Distance, values: NDArray[np.float64] | None) -> Judgement:
         budget, effect = self._budget, distance.effect()
         short, details, doubts = [0.0], list[str](), list[str]()
+        missing = list[float]()
         if (
             budget.max_drop is not None
             and values is not None
@@ -150,9 +155,18 @@ class Referee:
                 )
         if budget.min_sqnr is not None:
             short.append(max(0.0, (budget.min_sqnr - effect.sqnr_db) / _DB_STEP))
+            missing.append(budget.min_sqnr - effect.sqnr_db)
             details.append(f"SQNR {effect.sqnr_db:.1f} dB, at least {budget.min_sqnr:g}")
         if budget.min_cosine is not None:
-            missing = max(0.0, budget.min_cosine - effect.cosine)
-            short.append(missing / max(1.0 - budget.min_cosine, 1e-6))
+            away = max(0.0, budget.min_cosine - effect.cosine)
+            short.append(away / max(1.0 - budget.min_cosine, 1e-6))
+            # Beside small noise, a cosine falls short of 1 by half of its power.
+            missing.append(10.0 * math.log10(max(1.0 - effect.cosine, 1e-12) / max(1.0 - budget.min_cosine, 1e-12)))
             details.append(f"cosine {effect.cosine:.6f}, at least {budget.min_cosine:g}")
-        return Judgement(shortfall=max(short), details=tuple(details), doubts=tuple(doubts))
+        known = budget.max_drop is None and all(math.isfinite(value) for value in missing)
+        return Judgement(
+            shortfall=max(short),
+            details=tuple(details),
+            doubts=tuple(doubts),
+            missing_db=max(missing) if known else None,
+        )

@@ -9,6 +9,7 @@ from onnxq.verification.check import Check
 from onnxq.wording.plural import counted
 
 _SHOWN_LAYERS = 8
+_BLIND = "tried in the order in which they are expected to hurt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class SearchResult:
         doubts: What the samples cannot tell.
         layers: The layers by what each does alone, in graph order; empty where none had to change.
         unranked: Names of the layers that were not measured alone, because the time for it was over or a given ranking
-            lacks them: they came last in the search, in the order in which they were expected to hurt.
+            lacks them: their noise was estimated from those that were, or, where none was, from their own rounding.
         ranked_by: Where the order of the layers comes from, in words; empty where none was needed.
         ranked_samples: Samples that single layers were measured on.
         wide_layers: Names of the layers that took the step between the smallest type and float, in graph order:
@@ -103,7 +104,7 @@ class SearchResult:
         if self.unranked:
             count = counted(len(self.unranked), "layer")
             found.append(
-                f"{count} not measured alone, tried last, in the order in which they are expected to hurt: "
+                f"{count} not measured alone, {'their noise estimated from the others' if self.ranked_by else _BLIND}: "
                 f"{_listed(self.unranked)}"
             )
         found += self.doubts

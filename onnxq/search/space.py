@@ -45,7 +45,7 @@ class Space:
         layers: What is decided on, in graph order.
         cost: By name of a layer, what is lost where it stays in float.
         counted: What `cost` counts: "arithmetic" or "weights".
-        expected: By name, how much each layer is expected to hurt (`expected.py`). Costs no inference.
+        own_noise: By name in graph order, the noise of each layer's own rounding (`expected.py`). Costs no inference.
         step: The step between, if there is one.
         make: The model with layers in float (first) and others with the step's type (second); a layer in both is in
             float. Raises NotMadeError.
@@ -61,7 +61,7 @@ class Space:
     layers: Sequence[Layer]
     cost: Mapping[str, int]
     counted: str
-    expected: Callable[[], Mapping[str, float]]
+    own_noise: Callable[[], Mapping[str, float]]
     step: Step | None
     make: Callable[[Excluded, Excluded], Graph]
     bench: Callable[[Sequence[Batch], CollectOptions], Bench]

@@ -24,7 +24,6 @@ from onnxq.planning.modes import WEIGHT_ONLY
 from onnxq.planning.plan import Action, NodeDecision, TensorPlan
 from onnxq.planning.weight_form import QDQ, with_form
 from onnxq.search.effects import Bench
-from onnxq.search.expected import expected_harm
 from onnxq.search.fewest import Excluded
 from onnxq.search.layers import Layer
 from onnxq.search.space import Space, Step
@@ -183,7 +182,7 @@ def weight_space(
         layers=[layer.layer for layer in layers],
         cost={layer.layer.node: layer.layer.weights for layer in layers},
         counted="weights",
-        expected=cache(lambda: _expected(tree, layers, kept)),
+        own_noise=cache(lambda: _own_noise(tree, layers, kept)),
         step=Step(type=INT8.name, role="weights", layers=narrow) if narrow else None,
         make=made,
         bench=bench,
@@ -199,16 +198,15 @@ def _is_measurable(tree: WeightTree, layer: WeightLayer) -> bool:
     return sum(bool(output) for output in tree.graph.node(node).output) == 1
 
 
-def _expected(tree: WeightTree, layers: Sequence[WeightLayer], kept: KeptWeights) -> dict[str, float]:
+def _own_noise(tree: WeightTree, layers: Sequence[WeightLayer], kept: KeptWeights) -> dict[str, float]:
     plans = {path: one.planned.plan for path, one in tree.walk()}
-    noise = {
+    return {
         layer.layer.node: sum(
             10.0 ** (-kept.of(f"{layer.path}{key}", plans[layer.path].tensors[key].spec).quality.sqnr_db / 10.0)
             for key in sorted(layer.keys)
         )
         for layer in layers
     }
-    return expected_harm(noise)
 
 
 def _values_of(tree: WeightTree, kept: KeptWeights) -> Callable[[Layer], Mapping[str, NDArray[Any]]]:

@@ -14,8 +14,10 @@ import onnxq
 from onnxq.data.batches import Batch
 from onnxq.errors import ArtifactError, ConfigError
 from onnxq.numerics import fake_quantize
+from onnxq.search.estimated import estimated_noise, spread_order
 from onnxq.search.expected import expected_harm, expected_noise
-from onnxq.search.mixed import ranked_behind, ranking_seconds, spread
+from onnxq.search.layers import Layer
+from onnxq.search.mixed import ranking_seconds, spread
 from onnxq.search.ranking_file import load_ranking
 from tests.unit.test_search_effects import EMBEDDING, FEEDS, RESIDUAL, TOKENS, prepared_with, with_a_bad_layer
 
@@ -61,23 +63,62 @@ def test_earlier_layers_are_expected_to_hurt_more() -> None:
     assert [row.node for row in found.unmeasured] == ["mm"]
 
 
-def test_what_was_not_measured_comes_behind_in_its_own_order() -> None:
-    cost = {"a": 100, "b": 1, "c": 10, "d": 5}
-    noise = ranked_behind({"a": 9.0, "b": 0.0}, {"a": 1.0, "b": 1.0, "c": 4.0, "d": 3.0}, cost)
-    by_noise = sorted(cost, key=lambda name: -noise[name])
-    by_cost = sorted(cost, key=lambda name: -noise[name] / cost[name])
-    assert by_noise == ["a", "c", "d", "b"]
-    assert by_cost[0] == "a"  # the measured one, however dear it is
-    assert ranked_behind({}, {"a": 1.0, "b": 3.0}, {"a": 1, "b": 1})["b"] > 0
+def blocks(count: int) -> list[Layer]:
+    """So many blocks of a wide and a narrow product, behind a table."""
+    rows = [("table", "Gather", 5000)]
+    for block in range(count):
+        rows += [(f"wide{block}", "MatMul", 400), (f"narrow{block}", "MatMul", 100)]
+    return [
+        Layer(node=name, op=op, macs=weights, weights=weights, nodes=(name,), rounded={}, constants={}, end=name,
+              end_key=None)
+        for name, op, weights in rows
+    ]  # fmt: skip
+
+
+def test_noise_is_estimated_between_layers_of_the_same_kind() -> None:
+    """Wide products lose a factor of 2 from block to block, narrow ones gain 3: straight lines of the logarithm."""
+    layers = blocks(7)
+    own = {layer.node: 1.0 + number % 3 for number, layer in enumerate(layers)}
+    gains = {"table": 7.0} | {f"wide{b}": 2.0**-b for b in range(7)} | {f"narrow{b}": 3.0**b for b in range(7)}
+    true = {name: own[name] * gain for name, gain in gains.items()}
+    measured = {name: true[name] for name in ("table", "wide0", "wide6", "narrow0", "narrow6")}
+    assert estimated_noise(layers, measured, own) == pytest.approx(true, rel=1e-9)
+    assert list(estimated_noise(layers, measured, own)) == [layer.node for layer in layers]
+
+
+def test_kinds_that_were_not_measured_follow_the_others_around_them() -> None:
+    layers = blocks(3)
+    own = {layer.node: 2.0 for layer in layers}
+    found = estimated_noise(layers, {"wide0": 20.0, "wide2": 20.0 * 16.0}, own)
+    assert found["narrow0"] == pytest.approx(20.0 * 16.0 ** (1 / 4))  # one place of four behind wide0
+    assert found["table"] == pytest.approx(20.0)  # before the first one that is known
+    assert found["narrow2"] == pytest.approx(20.0 * 16.0)
+
+
+def test_nothing_measured_leaves_what_is_expected_and_silence_is_no_error() -> None:
+    layers = blocks(2)
+    own = {layer.node: 1.0 for layer in layers}
+    assert estimated_noise(layers, {}, own) == expected_harm(own)
+    silent = estimated_noise(layers, {"wide0": 0.0, "wide1": 1.0}, {**own, "narrow0": 0.0})
+    assert silent["wide0"] == 0.0
+    assert all(np.isfinite(value) and value >= 0.0 for value in silent.values())
+
+
+def test_the_first_layers_to_be_measured_tell_most_of_the_others() -> None:
+    """Each kind's first layer, then its last, then the middle: whenever the time is over, estimates lie between."""
+    order = [layer.node for layer in spread_order(blocks(9))]
+    assert sorted(order) == sorted(layer.node for layer in blocks(9))
+    assert order[:3] == ["table", "wide0", "narrow0"]
+    assert set(order[3:5]) == {"wide8", "narrow8"}
+    assert set(order[5:7]) == {"wide5", "narrow5"}
 
 
 @pytest.mark.parametrize(
-    ("left", "layers", "try_seconds", "share"),
-    [(100.0, 64, 0.1, 0.75), (100.0, 64, 2.0, 0.44), (100.0, 64, 60.0, 0.25), (-1.0, 4, 1.0, 0.0)],
+    ("left", "try_seconds", "share"), [(100.0, 0.1, 0.75), (100.0, 7.0, 0.44), (100.0, 60.0, 0.25), (-1.0, 1.0, 0.0)]
 )
-def test_time_is_divided_by_what_a_try_costs(left: float, layers: int, try_seconds: float, share: float) -> None:
-    """64 layers take some 28 tries: 2 s each leave 44 of 100 s for the order."""
-    assert ranking_seconds(left, layers, try_seconds) == pytest.approx(share * max(left, 0.0))
+def test_time_is_divided_by_what_a_try_costs(left: float, try_seconds: float, share: float) -> None:
+    """Eight tries of 7 s leave 44 of 100 s for the order."""
+    assert ranking_seconds(left, try_seconds) == pytest.approx(share * max(left, 0.0))
 
 
 def test_batches_are_spread_over_all() -> None:
@@ -113,7 +154,7 @@ def test_a_search_without_time_says_what_it_did_not_measure() -> None:
     assert made.search is not None
     assert set(made.search.unranked) == {"c1", "c2", "c3", "mm"}
     assert any(
-        note.startswith("4 layers not measured alone, tried last, in the order in which they are expected to hurt: ")
+        note.startswith("4 layers not measured alone, tried in the order in which they are expected to hurt: ")
         for note in made.report.notes
     )
 
@@ -146,6 +187,8 @@ def test_a_ranking_of_some_layers_leaves_the_others_behind() -> None:
     assert made.search is not None
     assert set(made.search.unranked) == {row.node for row in ranking.unmeasured}
     assert len(made.search.unranked) == 2
+    assert any(n.startswith("2 layers not measured alone, their noise estimated from the others: ")
+               for n in made.report.notes)  # fmt: skip
 
 
 @pytest.mark.parametrize("by", ["sqnr", "cosine", "kl"])
