@@ -10,9 +10,9 @@ from typing import Any
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.solve import ranges_from_stats, solve_from_ranges, solve_without_data
 from onnxq.calibration.statistics.table import StatsTable
-from onnxq.data.synthetic import synthetic_batches
+from onnxq.data.synthetic import likely_shapes
 from onnxq.dynamic.weights import solve_dynamic
-from onnxq.errors import ConfigError, OnnxqError
+from onnxq.errors import ConfigError
 from onnxq.graph.model import ModelSource, load_graph
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import QuantParams
@@ -181,11 +181,9 @@ def _counted(planned: _Planned) -> QuantPlan:
     own = planned.own
     if all(decision.macs is not None for decision in own.nodes):
         return own
-    try:
-        batch = next(synthetic_batches(planned.source, count=1).stream())
-    except OnnxqError:  # no likely sizes run: the arithmetic stays unknown
+    shapes = likely_shapes(planned.source)
+    if not shapes:  # the arithmetic stays unknown
         return own
-    shapes = {name: array.shape for name, array in batch.arrays.items()}
     counted = plan_with_macs(own, planned.graph, shapes)
     sizes = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     return replace(counted, notes=(*counted.notes, f"the model leaves sizes open; arithmetic is counted for {sizes}"))

@@ -3,7 +3,8 @@
 JSON (onnxq.model/1): {schema, path, size_bytes, ir_version, opsets: {domain: version}, producer, parameters,
 inputs and outputs: [{name, dtype, shape}], operators: {type: count}, metadata: {key: value},
 pairs: [{tensor, kind, dtype, axis, block_size, scale: [..], zero_point: [..], group, rule, writer, readers}],
-nodes (of a quantized model): [{node, op, action, reason, rule, macs, mac_share}], int8_mac_share}.
+nodes (of a quantized model): [{node, op, action, reason, rule, macs, mac_share}], int8_mac_share,
+weight_shares: {type: share}, sizes: {input: shape} where arithmetic was counted for sizes that the model leaves open}.
 An unknown size in a shape is null. Filters pick among pairs and nodes.
 """
 
@@ -91,6 +92,8 @@ class ModelFacts:
     pairs: tuple[PairFacts, ...]
     nodes: tuple[NodeRow, ...]
     int8_mac_share: float | None
+    weight_shares: dict[str, float]
+    sizes: dict[str, tuple[int, ...]]
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain values."""
@@ -136,7 +139,7 @@ def inspect_model(path: Path, rows: RowFilter, target: str | None = None) -> Ins
     outputs = tuple(_value(graph, name) for name in graph.outputs)
     whole = Explanation(nodes=(), tensors=(), int8_mac_share=None)
     if quantized_nodes(graph):
-        whole = explain_model(graph, table)
+        whole = explain_model(graph, table, likely_sizes=True)
     shown = rows.pick(whole) if whole.nodes else whole
     facts = ModelFacts(
         path=str(path),
@@ -152,6 +155,8 @@ def inspect_model(path: Path, rows: RowFilter, target: str | None = None) -> Ins
         pairs=tuple(_pair(row) for row in shown.tensors),
         nodes=shown.nodes,
         int8_mac_share=whole.int8_mac_share,
+        weight_shares=dict(whole.weight_shares),
+        sizes=dict(whole.sizes),
     )
     return Inspected(facts=facts, shown=shown, whole=whole, target=None if table is None else table.name)
 
@@ -212,7 +217,10 @@ def facts_table(seen: Inspected, *, tensors: bool, nodes: bool) -> RenderableTyp
             parts += [Text(""), node_table(seen.shown.nodes, title=f"Nodes, {by}; `onnxq verify` asks the engine")]
         if tensors and seen.shown.tensors:
             parts += [Text(""), tensor_table(seen.shown.tensors, title=f"{len(seen.shown.tensors)} quantized tensors")]
-        parts += [Text(""), counts(seen.whole.nodes, seen.whole.int8_mac_share)]
+        parts += [Text(""), counts(seen.whole.nodes, seen.whole.int8_mac_share, seen.whole.weight_shares)]
+        if seen.whole.sizes:
+            sizes = ", ".join(f"{name} {shape}" for name, shape in seen.whole.sizes.items())
+            parts += [Text(f"note: the model leaves sizes open; arithmetic is counted for {sizes}", style="cyan")]
     return Group(*parts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxq.report.explanation import Explanation, NodeRow, TensorRow
+from onnxq.report.weight_shares import is_code
 from onnxq.wording.plural import counted
 
 _SHOWN_CHANNELS = 3
@@ -59,8 +60,10 @@ def tensor_table(rows: Iterable[TensorRow], *, title: str) -> Table:
     return table
 
 
-def counts(rows: Sequence[NodeRow], int8_mac_share: float | None) -> Text:
-    """How many nodes run as what, and how much of the arithmetic is in int8."""
+def counts(
+    rows: Sequence[NodeRow], int8_mac_share: float | None, weight_shares: Mapping[str, float] | None = None
+) -> Text:
+    """How many nodes run as what, how much of the arithmetic is in int8, and how much of the weights in few bits."""
     found = Counter(row.runs for row in rows)
     codes = sorted({row.runs for row in rows if row.action == "int8"}) or ["int8"]
     stored = sorted({row.runs for row in rows if row.action == "weights"})
@@ -68,8 +71,12 @@ def counts(rows: Sequence[NodeRow], int8_mac_share: float | None) -> Text:
         codes = []  # nothing was to compute on codes
     kinds = (*codes, *stored, "fused", "float", *(["other"] if found["other"] else []))
     line = ", ".join(f"{found[runs]} {runs}" for runs in kinds)
-    share = "" if int8_mac_share is None else f"; {int8_mac_share:.1%} of the arithmetic in {' and '.join(codes)}"
-    return Text(f"{counted(len(rows), 'node')}: {line}{share}")
+    share = ""
+    if codes and int8_mac_share is not None:
+        share = f"; {int8_mac_share:.1%} of the arithmetic in {' and '.join(codes)}"
+    few = [(name, part) for name, part in (weight_shares or {}).items() if is_code(name)]
+    parts = [f"{part:.1%}{'' if number else ' of the weights'} in {name}" for number, (name, part) in enumerate(few)]
+    return Text(f"{counted(len(rows), 'node')}: {line}{share}{'; ' if parts else ''}{', '.join(parts)}")
 
 
 def explanation_table(

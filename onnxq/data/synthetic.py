@@ -19,7 +19,7 @@ from onnx import NodeProto
 from onnxq.data.batches import Batch, Batches
 from onnxq.data.images import noted_size
 from onnxq.data.inputs import InputSpec, InputSpecs
-from onnxq.errors import DataError
+from onnxq.errors import DataError, OnnxqError
 from onnxq.graph.model import get_metadata
 from onnxq.graph.view import Dim, Graph, attribute
 from onnxq.inference.session import make_session
@@ -82,6 +82,15 @@ def synthetic_batches(
             yield Batch(arrays=arrays, samples=1, per_sample=per_sample, label=f"synthetic batch {number + 1}")
 
     return Batches(read, inputs=specs, expected_samples=count, label="synthetic")
+
+
+def likely_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Shapes of made-up inputs that the model runs on; none where it takes none of the guesses."""
+    try:
+        batch = next(synthetic_batches(graph, count=1).stream())
+    except OnnxqError:
+        return {}
+    return {name: array.shape for name, array in batch.arrays.items()}
 
 
 def index_limit(graph: Graph, tensor: str) -> int | None:

@@ -29,8 +29,8 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnxq.calibration.solve import constant_values
 from onnxq.dynamic.planning import sites_of_plan
-from onnxq.dynamic.rules import MICROSOFT
 from onnxq.dynamic.weights import Params, codes_of, row_scales
+from onnxq.graph.messages import MICROSOFT
 from onnxq.graph.view import Graph, attribute
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.base import Pass, PassLog, PassResult

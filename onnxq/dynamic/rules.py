@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MICROSOFT = "com.microsoft"
+from onnxq.graph.messages import MICROSOFT
 
 
 @dataclass(frozen=True, kw_only=True)

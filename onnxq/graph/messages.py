@@ -20,6 +20,8 @@ CAPTURED = -1
 """The slot of a use from inside a node's body (If, Loop, Scan), which has no input position."""
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+MICROSOFT = "com.microsoft"
+"""Domain of onnxruntime's own operators."""
 
 # Types whose typed fields hold one element per entry.
 _PLAIN_TYPES = frozenset(

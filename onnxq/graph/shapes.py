@@ -2,7 +2,7 @@
 
 onnx's own inference (https://onnx.ai/onnx/api/shape_inference.html) runs with data propagation on the model without its
 large weights, so the size of the model does not matter. What was known before is kept where inference finds nothing or
-fails; sizes that have a name keep it.
+fails; sizes that have a name keep it. onnxruntime's own operators for models in few bits have stand-ins.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto, TensorShapeProto, ValueInfoProto, helper
 
+from onnxq.graph.stand_ins import with_stand_ins
 from onnxq.graph.view import Graph
 
 # onnx's inference invents a name of this form for each size it cannot tell.
@@ -45,7 +46,9 @@ def _ranks_of_reshapes(graph: Graph) -> list[ValueInfoProto]:
 
 
 def _infer_once(graph: Graph) -> list[str]:
-    inferred = _inferred(graph.skeleton())
+    inferred = _inferred(
+        with_stand_ins(graph.skeleton(), lambda name: graph.shape(name) if graph.is_constant(name) else None)
+    )
     if inferred is None:
         return []
     learned: list[str] = []

@@ -14,8 +14,8 @@ from onnxq.calibration.progress import Callback, report_to
 from onnxq.data.batches import Batch, Batches
 from onnxq.data.kept import keep_first
 from onnxq.dynamic.kernels import import_domains_of, use_domain
-from onnxq.dynamic.rules import MICROSOFT
 from onnxq.errors import ConfigError, UnsupportedModelError
+from onnxq.graph.messages import MICROSOFT
 from onnxq.graph.model import load_graph
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.subgraphs import with_subgraph

@@ -8,28 +8,37 @@ from dataclasses import replace
 
 from onnx import NodeProto
 
+from onnxq.graph.messages import MICROSOFT
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import STANDARD_DOMAINS, Dim, Graph, attribute
 from onnxq.planning.plan import NodeDecision, QuantPlan
 
-MATRIX_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-RECURRENT_OPS = ("GRU", "LSTM", "RNN")
+_RECURRENT = frozenset({"GRU", "LSTM", "RNN", "DynamicQuantizeLSTM"})
+_CONVS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
+_ATTENTIONS = frozenset({"Attention", "QAttention"})
+_STANDARD = _CONVS | {"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "GRU", "LSTM", "RNN"}
+_OF_MICROSOFT = _ATTENTIONS | {
+    "MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "FusedMatMul", "DynamicQuantizeLSTM",
+}  # fmt: skip
+_OPERATORS = {**dict.fromkeys(STANDARD_DOMAINS, _STANDARD), MICROSOFT: _OF_MICROSOFT}
+"""Operators that are counted, by domain; those of onnxruntime's own are in its docs/ContribOperators.md."""
+_WEIGHT_SLOT = {"QLinearConv": 3, "QLinearMatMul": 3}
+"""Where operators read their weight that do not read it second."""
 
 
 def macs(graph: Graph, node: NodeProto) -> int | None:
     """Multiply-accumulates of a matrix or recurrent operator for one sample; 0 for other operators.
 
-    The first dimension of an activation is taken as the batch and counted once.
+    The first dimension of an activation is taken as the batch and counted once. Of a fused attention, the products with
+    weights are counted.
 
     Returns:
         None where open dimensions leave the number open.
     """
-    if node.domain not in STANDARD_DOMAINS:
+    if node.op_type not in _OPERATORS.get(node.domain, ()):
         return 0
-    if node.op_type in RECURRENT_OPS:
+    if node.op_type in _RECURRENT:
         return _recurrent_macs(graph, node)
-    if node.op_type not in MATRIX_OPS:
-        return 0
     # A transposed convolution does its work once for each input position, the others once for each output.
     positions = _count(graph.shape(node.input[0] if node.op_type == "ConvTranspose" else node.output[0]), start=1)
     factor = _factor(graph, node)
@@ -46,9 +55,13 @@ def _recurrent_macs(graph: Graph, node: NodeProto) -> int | None:
 
 def _factor(graph: Graph, node: NodeProto) -> int | None:
     """Multiply-accumulates for one position."""
-    weight = graph.shape(node.input[1])
-    if node.op_type in ("Conv", "ConvTranspose"):
+    if node.op_type == "MatMulNBits":
+        return int(attribute(node, "K", 0))
+    weight = graph.shape(node.input[_WEIGHT_SLOT.get(node.op_type, 1)])
+    if node.op_type in _CONVS:
         return _count(weight, start=1)
+    if node.op_type in _ATTENTIONS:
+        return 3 * weight[0] if weight and isinstance(weight[0], int) else None
     data = graph.shape(node.input[0])
     if weight and len(weight) > 1:
         reduced = weight[-1] if node.op_type == "Gemm" and attribute(node, "transB", 0) else weight[-2]

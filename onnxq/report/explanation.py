@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -93,11 +93,15 @@ class Explanation:
         nodes: All nodes but Q and DQ.
         tensors: All quantized tensors.
         int8_mac_share: Share of the multiply-accumulates that run in int8, 0 to 1; None where some are unknown.
+        weight_shares: Of a quantized model, the share of its weights that each type has, the largest first.
+        sizes: Sizes of the inputs that the arithmetic was counted for, where the model leaves some open.
     """
 
     nodes: tuple[NodeRow, ...]
     tensors: tuple[TensorRow, ...]
     int8_mac_share: float | None
+    weight_shares: Mapping[str, float] = field(default_factory=dict)
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -11,15 +11,17 @@ from dataclasses import replace
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnxq.data.synthetic import likely_shapes
 from onnxq.graph.float_types import computes_no_float
 from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.infer_shapes import InferShapes
 from onnxq.planning.decisions import NO_FLOAT
-from onnxq.planning.macs import macs
+from onnxq.planning.macs import macs, with_input_shapes
 from onnxq.planning.plan import Action
 from onnxq.report.contents import TensorRow as ReportRow
 from onnxq.report.explanation import Explanation, NodeRow, TensorRow, codes_of_rows, scales, zero_points
+from onnxq.report.weight_shares import weight_shares
 from onnxq.report.without_pairs import decision_without_pairs, stored_weights
 from onnxq.targets.schema import Target
 from onnxq.verification.structure import (
@@ -49,14 +51,22 @@ _CODES = {
 _Decision = tuple[Action, str]
 
 
-def explain_model(graph: Graph, target: Target | None = None) -> Explanation:
+def explain_model(graph: Graph, target: Target | None = None, *, likely_sizes: bool = False) -> Explanation:
     """The rows of a quantized model, those inside of If, Loop and Scan behind all others and by their paths.
 
     Args:
         graph: A model with Q/DQ; of a float model every node is float. Its shapes are inferred in place.
         target: The table that names rules; None leaves them out.
+        likely_sizes: Where the model leaves sizes open, count arithmetic for those of synthetic inputs that it runs on, if
+            there is arithmetic in int8.
     """
     nodes, tensors = _rows(graph, target)
+    sizes: dict[str, tuple[int, ...]] = {}
+    on_codes = any(row.action == Action.INT8.value for row in nodes)
+    if likely_sizes and on_codes and any(row.macs is None for row in nodes):
+        sizes = likely_shapes(graph)
+        counts = {row.node: row.macs for row in _rows(with_input_shapes(graph, sizes), target)[0]} if sizes else {}
+        nodes = [replace(row, macs=counts.get(row.node, row.macs)) for row in nodes]
     macs_of = [row.macs for row in nodes]
     total = None if None in macs_of else sum(row.macs or 0 for row in nodes)
     in_int8 = sum(row.macs or 0 for row in nodes if row.action == Action.INT8.value)
@@ -65,6 +75,8 @@ def explain_model(graph: Graph, target: Target | None = None) -> Explanation:
         nodes=tuple(replace(row, mac_share=share) for row, share in zip(nodes, shares, strict=True)),
         tensors=tuple(tensors),
         int8_mac_share=in_int8 / total if total else None,
+        weight_shares=weight_shares(graph),
+        sizes=sizes if total else {},
     )
 
 

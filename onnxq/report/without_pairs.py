@@ -14,10 +14,12 @@ from onnxq.planning.plan import Action
 from onnxq.report.explanation import TensorRow, scales, zero_points
 from onnxq.verification.structure import INTEGER_OPS, WEIGHT_OPS, dequantizer
 
-_CODES = frozenset({
+CODES = frozenset({
     TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT8E4M3FN
 })  # fmt: skip
 
+_BYTE = 8
+"""Bits."""
 _SLOTS: dict[str, tuple[tuple[int, int | None, int | None], ...]] = {
     "MatMulInteger": ((1, None, 3),),
     "ConvInteger": ((1, None, 3),),
@@ -55,7 +57,7 @@ def stored_weights(graph: Graph) -> Iterator[TensorRow]:
     for node in graph.nodes:
         for codes, scale, zero_point in _SLOTS.get(node.op_type, ()):
             name = _input(node, codes)
-            if name in seen or not graph.is_constant(name) or graph.dtype(name) not in _CODES:
+            if name in seen or not graph.is_constant(name) or graph.dtype(name) not in CODES:
                 continue
             seen.add(name)
             readers = tuple(dict.fromkeys(n.name for n in graph.consumers(name)))
@@ -63,9 +65,16 @@ def stored_weights(graph: Graph) -> Iterator[TensorRow]:
             yield _row(graph, node, name, (known, _input(node, zero_point)), readers)
 
 
+def parameters_of(graph: Graph, node: NodeProto) -> Iterator[str]:
+    """Names of the scales and zero-points that belong to the weights which `node` reads as codes."""
+    for _, scale, zero_point in _SLOTS.get(node.op_type, ()):
+        yield _input(node, scale) if scale is not None else _scale_behind(graph, node)
+        yield _input(node, zero_point)
+
+
 def _row(graph: Graph, node: NodeProto, name: str, params: tuple[str, str], readers: tuple[str, ...]) -> TensorRow:
-    packed = node.op_type == "MatMulNBits"
-    bits = int(attribute(node, "bits", 4)) if packed else 0
+    in_bytes = node.op_type == "MatMulNBits" or _reads_bytes(graph, node)
+    bits = int(attribute(node, "bits", 4)) if in_bytes else 0
     named = TensorProto.DataType.Name(int(graph.dtype(name) or 0)).lower()
     block = attribute(node, "block_size", None) if node.op_type in WEIGHT_OPS else None
     scale, zero_point = (graph.constant(param) if param else None for param in params)
@@ -73,15 +82,25 @@ def _row(graph: Graph, node: NodeProto, name: str, params: tuple[str, str], read
     return TensorRow(
         tensor=name,
         role="weight",
-        # MatMulNBits says nothing of a sign: without zero-points its codes stand around half their range.
-        dtype=f"{'int' if zero_point is None else 'uint'}{bits}" if packed else named,
+        # Bytes say nothing of a sign: without zero-points the codes in them stand around half their range.
+        dtype=f"{'int' if zero_point is None else 'uint'}{bits}" if in_bytes else named,
         axis=axis if block is None else 1,
         block_size=None if block is None else int(block),
         scale=() if scale is None else scales(np.asarray(scale)),
         # Zero-points of fewer than 8 bits are packed.
-        zero_point=() if zero_point is None or packed else zero_points(np.asarray(zero_point)),
+        zero_point=() if zero_point is None or 0 < bits < _BYTE else zero_points(np.asarray(zero_point)),
         readers=readers,
     )
+
+
+def packs_codes(graph: Graph, node: NodeProto) -> bool:
+    """Whether `node` takes rows of a table whose bytes hold several codes each."""
+    return _reads_bytes(graph, node) and int(attribute(node, "bits", 4)) < _BYTE
+
+
+def _reads_bytes(graph: Graph, node: NodeProto) -> bool:
+    """Whether `node` takes rows of a table of codes in bytes, of 4-bit types or not."""
+    return node.op_type == "GatherBlockQuantized" and graph.dtype(node.input[0]) == TensorProto.UINT8
 
 
 def _axis(graph: Graph, node: NodeProto, name: str, count: int) -> int | None:
@@ -117,7 +136,7 @@ def _is_scale(graph: Graph, tensor: str) -> bool:
 
 
 def _is_table(graph: Graph, node: NodeProto) -> bool:
-    return node.op_type == "Gather" and graph.is_constant(node.input[0]) and graph.dtype(node.input[0]) in _CODES
+    return node.op_type == "Gather" and graph.is_constant(node.input[0]) and graph.dtype(node.input[0]) in CODES
 
 
 def _is_stored(graph: Graph, tensor: str) -> bool:

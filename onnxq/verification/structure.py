@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto, TensorProto
 
+from onnxq.graph.messages import MICROSOFT
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
 
 QDQ_OPS = ("QuantizeLinear", "DequantizeLinear")
@@ -53,7 +54,7 @@ class NodePlacement:
 
 def is_qdq(node: NodeProto) -> bool:
     """Whether `node` is a QuantizeLinear or DequantizeLinear of ONNX or of onnxruntime's contrib domain."""
-    return node.op_type in QDQ_OPS and node.domain in (*STANDARD_DOMAINS, "com.microsoft")
+    return node.op_type in QDQ_OPS and node.domain in (*STANDARD_DOMAINS, MICROSOFT)
 
 
 def quantizes_by_pairs(graph: Graph) -> bool:

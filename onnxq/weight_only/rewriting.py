@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from onnxq.calibration.solve import constant_values
-from onnxq.dynamic.rules import MICROSOFT
+from onnxq.graph.messages import MICROSOFT
 from onnxq.graph.view import Graph, attribute
 from onnxq.numerics.qtypes import INT8, UINT8, QType
 from onnxq.numerics.specs import QuantSpec
