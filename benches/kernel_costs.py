@@ -1,17 +1,20 @@
 """What onnxruntime's kernels cost, in float and in int8: `python -m benches.kernel_costs`.
 
 Every kernel is measured in chains of two and of six, float and int8 in turns, on one thread; the difference is what
-four of them take, without the borders. The law of `onnxq.targets.costs.KernelCost` is fitted to the times by least
-squares of the relative error, without negative terms. What is printed is the source of the literals in
-`onnxq/targets/ort_costs.py`.
+four of them take, without the borders. Convs on images of few channels do not chain and are timed one by one. The law
+of `onnxq.targets.costs.KernelCost` is fitted to the times by least squares of the relative error, without negative
+terms. What is printed is the source of the literals in `onnxq/targets/ort_costs.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,17 @@ MATMULS = (
     (16, 768),
 )  # fmt: skip
 """Rows and inner size; the weight is square."""
+STEMS = (
+    (1, 16, 3, 1, 112),
+    (3, 16, 3, 2, 224),
+    (3, 32, 3, 2, 224),
+    (3, 64, 7, 2, 224),
+    (4, 16, 3, 2, 112),
+    (1, 32, 3, 1, 96),
+)
+"""Channels in and out, width of the filter, stride and size of Convs on the input of a model."""
+ACTIVATIONS = ("Sigmoid", "LeakyRelu", "HardSigmoid", "HardSwish", "Tanh")
+"""What a float Conv before it takes in."""
 IMAGES = ((16, 24), (64, 28), (32, 56))
 """Channels and size for operators without weights."""
 
@@ -69,7 +83,9 @@ class Chain:
         scale = self.constant(np.full(shape[axis], 1e-3, np.float32))
         return self.op("DequantizeLinear", codes, scale, self.constant(np.zeros(shape[axis], np.int8)), axis=axis)
 
-    def session(self, shape: tuple[int, ...], out: str) -> Callable[[NDArray[np.float32]], object]:
+    def session(
+        self, shape: tuple[int, ...], out: str, *, profile: str = ""
+    ) -> Callable[[NDArray[np.float32]], object]:
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
         outputs = [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)]
         graph = helper.make_graph(self.nodes, "chain", inputs, outputs, self.initializers)
@@ -77,6 +93,7 @@ class Chain:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
+        options.enable_profiling, options.profile_file_prefix = bool(profile), profile
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return lambda x: session.run(None, {"x": x})
 
@@ -112,6 +129,24 @@ def _least_us(runs: Sequence[Callable[[Any], object]], x: NDArray[np.float32], r
                 run(x)
             taken.append((time.thread_time() - started) / repeat * 1e6)
     return [min(t) for t in times]
+
+
+def single_us(build: Build, shape: tuple[int, ...], rounds: int) -> tuple[float, float]:
+    """Microseconds of a single Conv in float and in int8, by onnxruntime's own profile."""
+    taken = []
+    for quantized in (False, True):
+        with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder:
+            chain = Chain()
+            out = build(chain, chain.pair("x") if quantized else "x", quantized)
+            run = chain.session(shape, out, profile=str(Path(folder) / "profile"))
+            x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+            for _ in range(rounds):
+                run(x)
+            del run  # the profile is written when the session ends
+            events = json.loads(next(Path(folder).iterdir()).read_text(encoding="utf-8"))
+        kernels = [e for e in events if e.get("args", {}).get("op_name") in ("Conv", "QLinearConv")]
+        taken.append(min(float(e["dur"]) for e in kernels if e["name"].endswith("_kernel_time")))
+    return taken[0], taken[1]
 
 
 # ---- the kernels ---------------------------------------------------------------------------------------------------
@@ -201,10 +236,15 @@ def samples(rounds: int) -> dict[str, list[tuple[Work, float, float]]]:
             weight = (channels, 1, width, width)
             taken = kernel_us(conv(weight, pads=[width // 2] * 4, group=channels), out, rounds)
             found["DepthwiseConv"].append((conv_work(out, weight, channels), *taken))
+    found["StemConv"] = []
+    for channels, features, width, stride, size in STEMS:
+        weight, side = (features, channels, width, width), (size - 1) // stride + 1
+        taken = single_us(conv(weight, pads=[width // 2] * 4, strides=[stride] * 2), (1, channels, size, size), rounds)
+        found["StemConv"].append((conv_work((1, features, side, side), weight, 1), *taken))
     for rows, size in MATMULS:
         taken = kernel_us(matmul(size), (rows, size), rounds)
         found["MatMul"].append((matmul_work((rows, size), size, size), *taken))
-    for kind, operands in (("Add", 2), ("Mul", 2), ("Sigmoid", 1), ("LeakyRelu", 1)):
+    for kind, operands in (("Add", 2), ("Mul", 2), *((activation, 1) for activation in ACTIVATIONS)):
         found[kind] = [
             (Work(elements=c * s * s), *kernel_us(unary(kind, operands), (1, c, s, s), rounds)) for c, s in IMAGES
         ]

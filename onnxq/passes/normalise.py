@@ -19,6 +19,7 @@ from onnxq.passes.inline_if import InlineIf
 from onnxq.passes.lift_constants import LiftConstants
 from onnxq.passes.remove_identity import RemoveIdentity
 from onnxq.passes.remove_unused import RemoveUnused
+from onnxq.passes.uniform_prelu import UniformPRelu
 from onnxq.passes.until_stable import UntilStable
 
 
@@ -45,6 +46,7 @@ def normalise_float() -> PassManager:
                 name="fold",
             ),
             FuseHardSigmoid(),
+            UniformPRelu(),
             DedupeInitializers(),
         ],
         name="normalise_float",

@@ -47,6 +47,7 @@ from onnxq.passes.insert_qdq import InsertQDQ
 from onnxq.passes.lift_constants import LiftConstants
 from onnxq.passes.nonzero_biases import NonzeroBiases
 from onnxq.passes.normalise import normalise_float
+from onnxq.passes.part_prelu import PartPRelu
 from onnxq.passes.remove_identity import RemoveIdentity
 from onnxq.passes.settle_types import note_of_types, runnable, settle_types
 from onnxq.passes.store_in_half import StoreInHalf
@@ -185,6 +186,8 @@ def rewrite(
         FoldTables(plan, qparams, weights),
         HoldFloat(plan),
     ]
+    if plan.slow_prelu:
+        passes.append(PartPRelu())
     if plan.nonzero_biases:
         passes.append(NonzeroBiases())
     if plan.one_width:

@@ -20,7 +20,8 @@ _MOVERS = frozenset({
     "Transpose", "Unsqueeze",
 })  # fmt: skip
 _POWERS = frozenset({
-    "Abs", "Add", "Div", "Mul", "Neg", "Pow", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "Sqrt", "Sub", "Sum",
+    "Abs", "Add", "Div", "Mul", "Neg", "Pow", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "Sqrt", "Sub",
+    "Sum",
 })  # fmt: skip
 # What keeps a logarithm from zero. Behind a node with weights it is an activation (Clip is ReLU6), and ends the way.
 _FLOORS = frozenset({"Clip", "Max", "Where"})

@@ -7,6 +7,7 @@ choice is a minimum cut (J. Kleinberg, E. Tardos, "Algorithm Design", 7.10): nod
     writer --DQ--> reader                                 the writer in int8, this reader in float
     reader --endless--> tensor --Q--> writer              the writer in float, any reader in int8
     Conv --layout--> Conv                                 one in int8, the other in float, elementwise operators between
+    Conv --kernel--> activation                           the Conv in int8, so that its activation is a node of its own
 
 A node with a weight whose sizes are unknown runs in int8. Open sizes of inputs are taken as usual ones: one sample,
 images of 224 x 224, sequences of 128.
@@ -15,7 +16,7 @@ images of 224 x 224, sequences of 128.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnx import NodeProto
 
@@ -25,6 +26,7 @@ from onnxq.planning.cut import ENDLESS, Network
 from onnxq.planning.macs import with_input_shapes
 from onnxq.planning.regions import Regions
 from onnxq.targets.costs import CostTable, Work, conv_work, matmul_work
+from onnxq.targets.schema import HARD_SWISH
 
 INT8, FLOAT = "int8", "float"
 """Source and sink of the network; node names and tensors are tuples there."""
@@ -38,6 +40,8 @@ _BLOCKED = _BINARY | {
     "AveragePool", "BatchNormalization", "Clip", "Concat", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool",
     "Relu", "Resize", "Sigmoid", "Tanh",
 }  # fmt: skip
+_STEM_CHANNELS = 8
+"""Fewer input channels do not fill a block: the float kernel reads them as the model's input holds them."""
 _STEPS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 """By how much the margin is widened until something is left in int8."""
 
@@ -93,6 +97,7 @@ class Payoff:
         for name in kernels:
             if self._is_image(name):
                 self._add_layout(network, name)
+                self._add_absorbed(network, name)
         side = network.sink_side(INT8, FLOAT)
         return [name for name in kernels if (name,) in side]
 
@@ -139,6 +144,16 @@ class Payoff:
             size = _elements(self._graph.shape(output)) or 0
             network.add(INT8, (conv,), _whole(self._costs.layout.ns(Work(elements=size))) // 2)
 
+    def _add_absorbed(self, network: Network, conv: str) -> None:
+        """The activation that a float `conv` takes in, and that costs something behind an int8 one."""
+        tensor = self._sites[conv].output
+        readers = [] if self._graph.is_output(tensor) else self._graph.consumers(tensor)
+        kind = _activation(readers, tensor)
+        if kind in self._costs.absorbed and readers[0].name not in self._regions.fused:
+            work = Work(elements=_elements(self._graph.shape(tensor)) or 0)
+            own = (readers[0].name,) if readers[0].name in self._regions.members else FLOAT
+            network.add((conv,), own, _whole(self._costs.absorbed[kind].ns(work)))
+
     def _blocked_convs(self, tensor: str) -> list[str]:
         """The Convs that `tensor` comes from by operators that keep blocks; empty where others take part."""
         found: list[str] = []
@@ -180,7 +195,7 @@ class Payoff:
                 yield node.op_type, matmul_work(data, data[-1], output[-1])
                 return
             group = int(attribute(node, "group", 1))
-            yield ("DepthwiseConv" if group > 1 and weight[1] == 1 else "Conv"), conv_work(output, weight, group)
+            yield _conv_kind(weight, group), conv_work(output, weight, group)
             before = self._graph.producer(node.input[DATA])
             if before is not None and before.op_type == "Softmax" and attribute(before, "axis", -1) == 1:
                 # With channels last, as an int8 Conv has them, a Softmax over channels need not jump through memory.
@@ -219,6 +234,17 @@ class Payoff:
         )
 
 
+def _activation(readers: Sequence[NodeProto], tensor: str) -> str:
+    """The one function that `readers`, all nodes that read `tensor`, compute of it; empty where they do not."""
+    if len(readers) == 1:
+        return readers[0].op_type
+    types = sorted(node.op_type for node in readers)
+    if types != ["HardSigmoid", "Mul"]:
+        return ""
+    gate, product = sorted(readers, key=lambda node: node.op_type)
+    return HARD_SWISH if {*product.input} == {tensor, gate.output[0]} else ""
+
+
 def dear_nodes(
     graph: Graph, costs: CostTable, regions: Regions, sites: Mapping[str, ComputeSite]
 ) -> tuple[dict[str, Refusal], tuple[str, ...]]:
@@ -228,6 +254,13 @@ def dear_nodes(
     payoff = Payoff(graph, costs, regions, sites)
     refusals = payoff.refusals()
     return refusals, () if payoff.pays else (_NO_GAIN,)
+
+
+def _conv_kind(weight: Sequence[int], group: int) -> str:
+    """Which kernel a Conv takes."""
+    if group > 1:
+        return "DepthwiseConv" if weight[1] == 1 else "Conv"
+    return "StemConv" if len(weight) == _IMAGE_RANK and weight[1] < _STEM_CHANNELS else "Conv"
 
 
 def _known(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:

@@ -151,6 +151,7 @@ class QuantPlan:
         digest: Digest of the float model the plan belongs to.
         holds: Tensors behind float nodes that the engine would otherwise take into int8 (see `passes/hold_float.py`).
         one_width: Whether all activations of a node must have codes of one width (see `passes/convert_widths.py`).
+        slow_prelu: Whether PRelu is computed by other operators (`passes/part_prelu.py`).
         nonzero_biases: Whether Convs with several readers need a bias that is not zero (`passes/nonzero_biases.py`).
         notes: Facts about the plan that a user should read (which target was picked and why, ...).
     """
@@ -162,6 +163,7 @@ class QuantPlan:
     digest: str
     holds: tuple[str, ...] = ()
     one_width: bool = False
+    slow_prelu: bool = False
     nonzero_biases: bool = False
     notes: tuple[str, ...] = field(default=())
 

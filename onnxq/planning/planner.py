@@ -95,6 +95,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         digest=digest,
         holds=holds,
         one_width=target.everywhere,
+        slow_prelu=target.slow_prelu,
         nonzero_biases=target.nonzero_biases,
         notes=(*notes, *overridden.notes),
     )

@@ -79,7 +79,7 @@ class Regions:
             if self.code_writer(self.output_of(name)) == name
             for f in self._tail[name][1]
         }
-        held = [*self._taken_between_pairs(), *self._taken_by_followers(), *self._moved_over_outputs()]
+        held = [*self._taken_between_pairs(), *self._taken_by_followers(), *self._moved_too_far()]
         held = [] if target.everywhere else held
         self.holds = in_graph_order(graph, held)
 
@@ -253,14 +253,17 @@ class Regions:
                 found.append(site.output)
         return found
 
-    def _moved_over_outputs(self) -> list[str]:
-        """Quantized tensors whose Q onnxruntime would move up, past what only moves data, onto an output of the model,
-        which then comes out rounded."""
+    def _moved_too_far(self) -> list[str]:
+        """Quantized tensors whose Q onnxruntime would move up, past what only moves data, to where it does harm.
+
+        Onto an output of the model, which then comes out rounded; or in front of a float MaxPool, which then pools
+        codes with channels first, at nine times the cost of the float kernel, and the Q has more to round.
+        """
         found: list[str] = []
         for tensor in self.quantized:
             node = self._graph.producer(tensor)
             while node is not None and node.op_type in self._target.pass_through and node.name not in self.members:
-                if self._graph.is_output(node.input[0]):
+                if node.op_type == "MaxPool" or self._graph.is_output(node.input[0]):
                     found.append(tensor)
                     break
                 node = self._graph.producer(node.input[0])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _LANES = 16
 """Channels that a kernel handles at once; what is left over is slow in int8 and padded in float."""
@@ -60,9 +60,12 @@ class CostTable:
     """Costs of one engine.
 
     Attributes:
-        float_kernels: By operator type; "DepthwiseConv" for a Conv with one input channel in each group, "GateMul" for
-            a Mul by one value for each channel, "ChannelSoftmax" for the Softmax over channels that a Conv reads.
+        float_kernels: By operator type; "DepthwiseConv" for a Conv with one input channel in each group, "StemConv" for
+            one of an image with fewer than 8 channels, "GateMul" for a Mul by one value for each channel,
+            "ChannelSoftmax" for the Softmax over channels that a Conv reads.
         int8_kernels: Likewise; an operator that is missing in either costs the same in both.
+        absorbed: Activations that become part of a float Conv before them: what each costs on its own, as it stands
+            behind an int8 Conv.
         quantize: A QuantizeLinear.
         dequantize: A DequantizeLinear, once for each float reader (onnxruntime gives each its own).
         layout: A change between the layouts of float and int8 image kernels, where a float Conv borders on codes.
@@ -73,6 +76,7 @@ class CostTable:
 
     float_kernels: Mapping[str, KernelCost]
     int8_kernels: Mapping[str, KernelCost]
+    absorbed: Mapping[str, KernelCost] = field(default_factory=dict)
     quantize: KernelCost
     dequantize: KernelCost
     layout: KernelCost

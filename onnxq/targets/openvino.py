@@ -45,5 +45,9 @@ OPENVINO = Target(
     fused_activations=frozenset({"Relu", "Clip"}),
     fusion_rule="V1",
     whole_operators=frozenset({HARD_SWISH}),
-    sources={**dict.fromkeys(("V1", "V2", "V5", "V6", "V7", "V8", "V9", "V10"), "run"), "R28": "doc, not measured", "R35": "run on onnxruntime"},
+    sources={
+        **dict.fromkeys(("V1", "V2", "V5", "V6", "V7", "V8", "V9", "V10"), "run"),
+        "R28": "doc, not measured",
+        "R35": "run on onnxruntime",
+    },
 )

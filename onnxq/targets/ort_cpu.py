@@ -103,6 +103,7 @@ ORT_X64_VNNI = Target(
     pass_through={rule.op: rule for rule in _PASS_THROUGH},
     taken=frozenset({"AveragePool", "ConvTranspose", "Softmax", "Where"}),
     fused_activations=frozenset({"Relu", "Clip"}),
+    slow_prelu=True,
     tables="C19",
     costs=ORT_X64_COSTS,
     float_reasons=_FLOAT_REASONS,

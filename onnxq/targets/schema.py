@@ -180,6 +180,7 @@ class Target:
             compute the same; known is HardSwish.
         full_products: Whether the placement "full" quantizes products of two activations (attention), which otherwise
             only types with such a rule do (INPUTS only).
+        slow_prelu: Whether PRelu is slower than other operators that compute the same (`passes/part_prelu.py`).
         nonzero_biases: Whether a Conv that several nodes read needs a bias that is not zero (see
             `passes/nonzero_biases.py`).
         tables: Rule by which the tables of Gather are int8 with a scale for each row; empty where they stay float.
@@ -216,6 +217,7 @@ class Target:
     concat_shares: bool = False
     whole_operators: frozenset[str] = frozenset()
     full_products: bool = False
+    slow_prelu: bool = False
     nonzero_biases: bool = False
     tables: str = ""
     min_opset: int = 13

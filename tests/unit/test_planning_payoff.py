@@ -146,3 +146,47 @@ def test_the_numbers_are_sound() -> None:
     assert costs.margin >= 1.0
     for law in (*costs.float_kernels.values(), *costs.int8_kernels.values(), costs.quantize, costs.layout):
         assert np.isfinite([law.node, law.position, law.tap, law.mac, law.tail, law.weight, law.element]).all()
+
+
+@pytest.mark.parametrize(
+    ("activation", "left"),
+    [
+        ("[act] b = HardSwish(a)", "float"),
+        ("[gate] g = HardSigmoid<alpha=0.16666667>(a) [act] b = Mul(a, g)", "float"),
+        ("[act] b = Relu(a)", "int8"),
+    ],
+)
+def test_an_activation_that_a_float_conv_computes_counts_against_int8(activation: str, left: str) -> None:
+    """Behind a float Conv a HardSwish costs nothing, behind an int8 one two kernels, 25 us for 100,000."""
+    text = f"""(float[N,16,80,80] x) => (float[N,16,80,80] y) {{
+    [c1] a = Conv(x, w1)
+    {activation}
+    [c2] y = Conv(b, w2)
+    }}"""
+    weights = {"w1": normal(16, 16, 1, 1), "w2": normal(16, 16, 1, 1)}
+    assert actions(planned(text, options=FASTEST, **weights))["c1"] == left
+
+
+@pytest.mark.parametrize(("channels", "left"), [(3, "float"), (16, "int8")])
+def test_a_float_conv_on_an_image_of_few_channels_is_cheap(channels: int, left: str) -> None:
+    """Its int8 kernel fills the taps up to whole vectors: three times the time (measured)."""
+    text = """(float[N,C,112,112] x) => (float[N,64,56,56] y) {
+    [c1] a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w1)
+    [r1] b = Relu(a)
+    [c2] y = Conv<pads=[1,1,1,1]>(b, w2)
+    }""".replace("C", str(channels), 1)
+    weights = {"w1": normal(16, channels, 3, 3), "w2": normal(64, 16, 3, 3)}
+    found = actions(planned(text, options=FASTEST, **weights))
+    assert (found["c1"], found["c2"]) == (left, "int8")
+
+
+def test_a_float_max_pool_is_held_in_front_of_codes() -> None:
+    """onnxruntime would move the Q in front of it, where it pools codes at nine times the cost (C16)."""
+    text = """(float[N,3,112,112] x) => (float[N,64,56,56] y) {
+    [c1] a = Conv<pads=[1,1,1,1]>(x, w1)
+    [r1] b = Relu(a)
+    [pool] p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(b)
+    [c2] y = Conv<pads=[1,1,1,1]>(p, w2)
+    }"""
+    plan = planned(text, options=FASTEST, w1=normal(16, 3, 3, 3), w2=normal(64, 16, 3, 3))
+    assert (actions(plan)["pool"], plan.holds) == ("float", ("p",))
