@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibration.statistics.histogram import Binner
+from onnxq.calibration.statistics.histogram import BINS, Binner
 from onnxq.calibration.statistics.sampling import Extract, extract
 from onnxq.calibration.statistics.table import EMPTY_FINGERPRINT, StatsBuilder, TensorStats, combine_fingerprints
 from onnxq.calibration.taps.readings import Arrays, Rows
@@ -56,7 +58,10 @@ class Counter:
 
     def __init__(self, taps: Sequence[str], derived: Mapping[str, tuple[str, Function]], options: CountOptions) -> None:
         binner = Binner(Binner.CHUNK)
-        self._builders = {name: StatsBuilder(binner) for name in (*taps, *derived)}
+        names = (*taps, *derived)
+        # All histograms side by side: on few pages, they take turns in the processor's cache at less cost.
+        memory = np.zeros((0 if options.range_only else len(names), 2 * BINS), np.int64)
+        self._builders = {name: StatsBuilder(binner, counts) for name, counts in zip_longest(names, memory)}
         self._taps = tuple(taps)
         self._followers = {
             tap: [(name, function) for name, (source, function) in derived.items() if source == tap] for tap in taps

@@ -268,9 +268,10 @@ class _Work:
         try:
             with reader:
                 for batch in stream:
+                    # While it is in the processor's cache.
+                    counter.note(batch)
                     for found in reader.read(batch):
                         counter.count(found)
-                    counter.note(batch)
                     self._tell(counter.samples)
                 for found in reader.rest():
                     counter.count(found)

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
@@ -117,6 +118,9 @@ class Session:
             for name, array in feed.items():
                 binding.io.bind_cpu_input(name, array)
             self._session.run_with_iobinding(binding.io)
+            # Bindings wait for their next run without the arrays of the last one.
+            for name, array in feed.items():
+                binding.io.bind_cpu_input(name, np.empty(0, array.dtype))
             return binding.others()
         except MemoryError:
             raise

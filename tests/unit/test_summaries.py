@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
+from typing import ClassVar
 from unittest import mock
 
 import numpy as np
@@ -18,9 +20,10 @@ from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.statistics import sampling
 from onnxq.calibration.statistics.blocked_layout import DOMAIN, Blocked
 from onnxq.calibration.statistics.sampling import extract
-from onnxq.calibration.taps import run_queue, summarising_session
+from onnxq.calibration.taps import row_memory, run_queue, summarising_session
 from onnxq.calibration.taps import shapes as tap_shapes
 from onnxq.calibration.taps.blocked import block_size
+from onnxq.calibration.taps.row_memory import Summarised, Target, WaitingRows
 from onnxq.calibration.taps.selection import SampleAxis
 from onnxq.calibration.taps.summaries import Tap, summarised
 from onnxq.calibration.taps.summary_rows import RowLayout
@@ -145,6 +148,104 @@ def test_what_cannot_be_negative_is_not_searched_for_its_smallest():
     layout, values = summarise([x], [None], rows=[1], nonnegative=True)
     (part,) = layout.extracts(values)
     assert (part.rmin, part.rmax, layout.elements) == (0.0, 3.0, 1 + 1 + 3)
+
+
+@pytest.mark.skipif(not block_size(), reason="onnxruntime computes in no blocks here")
+@pytest.mark.parametrize(("channels", "lanes"), [(1, 1), (5, 5), (block_size(), block_size()), (20, block_size())])
+def test_padding_of_a_single_block_stays_in_the_model(channels, lanes):
+    x = RNG.standard_normal((2, channels, 4, 5)).astype(np.float32)
+    blocked = Blocked(channels, block_size())
+    layout, values = summarise([x], [blocked], rows=[2])
+    (choice,) = layout.choices
+    assert (choice.lanes, choice.stride) == (lanes, 1)
+    (place,) = layout._places["taken"].values()
+    assert place.shape == (2, 20 * blocked.blocks, lanes)
+    agree(layout.extracts(values)[0], extract(x, rows=2, blocked=blocked))
+
+
+# ---- rows of runs ----------------------------------------------------------------------------------------------------
+
+
+class Elements:
+    """Stands in for a RowLayout of so many elements."""
+
+    def __init__(self, elements):
+        self.elements = elements
+
+    def arrays(self, row):
+        return {"y": row}
+
+    fed: ClassVar = {}
+
+
+def doubling():
+    """A session with one output of the shape of its input."""
+    made = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])],
+    )
+    return make_session(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_rows_of_several_shapes_wait_until_there_are_enough():
+    short, long = (Target(layout=Elements(n), shapes=()) for n in (10, 25))
+    waiting = WaitingRows(100)
+    taken = []
+    for number, target in enumerate([short, long, short, long, short, long, short]):
+        waiting.add(target, number)
+        taken += waiting.enough()
+    # 30 + 50 wait after the fifth: no room for another long one.
+    assert taken == [(long, [1, 3])]
+    assert list(waiting.rest()) == [(short, [0, 2, 4, 6]), (long, [5])]
+    assert list(waiting.rest()) == list(waiting.enough()) == []
+
+
+def test_a_row_longer_than_all_that_may_wait_is_read_at_once():
+    target, waiting = Target(layout=Elements(200), shapes=()), WaitingRows(100)
+    waiting.add(target, "row")
+    assert list(waiting.enough()) == [(target, ["row"])]
+
+
+def test_free_rows_of_other_shapes_make_room(monkeypatch):
+    monkeypatch.setattr(row_memory, "LEAST_ELEMENTS", 1000)
+    summarised = Summarised(session=doubling(), summaries=(), others=(), at_once=1)
+    old, new = (Target(layout=Elements(n), shapes=()) for n in (600, 700))
+    summarised.targets.update({((), 1): old, ((), 2): new})
+    rows = [summarised.row(old) for _ in range(2)]
+    old.free.extend(rows[:1])
+    kept = summarised.row(new)
+    assert (old.free, kept.values.shape) == (rows[:1], (700,))
+    old.free.extend(rows[1:])
+    summarised.row(new)
+    assert old.free == []
+    new.free.append(kept)
+    assert summarised.row(new) is kept
+
+
+def test_long_rows_share_memory_of_huge_pages():
+    summarised = Summarised(session=doubling(), summaries=(), others=(), at_once=1)
+    target = Target(layout=Elements(400_000), shapes=())
+    summarised.targets[(), 1] = target
+    row = summarised.row(target)
+    assert len(target.free) == 2
+    assert all(other.values.base is row.values.base for other in target.free)
+    assert row.values.base.nbytes >= 1 << 22
+
+
+def test_a_binding_lets_go_of_what_was_fed():
+    session = doubling()
+    out = np.zeros(3, np.float32)
+    binding = session.bind({"y": out}, {})
+    fed = np.arange(3, dtype=np.float32)
+    seen = weakref.ref(fed)
+    session.run_into({"x": fed}, binding)
+    np.testing.assert_array_equal(out, [0.0, 2.0, 4.0])
+    del fed
+    assert seen() is None
+    session.run_into({"x": np.ones(3, np.float32)}, binding)
+    np.testing.assert_array_equal(out, [2.0, 2.0, 2.0])
 
 
 # ---- in onnxruntime --------------------------------------------------------------------------------------------------

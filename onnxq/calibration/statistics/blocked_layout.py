@@ -37,6 +37,11 @@ class Blocked:
         """Whether there are channels without meaning."""
         return self.channels % self.block > 0
 
+    @property
+    def lanes(self) -> int:
+        """Lanes of a block that are read: without the padding where there is one block alone."""
+        return self.channels if self.blocks == 1 else self.block
+
     def in_memory(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape that onnxruntime gives a tensor of `shape`."""
         return (shape[0], self.blocks * self.block, *shape[2:])

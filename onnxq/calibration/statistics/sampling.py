@@ -88,7 +88,7 @@ class Choice:
 
     Attributes:
         places: Places in all.
-        lanes: Neighbours at each place, padding included.
+        lanes: Neighbours at each place; with the padding where blocks have several lengths.
         stride: Distance between places that are taken; also the weight of an element.
     """
 
@@ -131,7 +131,7 @@ class Choice:
 def _choice(shape: tuple[int, ...], blocked: Blocked | None, sample: int) -> Choice:
     size, row = math.prod(shape), math.prod(shape[1:])
     if blocked is not None:
-        places, lanes = blocked.blocks * row, blocked.block
+        places, lanes = blocked.blocks * row, blocked.lanes
     elif len(shape) >= _IMAGE_RANK:
         places, lanes = size, 1
     else:
@@ -209,5 +209,5 @@ def _taken(flat: NDArray[np.float32], choice: Choice, blocked: Blocked | None) -
     wide = np.zeros((len(samples), blocked.blocks * blocked.block, plane), np.float32)
     wide[:, : blocked.channels] = samples
     blocks = wide.reshape(-1, blocked.blocks, blocked.block, plane).swapaxes(2, 3)
-    places = blocks.reshape(-1, choice.places, blocked.block)[:, choice.start :: choice.stride]
+    places = blocks.reshape(-1, choice.places, blocked.block)[:, choice.start :: choice.stride, : choice.lanes]
     return np.asarray(places[:, choice.used(blocked)].ravel(), np.float32)

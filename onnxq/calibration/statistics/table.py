@@ -182,9 +182,10 @@ class StatsBuilder:
 
     Args:
         binner: Scratch memory that builders of one thread share; None takes some where it is needed.
+        counts: Zeros for the histogram, int64 of shape (2 * BINS,); None takes some where they are needed.
     """
 
-    def __init__(self, binner: Binner | None = None) -> None:
+    def __init__(self, binner: Binner | None = None, counts: NDArray[np.int64] | None = None) -> None:
         self._binner = binner
         self._count = 0
         self._counted = 0
@@ -193,7 +194,7 @@ class StatsBuilder:
         self._rmin = math.inf
         self._rmax = -math.inf
         self._exponent = MIN_EXPONENT
-        self._counts = _NO_COUNTS
+        self._counts = _NO_COUNTS if counts is None else counts
         # Elements that wait to be counted: many small batches then cost one walk through the bins.
         self._waiting: list[NDArray[np.float32]] = []
         self._waiting_size = 0
@@ -232,8 +233,8 @@ class StatsBuilder:
         exponent = exponent_for(self._rmin, self._rmax)
         if self._counts is _NO_COUNTS:
             self._counts = np.zeros_like(_NO_COUNTS)
-        elif exponent > self._exponent:
-            self._counts = coarsen(self._counts, exponent - self._exponent)
+        elif exponent > self._exponent and self._counted:
+            self._counts[:] = coarsen(self._counts, exponent - self._exponent)
         self._exponent = max(exponent, self._exponent)
         binner = self._binner or Binner(taken.size)
         for chunk in _chunks(taken):

@@ -55,7 +55,7 @@ class TapReader:
         self._arrays = arrays
         # By what is fed and the number of samples, in front of `Summarised.targets`.
         self._targets: dict[tuple[Shapes, int], Target] = {}
-        self._waiting = WaitingRows()
+        self._waiting = WaitingRows(0 if summarised is None else summarised.most_elements)
         self._queue: RunQueue[_Run] = RunQueue(1 if summarised is None else summarised.at_once)
 
     def read(self, batch: Batch) -> Iterator[Arrays | Rows]:
@@ -72,7 +72,7 @@ class TapReader:
         """What has not been handed out yet."""
         for run in self._queue.rest():
             yield from self._land(run)
-        yield from self._counted()
+        yield from self._counted(self._waiting.rest())
 
     def __enter__(self) -> TapReader:
         self._queue.__enter__()
@@ -89,7 +89,7 @@ class TapReader:
                 yield from self._land(run)
             yield from self._as_arrays(batch)
             return
-        row = target.row()
+        row = self._summarised.row(target)
         size = row.values.nbytes + sum(array.nbytes for array in batch.arrays.values())
         begun = partial(_run, self._summarised.session, batch, target, row)
         for run in self._queue.begin(begun, size):
@@ -111,22 +111,14 @@ class TapReader:
             names = () if self._summarised is None else self._summarised.others
             tapped = self._fed(run.batch) | self._with_rows(names, run.others, run.batch)
             yield Arrays(batch=run.batch, tapped=tapped)
-        if run.target.most == 1:
-            yield Rows(layout=layout, values=values[None])
-            run.target.free.append(run.row)
-            return
-        if not self._waiting.takes(run.target):
-            yield from self._counted()
-        are_enough = self._waiting.add(run.target, run.row)
-        run.target.free.append(run.row)
-        if are_enough:
-            yield from self._counted()
+        self._waiting.add(run.target, run.row)
+        yield from self._counted(self._waiting.enough())
 
-    def _counted(self) -> Iterator[Rows]:
-        """The rows that wait to be counted."""
-        found = self._waiting.take()
-        if found is not None:
-            yield Rows(layout=found[0], values=found[1])
+    def _counted(self, waiting: Iterator[tuple[Target, list[Row]]]) -> Iterator[Rows]:
+        """Rows that have waited, free again when they have been read."""
+        for target, rows in waiting:
+            yield Rows(layout=target.layout, values=[row.values for row in rows])
+            target.free.extend(rows)
 
     def _target_for(self, batch: Batch) -> Target | None:
         """What a run of `batch` writes into; None where the shapes of its taps are not known."""

@@ -7,7 +7,7 @@ Arrays    the tensors of one run as they are: where shapes are not known yet, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,8 @@ class Rows:
 
     Attributes:
         layout: Where they lie.
-        values: float32, shape (runs, layout.elements).
+        values: One row for each run: float32, shape (layout.elements,).
     """
 
     layout: RowLayout
-    values: NDArray[np.float32]
+    values: Sequence[NDArray[np.float32]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,12 @@ LEAST_ELEMENTS = 1 << 19
 _MOST_ROWS = 64
 
 MOST_TARGETS = 16
+
+_HUGE_ELEMENTS = 1 << 20
+"""Of an array for which numpy asks the system for huge pages (4 MiB): long rows are then found faster."""
+
+_MOST_OF_HUGE = 4
+"""Rows in one such array; shorter ones are few pages anyway."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,37 +63,45 @@ class Summarised:
         if key not in self.targets:
             if len(self.targets) == MOST_TARGETS:
                 del self.targets[next(iter(self.targets))]
-            self.targets[key] = Target(self, shapes, rows)
+            self.targets[key] = Target(layout=RowLayout(self.summaries, shapes, rows), shapes=shapes)
         return self.targets[key]
 
+    def row(self, target: Target) -> Row:
+        """A row that no run writes to and that does not wait."""
+        if target.free:
+            return target.free.pop()
+        if sum(other.free_elements for other in self.targets.values()) > self.most_elements:
+            for other in self.targets.values():
+                other.free.clear()
+        together = -(-_HUGE_ELEMENTS // target.layout.elements)
+        memory = np.empty((together if together <= _MOST_OF_HUGE else 1, target.layout.elements), np.float32)
+        target.free.extend(Row(self.session, target.layout, values) for values in memory)
+        return target.free.pop()
 
+    @property
+    def most_elements(self) -> int:
+        """Elements of rows that wait to be counted, and of those that are free, at most."""
+        return max(TAP_ELEMENTS * len(self.summaries), LEAST_ELEMENTS)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
     """What runs of the same shapes write into.
 
-    Args:
-        summarised: The session.
-        shapes: Of its summarised taps.
-        rows: Samples along the first axis of each.
-
     Attributes:
-        shapes: Of the summarised taps.
         layout: Where everything lies.
-        most: How many rows are counted together.
-        free: Rows that no run writes to.
+        shapes: Of the summarised taps.
+        free: Rows that no run writes to and that do not wait.
     """
 
-    def __init__(self, summarised: Summarised, shapes: Shapes, rows: Sequence[int]) -> None:
-        self.shapes = shapes
-        self.layout = RowLayout(summarised.summaries, shapes, rows)
-        elements = max(TAP_ELEMENTS * len(summarised.summaries), LEAST_ELEMENTS)
-        together = elements // max(1, self.layout.elements)
-        self.most = max(1, min(together, _MOST_ROWS))
-        self.free: list[Row] = []
-        self._session = summarised.session
+    layout: RowLayout
+    shapes: Shapes
+    free: list[Row] = field(default_factory=list)
 
-    def row(self) -> Row:
-        """A row that no run writes to."""
-        return self.free.pop() if self.free else Row(self._session, self.layout)
+    @property
+    def free_elements(self) -> int:
+        """Elements of `free`."""
+        return len(self.free) * self.layout.elements
 
 
 class Row:
@@ -98,43 +112,47 @@ class Row:
         binding: Makes a run write into it.
     """
 
-    def __init__(self, session: Session, layout: RowLayout) -> None:
-        self.values = np.empty(layout.elements, np.float32)
+    def __init__(self, session: Session, layout: RowLayout, values: NDArray[np.float32]) -> None:
+        self.values = values
         arrays = layout.arrays(self.values)
         others = [name for name in session.output_names if name not in arrays]
         self.binding = session.bind(arrays, layout.fed, others=others)
 
 
 class WaitingRows:
-    """Rows of finished runs that wait to be counted together, all of one target."""
+    """Rows of finished runs that wait to be counted together, by target; nothing is copied.
 
-    def __init__(self) -> None:
-        self._target: Target | None = None
-        self._memory = np.empty(0, np.float32)
-        self._filled = 0
+    Args:
+        most_elements: Of rows that wait.
+    """
 
-    def takes(self, target: Target) -> bool:
-        """Whether a row of this target can be added to those that wait."""
-        return not self._filled or target is self._target
+    def __init__(self, most_elements: int) -> None:
+        self._most_elements = most_elements
+        self._rows: dict[Target, list[Row]] = {}
+        self._elements = 0
 
-    def add(self, target: Target, row: Row) -> bool:
-        """Copy a row; whether so many wait now that they should be counted."""
-        self._target = target
-        self._rows(target)[self._filled] = row.values
-        self._filled += 1
-        return self._filled == target.most
+    def add(self, target: Target, row: Row) -> None:
+        """Let a row wait."""
+        self._rows.setdefault(target, []).append(row)
+        self._elements += target.layout.elements
 
-    def take(self) -> tuple[RowLayout, NDArray[np.float32]] | None:
-        """What waits, to be read before the next row is added; None if nothing does."""
-        if not self._filled or self._target is None:
-            return None
-        values = self._rows(self._target)[: self._filled]
-        self._filled = 0
-        return self._target.layout, values
+    def enough(self) -> Iterator[tuple[Target, list[Row]]]:
+        """Rows of one target that should be counted before another one is added, if there are such."""
+        for target, rows in self._rows.items():
+            if len(rows) == _MOST_ROWS:
+                yield self._taken(target)
+                return
+        if self._rows:
+            longest = max(self._rows, key=lambda target: len(self._rows[target]) * target.layout.elements)
+            if self._elements + longest.layout.elements > self._most_elements:
+                yield self._taken(longest)
 
-    def _rows(self, target: Target) -> NDArray[np.float32]:
-        size = target.layout.elements * target.most
-        if size > self._memory.size:
-            self._memory = np.empty(0, np.float32)
-            self._memory = np.empty(size, np.float32)
-        return self._memory[:size].reshape(target.most, -1)
+    def rest(self) -> Iterator[tuple[Target, list[Row]]]:
+        """All that waits."""
+        for target in list(self._rows):
+            yield self._taken(target)
+
+    def _taken(self, target: Target) -> tuple[Target, list[Row]]:
+        rows = self._rows.pop(target)
+        self._elements -= len(rows) * target.layout.elements
+        return target, rows

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from onnxq.calibration.taps.selection import SampleAxis
 from onnxq.data.batches import Batch
 
-PART_ELEMENTS = 1 << 23
-"""A batch is run in parts until their tapped tensors have no more elements (32 MiB)."""
+PART_ELEMENTS = 1 << 22
+"""A batch is run in parts until their tapped tensors have no more elements (16 MiB)."""
 
 Shapes = tuple[tuple[int, ...], ...]
 

@@ -59,6 +59,11 @@ class Tap:
     def is_image(self) -> bool:
         return self.rank >= _IMAGE_RANK
 
+    @property
+    def sliced_axes(self) -> tuple[int, ...]:
+        """Of samples, places and lanes, the axes of which a part is taken."""
+        return (1,) if self.blocked is None or self.blocked.lanes == self.blocked.block else (1, 2)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -91,7 +96,9 @@ class Summary:
 
     def fed(self, choice: Choice) -> dict[str, NDArray[np.int64]]:
         """Values of the inputs by name."""
-        known = {"start": [choice.start], "stride": [choice.stride], "view": [0, -1, choice.lanes]}
+        axes = len(self.tap.sliced_axes)
+        start, stride = [choice.start, 0][:axes], [choice.stride, 1][:axes]
+        known = {"start": start, "stride": stride, "view": [0, -1, choice.lanes]}
         return {name: np.array(known[what], np.int64) for what, name in self.sizes.items()}
 
 
@@ -147,10 +154,16 @@ class _Builder:
         if tap.shown:
             del outputs["mean"]
         if histogram:
-            sizes |= {what: self._input(f"{tap.tensor}_{what}", 1) for what in ("start", "stride")}
-            slots = [view, sizes["start"], self._constant(_TO_THE_END), self._constant(1), sizes["stride"]]
-            outputs["taken"] = self._node("Slice", slots)
+            outputs["taken"] = self._taken(tap, view, sizes)
         return Summary(tap=tap, outputs=outputs, sizes=sizes)
+
+    def _taken(self, tap: Tap, view: str, sizes: dict[str, str]) -> str:
+        """The places that are taken, of a view of the tensor."""
+        axes = tap.sliced_axes
+        ends = [_TO_THE_END, tap.blocked.lanes if tap.blocked is not None else _TO_THE_END][: len(axes)]
+        sizes |= {what: self._input(f"{tap.tensor}_{what}", len(axes)) for what in ("start", "stride")}
+        slots = [view, sizes["start"], self._constant(*ends), self._constant(*axes), sizes["stride"]]
+        return self._node("Slice", slots)
 
     def _view(self, tap: Tap, sizes: dict[str, str]) -> str:
         """The tensor as samples, places and lanes."""

@@ -74,11 +74,11 @@ class RowLayout:
         """Whether all that a run read was finite; False also where a sum of finite elements was not."""
         return bool(np.isfinite(row[: self._checked]).all())
 
-    def extracts(self, rows: NDArray[np.float32]) -> list[Extract]:
+    def extracts(self, rows: Sequence[NDArray[np.float32]]) -> list[Extract]:
         """What the runs say of each tap.
 
         Args:
-            rows: Of finite runs, shape (runs, elements).
+            rows: Of finite runs, each of shape (elements,).
         """
         high, low = self._extremes(rows, "high", np.maximum), self._extremes(rows, "low", np.minimum)
         return [
@@ -94,27 +94,32 @@ class RowLayout:
             for tap in range(len(self.taps))
         ]
 
-    def _extremes(self, rows: NDArray[np.float32], kind: str, reduce: np.ufunc) -> dict[int, float]:
+    def _extremes(self, rows: Sequence[NDArray[np.float32]], kind: str, reduce: np.ufunc) -> dict[int, float]:
         places = self._places[kind]
         if not places:
             return {}
-        columns = self._columns[kind]
         first, last = min(p.start for p in places.values()), max(p.stop for p in places.values())
+        ends = rows[0][first:last].copy()
+        for row in rows[1:]:
+            reduce(ends, row[first:last], out=ends)
         # Padding is left out by copying the rest: these are few numbers.
-        part = rows[:, first:last] if columns is None else rows[:, columns]
-        ends = reduce.reduce(reduce.reduceat(part, self._starts[kind], axis=1), axis=0)
-        return dict(zip(places, ends.tolist(), strict=True))
+        columns = self._columns[kind]
+        if columns is not None:
+            ends = ends[columns - first]
+        return dict(zip(places, reduce.reduceat(ends, self._starts[kind]).tolist(), strict=True))
 
-    def _taken(self, rows: NDArray[np.float32], tap: int) -> NDArray[np.float32]:
+    def _taken(self, rows: Sequence[NDArray[np.float32]], tap: int) -> NDArray[np.float32]:
         place = self._places["taken"].get(tap)
         if place is None:
             return np.empty(0, np.float32)
-        part = rows[:, place.start : place.stop]
+        parts = [row[place.start : place.stop] for row in rows]
+        # One copy that stays in the cache, so that all that follows is done in a few calls.
+        taken = parts[0] if len(parts) == 1 else np.concatenate(parts)
         blocked = self.taps[tap].blocked
-        if blocked is None or not blocked.padded:
-            return part
+        if blocked is None or blocked.blocks == 1 or not blocked.padded:
+            return taken
         # Only a sample's last block has padding.
-        places, lanes = part.reshape(-1, *place.shape[1:]), blocked.channels % blocked.block
+        places, lanes = taken.reshape(-1, *place.shape[1:]), blocked.channels % blocked.block
         whole = self.choices[tap].in_whole_blocks(blocked)
         samples, rest = len(places), place.shape[1] - whole
         taken = np.empty((samples, whole * blocked.block + rest * lanes), np.float32)
