@@ -3,7 +3,8 @@
 Weights go into a file of their own, `<name>.data`, where protobuf's limit of 2 GB demands it
 (https://onnx.ai/onnx/repo-docs/ExternalData.html). Two files cannot be replaced in one step; a process that is killed
 in between leaves old weights or new ones, but no model beside them: never a model that reads the weights of another.
-The old ones are then hidden files beside them, which the next writing of the same output puts back first.
+The old ones are then hidden files beside them, which the next writing of the same output puts back first. Of several
+that write one output at the same time, each moves its pair into place when the one before has done so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto, helper
 
 from onnxq.errors import ConfigError
+from onnxq.files.lock import turn_at
 from onnxq.files.whole import Draft, draft, hidden_beside, hidden_files, try_folder, write_whole
 from onnxq.graph.external_data import in_draft, is_external, take_inside, tensors_in, tensors_of, weights_are_large
 from onnxq.graph.view import frame_of
@@ -207,14 +209,27 @@ def _write_with_data(
 
 def _put_back(target: Path) -> None:
     """Put things right where a process was killed in `_publish_pair`: all of the old pair, or nothing of it."""
+    pair = (data_file(target), target)
     with contextlib.suppress(OSError):  # what is wrong with the folder shows when it is written to
-        done = target.exists()
-        for file in (data_file(target), target):
-            for hidden in hidden_files(file, "old"):
-                if done:
-                    hidden.unlink()
-                else:
-                    hidden.replace(file)
+        if not any(hidden_files(file, "old") for file in pair):
+            return
+        with _turn_to_publish(target):  # to begin with, they may be those of a process that is not killed
+            done = target.exists()
+            for file in pair:
+                for hidden in hidden_files(file, "old"):
+                    if done:
+                        hidden.unlink()
+                    else:
+                        hidden.replace(file)
+
+
+def _turn_to_publish(target: Path) -> contextlib.AbstractContextManager[None]:
+    """The turn of one among several that move files of the pair at `target`, which takes them no time worth mentioning.
+
+    Drafts have locks of their own, but a pair takes several steps, and a model must not come to lie beside the weights
+    of another.
+    """
+    return turn_at(target.with_name(f".{target.name}.lock"))
 
 
 def _publish_pair(data: Draft, model: Draft, *, force: bool) -> None:
@@ -225,6 +240,11 @@ def _publish_pair(data: Draft, model: Draft, *, force: bool) -> None:
     """
     data.sync()
     model.sync()
+    with _turn_to_publish(model.target):
+        _move_into_place(data, model, force=force)
+
+
+def _move_into_place(data: Draft, model: Draft, *, force: bool) -> None:
     aside = [(target, hidden_beside(target, "old")) for target in (model.target, data.target) if force]
     moved: list[tuple[Path, Path]] = []
     published: list[Path] = []

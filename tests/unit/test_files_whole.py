@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,69 @@ def test_the_next_one_puts_back_what_a_killed_one_took_away(
     with pytest.raises(ConfigError, match="the file exists"):
         saving.check_output(tmp_path / "m.onnx")
     assert contents(tmp_path) == old_pair
+
+
+PAUSED_BETWEEN = (
+    SPLIT
+    + """
+import time
+from pathlib import Path
+from onnxq.files.whole import Draft
+publish, folder = Draft.publish, Path(sys.argv[1]).parent
+def paused(self, **options):
+    if self.target.suffix == ".onnx":
+        (folder / "weights are there").touch()
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline and not (folder / "the other has finished").exists():
+            time.sleep(0.01)
+    publish(self, **options)
+Draft.publish = paused
+"""
+)
+
+
+@posix
+@pytest.mark.parametrize("before", ["nothing", "a pair"])
+def test_two_processes_that_write_one_pair(tmp_path: Path, before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has put its weights into place and not yet its model when the other comes."""
+    monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+    path, own = tmp_path / "m.onnx", model_of(TEXT, w=normal(300, 40, seed=2))
+    own.doc_string = "own"
+    if before == "a pair":
+        save_model(model_of(TEXT, w=normal(300, 40)), path)
+    command = [sys.executable, "-c", SAVE.format(text=TEXT, before=PAUSED_BETWEEN), str(path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as other:
+        while other.poll() is None and not (tmp_path / "weights are there").exists():
+            time.sleep(0.01)
+        saving.check_output(path, force=True)  # nor does it put back what the other has just put aside
+        save_model(own, path, force=True)
+        (tmp_path / "the other has finished").touch()
+        errors = other.communicate()[1]
+    assert other.returncode == 0, errors
+    # Its weights and model are of one process, that which came last, and nothing else is left.
+    assert onnx.load(path, load_external_data=False).doc_string == "own"
+    assert (load_graph(path).constant("w") == normal(300, 40, seed=2)).all()
+    assert sorted(contents(tmp_path)) == ["m.onnx", "m.onnx.data", "the other has finished", "weights are there"]
+
+
+@posix
+def test_many_threads_that_write_one_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "_INLINE_LIMIT_BYTES", 1000)
+
+    def write(number: int) -> None:
+        for _ in range(5):
+            model = model_of(TEXT, w=normal(300, 40, seed=number))
+            model.doc_string = str(number)
+            save_model(model, tmp_path / "m.onnx", force=True)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    number = int(onnx.load(tmp_path / "m.onnx", load_external_data=False).doc_string)
+    assert (load_graph(tmp_path / "m.onnx").constant("w") == normal(300, 40, seed=number)).all()
+    assert sorted(contents(tmp_path)) == ["m.onnx", "m.onnx.data"]
 
 
 @posix
