@@ -12,7 +12,7 @@ from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.data.batches import Batches
-from onnxq.errors import ConfigError, DataError, InternalError, OnnxqError
+from onnxq.errors import ConfigError, DataError, InternalError
 from onnxq.graph.model import ModelSource, load_graph, quantized_nodes
 from onnxq.passes.strip_pairs import has_trained_pairs
 from onnxq.pipeline.stages import Known, Prepared, ProgressCallback, no_stats, observe, read_through
@@ -54,11 +54,12 @@ def known_from_training(  # noqa: PLR0913, PLR0917 - the parts of one run
 
 
 def brings_ranges(model: ModelSource) -> bool:
-    """Whether a model has the pairs of a training; False as well where it cannot be read, which is told elsewhere."""
-    try:
-        graph = load_graph(model)
-    except OnnxqError:
-        return False
+    """Whether a model has the pairs of a training.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    graph = load_graph(model)
     return bool(quantized_nodes(graph)) and has_trained_pairs(graph)
 
 

@@ -89,9 +89,16 @@ def test_files_that_are_no_model(run: Run, folder: Path, command: str, name: str
     before = files(folder)
     result = run(command, name)
     assert result.exit_code == 3
-    assert f"error: model '{name}': {message}" in result.stderr
+    assert result.stderr.startswith(f"error: model '{name}': {message}")  # and no word of missing data before it
     assert "\nhint: " in result.stderr
     assert files(folder) == before
+
+
+def test_an_absent_model_is_told_before_what_is_wrong_with_options(run: Run, folder: Path) -> None:
+    result = run("quantize", "absent.onnx", "--ranking", "r.json", "--junit", "r.xml")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: model 'absent.onnx': there is no such file")
+    assert "there is no such file" in (folder / "r.xml").read_text()
 
 
 def test_a_model_that_is_quantized_already(run: Run, folder: Path) -> None:

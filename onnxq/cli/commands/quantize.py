@@ -181,9 +181,9 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     check_places(places, inputs=sources, force=results.force)
     check_report_suffix(results.report)
     _check_statistics_are_kept(ranges)
-    if form.needs_ranges:
-        _say_where_data_is_from(data_from, chosen, ranges, model, quiet=results.quiet)
     with errors_in_junit(results.junit, f"onnxq quantize {model.name}"):
+        if form.needs_ranges:
+            _say_where_data_is_from(data_from, chosen, ranges, model, quiet=results.quiet)
         report = _run(
             model=model,
             form=form,
@@ -275,6 +275,11 @@ def _check_statistics_are_kept(ranges: Ranges) -> None:
 def _say_where_data_is_from(
     given: options.DataOptions, chosen: options.DataOptions, ranges: Ranges, model: Path, *, quiet: bool
 ) -> None:
+    """Say what the user did not: where data were found, or that there are none.
+
+    Raises:
+        ModelError: the model cannot be read, which matters more.
+    """
     if given.data is None and chosen.data is not None:
         say(f"data: {chosen.data}, found beside the model", quiet=quiet)
     elif chosen.data is None and ranges.stats is None and ranges.calibration_cache is None:
