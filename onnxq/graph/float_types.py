@@ -30,8 +30,13 @@ _TEXT: dict[int, str] = {
 
 def weighted_types(graph: Graph) -> frozenset[int]:
     """Float types, as far as they are known, in which Conv, ConvTranspose, Gemm and MatMul compute."""
-    nodes = [n for n in graph.nodes if n.op_type in _WEIGHTED_OPS and n.domain in STANDARD_DOMAINS]
-    return frozenset(t for n in nodes for name in n.input if name and (t := graph.dtype(name)) in _FLOAT_TYPES)
+    read = (name for node in weighted_nodes(graph) for name in node.input if name)
+    return frozenset(t for name in read if (t := graph.dtype(name)) in _FLOAT_TYPES)
+
+
+def weighted_nodes(graph: Graph) -> list[NodeProto]:
+    """Conv, ConvTranspose, Gemm and MatMul."""
+    return [n for n in graph.nodes if n.op_type in _WEIGHTED_OPS and n.domain in STANDARD_DOMAINS]
 
 
 def mentions(graph: Graph, types: Collection[int]) -> bool:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 from onnx import TensorProto
 
 from onnxq.files.scratch import ScratchFolder, blamed_on_room
 from onnxq.files.whole import Draft
-from onnxq.graph.external_data import draft_of, is_external
+from onnxq.graph.external_data import draft_of, in_draft, is_external, weights_are_large
 from onnxq.graph.weights_file import WeightsFile
 
 _NAME = "onnxq-weights"
@@ -25,6 +26,12 @@ def scratch_file(tensor: TensorProto) -> Path | None:
     """The temporary file that the data of `tensor` lies in; None where it lies elsewhere."""
     path = draft_of(tensor)
     return path if path is not None and path.name == _NAME else None
+
+
+def is_of_large_model(tensors: Iterable[TensorProto]) -> bool:
+    """Whether `tensors` are the weights of a large model: much of them, or what is being written tensor by tensor."""
+    weights = list(tensors)
+    return weights_are_large(weights) or any(in_draft(t) and scratch_file(t) is None for t in weights)
 
 
 class ScratchWeights:

@@ -10,6 +10,7 @@ lower bits go, which int8 leaves no trace of.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from onnxq.passes.base import Pass, PassLog, PassResult
 
 # One holds a tensor of its own (and is left only where its output is the model's), of the other the type is the point.
 _KEPT_OPS = frozenset({"Constant", "BitCast"})
+_LARGE_ELEMENTS = 1 << 14
 
 
 class ComputeInFloat32(Pass):
@@ -34,15 +36,18 @@ class ComputeInFloat32(Pass):
     4. Left alone: control flow and what its bodies read, operators of other domains, sequences and optionals.
     5. Left alone: a Cast from or to float32 that leads to nothing of the above; it is such a border already.
     6. With `interface`, inputs and outputs of the model become float32 too.
+    7. With `as_stored`, large initializers stay as they are, and a Cast follows.
 
     Args:
         types: The types to replace, as TensorProto.DataType.
         interface: Whether inputs and outputs of the model change their type.
+        as_stored: Whether large initializers keep theirs.
     """
 
-    def __init__(self, types: Collection[int], *, interface: bool = False) -> None:
+    def __init__(self, types: Collection[int], *, interface: bool = False, as_stored: bool = False) -> None:
         self._types = frozenset(types) - {TensorProto.FLOAT}
         self._interface = interface
+        self._as_stored = as_stored
 
     def run(self, graph: Graph) -> PassResult:
         log = PassLog()
@@ -56,7 +61,9 @@ class ComputeInFloat32(Pass):
             _retype_attributes(graph, node, self._types)
             log.edit("computes in float32", node.name)
         for tensor, elem_type in before.items():
-            if graph.is_constant(tensor):
+            if self._as_stored and math.prod(_dims(graph, tensor)) >= _LARGE_ELEMENTS:
+                _cast_initializer(graph, tensor, inside)
+            elif graph.is_constant(tensor):
                 _convert_initializer(graph, tensor, inside)
             elif (producer := graph.producer(tensor)) is not None and producer.name in inside:
                 _leave(graph, producer, tensor, elem_type, inside)
@@ -130,6 +137,18 @@ def _convert_initializer(graph: Graph, name: str, inside: set[str]) -> None:  # 
     converted = name if alone else graph.unique_name(f"{name}_float32")
     graph.add_initializer(converted, _in_float32(values, converted))
     graph.replace_uses(name, converted, uses)
+
+
+def _dims(graph: Graph, tensor: str) -> Sequence[int]:
+    """Of an initializer; of anything else those of a tensor without elements."""
+    return graph.initializers[tensor].dims if graph.is_constant(tensor) else (0,)
+
+
+def _cast_initializer(graph: Graph, name: str, inside: set[str]) -> None:  # case 7
+    if uses := [use for use in graph.uses(name) if use.node in inside]:
+        converted = graph.unique_name(f"{name}_float32")
+        graph.replace_uses(name, converted, uses)
+        _add_cast(graph, name, converted, TensorProto.FLOAT)
 
 
 def _leave(graph: Graph, producer: NodeProto, tensor: str, elem_type: int, inside: set[str]) -> None:

@@ -8,9 +8,16 @@ from onnx import TensorProto
 
 from onnxq.errors import UnsupportedModelError
 from onnxq.graph.external_data import are_many
-from onnxq.graph.float_types import HALF_SCALE_OPSET, HALF_TYPES, mentions, type_name, weighted_types
+from onnxq.graph.float_types import (
+    HALF_SCALE_OPSET,
+    HALF_TYPES,
+    mentions,
+    type_name,
+    weighted_nodes,
+    weighted_types,
+)
 from onnxq.graph.opset import lower_opset, upgrade_opset
-from onnxq.graph.scratch_weights import ScratchWeights
+from onnxq.graph.scratch_weights import ScratchWeights, is_of_large_model
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.passes.compute_in_float32 import ComputeInFloat32
@@ -71,19 +78,37 @@ def runnable(graph: Graph) -> Graph:
     """A graph that onnxruntime can run on the CPU: `graph` itself, or its twin in float32 with the same tensor names.
 
     The types it lacks kernels for are bfloat16, whose inputs and outputs become float32 too since numpy has no such
-    type, and float64 where a Conv or product computes in it.
+    type, and float64 where a Conv or product computes in it. What it computes in float16 it computes in float32, and of
+    a large model holds all weights in both; in the twin of such a model the Casts are nodes that can be put in order.
     """
-    if not mentions(graph, _WITHOUT_KERNELS):
+    halves = is_of_large_model(graph.initializers.values()) and TensorProto.FLOAT16 in _types_of_weights(graph)
+    if not halves and not mentions(graph, _WITHOUT_KERNELS):
         return graph
     twin = graph.copy()
     infer_shapes(twin)
     types: set[int] = {TensorProto.BFLOAT16} if mentions(graph, {TensorProto.BFLOAT16}) else set()
     types |= weighted_types(twin) & {TensorProto.DOUBLE}
+    if types:
+        _give_scratch(twin)
+    if halves:
+        types.add(TensorProto.FLOAT16)
     if not types:
         return graph
-    _give_scratch(twin)
-    _in_float32(twin, types, interface=TensorProto.BFLOAT16 in types)
+    _in_float32(twin, types, interface=TensorProto.BFLOAT16 in types, as_stored=halves)
     return twin
+
+
+def _types_of_weights(graph: Graph) -> set[int | None]:
+    """Types in which nodes read constants, behind a DequantizeLinear too."""
+    found = set[int | None]()
+    for node in weighted_nodes(graph):
+        for tensor in filter(None, node.input):
+            source = graph.producer(tensor)
+            if source is not None and source.op_type == "DequantizeLinear" and graph.is_constant(source.input[0]):
+                found.add(graph.dtype(source.input[1]))
+            elif graph.is_constant(tensor):
+                found.add(graph.dtype(tensor))
+    return found
 
 
 def _weighted_types(source: Graph) -> frozenset[int]:
@@ -94,8 +119,8 @@ def _weighted_types(source: Graph) -> frozenset[int]:
     return weighted_types(typed)
 
 
-def _in_float32(graph: Graph, types: Collection[int], *, interface: bool = False) -> None:
+def _in_float32(graph: Graph, types: Collection[int], *, interface: bool = False, as_stored: bool = False) -> None:
     LiftConstants().run(graph)
     infer_shapes(graph)
-    ComputeInFloat32(types, interface=interface).run(graph)
+    ComputeInFloat32(types, interface=interface, as_stored=as_stored).run(graph)
     graph.sort()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.graph.external_data import weights_are_large
@@ -61,10 +62,15 @@ def _in_turn(models: Sequence[Loading], feeds: Iterable[Feed]) -> Iterator[tuple
         outputs = []
         for model in wanted:
             loaded = _load(model)
-            outputs.append([loaded(feed) for feed in some])
+            outputs.append([{name: _copied(value) for name, value in loaded(feed).items()} for feed in some])
             del loaded  # before the next one comes
         yield from zip(some, zip(*outputs, strict=True), strict=True)
         wanted = wanted[:2]
+
+
+def _copied(value: Any) -> Any:
+    """An output in memory of its own: one of onnxruntime's keeps alive all that its session has taken."""
+    return [_copied(one) for one in value] if isinstance(value, list) else np.array(value)
 
 
 def _load(model: Loading) -> OrtModel:

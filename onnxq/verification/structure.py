@@ -68,6 +68,11 @@ def quantizes_by_pairs(graph: Graph) -> bool:
     return "QuantizeLinear" in ops or not (tables or ops & OTHER_FORMS)
 
 
+def dequantizes_weights_alone(graph: Graph) -> bool:
+    """Whether weights in few bits stand behind a DequantizeLinear, and activations have no pairs."""
+    return "DequantizeLinear" in _ops(graph.nodes) and not quantizes_by_pairs(graph)
+
+
 def _ops(nodes: Iterable[NodeProto]) -> Iterator[str]:
     for node in nodes:
         yield node.op_type

@@ -36,7 +36,7 @@ from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
 from onnxq.verification.side_by_side import Loading, outputs_of
-from onnxq.verification.structure import quantizes_by_pairs
+from onnxq.verification.structure import dequantizes_weights_alone
 from onnxq.wording.plural import counted
 
 Feed = Mapping[str, NDArray[Any]]
@@ -195,8 +195,8 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
     _check_inputs(float_graph, quantized)
     float_graph, quantized = runnable(float_graph), runnable(quantized)
     models = [Loading(float_graph), Loading(quantized, optimised)] + ([Loading(quantized, False)] if optimised else [])
-    if optimised and not quantizes_by_pairs(quantized):
-        # Weights behind a DequantizeLinear alone are multiplied in int8 by default: not what is to be compared here.
+    if optimised and dequantizes_weights_alone(quantized):
+        # onnxruntime multiplies such weights in int8 by default: not what is to be compared here.
         models.append(Loading(quantized, exact=True))
     nested = any(True for _ in subgraphs(quantized))
     comparison, twin, plain = OutputComparison(), OutputComparison(), OutputComparison()

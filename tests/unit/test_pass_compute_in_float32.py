@@ -75,6 +75,21 @@ def test_initializer_that_others_read_is_copied() -> None:  # case 2
     assert {name: t.data_type for name, t in after.initializers.items()} == {"w": HALF, "w_float32": TensorProto.FLOAT}
 
 
+def test_large_initializers_may_stay_as_they_are_stored() -> None:  # case 7
+    graph = graph_of(
+        """(float16[2,128] x) => (float16[2,128] y) {
+            a = MatMul(x, w) b = Add(a, v) c = MatMul(b, w) y = other.Op(c, w) }""",
+        w=normal(128, 128).astype(np.float16),
+        v=normal(128).astype(np.float16),
+    )
+    infer_shapes(graph)
+    ComputeInFloat32([HALF], as_stored=True).run(graph)
+    assert {name: t.data_type for name, t in graph.initializers.items()} == {"w": HALF, "v": TensorProto.FLOAT}
+    # x, w for both products, and c for the foreign operator
+    assert ops(graph) == {"Cast": 3, "MatMul": 2, "Add": 1, "Op": 1}
+    assert not ComputeInFloat32([HALF], as_stored=True).run(graph).modified
+
+
 def test_what_bodies_read_keeps_its_type() -> None:  # case 4
     text = """(float16[2,8] x, bool c) => (float16[2,8] y) {
         a = MatMul(x, w)

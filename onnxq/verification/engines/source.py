@@ -7,6 +7,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxq.graph.saving import save_model
+from onnxq.graph.scratch_weights import is_of_large_model
 
 
 def model_file(model: ModelProto | str | Path, folder: Path, base_dir: Path | None = None) -> Path:
@@ -26,5 +27,6 @@ def model_file(model: ModelProto | str | Path, folder: Path, base_dir: Path | No
     if not isinstance(model, ModelProto):
         return Path(model).resolve()
     path = folder / "model.onnx"
-    save_model(model, path, base_dir=base_dir)
+    # Inside the file, the weights of a large model would be in memory several times.
+    save_model(model, path, base_dir=base_dir, external=is_of_large_model(model.graph.initializer))
     return path
