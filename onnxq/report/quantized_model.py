@@ -57,8 +57,8 @@ def explain_model(graph: Graph, target: Target | None = None, *, likely_sizes: b
     Args:
         graph: A model with Q/DQ; of a float model every node is float. Its shapes are inferred in place.
         target: The table that names rules; None leaves them out.
-        likely_sizes: Where the model leaves sizes open, count arithmetic for those of synthetic inputs that it runs on, if
-            there is arithmetic in int8.
+        likely_sizes: Where the model leaves sizes open, count arithmetic for those of synthetic inputs that it runs on,
+            if there is arithmetic in int8.
     """
     nodes, tensors = _rows(graph, target)
     sizes: dict[str, tuple[int, ...]] = {}
