@@ -2,8 +2,8 @@
 
 The work is done by onnx's version converter (https://onnx.ai/onnx/api/version_converter.html) on the model without its
 large weights, so that weights keep their bytes and the size of the model does not matter. The converter leaves the
-bodies of If, Loop and Scan alone; where an operator in a body changed its form or meaning on the way, the model is
-refused.
+bodies of If, Loop and Scan alone; where an operator in one changed its form or meaning on the way, the body is
+converted as a model of its own, from the inside out.
 
 The other way, from an opset newer than what engines have kernels for, only models go whose every operator is defined
 alike in both.
@@ -17,6 +17,8 @@ import onnx
 from onnx import ModelProto, NodeProto, helper
 
 from onnxq.errors import UnsupportedModelError
+from onnxq.graph.shapes import infer_shapes
+from onnxq.graph.subgraphs import own_graph, subgraphs, with_subgraph
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
 
 # Version 21 gives scale and bias another length (C, not the number of groups) under the same signature.
@@ -41,13 +43,13 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
         `graph` itself where it is new enough, else a new graph; tensors keep their names.
 
     Raises:
-        UnsupportedModelError: an operator has no conversion, or stands in a body that cannot be converted.
+        UnsupportedModelError: an operator has no conversion.
     """
     if graph.opset >= minimum:
         return graph
     if not any(entry.domain in STANDARD_DOMAINS for entry in graph.frame.opset_import):
         return _with_standard_set(graph, minimum)
-    _check_bodies(graph, minimum)
+    graph = _with_new_bodies(graph, minimum)
     try:
         converted = onnx.version_converter.convert_version(graph.skeleton(), minimum)
     except (IndexError, RuntimeError, ValueError, onnx.checker.ValidationError) as error:
@@ -141,18 +143,34 @@ def _transplanted(graph: Graph, converted: ModelProto, opset: int) -> Graph:
     return result
 
 
-def _check_bodies(graph: Graph, minimum: int) -> None:
-    for node in graph.nodes:
-        for inner in _body_nodes(node):
-            if inner.domain not in STANDARD_DOMAINS:
-                continue
-            if not _same_meaning(inner.op_type, graph.opset, minimum):
-                raise UnsupportedModelError(
-                    f"{inner.op_type} in its body changed between opset {graph.opset} and {minimum}, "
-                    "and operators inside bodies cannot be converted",
-                    where=f"node {node.name!r} ({node.op_type})",
-                    hint=_HINT.format(minimum),
-                )
+def _with_new_bodies(graph: Graph, minimum: int) -> Graph:
+    """`graph` with every body that opset `minimum` would read otherwise converted to it."""
+    stale = [node for node in graph.nodes if _changed_inside(node, graph.opset, minimum)]
+    if not stale:
+        return graph
+    result = graph.copy()
+    infer_shapes(result)  # a body as a model of its own has to say of which types and ranks its inputs are
+    names, done = {node.name for node in stale}, set[str]()
+    for subgraph in list(subgraphs(result)):
+        if subgraph.node in names:
+            with_subgraph(result, subgraph, upgrade_opset(own_graph(result, subgraph), minimum))
+            done.add(subgraph.node)
+    for node in stale:
+        if node.name not in done:
+            raise UnsupportedModelError(
+                f"{_changed_inside(node, graph.opset, minimum)} in its body changed between opset {graph.opset} and "
+                f"{minimum}, and bodies of {node.op_type} cannot be converted",
+                where=f"node {node.name!r} ({node.op_type})",
+                hint=_HINT.format(minimum),
+            )
+    result.sort()
+    return result
+
+
+def _changed_inside(node: NodeProto, old: int, new: int) -> str:
+    """An operator in a body of `node` that changed between two opsets; empty where none did."""
+    inside = (n.op_type for n in _body_nodes(node) if n.domain in STANDARD_DOMAINS)
+    return next((op for op in inside if not _same_meaning(op, old, new)), "")
 
 
 def _same_meaning(op_type: str, old: int, new: int) -> bool:

@@ -438,14 +438,34 @@ class TestUpgradeOpset:
         with pytest.raises(UnsupportedModelError, match="conversion from opset 17 to 21 gave an invalid model"):
             upgrade_opset(load_graph(model), 21)
 
-    @pytest.mark.parametrize(("node", "fits"), [("Identity(x)", True), ("Neg(x)", True), ("Softmax<axis=1>(x)", False)])
-    def test_bodies(self, node: str, *, fits: bool) -> None:
-        text = f"""(float[2,3] x, bool c) => (float[a,b] y) {{ y = If (c) <
-            then_branch = a () => (float[2,3] p) {{ p = {node} }},
-            else_branch = b () => (float[2,3] q) {{ q = Abs(x) }}> }}"""
+    @pytest.mark.parametrize("node", ["Identity(x)", "Neg(x)", "Softmax<axis=1>(x)", "Softmax<axis=1>(m)"])
+    @pytest.mark.parametrize("taken", [True, False])
+    def test_bodies(self, node: str, *, taken: bool) -> None:
+        """Also of what is read from around, whose type and rank no body tells."""
+        text = f"""(float[1,2,3] x, bool c) => (float[a,b] y) {{ m = Add(x, x) y = If (c) <
+            then_branch = a () => (float[2,3] p) {{ n = {node} p = Squeeze<axes=[0]>(n) }},
+            else_branch = b () => (float[2,3] q) {{ q = Squeeze(m) }}> }}"""
         graph = graph_of(text, opset=11)
-        if fits:
-            assert upgrade_opset(graph, 13).opset == 13
-        else:
-            with pytest.raises(UnsupportedModelError, match=r"node 'If_y' \(If\): Softmax in its body changed"):
-                upgrade_opset(graph, 13)
+        new = upgrade_opset(graph, 13)
+        assert (graph.opset, new.opset) == (11, 13)
+        feeds = {"x": random_feeds(graph)["x"], "c": np.array(taken)}
+        np.testing.assert_allclose(computed(new, feeds)[0], computed(graph, feeds)[0], rtol=1e-6)
+
+    def test_bodies_inside_bodies(self) -> None:
+        text = """(float[1,2,3] x, bool c) => (float[a,b] y) { y = If (c) <
+            then_branch = a () => (float[2,3] p) { p = If (c) <
+                then_branch = d () => (float[2,3] r) { r = Squeeze<axes=[0]>(x) },
+                else_branch = e () => (float[2,3] s) { s = Squeeze(x) }> },
+            else_branch = b () => (float[2,3] q) { n = Neg(x) q = Squeeze<axes=[0]>(n) }> }"""
+        graph = graph_of(text, opset=11)
+        new = upgrade_opset(graph, 13)
+        for taken in (True, False):
+            feeds = {"x": random_feeds(graph)["x"], "c": np.array(taken)}
+            np.testing.assert_array_equal(computed(new, feeds)[0], computed(graph, feeds)[0])
+
+    def test_a_body_that_cannot_be_converted(self) -> None:
+        """Before opset 9 a Scan had a batch axis of its own: its body is no model to convert."""
+        text = """(float[1,2,3] x) => (float[1,2,3] y) { y = Scan<num_scan_inputs=1,
+            body = b (float[3] i) => (float[3] o) { o = Softmax<axis=0>(i) }>("", x) }"""
+        with pytest.raises(UnsupportedModelError, match=r"node 'Scan_y' \(Scan\): Softmax in its body changed"):
+            upgrade_opset(graph_of(text, opset=8), 13)
