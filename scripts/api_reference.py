@@ -87,15 +87,16 @@ def _first_line(method: Any) -> str:
 
 
 def _signature(name: str, function: Callable[..., Any]) -> str:
-    """The call with its defaults, folded where it is long."""
+    """The call with types and defaults, folded where it is long."""
     parameters = inspect.signature(function).parameters.values()
     rendered: list[str] = []
     for p in parameters:
         if p.kind is p.KEYWORD_ONLY and "*" not in rendered and not any(r.startswith("*") for r in rendered):
             rendered.append("*")
         stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
-        default = "" if p.default is p.empty else f"={_default(p.default)}"
-        rendered.append(f"{stars}{p.name}{default}")
+        kind = "" if p.annotation is p.empty else f": {p.annotation}"
+        default = "" if p.default is p.empty else f" = {_default(p.default)}"
+        rendered.append(f"{stars}{p.name}{kind}{default}")
     flat = f"onnxq.{name}({', '.join(rendered)})"
     if len(flat) > 100:
         flat = f"onnxq.{name}(\n    " + ",\n    ".join(rendered) + ",\n)"

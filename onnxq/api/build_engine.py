@@ -13,21 +13,21 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxq.data.images import ImageOptions, noted_size
-from onnxq.data.inputs import Layout
+from onnxq.data.images import noted_size
 from onnxq.data.synthetic import synthetic_batches
 from onnxq.errors import ConfigError, ModelError
 from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.saving import check_output
 from onnxq.graph.view import Graph
+from onnxq.keywords import takes
 from onnxq.modes.recorded_options import recorded_image_size
 from onnxq.passes.settle_types import runnable
 from onnxq.pipeline.arguments import check_output_is_no_input
-from onnxq.pipeline.stages import open_batches
+from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.verification.engines import tensorrt
 from onnxq.verification.engines.result import EngineReport
 from onnxq.verification.engines.tensorrt_profiles import (
@@ -40,6 +40,9 @@ from onnxq.verification.engines.tensorrt_profiles import (
 )
 from onnxq.verification.lint_tensorrt import lint_tensorrt
 from onnxq.wording.plural import counted
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -67,15 +70,12 @@ class EngineResult:
     notes: tuple[str, ...] = ()
 
 
+@takes(ReadingKeywords)
 def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     output: str | os.PathLike[str],
     *,
     data: Any = None,
-    batch_size: int | None = None,
-    limit: int | None = None,
-    layout: Layout | None = None,
-    images: ImageOptions | str | None = None,
     min_shapes: Shapes | None = None,
     opt_shapes: Shapes | None = None,
     max_shapes: Shapes | None = None,
@@ -83,6 +83,7 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
     workspace_bytes: int | None = None,
     timing_cache: str | os.PathLike[str] | None = None,
     force: bool = False,
+    **options: Unpack[ReadingKeywords],
 ) -> EngineResult:
     """Build a TensorRT engine with the TensorRT that is installed.
 
@@ -90,10 +91,6 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
         model: Path, bytes or ModelProto of a quantized (or float) model.
         output: Where to write the engine.
         data: Inputs whose shapes the engine has to take, as for `quantize`; only their shapes matter.
-        batch_size: As for `quantize`, and so are `limit`, `layout` and `images`.
-        limit: See there.
-        layout: See there.
-        images: See there.
         min_shapes: Smallest shape of an input with open sizes, by name; before `data`.
         opt_shapes: The shape that the engine is tuned for.
         max_shapes: Largest shape.
@@ -102,6 +99,7 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
         workspace_bytes: Most scratch memory that one layer may use on the GPU.
         timing_cache: File of kernel times to read, if it is there, and to write.
         force: Overwrite an existing output.
+        options: As for `quantize`: batch_size, limit, layout, images.
 
     Raises:
         ModelError: the model cannot be read, or TensorRT refuses it.
@@ -123,16 +121,17 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
     profile: Mapping[str, ShapeRange] = asked
     notes: tuple[str, ...] = ()
     if missing:
-        known_size = None if data is not None or images is not None else _image_size(graph)
+        reading = Reading.of(options)
+        known_size = None if data is not None or reading.images is not None else _image_size(graph)
         if known_size is None:
-            batches = open_batches(graph, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+            batches = reading.open(graph, data)
         else:
             batches = synthetic_batches(runnable(graph), image_size=known_size)
         feeds = batches if data is not None else itertools.islice(batches, 1)
         seen = [{name: tuple(np.shape(value)) for name, value in feed.items()} for feed in feeds]
         profile = completed(graph, asked, shape_ranges(graph, seen))
         notes = batches.notes if data is not None else (_one_size_note(profile, missing, known_size),)
-    options = tensorrt.BuildOptions(
+    building = tensorrt.BuildOptions(
         fp16=fp16,
         workspace_bytes=workspace_bytes,
         timing_cache=None if timing_cache is None else Path(timing_cache).absolute(),
@@ -140,7 +139,7 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
     draft = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         report = tensorrt.build_engine(
-            graph.to_model(), profile, options=options, base_dir=graph.base_dir, engine_path=draft
+            graph.to_model(), profile, options=building, base_dir=graph.base_dir, engine_path=draft
         )
         if not report.accepted:
             raise _refusal(graph, report)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxq.calibration.observers import ChannelTable, observe_channels
 from onnxq.calibration.runner import CollectOptions
-from onnxq.data.images import ImageOptions
-from onnxq.data.inputs import Layout
 from onnxq.errors import ConfigError
 from onnxq.graph.model import (
     ModelSource,
 )
+from onnxq.keywords import takes
 from onnxq.passes.settle_types import runnable
-from onnxq.pipeline.stages import open_batches, prepare
+from onnxq.pipeline.reading import Reading, ReadingKeywords
+from onnxq.pipeline.stages import prepare
 from onnxq.planning.options import PlanOptions
 from onnxq.targets import ORT_CPU, TargetSource
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+@takes(ReadingKeywords)
 def channel_ranges(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     data: Any = None,
@@ -27,20 +31,19 @@ def channel_ranges(  # noqa: PLR0913 - one keyword for each choice of the user
     target: TargetSource = ORT_CPU,
     axis: int = 1,
     tensors: Sequence[str] | None = None,
-    batch_size: int | None = None,
-    limit: int | None = None,
-    layout: Layout | None = None,
-    images: ImageOptions | str | None = None,
     threads: int | None = None,
+    **options: Unpack[ReadingKeywords],
 ) -> ChannelTable:
-    """Smallest and largest value of each channel of activations, for looking at a model. Arguments as for `quantize`.
+    """Smallest and largest value of each channel of activations, for looking at a model.
 
     Args:
-        model: As for `quantize`, and so are all arguments that are not listed here.
+        model: As for `quantize`.
         data: Calibration data, all of which is used.
         target: The activations that this target quantizes are looked at.
         axis: Channel axis, negative from the end.
         tensors: Names of those to look at; None looks at all.
+        threads: Threads for inference; None leaves it to onnxruntime.
+        options: As for `quantize`: batch_size, limit, layout, images.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
@@ -57,7 +60,7 @@ def channel_ranges(  # noqa: PLR0913 - one keyword for each choice of the user
                 hint="tensors= takes names of onnxq.plan(...).observed()"
                 + "".join(f"; did you mean {other!r}?" for other in close),
             )
-    batches = open_batches(prepared.source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    batches = Reading.of(options).open(prepared.source, data)
     return observe_channels(
         runnable(prepared.graph),
         known if tensors is None else tensors,

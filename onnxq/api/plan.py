@@ -2,103 +2,102 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from onnxq.calibration.methods import method_from_name
+from onnxq.calibration.methods.solve import RangeKeywords
 from onnxq.calibration.solve import ranges_from_stats, solve_from_ranges, solve_without_data
-from onnxq.calibration.statistics.table import StatsTable
 from onnxq.data.synthetic import likely_shapes
 from onnxq.dynamic.weights import solve_dynamic
 from onnxq.errors import ConfigError
 from onnxq.graph.model import ModelSource, load_graph
 from onnxq.graph.view import Graph
+from onnxq.keywords import complete, defaults_of, takes
+from onnxq.modes.arguments import check_mode
 from onnxq.numerics.qparams import QuantParams
 from onnxq.pipeline.nested_plans import whole_plan
 from onnxq.pipeline.stages import check_stats, prepare
 from onnxq.pipeline.uncalibrated_plans import plan_dynamically, plan_weights_of
 from onnxq.planning.macs import plan_with_macs
-from onnxq.planning.modes import DYNAMIC, STATIC, check_mode
-from onnxq.planning.options import FAST, Ends, PlanOptions
-from onnxq.planning.overrides import Override
+from onnxq.planning.modes import DYNAMIC, STATIC
+from onnxq.planning.options import PlacementKeywords, PlanOptions, TypeKeywords
 from onnxq.planning.plan import QuantPlan
-from onnxq.planning.weight_form import FORM_ARGUMENTS, WeightForm
+from onnxq.planning.weight_form import FormKeywords, WeightForm
 from onnxq.report.explanation import Explanation, codes_of_nodes, explain_plan
 from onnxq.targets import ORT_CPU, TargetSource, resolve_target
 
-_AUTO = "auto"
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-def plan(  # noqa: PLR0913 - one keyword for each choice of the user
-    model: ModelSource,
-    *,
-    target: TargetSource = ORT_CPU,
-    mode: str = STATIC,
-    activations: str | None = None,
-    weights: str | None = None,
-    block_size: int | None = None,
-    symmetric: bool | None = None,
-    rounding: str | None = None,
-    weight_format: str | None = None,
-    accuracy_level: int | None = None,
-    exclude: Sequence[str] = (),
-    exclude_ops: Sequence[str] = (),
-    exclude_between: Sequence[Ends] = (),
-    include: Sequence[str] = (),
-    include_ops: Sequence[str] = (),
-    include_between: Sequence[Ends] = (),
-    overrides: Sequence[Override | Mapping[str, Any]] = (),
-    placement: str = FAST,
+class PlanKeywords(TypeKeywords, FormKeywords, PlacementKeywords, total=False):
+    """What a plan depends on beside model, target and mode."""
+
+
+@takes(PlanKeywords)
+def plan(
+    model: ModelSource, *, target: TargetSource = ORT_CPU, mode: str = STATIC, **options: Unpack[PlanKeywords]
 ) -> QuantPlan:
-    """What would be quantized for `target`, and why not, without any data. Arguments as for `quantize`.
+    """What would be quantized for `target`, and why not, without any data.
+
+    Args:
+        model: As for `quantize`.
+        target: As for `quantize`.
+        mode: As for `quantize`.
+        options: As for `quantize`: activations, weights, block_size, symmetric, rounding, weight_format,
+            accuracy_level, exclude, exclude_ops, exclude_between, include, include_ops, include_between, overrides,
+            placement.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
         ConfigError: an argument has an impossible value, or names what the model does not have.
     """
-    return _planned(dict(locals())).whole
+    return _planned(model, target, mode, options).whole
 
 
+class ExplainKeywords(RangeKeywords, PlanKeywords, total=False):
+    """What rows depend on beside model, target and mode."""
+
+
+@takes(ExplainKeywords)
 def explain(
     model: ModelSource,
     *,
-    stats: StatsTable | None = None,
-    method: str = _AUTO,
-    percentile: float | None = None,
+    target: TargetSource = ORT_CPU,
+    mode: str = STATIC,
     parameters: bool = True,
-    **choices: Any,
+    **options: Unpack[ExplainKeywords],
 ) -> tuple[QuantPlan, Explanation]:
     """A plan, and its rows for each node and tensor.
 
     Args:
-        model: As for `quantize`, and so are all arguments that are not listed here.
-        stats: Statistics of the model: the activations' scales are known then.
-        method: How ranges are chosen from them.
-        percentile: For method "percentile".
+        model: As for `quantize`.
+        target: As for `quantize`.
+        mode: As for `quantize`.
         parameters: Whether scales and zero-points are wanted, for which weights have to be read.
-        choices: target, mode, exclude, include, overrides and so on, as for `plan`.
+        options: As for `plan`; and method, percentile and stats, from which the activations' scales are known then.
 
     Raises:
         ModelError: the model cannot be read, is not valid, or is quantized already.
         ConfigError: an argument has an impossible value, or names what the model does not have.
         ArtifactError: `stats` belong to another model, or lack tensors.
     """
-    chosen = method_from_name(method, percentile=percentile)
-    defaults = {name: p.default for name, p in inspect.signature(plan).parameters.items()}
-    given = {**defaults, **choices, "model": model}
-    if given["mode"] != STATIC and (stats is not None or method != _AUTO or percentile is not None):
+    ranges = complete(RangeKeywords, options)
+    stats = ranges["stats"]
+    chosen = method_from_name(ranges["method"], percentile=ranges["percentile"])
+    if mode != STATIC and ranges != defaults_of(RangeKeywords):
         raise ConfigError(
-            f"mode {given['mode']!r} calibrates nothing, so statistics and methods have no meaning in it",
+            f"mode {mode!r} calibrates nothing, so statistics and methods have no meaning in it",
             hint="leave out stats=, method= and percentile= (--stats, --method, --percentile), or plan mode='static'",
         )
-    planned = _planned(given)
+    planned = _planned(model, target, mode, options)
     own = _counted(planned)
     if stats is not None:
-        check_stats(prepare(model, given["target"], _options(given)), stats)
-        ranges = ranges_from_stats(own, stats, chosen).ranges
-        known = solve_from_ranges(planned.graph, own, ranges, resolve_target(given["target"])[0])
+        check_stats(prepare(model, target, PlanOptions.of(options)), stats)
+        found = ranges_from_stats(own, stats, chosen).ranges
+        known = solve_from_ranges(planned.graph, own, found, resolve_target(target)[0])
     else:
         known = dict(planned.solve(own)) if parameters else {}
     whole = planned.whole_with(own)
@@ -130,16 +129,16 @@ class _Planned:
         return self.whole_with(self.own)
 
 
-def _planned(given: Mapping[str, Any]) -> _Planned:
+def _planned(model: ModelSource, target: TargetSource, mode: str, options: PlanKeywords) -> _Planned:
     """The plan for the arguments of `plan`.
 
     Raises:
         OnnxqError: as `plan`.
     """
-    mode = given["mode"]
-    check_mode(mode, plan, given)
+    check_mode(mode, PlanKeywords, options)
+    wanted = PlanOptions.of(options, with_types=mode == STATIC)
     if mode == STATIC:
-        prepared = prepare(given["model"], given["target"], _options(given))
+        prepared = prepare(model, target, wanted)
         return _Planned(
             source=prepared.source,
             graph=prepared.graph,
@@ -147,11 +146,10 @@ def _planned(given: Mapping[str, Any]) -> _Planned:
             whole_with=lambda own: whole_plan(own, prepared.nested),
             solve=lambda own: solve_without_data(prepared.graph, own, prepared.target),
         )
-    table, note = resolve_target(given["target"])
+    table, note = resolve_target(target)
     notes = [note] if note else []
-    options = _options({**given, "weights": None})
     if mode == DYNAMIC:
-        dynamic = plan_dynamically(given["model"], table, options, notes)
+        dynamic = plan_dynamically(model, table, wanted, notes)
         return _Planned(
             source=dynamic.source,
             graph=dynamic.graph,
@@ -159,9 +157,8 @@ def _planned(given: Mapping[str, Any]) -> _Planned:
             whole_with=lambda own: whole_plan(own, dynamic.nested),
             solve=lambda own: solve_dynamic(dynamic.graph.copy(), own, table),
         )
-    source = load_graph(given["model"])
-    form = WeightForm.of(*(given[name] for name in FORM_ARGUMENTS))
-    tree = plan_weights_of(source, table, form, options, notes)
+    source = load_graph(model)
+    tree = plan_weights_of(source, table, WeightForm.of(options), wanted, notes)
     return _Planned(
         source=source,
         graph=tree.graph,
@@ -169,11 +166,6 @@ def _planned(given: Mapping[str, Any]) -> _Planned:
         whole_with=lambda own: replace(tree, planned=replace(tree.planned, plan=own)).whole.plan,
         solve=lambda own: {},  # scales are chosen together with the codes
     )
-
-
-def _options(given: Mapping[str, Any]) -> PlanOptions:
-    names = inspect.signature(PlanOptions.of).parameters
-    return PlanOptions.of(**{name: given[name] for name in names})
 
 
 def _counted(planned: _Planned) -> QuantPlan:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from onnxq.calibration.methods import method_from_name
+from onnxq.calibration.methods.solve import RangeKeywords
 from onnxq.calibration.progress import Callback
-from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.runner import CollectOptions, RunningKeywords
 from onnxq.calibration.solve import solve_from_ranges
-from onnxq.calibration.statistics.table import StatsTable
-from onnxq.data.images import ImageOptions
-from onnxq.data.inputs import Layout
 from onnxq.data.kept import keep_first
 from onnxq.errors import ConfigError
 from onnxq.graph.model import ModelSource
+from onnxq.keywords import complete, takes
+from onnxq.modes.arguments import check_mode
 from onnxq.modes.dynamic import dynamic_subject
 from onnxq.modes.finishing import Request
 from onnxq.modes.weight_only import weight_subject
 from onnxq.pipeline.facts import Clock
+from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.pipeline.stages import (
     check_stats,
     known_from_stats,
@@ -28,10 +28,9 @@ from onnxq.pipeline.stages import (
     prepare,
     read_through,
 )
-from onnxq.planning.modes import DYNAMIC, STATIC, check_mode
-from onnxq.planning.options import FAST, PLACEMENT_ARGUMENTS, Ends, PlanOptions
-from onnxq.planning.overrides import Override
-from onnxq.planning.weight_form import FORM_ARGUMENTS, WeightForm
+from onnxq.planning.modes import DYNAMIC, STATIC
+from onnxq.planning.options import PlacementKeywords, PlanOptions, TypeKeywords
+from onnxq.planning.weight_form import FormKeywords, WeightForm
 from onnxq.search.candidates import Candidates
 from onnxq.search.distance import Effect
 from onnxq.search.expected import expected_harm
@@ -39,61 +38,46 @@ from onnxq.search.layers import layers_of
 from onnxq.search.measuring import Measurement, Subject, counted_plan, effects_of
 from onnxq.search.ranking import By, ExpectedLayer, Quantized, Sensitivity
 from onnxq.targets import ORT_CPU, TargetSource, resolve_target
-from onnxq.targets.schema import Target
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SAMPLES = 32
 """Samples to measure on, unless the user says otherwise: enough to rank layers."""
 
 
+class SensitivityKeywords(
+    TypeKeywords, FormKeywords, RangeKeywords, PlacementKeywords, ReadingKeywords, RunningKeywords, total=False
+):
+    """What the layers are, and how data is read and models run."""
+
+
+@takes(SensitivityKeywords)
 def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     data: Any = None,
     *,
     target: TargetSource = ORT_CPU,
     mode: str = STATIC,
-    activations: str | None = None,
-    weights: str | None = None,
-    block_size: int | None = None,
-    symmetric: bool | None = None,
-    rounding: str | None = None,
-    weight_format: str | None = None,
-    accuracy_level: int | None = None,
-    method: str = "auto",
-    percentile: float | None = None,
-    stats: StatsTable | None = None,
     samples: int = SAMPLES,
     quantize: Quantized = "only",
     by: By = "sqnr",
-    batch_size: int | None = None,
-    limit: int | None = None,
-    layout: Layout | None = None,
-    images: ImageOptions | str | None = None,
-    exclude: Sequence[str] = (),
-    exclude_ops: Sequence[str] = (),
-    exclude_between: Sequence[Ends] = (),
-    include: Sequence[str] = (),
-    include_ops: Sequence[str] = (),
-    include_between: Sequence[Ends] = (),
-    overrides: Sequence[Override | Mapping[str, Any]] = (),
-    placement: str = FAST,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
     seconds: float | None = None,
     progress: Callback | None = None,
+    **options: Unpack[SensitivityKeywords],
 ) -> Sensitivity:
     """Rank layers by how much each alone moves the outputs of the model.
 
     A layer is a node that would run in int8, with the quantization of its input, weight, bias and output, and the
     activations fused into it; in mode "dynamic" a node with its weights and the rounding of its input, in mode
-    "weight-only" a weight and the nodes that read it. What is not listed here is as for `quantize`. Ctrl-C ends the
-    measurement and gives what was found so far.
+    "weight-only" a weight and the nodes that read it. Ctrl-C ends the measurement and gives what was found so far.
 
     Args:
         model: The float model.
         data: Samples; some are measured on, and in mode "static" all are calibrated on. None takes synthetic inputs.
+        target: As for `quantize`.
         mode: What the model is turned into, as for `quantize`. Nodes inside If, Loop and Scan are layers in mode
             "weight-only" alone; in the others they stay float.
-        stats: Statistics of an earlier calibration; then `data` is only measured on.
         samples: Samples to measure on, at most; they are spread over the data.
         quantize: "only" quantizes one layer at a time; "all-but" quantizes all layers but one at a time, and runs the
             whole model for each.
@@ -101,22 +85,37 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
         seconds: Time after which no further layer is measured; calibration does not count. Layers are measured in the
             order in which they are expected to hurt, so those are left out that should matter least.
         progress: Called while calibrating, and then for each layer with a StageProgress.
+        options: As for `quantize`: activations, weights, block_size, symmetric, rounding, weight_format,
+            accuracy_level, method (but moving-average), percentile, stats, exclude, exclude_ops, exclude_between,
+            include, include_ops, include_between, overrides, placement, batch_size, limit, layout, images, threads,
+            providers.
 
     Raises:
         OnnxqError: as `quantize`.
     """
-    given = dict(locals())
-    check_mode(mode, sensitivity, given)
+    check_mode(mode, SensitivityKeywords, options)
     _check(quantize, by, samples, seconds)
     clock = Clock()
     table, note = resolve_target(target)
-    request = _request(given, target=table, target_note=note)
+    request = Request(
+        model=model,
+        data=data,
+        target=table,
+        target_note=note,
+        wanted=PlanOptions.of(options, with_types=mode == STATIC),
+        reading=Reading.of(options),
+        collecting=CollectOptions(**complete(RunningKeywords, options)),
+        output=None,
+        force=False,
+        options="",
+        progress=progress,
+    )
     if mode == STATIC:
-        subject = _static_subject(request, given, samples, clock)
+        subject = _static_subject(request, complete(RangeKeywords, options), samples, clock)
     elif mode == DYNAMIC:
         subject = dynamic_subject(request, samples, clock)
     else:
-        subject = weight_subject(request, WeightForm.of(*(given[name] for name in FORM_ARGUMENTS)), samples, clock)
+        subject = weight_subject(request, WeightForm.of(options), samples, clock)
     space = subject.space
     expected = expected_harm(space.own_noise())
     # Where the time is over before the last one, those are missing that should matter least.
@@ -153,39 +152,17 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     )
 
 
-def _request(given: Mapping[str, Any], *, target: Target, target_note: str | None) -> Request:
-    """What is asked for in every mode; nothing is written."""
-    # Types of activations and weights are part of the plan in static mode alone.
-    types = {name: given[name] for name in ("activations", "weights")} if given["mode"] == STATIC else {}
-    return Request(
-        model=given["model"],
-        data=given["data"],
-        target=target,
-        target_note=target_note,
-        wanted=PlanOptions.of(**{name: given[name] for name in PLACEMENT_ARGUMENTS}, **types),
-        batch_size=given["batch_size"],
-        limit=given["limit"],
-        layout=given["layout"],
-        images=given["images"],
-        collecting=CollectOptions(threads=given["threads"], providers=given["providers"]),
-        output=None,
-        force=False,
-        options="",
-        progress=given["progress"],
-    )
-
-
-def _static_subject(request: Request, given: Mapping[str, Any], samples: int, clock: Clock) -> Subject:
+def _static_subject(request: Request, ranges: RangeKeywords, samples: int, clock: Clock) -> Subject:
     """The layers of a model in mode "static", to be measured on so many samples."""
-    chosen = method_from_name(given["method"], percentile=given["percentile"])
+    chosen, stats = method_from_name(ranges["method"], percentile=ranges["percentile"]), ranges["stats"]
     prepared = prepare(request.model, request.target, request.wanted, note=request.target_note)
     batches, kept = keep_first(request.feeds(prepared.source), samples=samples)
     clock.lap("plan")
-    if given["stats"] is None:
+    if stats is None:
         known = observe(prepared, batches, chosen, request.collecting, request.progress)
     else:
-        check_stats(prepared, given["stats"])
-        known = known_from_stats(prepared.plan, given["stats"], chosen)
+        check_stats(prepared, stats)
+        known = known_from_stats(prepared.plan, stats, chosen)
         read_through(batches)
     clock.lap("calibrate")
     qparams = solve_from_ranges(prepared.graph, prepared.plan, known.ranges, prepared.target)

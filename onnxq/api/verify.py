@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxq.calibration.progress import Callback
-from onnxq.data.images import ImageOptions
-from onnxq.data.inputs import Layout
 from onnxq.graph.model import (
     ModelSource,
     get_metadata,
@@ -15,6 +13,7 @@ from onnxq.graph.model import (
     size_bytes,
 )
 from onnxq.graph.view import Graph
+from onnxq.keywords import takes
 from onnxq.modes.details import details_of
 from onnxq.pipeline.arguments import check_order
 from onnxq.pipeline.facts import (
@@ -23,17 +22,25 @@ from onnxq.pipeline.facts import (
     path_of,
     source_facts,
 )
-from onnxq.pipeline.stages import open_batches
+from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.contents import DataFacts
-from onnxq.report.gates import Gates
+from onnxq.report.gates import GateKeywords, Gates
 from onnxq.report.quantized_model import explain_model, tensor_rows
 from onnxq.report.report import Report
 from onnxq.targets import ORT_CPU, TARGETS, TargetSource, resolve_target
 from onnxq.targets.schema import Target
 from onnxq.verification.verify import verify_model
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+class VerifyKeywords(GateKeywords, ReadingKeywords, total=False):
+    """What is demanded, and how data is read."""
+
+
+@takes(VerifyKeywords)
 def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     float_model: ModelSource,
     quantized_model: ModelSource,
@@ -41,14 +48,9 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     *,
     target: TargetSource | None = None,
     min_sqnr: float | None = None,
-    min_int8: float | str | None = None,
-    require_engine: bool = False,
-    batch_size: int | None = None,
-    limit: int | None = None,
-    layout: Layout | None = None,
-    images: ImageOptions | str | None = None,
     details: bool = False,
     progress: Callback | None = None,
+    **options: Unpack[VerifyKeywords],
 ) -> Report:
     """Ask the target's engine what it runs in int8, and compare outputs with the float model.
 
@@ -58,14 +60,9 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         data: Inputs to compare on, as for `quantize`; None takes synthetic inputs.
         target: Name of the target; None takes the one that the metadata of `quantized_model` name, else ort-cpu.
         min_sqnr: A gate: SQNR in dB that every float output must have; else a check of the report fails.
-        min_int8: A gate: share of the nodes, in percent, that the engine must run in int8 or fused into int8 nodes.
-        require_engine: A gate: the target's engine must have been asked.
-        batch_size: As for `quantize`.
-        limit: As for `quantize`.
-        layout: As for `quantize`.
-        images: As for `quantize`.
         details: As for `quantize`.
         progress: Called now and then, with a StageProgress.
+        options: As for `quantize`: min_int8, require_engine, batch_size, limit, layout, images.
 
     Raises:
         ModelError: a model cannot be read or run.
@@ -73,12 +70,12 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         ConfigError: there is no such target, its engine never answers what a gate asks, or the models changed places.
         GateError: a gate needs an engine that is not installed here.
     """
-    gates = Gates.of(min_sqnr, min_int8, require_engine=require_engine)
+    gates, reading = Gates.of(options, min_sqnr=min_sqnr), Reading.of(options)
     source, quantized = load_graph(float_model), load_graph(quantized_model)
     check_order(source, [quantized])
     table, made_for = _asked(target, quantized)
     gates.check_possible(table)
-    batches = open_batches(source, data, batch_size=batch_size, limit=limit, layout=layout, images=images)
+    batches = reading.open(source, data)
     feeds = Counted(batches, progress)
     # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
     candidate = quantized.to_model() if quantized.base_dir is None else quantized
@@ -91,7 +88,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
             held_out_samples=feeds.samples,
             synthetic=False,
             synthetic_comparison=data is None,
-            **source_facts(data, images=images, layout=layout),
+            **source_facts(data, images=reading.images, layout=reading.layout),
         ),
         model_name=Path(path_of(quantized_model) or "").name,
         float_path=path_of(float_model),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from numpy.typing import NDArray
 
@@ -33,8 +33,43 @@ from onnxq.graph.view import Graph
 from onnxq.inference.outputs import FLOATS, with_output_shapes, with_outputs, with_readable_outputs
 from onnxq.inference.providers import DEFAULT_PROVIDERS, full_names
 from onnxq.inference.session import Session, make_session
+from onnxq.keywords import Keyword
 
 NonFinite = Literal["error", "ignore"]
+
+
+class RunningKeywords(TypedDict, total=False):
+    """How onnxruntime runs the model."""
+
+    threads: Annotated[int | None, Keyword(None, "Threads for inference; None leaves it to onnxruntime.")]
+    providers: Annotated[
+        Sequence[str] | str | None,
+        Keyword(
+            None,
+            'onnxruntime\'s execution providers in fall-back order, such as ("cuda", "cpu"); None means the CPU.',
+        ),
+    ]
+
+
+class CollectKeywords(RunningKeywords, total=False):
+    """How statistics are collected."""
+
+    nonfinite: Annotated[
+        NonFinite,
+        Keyword("error", 'NaN and Inf in a tensor are an "error", or "ignore" leaves them out of the statistics.'),
+    ]
+    full_histogram: Annotated[
+        bool,
+        Keyword(False, "Count every element of every tensor, not a share of each sample's (see docs/calibration.md)."),
+    ]
+    memory_limit: Annotated[
+        int | None,
+        Keyword(
+            None,
+            "Bytes that the tensors calibration looks at may take; where they do not fit, the data is read several "
+            "times, with the same result.",
+        ),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +87,7 @@ class CollectOptions:
     """
 
     threads: int | None = None
-    providers: Sequence[str] | None = None
+    providers: Sequence[str] | str | None = None
     nonfinite: NonFinite = "error"
     full_histogram: bool = False
     range_only: bool = False

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.calibration.progress import Progress, report_to
-from onnxq.calibration.runner import CollectOptions
+from onnxq.calibration.runner import CollectOptions, RunningKeywords
 from onnxq.data.batches import Batch, Batches
-from onnxq.data.images import ImageOptions
-from onnxq.data.inputs import InputSpecs, Layout
+from onnxq.data.inputs import InputSpecs
 from onnxq.data.sources import open_data
 from onnxq.data.user_code import function_from
 from onnxq.errors import ConfigError
@@ -26,10 +25,15 @@ from onnxq.evaluation.labels import label_key, load_labels
 from onnxq.evaluation.metrics import Function, Metric, metric_from
 from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.view import Graph
+from onnxq.keywords import complete, takes
 from onnxq.passes.settle_types import runnable
 from onnxq.pipeline.arguments import check_order
+from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.targets import resolve_target
 from onnxq.targets.schema import Engine
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _FLOAT = "onnxruntime"
 _FUSED = "onnxruntime, int8 kernels"
@@ -39,6 +43,11 @@ _CHANCE = 3.0
 """A float model whose share of right answers is below this many times that of guessing has the wrong labels."""
 
 
+class EvaluateKeywords(ReadingKeywords, RunningKeywords, total=False):
+    """How data is read and models run."""
+
+
+@takes(EvaluateKeywords)
 def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     model: ModelSource,
     quantized: ModelSource | Sequence[ModelSource] = (),
@@ -51,13 +60,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     max_drop: float | str | None = None,
     min_score: float | str | None = None,
     target: str | None = None,
-    batch_size: int | None = None,
-    limit: int | None = None,
-    layout: Layout | None = None,
-    images: ImageOptions | str | None = None,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[EvaluateKeywords],
 ) -> Evaluation:
     """Score a float model and its quantized forms on the same samples, and say which differences are more than chance.
 
@@ -78,13 +82,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
         min_score: A demand: least score of a quantized model; percent for shares, else in the metric's unit.
         target: The engine the quantized models are for. For tensorrt and openvino they run without onnxruntime's
             optimisations, Q and DQ as written. None takes what each model's metadata say, else onnxruntime.
-        batch_size: As for `quantize`.
-        limit: As for `quantize`.
-        layout: As for `quantize`.
-        images: As for `quantize`.
-        threads: Threads for inference; None leaves it to onnxruntime.
-        providers: onnxruntime's execution providers, as for `quantize`.
         progress: Called after each batch, with a StageProgress.
+        options: As for `quantize`: batch_size, limit, layout, images, threads, providers.
 
     Raises:
         ModelError: a model cannot be read or loaded.
@@ -96,18 +95,19 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     graphs = _named(model, quantized)
     source, *others = graphs.values()
     check_order(source, others)
-    found = load_labels(labels, data, limit=limit)
+    reading = Reading.of(options)
+    found = load_labels(labels, data, limit=reading.limit)
     chosen = _metric(metric, postprocess, labelled=found is not None)
     demands = demands_from(max_drop, min_score, metric=chosen, quantized=len(graphs) - 1)
     judge = judge_for(source, chosen, output, found if chosen.needs_labels or not chosen.against_float else None)
-    batches = labelled_data(source, data, labels, batch_size=batch_size, limit=limit, layout=layout, images=images)
-    options = CollectOptions(threads=threads, providers=providers)
+    batches = labelled_data(source, data, labels, reading)
+    running = CollectOptions(**complete(RunningKeywords, options))
     sessions, run_as = {}, {}
     for name, graph in graphs.items():
         fused = True if graph is source else _is_fused(graph, target)
-        sessions[name] = options.session(runnable(graph), optimise=fused)
+        sessions[name] = running.session(runnable(graph), optimise=fused)
         run_as[name] = _FLOAT if graph is source else _FUSED if fused else _UNFUSED
-    source_batches = labelled(batches, judge, limited=limit is not None)
+    source_batches = labelled(batches, judge, limited=reading.limit is not None)
     values = judged(judge, sessions, next(iter(graphs)), _shown(source_batches, batches.expected_samples, progress))
     scores = _evaluation(judge, values, run_as, notes=batches.notes)
     return demands.judged(scores)
@@ -128,26 +128,17 @@ def _metric(metric: str | Function | None, postprocess: Postprocess | str | None
     return Agreement(postprocess, getattr(postprocess, "__name__", "postprocess"), against_float=not labelled)
 
 
-def labelled_data(  # noqa: PLR0913 - what is handed through
-    graph: Graph,
-    data: Any,
-    labels: Any,
-    *,
-    batch_size: int | None,
-    limit: int | None,
-    layout: Layout | None,
-    images: ImageOptions | str | None,
-) -> Batches:
+def labelled_data(graph: Graph, data: Any, labels: Any, reading: Reading) -> Batches:
     """The samples that belong to `labels`, without an array of labels that lies among them."""
     key = label_key(labels, data)
     return open_data(
         data,
         inputs=InputSpecs.from_graph(graph),
         graph=runnable(graph),
-        batch_size=batch_size,
-        limit=limit,
-        layout=layout,
-        images=images,
+        batch_size=reading.batch_size,
+        limit=reading.limit,
+        layout=reading.layout,
+        images=reading.images,
         label="evaluation",
         skip=() if key is None else (key,),
     )

@@ -106,10 +106,8 @@ def _space(planned: DynamicPlan, target: Target) -> Space:
 
 def _searched(planned: DynamicPlan, request: Request, budget: Budget) -> tuple[DynamicPlan, Batches, SearchResult]:
     """The plan that meets a budget, the data, which can be read again, and what was found."""
-    reading = request.reading
-    batches = reading.open(planned.source, request.data, budget)
-    judged = reading.judged(planned.source, request.data, batches, budget)
-
+    batches = request.feeds(planned.source, budget)
+    judged = request.judged(planned.source, batches, budget)
     floats, _, found = search_within(
         budget,
         _space(planned, request.target),

@@ -12,8 +12,6 @@ from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.data.batches import Batches
-from onnxq.data.images import ImageOptions
-from onnxq.data.inputs import Layout
 from onnxq.graph.model import ModelSource, save_model, set_metadata, size_bytes
 from onnxq.graph.saving import data_file, needs_data_file, self_contained
 from onnxq.graph.view import Graph
@@ -22,6 +20,7 @@ from onnxq.modes.details import Calibrated, details_of
 from onnxq.modes.recorded_options import OPTIONS_KEY
 from onnxq.modes.result import QuantizeResult
 from onnxq.pipeline.facts import Clock, Counted, path_of, source_facts
+from onnxq.pipeline.reading import Reading
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan, Role
@@ -29,7 +28,8 @@ from onnxq.report.build import RunFacts, build_report
 from onnxq.report.contents import DataFacts
 from onnxq.report.details import Details
 from onnxq.report.gates import Gates
-from onnxq.search.reading import Reading
+from onnxq.search.budget import Budget
+from onnxq.search.reading import Judged, judged_by, open_for
 from onnxq.search.result import SearchResult
 from onnxq.targets.schema import Target
 from onnxq.tuning.search import Tuning
@@ -50,7 +50,7 @@ class Request:
         target: The resolved table.
         target_note: What is to be said about the choice of the target.
         wanted: Which nodes, and how single ones differ.
-        batch_size, limit, layout, images: How the data are read.
+        reading: How the data are read.
         collecting: How onnxruntime runs the model.
         output: Where to write; None for nowhere.
         force: Whether a file there may be replaced.
@@ -65,10 +65,7 @@ class Request:
     target: Target
     target_note: str | None
     wanted: PlanOptions
-    batch_size: int | None
-    limit: int | None
-    layout: Layout | None
-    images: ImageOptions | str | None
+    reading: Reading
     collecting: CollectOptions
     output: Path | None
     force: bool
@@ -77,14 +74,13 @@ class Request:
     details: bool = False
     gates: Gates = field(default_factory=Gates)
 
-    @property
-    def reading(self) -> Reading:
-        """How samples are read."""
-        return Reading(batch_size=self.batch_size, limit=self.limit, layout=self.layout, images=self.images)
+    def feeds(self, graph: Graph, budget: Budget | None = None) -> Batches:
+        """The data cut to batches for `graph`; synthetic ones where there are none. See `open_for`."""
+        return open_for(budget, self.reading, graph, self.data)
 
-    def feeds(self, graph: Graph) -> Batches:
-        """The data cut to batches for `graph`; synthetic ones where there are none."""
-        return self.reading.open(graph, self.data, None)
+    def judged(self, graph: Graph, batches: Batches, budget: Budget) -> Judged:
+        """What a budget is judged on; `batches` are those of `feeds`. See `judged_by`."""
+        return judged_by(budget, self.reading, graph, self.data, batches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +241,7 @@ def _data_facts(made: Made, request: Request) -> DataFacts:
         held_out_samples=0,
         synthetic=False,
         synthetic_comparison=request.data is None,
-        **source_facts(request.data, images=request.images, layout=request.layout),
+        **source_facts(request.data, images=request.reading.images, layout=request.reading.layout),
     )
 
 

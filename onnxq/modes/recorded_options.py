@@ -7,43 +7,26 @@ What cannot change the result is left out: where it is written, how many threads
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from onnxq.data.description import Data
 from onnxq.data.images import ImageOptions, for_model, image_options
 from onnxq.errors import ArtifactError, ConfigError
+from onnxq.keywords import defaults_of
+from onnxq.planning.modes import STATIC
 from onnxq.planning.overrides import Override
+from onnxq.report.gates import GateKeywords
+from onnxq.search.budget import SearchKeywords
 
 OPTIONS_KEY = "onnxq.options"
 
-# Model, data and target have entries of their own, and statistics stand for data: they give the same bytes.
-_NOT_RECORDED = frozenset(
-    {
-        "model",
-        "data",
-        "target",
-        "stats",
-        "output",
-        "force",
-        "threads",
-        "memory_limit",
-        "details",
-        "progress",
-        "tune_progress",
-        # Gates are asked of the result.
-        "search",
-        "min_int8",
-        "require_engine",
-    }
-)
+# Statistics stand for data: they give the same bytes. Gates are asked of the result.
+_NOT_RECORDED = frozenset({"stats", "threads", "memory_limit", "search", *defaults_of(GateKeywords)})
 
-_OF_A_SEARCH = frozenset(
-    {"max_drop", "min_sqnr", "min_cosine", "metric", "labels", "output_name", "eval_data", "search_seconds", "ranking"}
-)
+_OF_A_SEARCH = frozenset(defaults_of(SearchKeywords))
 
 _INPUT_FILES = frozenset({"tensorrt_cache", "ranking"})
 
@@ -51,23 +34,25 @@ _FROM_A_FILE = "from a file"
 """Stands for what is no option but an input of its own, whose place says nothing to anybody else."""
 
 
-def record_options(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
+def record_options(group: type, given: Mapping[str, object], *, mode: str = STATIC, data: Any = None) -> str:
     """The options as JSON.
 
     Args:
-        function: Whose parameters they are.
-        given: Its arguments by name.
+        group: The keywords that there are.
+        given: Those that were given.
+        mode: What the model is turned into.
+        data: The data; of Data what they say is recorded, for it is part of how samples are read.
     """
-    parameters = inspect.signature(function).parameters
     left_out = _NOT_RECORDED if given.get("search", True) else _NOT_RECORDED | _OF_A_SEARCH
-    plain = {name: _plain(given[name]) for name in parameters if name not in left_out}
+    defaults = {**defaults_of(group), "mode": STATIC}
+    plain = {name: _plain(value) for name, value in {**given, "mode": mode}.items() if name not in left_out}
     changed = {
         name: _FROM_A_FILE if name in _INPUT_FILES else value
         for name, value in plain.items()
-        if value != _plain(parameters[name].default)
+        if value != _plain(defaults[name])
     }
-    if isinstance(given.get("data"), Data) and given["data"].recorded:
-        changed["data"] = given["data"].recorded
+    if isinstance(data, Data) and data.recorded:
+        changed["data"] = data.recorded
     return json.dumps(changed, sort_keys=True, separators=(",", ":"))
 
 

@@ -5,22 +5,21 @@ prepare -> read data -> find ranges -> [race placements] -> solve -> [recover] -
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnxq.calibration.methods import Method
 from onnxq.calibration.solve import QParamsTable, RangeTable, replaced_note, solve_from_ranges
 from onnxq.calibration.statistics.table import StatsTable
-from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.data.batches import Batch, Batches
 from onnxq.data.kept import keep_first
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.view import Graph
 from onnxq.inference.providers import provider_names
+from onnxq.modes.choices import Choices
 from onnxq.modes.finishing import Made, Request, finish
 from onnxq.modes.result import QuantizeResult
-from onnxq.modes.tuned import check_tuning, for_all_placements, tune_placement
-from onnxq.pipeline.arguments import check_overrides, check_rewrites, check_sources
+from onnxq.modes.tuned import for_all_placements, tune_placement
+from onnxq.pipeline.arguments import check_overrides, check_rewrites
 from onnxq.pipeline.facts import (
     Clock,
     counted_share,
@@ -44,60 +43,19 @@ from onnxq.pipeline.stages import (
 from onnxq.pipeline.training import TRAINING, known_from_training, refuse_other_scales, widened
 from onnxq.previews.doubts import doubts_of_samples
 from onnxq.recovery.levelling import Levelled, level_channels
-from onnxq.recovery.registry import Recovery
 from onnxq.recovery.solved import Solved
 from onnxq.report.contents import DataFacts
-from onnxq.search.budget import Budget
 from onnxq.search.candidates import Candidate, Candidates
 from onnxq.search.layers import layers_of
 from onnxq.search.measuring import counted_plan
 from onnxq.search.mixed import search_within
-from onnxq.search.reading import Reading, first_samples
+from onnxq.search.reading import first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
 from onnxq.search.wider import wider_for, with_step
 from onnxq.tuning.search import Racing, Tuning
 
 HELD_OUT_BATCHES = 8
 """Batches set aside from calibration, where the data allows it, to compare float and int8 on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """How ranges are found and how accuracy is kept.
-
-    Attributes:
-        method: From statistics to ranges.
-        stats: Statistics of an earlier run; None to collect them.
-        cache: Scales that TensorRT found; None for ranges of our own.
-        recovery: What is done to win back accuracy.
-        budget: What accuracy is demanded, at the cost of layers in float; None for no demand.
-        tune: What placements are raced for; None for no race.
-        tune_seconds: How long that may take.
-        tune_progress: Called after each placement, with their number and what was changed.
-    """
-
-    method: Method
-    stats: StatsTable | None
-    cache: TensorRTCache | None
-    recovery: Recovery
-    budget: Budget | None
-    tune: str | None
-    tune_seconds: float
-    tune_progress: Callable[[int, str], None] | None
-
-    def check(self) -> None:
-        """See that they go together.
-
-        Raises:
-            ConfigError: they do not.
-        """
-        check_sources(self.method, self.stats, self.cache)
-        check_tuning(self.tune, self.tune_seconds, self.method, self.cache)
-
-    @property
-    def are_given(self) -> bool:
-        """Whether the ranges come from an earlier run, so that no data is calibrated on."""
-        return self.stats is not None or self.cache is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +87,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     request = replace(request, wanted=with_step(request.wanted, request.target, choices.budget))
     prepared = _planned(request, choices)
     clock.lap("plan")
-    reading = request.reading
-    prepared, supply = _supplied(prepared, request, choices, reading)
+    prepared, supply = _supplied(prepared, request, choices)
     known = _known(prepared, supply, request, choices)
     clock.lap("calibrate")
     tuning = None
@@ -155,7 +112,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     candidates = Candidates(
         prepared=prepared, options=request.wanted, qparams=qparams, recovered=recovered, wider=wider
     )
-    chosen, found = _searched(candidates, stats, supply, request, choices, reading)
+    chosen, found = _searched(candidates, stats, supply, request, choices)
     if found is not None:
         clock.lap("search")
     with file_for_weights(request.output, prepared.graph.initializers.values()) as file:
@@ -196,9 +153,9 @@ def _planned(request: Request, choices: Choices) -> Prepared:
     return prepared
 
 
-def _supplied(prepared: Prepared, request: Request, choices: Choices, reading: Reading) -> tuple[Prepared, _Supply]:
+def _supplied(prepared: Prepared, request: Request, choices: Choices) -> tuple[Prepared, _Supply]:
     """The model, its float graph rewritten where recovery does so, and its data."""
-    batches = reading.open(prepared.source, request.data, choices.budget)
+    batches = request.feeds(prepared.source, choices.budget)
     calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
     calibration = readable_for(prepared, calibration)
     prepared, calibration, rescalings = rescaled(prepared, choices.recovery, calibration, request.collecting)
@@ -285,19 +242,14 @@ def _recovered(
     return nested.apply(choices.recovery.adjusted(solved), supply.calibration)
 
 
-def _searched(  # noqa: PLR0913, PLR0917 - the parts of one search
-    candidates: Candidates,
-    stats: StatsTable,
-    supply: _Supply,
-    request: Request,
-    choices: Choices,
-    reading: Reading,
+def _searched(
+    candidates: Candidates, stats: StatsTable, supply: _Supply, request: Request, choices: Choices
 ) -> tuple[Candidate, SearchResult | None]:
     """The form that meets the budget; the whole plan, and no result, where there is none."""
     prepared, budget = candidates.prepared, choices.budget
     if budget is None:
         return Candidate(prepared.plan, candidates.qparams, candidates.recovered, prepared.widened), None
-    judged = reading.judged(prepared.source, request.data, supply.batches, budget)
+    judged = request.judged(prepared.source, supply.batches, budget)
     samples = supply.samples or first_samples(judged.batches)
     layers = layers_of(prepared.graph, counted_plan(prepared.plan, prepared.graph, samples), prepared.target)
     floats, wide, found = search_within(
@@ -331,7 +283,7 @@ def _data_facts(known: Known, request: Request, choices: Choices) -> DataFacts:
         from_statistics=choices.stats is not None,
         counted_share=counted_share(known.stats),
         providers=("cpu",) if providers is None or choices.stats is not None else provider_names(providers),
-        **source_facts(request.data, images=request.images, layout=request.layout),
+        **source_facts(request.data, images=request.reading.images, layout=request.reading.layout),
     )
 
 

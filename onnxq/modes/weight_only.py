@@ -72,15 +72,14 @@ def quantize_weights(request: Request, form: WeightForm, budget: Budget | None =
     notes = [request.target_note] if request.target_note else []
     tree = plan_weights_of(source, request.target, form, request.wanted, notes)
     with blamed_on(source):
-        reading = request.reading
-        batches = None if request.data is None and budget is None else reading.open(source, request.data, budget)
+        batches = None if request.data is None and budget is None else request.feeds(source, budget)
         run = _Run(request=request, form=form, source=source, batches=batches)
         run.check(tree)
         samples = run.samples(tree)
     clock.lap("plan")
     found = None
     if budget is not None and batches is not None:
-        judged = reading.judged(source, request.data, batches, budget)
+        judged = request.judged(source, batches, budget)
         tree, found = run.searched(tree, samples, budget, judged)
         clock.lap("search")
     with file_for_weights(request.output, tree.graph.initializers.values()) as file:

@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from onnx import TensorProto
 
@@ -19,13 +18,7 @@ from onnxq.calibration.statistics.table import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.calibration.trained import TrainedParams, trained_params
 from onnxq.data.batches import Batches
-from onnxq.data.images import ImageOptions
-from onnxq.data.inputs import InputSpecs, Layout
 from onnxq.data.kept import read_ahead
-from onnxq.data.sharded_batches import ShardedBatches
-from onnxq.data.sharding import Shard
-from onnxq.data.sources import images_without_files, open_data
-from onnxq.data.synthetic import synthetic_batches
 from onnxq.errors import ArtifactError, ModelError, UnsupportedModelError
 from onnxq.graph.model import (
     ModelSource,
@@ -220,38 +213,6 @@ def already_quantized(source: Graph, nodes: Sequence[str]) -> ModelError:
     return ModelError(
         f"the model is quantized already: it has {counted(len(nodes), 'quantized node')}, first {nodes[0]!r}",
         hint=f"{way}; to check a quantized model use onnxq.verify(...) (onnxq verify)",
-    )
-
-
-def open_batches(  # noqa: PLR0913 - what the public functions hand through
-    graph: Graph,
-    data: Any,
-    *,
-    batch_size: int | None,
-    limit: int | None,
-    layout: Layout | None,
-    images: ImageOptions | str | None,
-    shard: Shard | None = None,
-    skip: Sequence[str] = (),
-) -> Batches:
-    """The data cut to batches for `graph`; None gives synthetic ones. Arguments and errors as for `open_data`."""
-    graph = runnable(graph)
-    if data is None:
-        if images is not None:
-            raise images_without_files(data)
-        batches = synthetic_batches(graph)
-        return batches if shard is None else ShardedBatches(batches, shard)
-    inputs = InputSpecs.from_graph(graph)
-    return open_data(
-        data,
-        inputs=inputs,
-        batch_size=batch_size,
-        limit=limit,
-        layout=layout,
-        images=images,
-        shard=shard,
-        skip=skip,
-        graph=graph,
     )
 
 

@@ -7,9 +7,9 @@ adds that disappear into a quantized node come along unless they are excluded th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from onnx import NodeProto
 
@@ -17,6 +17,7 @@ from onnxq.errors import ConfigError
 from onnxq.graph.messages import reads_of
 from onnxq.graph.subgraphs import nodes_inside
 from onnxq.graph.view import Graph
+from onnxq.keywords import Keyword, complete
 from onnxq.planning.names import selected, several, unmatched
 from onnxq.planning.overrides import Override, override_of
 
@@ -25,12 +26,78 @@ Ends = tuple[str, str] | str
 
 FAST, FULL = "fast", "full"
 PLACEMENTS = (FAST, FULL)
-PLACEMENT_ARGUMENTS = (
-    "exclude", "exclude_ops", "exclude_between", "include", "include_ops", "include_between", "overrides", "placement",
-)  # fmt: skip
-"""Arguments of the public functions that say what is quantized, in every mode."""
 TUNE_RULE = "tune"
 """What plans give as the rule of a node that was measured to be faster in float."""
+
+
+class TypeKeywords(TypedDict, total=False):
+    """Types of codes."""
+
+    activations: Annotated[
+        str | None,
+        Keyword(
+            None,
+            "Type of the activations' codes, one that the target takes: int8, uint8, int16, uint16 or fp8. The "
+            "target's own unless given (docs/types.md).",
+        ),
+    ]
+    weights: Annotated[
+        str | None,
+        Keyword(
+            None,
+            'Type of the weights: in mode "static" one that the target takes, and what goes with the activations '
+            'unless given; in "weight-only" int4 (the default), uint4 or int8.',
+        ),
+    ]
+
+
+class PlacementKeywords(TypedDict, total=False):
+    """Which nodes are quantized, and how single ones differ, in every mode."""
+
+    exclude: Annotated[
+        str | Sequence[str],
+        Keyword(
+            (),
+            'Names, shell-style patterns or regular expressions (behind "re:") of nodes to keep in float; a single one '
+            "may be a plain string.",
+        ),
+    ]
+    exclude_ops: Annotated[str | Sequence[str], Keyword((), "Operator types to keep in float, likewise.")]
+    exclude_between: Annotated[
+        Sequence[Ends],
+        Keyword((), "Pairs of tensors: every node on a path from the first to the second stays float."),
+    ]
+    include: Annotated[
+        str | Sequence[str],
+        Keyword(
+            (),
+            "Patterns of the only nodes to quantize; what fuses into them comes along, what is excluded does not.",
+        ),
+    ]
+    include_ops: Annotated[str | Sequence[str], Keyword((), "Operator types to quantize, besides `include`.")]
+    include_between: Annotated[
+        Sequence[Ends],
+        Keyword((), "Pairs of tensors, between which nodes are quantized, besides `include`."),
+    ]
+    overrides: Annotated[
+        Sequence[Override | Mapping[str, Any]],
+        Keyword(
+            (),
+            "Types, methods and ranges of single nodes and tensors: onnxq.Override, or a dict with its fields.",
+        ),
+    ]
+    placement: Annotated[
+        str,
+        Keyword(
+            FAST,
+            '"fast" also keeps nodes in float that are faster there, as far as the target\'s table tells (the ort '
+            'targets for x64); "full" runs every node in int8 that can.',
+        ),
+    ]
+
+
+class PlanningKeywords(TypeKeywords, PlacementKeywords, total=False):
+    """What a plan depends on beside the model and the target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,40 +142,34 @@ class PlanOptions:
         return replace(self, path=whole, exclude_between=(), include_between=(), overrides=(), slower=frozenset())
 
     @classmethod
-    def of(  # noqa: PLR0913, PLR0917 - one keyword for each choice of the user
-        cls,
-        exclude: str | Iterable[str] = (),
-        exclude_ops: str | Iterable[str] = (),
-        exclude_between: Iterable[Ends] = (),
-        include: str | Iterable[str] = (),
-        include_ops: str | Iterable[str] = (),
-        include_between: Iterable[Ends] = (),
-        overrides: Iterable[Override | Mapping[str, Any]] = (),
-        placement: str = FAST,
-        activations: str | None = None,
-        weights: str | None = None,
-    ) -> PlanOptions:
+    def of(cls, options: PlanningKeywords, *, with_types: bool = True) -> PlanOptions:
         """The options from what a user gives, where one string is one pattern and not its letters.
+
+        Args:
+            options: What was given.
+            with_types: Whether types of codes are part of the plan, which they are in mode "static" alone.
 
         Raises:
             ConfigError: an override has an unknown key or an impossible value, or there is no such placement.
         """
+        given = complete(PlanningKeywords, options)
+        placement = given["placement"]
         if placement not in PLACEMENTS:
             raise ConfigError(
                 f"unknown placement {placement!r}; known: {', '.join(PLACEMENTS)}",
                 hint="pass placement='fast' or placement='full' (--placement)",
             )
         return cls(
-            exclude=several(exclude),
-            exclude_ops=several(exclude_ops),
-            exclude_between=_pairs(exclude_between),
-            include=several(include),
-            include_ops=several(include_ops),
-            include_between=_pairs(include_between),
-            overrides=tuple(override_of(one, number) for number, one in enumerate(overrides, start=1)),
+            exclude=several(given["exclude"]),
+            exclude_ops=several(given["exclude_ops"]),
+            exclude_between=_pairs(given["exclude_between"]),
+            include=several(given["include"]),
+            include_ops=several(given["include_ops"]),
+            include_between=_pairs(given["include_between"]),
+            overrides=tuple(override_of(one, number) for number, one in enumerate(given["overrides"], start=1)),
             placement=placement,
-            activations=activations,
-            weights=weights,
+            activations=given["activations"] if with_types else None,
+            weights=given["weights"] if with_types else None,
         )
 
     def types(self) -> tuple[str, ...]:

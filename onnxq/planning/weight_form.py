@@ -6,10 +6,13 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
+from typing import Annotated, TypedDict
 
 from onnxq.errors import ConfigError
+from onnxq.keywords import Keyword, complete
 from onnxq.numerics.qtypes import qtype_from_name
 from onnxq.numerics.specs import QuantSpec
+from onnxq.planning.options import TypeKeywords
 from onnxq.planning.plan import TensorPlan
 
 NEAREST, MSE, HQQ, GPTQ, AWQ = "nearest", "mse", "hqq", "gptq", "awq"
@@ -22,14 +25,51 @@ FORMATS = (AUTO, QDQ, NBITS)
 
 TYPES = ("int4", "uint4", "int8")
 SMALLEST_BLOCK = 16
-FORM_ARGUMENTS = ("weights", "block_size", "symmetric", "rounding", "weight_format", "accuracy_level")
-"""Arguments of `onnxq.quantize` that say it, in the order of `WeightForm.of`."""
 
 DEFAULT_BLOCK = {"int4": 32, "uint4": 32, "int8": 0}
 """Weights that share a scale; 0 stands for a whole channel."""
 
 FASTEST_LEVEL = 4
 """`accuracy_level` of MatMulNBits: 4 lets it multiply in int8, 1 and 0 in float32."""
+
+
+class FormKeywords(TypedDict, total=False):
+    """In which form mode "weight-only" stores weights, beside their type."""
+
+    block_size: Annotated[
+        int | None,
+        Keyword(
+            None,
+            'For mode "weight-only", as are the following four: how many weights share a scale, 16 to 256, or 0 for '
+            "all of a channel; 32 for 4 bits, 0 for int8.",
+        ),
+    ]
+    symmetric: Annotated[
+        bool | None, Keyword(None, "Whether weights have no zero-point; so for int4 and int8 unless given.")
+    ]
+    rounding: Annotated[
+        str | None,
+        Keyword(
+            None,
+            'How codes are chosen: "nearest", "mse" (the default), "hqq", or with some samples in `data` "gptq" or '
+            '"awq".',
+        ),
+    ]
+    weight_format: Annotated[
+        str | None,
+        Keyword(
+            None,
+            '"nbits" for onnxruntime\'s MatMulNBits and GatherBlockQuantized, "qdq" for DequantizeLinear; the target '
+            "decides unless given.",
+        ),
+    ]
+    accuracy_level: Annotated[
+        int | None, Keyword(None, "Of MatMulNBits: 4 (the default) multiplies in int8, 0 in float32.")
+    ]
+
+
+class WeightKeywords(TypeKeywords, FormKeywords, total=False):
+    """What says how weights are stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,33 +93,26 @@ class WeightForm:
     accuracy_level: int = FASTEST_LEVEL
 
     @classmethod
-    def of(  # noqa: PLR0913, PLR0917 - one argument for each choice of the user
-        cls,
-        weights: str | None = None,
-        block_size: int | None = None,
-        symmetric: bool | None = None,
-        rounding: str | None = None,
-        storage: str | None = None,
-        accuracy_level: int | None = None,
-    ) -> WeightForm:
+    def of(cls, options: WeightKeywords) -> WeightForm:
         """The form that a user means; None stands for the default of what else was said.
 
         Raises:
             ConfigError: a value is impossible, or they do not go together.
         """
-        weights = _known(weights or "int4", TYPES, "weights", "--weights")
-        block_size = DEFAULT_BLOCK[weights] if block_size is None else checked_block_size(block_size)
+        given = complete(WeightKeywords, options)
+        weights = _known(given["weights"] or "int4", TYPES, "weights", "--weights")
+        block_size, symmetric, level = given["block_size"], given["symmetric"], given["accuracy_level"]
         form = cls(
             weights=weights,
-            block_size=block_size,
+            block_size=DEFAULT_BLOCK[weights] if block_size is None else checked_block_size(block_size),
             symmetric=weights != "uint4" if symmetric is None else bool(symmetric),
-            rounding=_known(rounding or MSE, ROUNDINGS, "rounding", "--rounding"),
-            storage=_known(storage or AUTO, FORMATS, "weight_format", "--weight-format"),
-            accuracy_level=FASTEST_LEVEL if accuracy_level is None else accuracy_level,
+            rounding=_known(given["rounding"] or MSE, ROUNDINGS, "rounding", "--rounding"),
+            storage=_known(given["weight_format"] or AUTO, FORMATS, "weight_format", "--weight-format"),
+            accuracy_level=FASTEST_LEVEL if level is None else level,
         )
         if form.accuracy_level not in range(5):
             raise ConfigError(
-                f"accuracy_level is {accuracy_level!r}, expected 0 to 4",
+                f"accuracy_level is {level!r}, expected 0 to 4",
                 hint="4 multiplies in int8, 0 in float32: accuracy_level= (--accuracy-level)",
             )
         return form

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.data.batches import Batch
-from onnxq.data.images import ImageOptions, image_options
-from onnxq.data.inputs import InputSpecs, Layout
+from onnxq.data.images import image_options
+from onnxq.data.inputs import InputSpecs
 from onnxq.errors import ConfigError
 from onnxq.graph.model import ModelSource, load_graph
 from onnxq.graph.view import Graph
 from onnxq.inference.session import Session, make_session
+from onnxq.keywords import takes
 from onnxq.passes.settle_types import runnable
 from onnxq.pipeline.facts import source_name
-from onnxq.pipeline.stages import open_batches
+from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.previews.doubts import doubts_of_input, doubts_of_outputs
 from onnxq.previews.figures import Figures
 from onnxq.previews.preparations import Preparation, compared_preparations, doubt_of_preparation
 from onnxq.previews.thumbnails import thumbnail
 from onnxq.previews.views import InputView, OutputView
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SAMPLES = 100
 """So many are looked at unless a limit says otherwise."""
@@ -73,26 +77,23 @@ class Preview:
         return render_preview(self)
 
 
-def preview(  # noqa: PLR0913 - as the other functions that read data
+@takes(ReadingKeywords)
+def preview(
     model: ModelSource,
     data: Any,
     *,
-    batch_size: int | None = None,
-    limit: int | None = None,
-    layout: Layout | None = None,
-    images: ImageOptions | str | None = None,
     keep: Callable[[Batch], None] | None = None,
+    **options: Unpack[ReadingKeywords],
 ) -> Preview:
     """Read data as `quantize` would, and say what the model would get: shapes, ranges, and what is probably wrong.
+
+    The first 100 samples are looked at, unless `limit` says otherwise.
 
     Args:
         model: The float model: path, bytes or ModelProto.
         data: As for `quantize`.
-        batch_size: As for `quantize`.
-        limit: Most samples to look at, 100 unless given.
-        layout: As for `quantize`.
-        images: As for `quantize`.
         keep: Called with each batch.
+        options: As for `quantize`: batch_size, limit, layout, images.
 
     Raises:
         ModelError: the model cannot be read or run.
@@ -103,7 +104,8 @@ def preview(  # noqa: PLR0913 - as the other functions that read data
         raise ConfigError("there is no data to look at", hint="pass data= (SRC)")
     graph = load_graph(model)
     readable = runnable(graph)
-    batches = open_batches(graph, data, batch_size=batch_size, limit=limit or SAMPLES, layout=layout, images=images)
+    reading = Reading.of(options)
+    batches = replace(reading, limit=reading.limit or SAMPLES).open(graph, data)
     inputs = InputSpecs.from_graph(readable)
     session = make_session(readable.to_model(), base_dir=readable.base_dir)
     figures = {name: Figures(spec=spec) for name, spec in inputs.items()}
@@ -119,10 +121,10 @@ def preview(  # noqa: PLR0913 - as the other functions that read data
         looked.run(batch)
         if keep is not None:
             keep(batch)
-    preparations = compared_preparations(session, inputs, data, image_options(images), layout)
+    preparations = compared_preparations(session, inputs, data, image_options(reading.images), reading.layout)
     said = doubt_of_preparation(preparations)
     notes = list(batches.notes)
-    if limit is None and samples == SAMPLES:
+    if reading.limit is None and samples == SAMPLES:
         notes.append(f"the first {SAMPLES} samples were looked at; limit= (--limit) looks at more")
     return Preview(
         source=source_name(data),

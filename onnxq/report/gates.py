@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated, TypedDict
 
 from onnxq.errors import ConfigError, GateError
+from onnxq.keywords import Keyword, complete
 from onnxq.report.report import Report
 from onnxq.targets.schema import Engine, Target
 from onnxq.verification.check import Check
@@ -13,6 +15,20 @@ from onnxq.verification.engines import openvino, tensorrt
 
 _TELLS_NOTHING = frozenset({Engine.TENSORRT, Engine.NONE})
 """Engines that do not say how they run single nodes."""
+
+
+class GateKeywords(TypedDict, total=False):
+    """What is demanded of the engine's answer."""
+
+    min_int8: Annotated[
+        float | str | None,
+        Keyword(
+            None,
+            'A gate: share of the nodes, in percent (50 or "50%"), that the engine must run in int8 or fused into int8 '
+            "nodes. A gate that is not met is a failed check of the report.",
+        ),
+    ]
+    require_engine: Annotated[bool, Keyword(False, "A gate: the target's engine must have been asked.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +46,17 @@ class Gates:
     require_engine: bool = False
 
     @classmethod
-    def of(cls, min_sqnr: float | None, min_int8: float | str | None, *, require_engine: bool) -> Gates:
-        """The gates that keyword arguments ask for.
+    def of(cls, options: GateKeywords, *, min_sqnr: float | None) -> Gates:
+        """The gates that keywords and an SQNR ask for.
 
         Raises:
             ConfigError: a value is impossible.
         """
+        given = complete(GateKeywords, options)
         if min_sqnr is not None and not math.isfinite(min_sqnr):
             raise ConfigError(f"min_sqnr is {min_sqnr:g}", hint="min_sqnr= (--min-sqnr) is a number of dB.")
-        share = None if min_int8 is None else _percent(min_int8)
-        return cls(min_sqnr=min_sqnr, min_int8=share, require_engine=require_engine)
+        share = None if given["min_int8"] is None else _percent(given["min_int8"])
+        return cls(min_sqnr=min_sqnr, min_int8=share, require_engine=given["require_engine"])
 
     def check_possible(self, target: Target) -> None:
         """See that the engine of `target` can answer, before any work is done for it.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from onnxq.errors import ConfigError
 from onnxq.evaluation.metrics import Function
+from onnxq.keywords import Keyword, complete
 from onnxq.search.ranking import Sensitivity
 from onnxq.search.ranking_file import RankingSource, load_ranking
 
@@ -15,6 +16,62 @@ SECONDS = 600.0
 """Time for a search unless the user says otherwise."""
 
 _ASKS = "max_drop=, min_sqnr= or min_cosine= (--max-drop, --min-sqnr with --search, --min-cosine)"
+
+
+class DemandKeywords(TypedDict, total=False):
+    """What accuracy is demanded."""
+
+    max_drop: Annotated[
+        float | str | None,
+        Keyword(
+            None,
+            "Leave layers in float, as little arithmetic as possible, so that `metric` falls by so many percentage "
+            'points at most (0.5 or "0.5%"). In mode "weight-only", weights of 4 bits get 8 before they stay float. '
+            "See docs/accuracy.md for this and the following.",
+        ),
+    ]
+    min_sqnr: Annotated[float | None, Keyword(None, "Likewise, so that every float output has this SQNR in dB.")]
+    min_cosine: Annotated[
+        float | None,
+        Keyword(None, "Likewise, so that every float output has this cosine similarity with the float model's."),
+    ]
+
+
+class BesideKeywords(TypedDict, total=False):
+    """What has a meaning beside a demand alone."""
+
+    metric: Annotated[str | Function | None, Keyword(None, "For `max_drop`, as for `evaluate`; top1 unless given.")]
+    labels: Annotated[Any, Keyword(None, "For `max_drop`, as for `evaluate`.")]
+    eval_data: Annotated[Any, Keyword(None, "Samples to judge models on; the calibration data unless given.")]
+    output_name: Annotated[str | None, Keyword(None, "For `max_drop`, the output to look at, where there are several.")]
+    search_seconds: Annotated[
+        float | None,
+        Keyword(
+            None, f"Time limit of the search, {SECONDS:g} unless given. The best model found so far is the result."
+        ),
+    ]
+    ranking: Annotated[
+        RankingSource | None,
+        Keyword(
+            None,
+            "A ranking of the layers to search in the order of, in place of measuring it: what `sensitivity` gave, or "
+            "the JSON file that it wrote.",
+        ),
+    ]
+
+
+class SearchKeywords(DemandKeywords, BesideKeywords, total=False):
+    """What accuracy is demanded, and how a model that has it is looked for."""
+
+    search: Annotated[
+        bool,
+        Keyword(
+            True,
+            "Whether layers may be changed until `max_drop`, `min_sqnr` and `min_cosine` are met. With False they are "
+            "only checked: `min_sqnr` on the samples of the report (as --min-sqnr without --search), the others on "
+            "those of the search.",
+        ),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,39 +104,28 @@ class Budget:
     search: bool = True
 
 
-def budget_from(  # noqa: PLR0913 - the fields of a value
-    *,
-    max_drop: float | str | None,
-    min_sqnr: float | None,
-    min_cosine: float | None,
-    metric: str | Function | None,
-    labels: Any,
-    data: Any,
-    output: str | None,
-    seconds: float | None,
-    ranking: RankingSource | None = None,
-    search: bool = True,
-) -> Budget | None:
+def budget_from(options: SearchKeywords) -> Budget | None:
     """The budget that the keywords of `quantize` ask for; None where they ask for none.
 
     Raises:
         ConfigError: a value is impossible, or there is nothing to search for.
         ArtifactError: the ranking cannot be read.
     """
-    # Without a search, the SQNR is a gate on the samples of the report.
-    asked = [max_drop, min_sqnr if search else None, min_cosine]
-    if not search and (ranking is not None or seconds is not None):
-        name = "ranking" if ranking is not None else "search_seconds"
+    given = complete(SearchKeywords, options)
+    search, seconds = given["search"], given["search_seconds"]
+    if not search and (given["ranking"] is not None or seconds is not None):
+        name = "ranking" if given["ranking"] is not None else "search_seconds"
         raise ConfigError(
             f"{name}= serves a search, and search= says that there is none",
             hint=f"leave out {name}= (--{name.replace('_', '-')}), or search=False (--no-search)",
         )
-    beside = {"metric": metric, "labels": labels, "eval_data": data, "output_name": output, "search_seconds": seconds}
-    beside["ranking"] = ranking
-    if all(value is None for value in asked):
-        given = [name for name, value in beside.items() if value is not None]
-        if given:
-            raise ConfigError(f"{given[0]}= serves a search, and there is nothing to search for", hint=f"pass {_ASKS}")
+    max_drop, min_cosine, metric = given["max_drop"], given["min_cosine"], given["metric"]
+    # Without a search, the SQNR is a gate on the samples of the report.
+    min_sqnr = given["min_sqnr"] if search else None
+    if max_drop is None and min_sqnr is None and min_cosine is None:
+        idle = [name for name, value in complete(BesideKeywords, options).items() if value is not None]
+        if idle:
+            raise ConfigError(f"{idle[0]}= serves a search, and there is nothing to search for", hint=f"pass {_ASKS}")
         return None
     drop = None if max_drop is None else points_from(max_drop)
     if min_cosine is not None and not 0.0 < min_cosine <= 1.0:
@@ -93,20 +139,20 @@ def budget_from(  # noqa: PLR0913 - the fields of a value
             f"{metric} compares with the float model itself, which cannot fall",
             hint="demand it with min_sqnr= or min_cosine= (--min-sqnr with --search, --min-cosine)",
         )
-    if drop is None and (metric is not None or labels is not None):
+    if drop is None and (metric is not None or given["labels"] is not None):
         raise ConfigError(
             "a metric and labels are judged by how far they fall", hint="pass max_drop=0.5 (--max-drop 0.5%)"
         )
     return Budget(
         max_drop=drop,
-        min_sqnr=min_sqnr if search else None,
+        min_sqnr=min_sqnr,
         min_cosine=min_cosine,
         metric=metric,
-        labels=labels,
-        data=data,
-        output=output,
+        labels=given["labels"],
+        data=given["eval_data"],
+        output=given["output_name"],
         seconds=SECONDS if seconds is None else seconds,
-        ranking=None if ranking is None else load_ranking(ranking),
+        ranking=None if given["ranking"] is None else load_ranking(given["ranking"]),
         search=search,
     )
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from onnxq.data.batches import Batch, Batches
-from onnxq.data.images import ImageOptions
-from onnxq.data.inputs import Layout
 from onnxq.data.kept import keep_first
 from onnxq.errors import ConfigError
 from onnxq.evaluation.evaluate import labelled_data
 from onnxq.evaluation.labels import label_key, load_labels
 from onnxq.graph.view import Graph
-from onnxq.pipeline.stages import open_batches, read_through
+from onnxq.pipeline.reading import Reading
+from onnxq.pipeline.stages import read_through
 from onnxq.search.budget import Budget
 
 
@@ -34,62 +33,38 @@ class Judged:
     limited: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How samples are read. Attributes as the arguments of `onnxq.quantize`."""
+def open_for(budget: Budget | None, reading: Reading, graph: Graph, data: Any) -> Batches:
+    """The calibration data; under a budget it can be read again, and labels that lie among it are left out.
 
-    batch_size: int | None
-    limit: int | None
-    layout: Layout | None
-    images: ImageOptions | str | None
-
-    def open(self, graph: Graph, data: Any, budget: Budget | None) -> Batches:
-        """The calibration data; under a budget it can be read again, and labels that lie among it are left out.
-
-        Raises:
-            ConfigError: a budget has no real samples to be judged on.
-            DataError: as `open_data`.
-        """
-        key = None
-        if budget is not None:
-            if data is None and budget.data is None:
-                raise ConfigError(
-                    "a search needs real samples to judge models on",
-                    hint="pass data= (--data), or eval_data= (--eval-data) beside statistics",
-                )
-            key = label_key(budget.labels, data) if budget.data is None else None
-        batches = open_batches(
-            graph,
-            data,
-            batch_size=self.batch_size,
-            limit=self.limit,
-            layout=self.layout,
-            images=self.images,
-            skip=() if key is None else (key,),
+    Raises:
+        ConfigError: a budget has no real samples to be judged on.
+        DataError: as `open_data`.
+    """
+    if budget is None:
+        return reading.open(graph, data)
+    if data is None and budget.data is None:
+        raise ConfigError(
+            "a search needs real samples to judge models on",
+            hint="pass data= (--data), or eval_data= (--eval-data) beside statistics",
         )
-        return batches.cached() if budget is not None and batches.one_shot else batches
+    key = label_key(budget.labels, data) if budget.data is None else None
+    batches = reading.open(graph, data, skip=() if key is None else (key,))
+    return batches.cached() if batches.one_shot else batches
 
-    def judged(self, graph: Graph, data: Any, batches: Batches, budget: Budget) -> Judged:
-        """What the budget is judged on: its own samples, or the calibration data `batches`, read from `data`.
 
-        Raises:
-            ConfigError: the labels are of no known kind.
-            DataError: the samples or labels cannot be read.
-        """
-        source, limit = (data, self.limit) if budget.data is None else (budget.data, None)
-        if budget.data is not None:
-            batches = labelled_data(
-                graph,
-                source,
-                budget.labels,
-                batch_size=self.batch_size,
-                limit=None,
-                layout=self.layout,
-                images=self.images,
-            )
-            batches = batches.cached() if batches.one_shot else batches
-        labels = load_labels(budget.labels, source, limit=limit) if budget.max_drop is not None else None
-        return Judged(batches=batches, labels=labels, limited=limit is not None)
+def judged_by(budget: Budget, reading: Reading, graph: Graph, data: Any, batches: Batches) -> Judged:
+    """What a budget is judged on: its own samples, or the calibration data `batches`, read from `data`.
+
+    Raises:
+        ConfigError: the labels are of no known kind.
+        DataError: the samples or labels cannot be read.
+    """
+    source, limit = (data, reading.limit) if budget.data is None else (budget.data, None)
+    if budget.data is not None:
+        batches = labelled_data(graph, source, budget.labels, replace(reading, limit=None))
+        batches = batches.cached() if batches.one_shot else batches
+    labels = load_labels(budget.labels, source, limit=limit) if budget.max_drop is not None else None
+    return Judged(batches=batches, labels=labels, limited=limit is not None)
 
 
 def first_samples(batches: Batches) -> list[Batch]:

@@ -10,8 +10,7 @@ import click
 import pytest
 
 import onnxq
-from onnxq.api.quantize import DEFAULT_METHOD
-from onnxq.calibration.methods.solve import DEFAULT_PERCENTILE, METHOD_NAMES, METHODS
+from onnxq.calibration.methods.solve import AUTO, DEFAULT_PERCENTILE, METHOD_NAMES, METHODS
 from onnxq.calibration.runner import NonFinite
 from onnxq.cli import parameters
 from onnxq.cli.main import cli
@@ -53,7 +52,7 @@ def test_names_are_those_of_the_library() -> None:
 
 def test_defaults_are_those_of_the_library() -> None:
     assert option("quantize", "target").default == ORT_CPU
-    assert option("quantize", "method").default == DEFAULT_METHOD
+    assert option("quantize", "method").default == AUTO
     assert f"[default: {DEFAULT_PERCENTILE:g}]" in str(option("quantize", "percentile").help)
 
 

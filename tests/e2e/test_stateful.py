@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import onnxq
 from onnxq.cli.main import cli
 from onnxq.graph.model import load_graph
-from onnxq.pipeline.stages import open_batches
+from onnxq.pipeline.reading import Reading
 from tests.zoo.packages import package_file
 from tests.zoo.silero import CONTEXT, FRAME, RATE, silero_models, speech
 
@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_states_are_those_of_the_model(model: Path, folder: Path) -> None:
     """The states that onnxq feeds are those of a loop around onnxruntime, and start anew with each sound."""
     data = onnxq.Data("clips", preprocess="frames.py:frames", state={"stateN": "state"})
-    feeds = list(open_batches(load_graph(model), data, batch_size=None, limit=None, layout=None, images=None))
+    feeds = list(Reading().open(load_graph(model), data))
     assert len(feeds) == 80
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     state = np.zeros((2, 1, 128), np.float32)

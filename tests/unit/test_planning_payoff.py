@@ -115,7 +115,7 @@ def test_unknown_sizes_leave_nodes_in_int8() -> None:
 
 def test_an_unknown_placement_is_refused() -> None:
     with pytest.raises(ConfigError, match="unknown placement 'best'; known: fast, full") as error:
-        PlanOptions.of(placement="best")
+        PlanOptions.of({"placement": "best"})
     assert "--placement" in str(error.value.hint)
 
 

@@ -63,7 +63,7 @@ def test_it_stays_float(gather: str, constants: dict[str, Any], why: str) -> Non
 
 
 def test_excluded_gathers_stay_float() -> None:
-    plan = embedding("[g] e = Gather(t, i)", options=PlanOptions.of(exclude_ops="Gather", placement=FULL))
+    plan = embedding("[g] e = Gather(t, i)", options=PlanOptions.of({"exclude_ops": "Gather", "placement": FULL}))
     assert reason(plan, "g") == "excluded by the user [user]"
     assert tensors(plan) == ["e u8 observed -> m.0", "w s8@1 values -> m.1"]
 

@@ -168,5 +168,5 @@ def test_operands_of_unlike_types_are_refused() -> None:
 
 
 def test_options_know_the_types_of_overrides() -> None:
-    options = PlanOptions.of(overrides=[{"nodes": "a", "activation": "fp8"}, {"nodes": "b", "weight": "int8"}])
+    options = PlanOptions.of({"overrides": [{"nodes": "a", "activation": "fp8"}, {"nodes": "b", "weight": "int8"}]})
     assert options.types() == ("fp8", "int8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from onnxq.calibration.tensorrt_cache import cache_from_stats, save_tensorrt_cac
 from onnxq.data.images import ImageOptions
 from onnxq.errors import ArtifactError, ModelError
 from onnxq.graph.model import get_metadata, set_metadata
+from onnxq.keywords import Keyword
 from onnxq.modes.recorded_options import OPTIONS_KEY, recall_options, record_options
 from tests.cli.conftest import Run, folder, run, samples, tiny_model  # noqa: F401 - fixtures
 from tests.graphs import model_of, normal
@@ -82,13 +83,17 @@ def test_damaged_records(text: str) -> None:
 
 
 def test_records() -> None:
-    def function(model: Any, *, method: str = "auto", images: Any = None, exclude: Any = (), table: Any = None) -> None:
-        pass
+    class Group(TypedDict, total=False):
+        method: Annotated[str, Keyword("auto", "")]
+        images: Annotated[Any, Keyword(None, "")]
+        exclude: Annotated[Any, Keyword((), "")]
+        table: Annotated[Any, Keyword(None, "")]
 
     def recorded(**given: Any) -> str:
-        return record_options(function, {"method": "auto", "images": None, "exclude": (), "table": None, **given})
+        return record_options(Group, given)
 
-    assert recorded() == recorded(exclude=[]) == "{}"
+    assert recorded() == recorded(exclude=[]) == recorded(method="auto", images=None) == "{}"
+    assert record_options(Group, {}, mode="dynamic") == '{"mode":"dynamic"}'
     assert recorded(exclude=("a",), method="max") == '{"exclude":["a"],"method":"max"}'
     images = ImageOptions(mean=(0.5,), size=(32, 48))
     assert recall_options({OPTIONS_KEY: recorded(images=images)}) == {"images": images}

@@ -21,7 +21,8 @@ from onnxq.numerics import fake_quantize
 from onnxq.numerics import metrics as whole
 from onnxq.passes.fold_weights import FoldWeights
 from onnxq.passes.insert_qdq import InsertQDQ
-from onnxq.pipeline.stages import Prepared, observe, open_batches, prepare
+from onnxq.pipeline.reading import Reading
+from onnxq.pipeline.stages import Prepared, observe, prepare
 from onnxq.planning.options import PlanOptions
 from onnxq.search import effects
 from onnxq.search.distance import Distance, Effect
@@ -60,7 +61,7 @@ TARGETS = ("ort-x64-vnni", "ort-x64-avx2", "tensorrt", "openvino")
 
 def prepared_with(model: ModelProto | Path, feeds: list, target: str) -> tuple[Prepared, Bench, list[Layer]]:
     prepared = prepare(model, target, PlanOptions(placement="full"))
-    batches = open_batches(prepared.source, feeds, batch_size=None, limit=None, layout=None, images=None)
+    batches = Reading().open(prepared.source, feeds)
     known = observe(prepared, batches, method_from_name("max"), CollectOptions(), None)
     qparams = solve_from_ranges(prepared.graph, prepared.plan, known.ranges, prepared.target)
     bench = Bench(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from numbers import Real
+from typing import Annotated, TypedDict
 
 import numpy as np
 
@@ -20,12 +21,14 @@ from onnxq.calibration.methods.max import solve_max
 from onnxq.calibration.methods.mse import solve_mse
 from onnxq.calibration.methods.noise import expected_errors
 from onnxq.calibration.methods.percentile import solve_percentile
-from onnxq.calibration.statistics.table import TensorStats
+from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, ConfigError, InternalError
+from onnxq.keywords import Keyword
 from onnxq.numerics.qparams import Range
 from onnxq.numerics.specs import QuantSpec
 
-METHODS = ("auto", "entropy", "max", "mse", "percentile")
+AUTO = "auto"
+METHODS = (AUTO, "entropy", "max", "mse", "percentile")
 """Methods that work on statistics: one set of statistics serves them all."""
 
 MOVING_AVERAGE = "moving-average"
@@ -60,6 +63,31 @@ class Method:
         if self.name == MOVING_AVERAGE:
             return f"{self.name} {self.momentum:g}"
         return f"{self.name} {self.percentile:g} %" if self.name == "percentile" else self.name
+
+
+class RangeKeywords(TypedDict, total=False):
+    """How ranges are chosen, and from which statistics."""
+
+    method: Annotated[
+        str,
+        Keyword(
+            AUTO,
+            "How ranges are chosen from statistics: max, percentile, entropy, mse or auto; in `quantize` also "
+            "moving-average, which follows the batches in their order as PyTorch's observer does.",
+        ),
+    ]
+    percentile: Annotated[
+        float | None,
+        Keyword(None, 'For method "percentile", the share of values inside the range, in percent (more than 50).'),
+    ]
+    stats: Annotated[
+        StatsTable | None,
+        Keyword(
+            None,
+            "Statistics from an earlier run; then nothing is calibrated, and `data` serves for recovery (its first "
+            "samples) and the report (its last), or in `sensitivity` to measure on.",
+        ),
+    ]
 
 
 def method_from_name(name: str, *, percentile: float | None = None, momentum: float | None = None) -> Method:

@@ -1,0 +1,118 @@
+"""Keyword arguments that several functions take, each declared once.
+
+A group is a TypedDict (PEP 692) whose keys say type, default and meaning:
+
+    class ReadingKeywords(TypedDict, total=False):
+        batch_size: Annotated[int | None, Keyword(None, "Samples to feed at once.")]
+
+    @takes(ReadingKeywords)
+    def preview(model, data, **options: Unpack[ReadingKeywords]): ...
+
+Groups are put together by inheritance. Where values are needed, `complete` gives those of one group, defaults included.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast, get_type_hints
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Group = TypeVar("Group", bound=Mapping[str, object])
+
+_OPTIONS_ITEM = re.compile(r"^ {4}options: .*(\n {8}.*)*", re.MULTILINE)
+_wrapped = functools.partial(
+    textwrap.fill, width=116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
+)
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """What is to be known of a keyword beside its type.
+
+    Attributes:
+        default: Its value unless given.
+        meaning: What it says, as in the section Args of a docstring.
+    """
+
+    default: Any
+    meaning: str
+
+
+def keywords_of(group: type) -> dict[str, Keyword]:
+    """The keywords of a group, inherited ones included."""
+    return {name: hint.__metadata__[0] for name, hint in get_type_hints(group, include_extras=True).items()}
+
+
+def defaults_of(group: type) -> dict[str, Any]:
+    """The default of each keyword of a group."""
+    return {name: keyword.default for name, keyword in keywords_of(group).items()}
+
+
+def complete(group: type[Group], given: Group) -> Group:
+    """The keywords of `group` among those that were given, and the defaults of the others."""
+    return cast("Group", {name: given.get(name, default) for name, default in defaults_of(group).items()})
+
+
+def takes(group: type) -> Callable[[Function], Function]:
+    """A decorator for a function whose last parameter, `**options`, are the keywords of `group`.
+
+    Other keywords are refused, as Python itself would, with the one that was meant. The signature shows every keyword,
+    and so does the docstring in place of its item `options`.
+    """
+
+    def decorate(function: Function) -> Function:
+        signature = _signature(function, group)
+        known = signature.parameters
+
+        @functools.wraps(function)
+        def checked(*args: Any, **given: Any) -> Any:
+            for name in given:
+                if name not in known:
+                    raise TypeError(_unknown(name, function.__name__, list(known)))
+            return function(*args, **given)
+
+        checked.__doc__ = _documented(function.__doc__, keywords_of(group))
+        checked.__signature__ = signature  # type: ignore[attr-defined]  # where `inspect.signature` looks
+        return cast("Function", checked)
+
+    return decorate
+
+
+def _signature(function: Callable[..., Any], group: type) -> inspect.Signature:
+    """That of a function, with the keywords of a group in place of `**options`."""
+    own = inspect.signature(function)
+    *named, _ = own.parameters.values()
+    added = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=keyword.default, annotation=_type(group.__annotations__[name])
+        )
+        for name, keyword in keywords_of(group).items()
+    ]
+    return own.replace(parameters=[*named, *added])
+
+
+def _type(annotation: Any) -> str:
+    """The type in `Annotated[type, Keyword(...)]` as it is written, which is how signatures have the others."""
+    annotated = ast.parse(annotation.__forward_arg__, mode="eval").body
+    return ast.unparse(cast("Any", annotated).slice.elts[0])
+
+
+def _unknown(name: str, function: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f"did you mean {close[0]!r}?" if close else f"help(onnxq.{function}) lists those there are"
+    return f"{function}() got an unexpected keyword argument {name!r}; {guess}"
+
+
+def _documented(docstring: str | None, keywords: Mapping[str, Keyword]) -> str | None:
+    """A docstring with an item for each keyword in place of the item `options`."""
+    if docstring is None:  # python -OO
+        return None
+    items = "\n".join(_wrapped(f"{name}: {keyword.meaning}") for name, keyword in keywords.items())
+    return _OPTIONS_ITEM.sub(lambda _: items, inspect.cleandoc(docstring))
