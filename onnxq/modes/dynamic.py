@@ -18,6 +18,7 @@ from onnxq.modes.finishing import Made, Request, finish
 from onnxq.modes.result import QuantizeResult
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.share_constants import ShareConstants
+from onnxq.passes.store_in_half import StoreInHalf
 from onnxq.pipeline.facts import Clock
 from onnxq.pipeline.nested_plans import Nested
 from onnxq.pipeline.stages import nothing_to_quantize, read_through
@@ -59,6 +60,8 @@ def quantize_dynamic(request: Request, budget: Budget | None = None) -> Quantize
         whole = planned.whole
         quantized, qparams = _quantized(planned.graph, planned.plan, planned.nested, table)
         ShareConstants().run(quantized)
+        if planned.widened:
+            StoreInHalf().run(quantized)
     made = Made(
         source=source,
         planned=planned.graph,

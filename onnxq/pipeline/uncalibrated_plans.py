@@ -41,12 +41,14 @@ class DynamicPlan:
         graph: The same function after the float passes.
         plan: The plan of the model's own graph.
         nested: Its subgraphs that are quantized too, with their plans.
+        widened: Whether what was float16 in the source computes in float32.
     """
 
     source: Graph
     graph: Graph
     plan: QuantPlan
     nested: tuple[Nested, ...]
+    widened: bool = False
 
     @property
     def whole(self) -> QuantPlan:
@@ -113,7 +115,8 @@ def plan_dynamically(model: ModelSource, target: Target, options: PlanOptions, n
             untyped=FoldFragment(),
         )
         plan = plan_dynamic(graph, target, options=options, digest=digest, notes=told, source=source)
-    return DynamicPlan(source=source, graph=graph, plan=plan, nested=nested)
+    widened = TensorProto.FLOAT16 in changed
+    return DynamicPlan(source=source, graph=graph, plan=plan, nested=nested, widened=widened)
 
 
 def plan_weights_of(

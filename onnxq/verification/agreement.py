@@ -22,14 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import Graph
+from onnxq.planning.bounds import known_bounds
 from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.structure import code_type, is_qdq
 
 TIE_CODES = 1
 """A flipped tie moves a value to the neighbouring code."""
 FLOAT_TOLERANCE = 1e-3
-"""Largest difference of a float output, as a share of its peak: above float32 rounding, below one code (1/255)."""
+"""Largest difference of a float output, as a share of its peak: above float32 rounding, below one code (1/255). The peak
+of what a Sigmoid or Softmax gives is 1: an answer of 1e-5 takes over the rounding of the logit behind it as a factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +152,7 @@ def _code_stretch(graph: Graph, node: NodeProto, want: NDArray[Any], got: NDArra
 def _float_stretch(graph: Graph, name: str, want: NDArray[Any], got: NDArray[Any]) -> Stretch:
     producer = graph.producer(name)
     # Masked attention scores are -Inf on both sides: equal values do not differ, and Inf is no peak to measure by.
-    peak = float(np.abs(want[np.isfinite(want)]).max(initial=0.0)) or 1.0
+    peak = max(float(np.abs(want[np.isfinite(want)]).max(initial=0.0)), _reach(graph, name)) or 1.0
     same = (want == got) | (np.isnan(want) & np.isnan(got))
     with np.errstate(invalid="ignore"):
         far = np.abs(want.astype(np.float64) - got.astype(np.float64)) / peak
@@ -164,3 +167,23 @@ def _float_stretch(graph: Graph, name: str, want: NDArray[Any], got: NDArray[Any
         largest=float(far.max(initial=0.0)),
         is_float=True,
     )
+
+
+def _reach(graph: Graph, tensor: str, around: Graph | None = None) -> float:
+    """The largest magnitude that the operator behind `tensor` can give; 0 where that is not known.
+
+    Args:
+        graph: The graph that computes `tensor`.
+        tensor: A tensor.
+        around: The graph that `graph` is a branch of.
+    """
+    while (node := graph.producer(tensor)) is not None and node.op_type == "Identity":
+        tensor = node.input[0]
+    if node is None:
+        return 0.0 if around is None else _reach(around, tensor)
+    if node.op_type == "If":
+        slot = list(node.output).index(tensor)
+        branches = [own_graph(graph, one) for one in subgraphs(graph) if one.node == node.name]
+        return min(_reach(branch, list(branch.outputs)[slot], graph) for branch in branches)
+    bounds = known_bounds(graph, tensor)
+    return 0.0 if bounds.lower is None or bounds.upper is None else max(abs(bounds.lower), abs(bounds.upper))

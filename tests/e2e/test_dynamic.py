@@ -212,3 +212,13 @@ def test_a_wider_type_or_another_engine_is_refused() -> None:
         onnxq.quantize(given, mode="dynamic", method="entropy")
     with pytest.raises(onnxq.ConfigError, match="did you mean mode='dynamic'"):
         onnxq.quantize(given, mode="dynamics")
+
+
+def test_what_stays_float_of_a_half_model_takes_no_more_room() -> None:
+    """A Conv is left as it is: its weights were float16, compute in float32, and are stored in float16 again."""
+    text = """(float16[1,32,16] x) => (float16[1,64,24] y)
+    { a = Conv(x, w) b = Relu(a) y = MatMul(b, v) }"""
+    given = model_of(text, w=normal(64, 32, 9).astype(np.float16), v=normal(8, 24).astype(np.float16))
+    result = dynamic(given, normal(1, 32, 16).astype(np.float16))
+    assert_runs(result, "DynamicQuantizeMatMul")
+    assert result.report.size_after_bytes < 1.1 * result.report.size_before_bytes

@@ -8,10 +8,12 @@ import pytest
 from onnx import ModelProto
 
 from onnxq.errors import ModelError
+from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
 from onnxq.verification.agreement import FLOAT_TOLERANCE, fused_agreement
 from onnxq.verification.engines.onnxruntime import OrtModel, executed_precision
 from onnxq.verification.engines.result import Precision
+from tests.graphs import model_of
 from tests.verify_models import ModelBuilder, conv_feeds, float_conv, int8_conv, weights
 from tests.versions import since
 
@@ -227,6 +229,28 @@ def test_a_wrong_float_output_is_found():
     assert not last.agrees
     assert last.largest > FLOAT_TOLERANCE
     assert str(last).endswith("of the peak")
+
+
+@pytest.mark.parametrize("branch", [False, True])
+def test_an_answer_next_to_zero_is_no_measure_of_rounding(branch: bool):
+    """A Sigmoid far on its left: the float sums in front of it round differently, and its answer is 1e-5 of its reach."""
+    rng = np.random.default_rng(0)
+    x = (0.1 * rng.integers(0, 256, (1, 4096))).astype(np.float32)
+    weight = rng.integers(1, 128, (4096, 4)).astype(np.int8)
+    # Sums of 40,000 that cancel to logits of -12: their last bit is 0.004.
+    bias = (-12.0 - x.astype(np.float64) @ (0.013 * weight)).astype(np.float32)
+    last = """If (c) <then_branch = a () => (float[1,4] p) { p = Sigmoid(logits) },
+        else_branch = b () => (float[1,4] r) { r = Identity(s) }>"""
+    text = f"""(float[1,4096] x, bool c) => (float[1,4] y) {{
+        q = QuantizeLinear(x, step, zero) d = DequantizeLinear(q, step, zero)
+        e = DequantizeLinear(w, fine, none) m = MatMul(d, e) logits = Sub(m, minus) s = Sigmoid(logits)
+        y = {last if branch else "Identity(s)"} }}"""
+    given = {"step": np.float32(0.1), "zero": np.uint8(0), "fine": np.float32(0.013), "none": np.int8(0)}
+    model = model_of(text, w=weight, minus=-bias, **given)
+    found = fused_agreement(load_graph(model), {"x": x, "c": np.array(True)})[-1]
+    assert (found.tensor, found.is_float) == ("y", True)
+    assert found.differing == 1.0
+    assert found.agrees
 
 
 def test_a_bias_scale_that_onnxruntime_does_not_check_is_found():
