@@ -1,5 +1,7 @@
 """Memory and time for models of many gigabytes: `python -m benches.large --gigabytes 2.5 8 --float16 2.5`.
 
+Rows of other models, and of what `--only` leaves out, stay as they were measured before.
+
 A transformer of random weights is written to a temporary folder tensor by tensor (and removed afterwards), then run by
 onnxruntime alone and quantized by onnxq, each in a process of its own that is watched from outside.
 
@@ -36,10 +38,14 @@ TOKENS = 32
 SAMPLES = 6
 _PAGE_BYTES = 4096
 _DATA = "model.onnx.data"
+ALONE = "onnxruntime alone"
 QUANTIZED = {"onnxq, static": (), "onnxq, weight-only": ("--mode", "weight-only")}
 """What is measured beside onnxruntime, and its options."""
+_COLUMNS = ("model", "what", "anonymous GB", "resident GB", "s", "CPU s", "file GB", "SQNR dB", "commit")
+Rows = dict[tuple[str, str], tuple[str, ...]]
+"""By model and what was measured, the other columns."""
 
-ALONE = """
+_RUN = """
 import sys
 import numpy as np
 import onnxruntime
@@ -194,45 +200,71 @@ def _memory(pid: int) -> Iterator[tuple[str, int]]:
             yield name, int(value.split()[0])
 
 
-def bench(gigabytes: float, dtype: type[np.floating[Any]], parent: Path | None) -> str:
-    """One model: rows of the table."""
+def bench(
+    gigabytes: float, dtype: type[np.floating[Any]], parent: Path | None, wanted: Sequence[str]
+) -> Iterator[Rows]:
+    """One model: a row of the table at a time."""
     with tempfile.TemporaryDirectory(prefix="onnxq-bench-", dir=parent) as name:
         folder = Path(name)
         path = write_transformer(folder, gigabytes, dtype)
         label = f"{_gigabytes(folder, '*'):.1f} GB {np.dtype(dtype).name}"
         data = folder / "samples.npz"
         np.savez(data, ids=np.random.default_rng(1).integers(0, VOCABULARY, (SAMPLES, TOKENS)))
-        rows = [_row(label, "onnxruntime alone", watch(sys.executable, "-c", ALONE, str(path), str(data)))]
-        for what, options in QUANTIZED.items():
+        if ALONE in wanted:
+            yield _row(label, ALONE, watch(sys.executable, "-c", _RUN, str(path), str(data)))
+        for what in (what for what in QUANTIZED if what in wanted):
             output = folder / "quantized.onnx"
             made = watch(
                 sys.executable, "-m", "onnxq", "quantize", str(path), "--data", str(data), "-o", str(output), "--json",
-                *options,
+                *QUANTIZED[what],
             )  # fmt: skip
             sqnr = min(one["sqnr_db"] for one in json.loads(made.output)["outputs"])
-            rows.append(_row("", what, made, f"{_gigabytes(folder, 'quantized.onnx*'):.1f}", f"{sqnr:.1f}"))
+            yield _row(label, what, made, f"{_gigabytes(folder, 'quantized.onnx*'):.1f}", f"{sqnr:.1f}")
             for file in folder.glob("quantized.onnx*"):
                 file.unlink()
-    return "\n".join(rows)
 
 
 def _gigabytes(folder: Path, pattern: str) -> float:
     return sum(file.stat().st_size for file in folder.glob(pattern)) / 1e9
 
 
-def _row(model: str, what: str, took: Watched, file: str = "", noise: str = "") -> str:
-    row = f"| {model} | {what} | {took.anonymous:.2f} | {took.resident:.2f} | {took.seconds:.0f} | "
-    row += f"{took.cpu_seconds:.0f} | {file} | {noise} |"
-    print(row, flush=True)
-    return row
+def _row(model: str, what: str, took: Watched, file: str = "", noise: str = "") -> Rows:
+    commit = machine.facts()["onnxq"].removeprefix("commit ")
+    peaks = (f"{took.anonymous:.2f}", f"{took.resident:.2f}")
+    row = (*peaks, f"{took.seconds:.0f}", f"{took.cpu_seconds:.0f}", file, noise, commit)
+    print(model, what, *row, flush=True)
+    return {(model, what): row}
 
 
-def section(rows: Sequence[str]) -> str:
+def rows_of(text: str) -> Rows:
+    """The rows of a page that `section` wrote."""
+    found: Rows = {}
+    model = ""
+    inside = text.partition("<!-- large -->")[2].partition("<!-- /large -->")[0]
+    for line in inside.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if line.startswith("|") and len(cells) == len(_COLUMNS) and cells[1] in (ALONE, *QUANTIZED):
+            model = cells[0] or model
+            found[model, cells[1]] = tuple(cells[2:])
+    return found
+
+
+def _table(rows: Rows) -> Iterator[str]:
+    """By type and size; of a model the first row alone has its name."""
+    order = [ALONE, *QUANTIZED]
+    before = ""
+    for model, what in sorted(rows, key=lambda key: (key[0].split()[2], float(key[0].split()[0]), order.index(key[1]))):
+        yield "| " + " | ".join([model if model != before else "", what, *rows[model, what]]) + " |"
+        before = model
+
+
+def section(rows: Rows) -> str:
     """The section of RESULTS.md."""
     busy = {
         "Load": f"{os.getloadavg()[0]:.0f} processes wanted to run when this was written; s grows with them, CPU s less"
     }
-    facts = "\n".join(f"- {name}: {value}" for name, value in {**machine.facts(), **busy}.items())
+    known = {name: value for name, value in machine.facts().items() if name != "onnxq"}
+    facts = "\n".join(f"- {name}: {value}" for name, value in {**known, **busy}.items())
     return f"""## Large models
 
 Written by `python -m benches.large`; do not edit.
@@ -245,9 +277,9 @@ rounding (weight-only, 4 bits), writing, and the proof on the engine. *Anonymous
 *resident* also counts mapped pages of weight files, which the system takes back at need. float16 models compute in
 float32, in onnxruntime and in what onnxq writes for it.
 
-| model | what | anonymous GB | resident GB | s | CPU s | file GB | SQNR dB |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-{chr(10).join(rows)}
+| {" | ".join(_COLUMNS)} |
+|{" --- |" * len(_COLUMNS)}
+{chr(10).join(_table(rows))}
 """
 
 
@@ -257,12 +289,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--float16", type=float, nargs="*", default=[], help="sizes of the float16 models")
     parser.add_argument("--folder", type=Path, help="where the models are written (and removed)")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--only", nargs="*", choices=(ALONE, *QUANTIZED), default=(ALONE, *QUANTIZED))
     options = parser.parse_args(arguments)
     wanted = [(size, np.float32) for size in options.gigabytes] + [(size, np.float16) for size in options.float16]
-    rows = []
     for size, dtype in wanted:
-        rows.append(bench(size, dtype, options.folder))
-        write_section(options.output, "large", section(rows))  # the next one may take an hour
+        for rows in bench(size, dtype, options.folder, options.only):  # the next one may take an hour
+            known = options.output.read_text(encoding="utf-8") if options.output.is_file() else ""
+            write_section(options.output, "large", section({**rows_of(known), **rows}))
     return 0
 
 
