@@ -41,7 +41,7 @@ _DATA = "model.onnx.data"
 ALONE = "onnxruntime alone"
 QUANTIZED = {"onnxq, static": (), "onnxq, weight-only": ("--mode", "weight-only")}
 """What is measured beside onnxruntime, and its options."""
-_COLUMNS = ("model", "what", "anonymous GB", "resident GB", "s", "CPU s", "file GB", "SQNR dB", "commit")
+_COLUMNS = ("model", "what", "anonymous GB", "resident GB", "s", "CPU s", "file GB", "SQNR dB", "commit, processor")
 Rows = dict[tuple[str, str], tuple[str, ...]]
 """By model and what was measured, the other columns."""
 
@@ -229,9 +229,10 @@ def _gigabytes(folder: Path, pattern: str) -> float:
 
 
 def _row(model: str, what: str, took: Watched, file: str = "", noise: str = "") -> Rows:
-    commit = machine.facts()["onnxq"].removeprefix("commit ")
+    facts = machine.facts()
+    where = f"{facts['onnxq'].removeprefix('commit ')}, {facts['Processor'].partition(',')[0]}"
     peaks = (f"{took.anonymous:.2f}", f"{took.resident:.2f}")
-    row = (*peaks, f"{took.seconds:.0f}", f"{took.cpu_seconds:.0f}", file, noise, commit)
+    row = (*peaks, f"{took.seconds:.0f}", f"{took.cpu_seconds:.0f}", file, noise, where)
     print(model, what, *row, flush=True)
     return {(model, what): row}
 
@@ -263,7 +264,7 @@ def section(rows: Rows) -> str:
     busy = {
         "Load": f"{os.getloadavg()[0]:.0f} processes wanted to run when this was written; s grows with them, CPU s less"
     }
-    known = {name: value for name, value in machine.facts().items() if name != "onnxq"}
+    known = {name: value for name, value in machine.facts().items() if name not in ("onnxq", "Processor")}
     facts = "\n".join(f"- {name}: {value}" for name, value in {**known, **busy}.items())
     return f"""## Large models
 
