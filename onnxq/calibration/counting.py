@@ -28,11 +28,13 @@ class CountOptions:
 
     Attributes:
         stop_at_nonfinite: Whether NaN and Inf are an error.
+        hidden: Names of the tensors in which -Inf is none: it hides scores from a Softmax.
         full_histogram: Whether every element enters the histogram.
         range_only: Whether there is no histogram at all.
     """
 
     stop_at_nonfinite: bool = True
+    hidden: frozenset[str] = frozenset()
     full_histogram: bool = False
     range_only: bool = False
 
@@ -98,9 +100,12 @@ class Counter:
             tapped = found.tapped[name]
             rows = None if self._options.full_histogram else tapped.rows
             part = extract(tapped.array, rows=rows, blocked=tapped.blocked, histogram=not self._options.range_only)
-            if part.nonfinite and self._options.stop_at_nonfinite:
+            if part.nonfinite and self._options.stop_at_nonfinite and not self._hides(name, tapped.array):
                 raise NonFiniteError(name, tapped.array, found.batch)
             self._add(name, part)
+
+    def _hides(self, name: str, array: NDArray[Any]) -> bool:
+        return name in self._options.hidden and bool(np.isneginf(array[~np.isfinite(array)]).all())
 
     def _add(self, name: str, part: Extract) -> None:
         self._builders[name].add(part)

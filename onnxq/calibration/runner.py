@@ -34,6 +34,7 @@ from onnxq.inference.outputs import FLOATS, with_output_shapes, with_outputs, wi
 from onnxq.inference.providers import DEFAULT_PROVIDERS, full_names
 from onnxq.inference.session import Session, make_session
 from onnxq.keywords import Keyword
+from onnxq.planning.masks import hidden_tensors
 
 NonFinite = Literal["error", "ignore"]
 
@@ -79,7 +80,8 @@ class CollectOptions:
     Attributes:
         threads: onnxruntime's threads within a node; None leaves the choice to it.
         providers: Execution providers in fall-back order (see `session.PROVIDERS`); None means the CPU.
-        nonfinite: Whether NaN and Inf in a tapped tensor stop the run or are counted and left out.
+        nonfinite: Whether NaN and Inf in a tapped tensor stop the run or are counted and left out; -Inf that hides
+            scores from a Softmax is left out in any case.
         full_histogram: Count every element, not about SAMPLE of each sample's tensor (see `sampling`).
         range_only: Keep extremes alone, which is all that the method `max` needs, for less time.
         memory_limit: Bytes that tapped tensors may take, by the sizes of the first batch; where they do not fit, the
@@ -296,6 +298,7 @@ class _Work:
             derived,
             CountOptions(
                 stop_at_nonfinite=self.options.nonfinite == "error",
+                hidden=hidden_tensors(self.graph),
                 full_histogram=self.options.full_histogram,
                 range_only=self.options.range_only,
             ),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from onnxq.calibration.concat_ranges import with_joined_concats
+from onnxq.calibration.mask_ranges import with_mask_ends
 from onnxq.calibration.methods import Method, expected_sqnr_db, method_from_name, solve_range
 from onnxq.calibration.methods.density import Density
 from onnxq.calibration.methods.percentile import zeros_reach
@@ -160,7 +161,7 @@ def solve_from_ranges(  # noqa: PLR0913 - what parameters depend on
     """
     table: dict[str, QuantParams] = {}
     known = known or {}
-    ranges = with_joined_concats(graph, plan, _with_reach(plan, ranges))
+    ranges = with_joined_concats(graph, plan, with_mask_ends(graph, plan, _with_reach(plan, ranges)))
     for key, tensor in plan.tensors.items():
         if key in known:
             table[key] = safe_params(graph, tensor, known[key], target)
@@ -169,6 +170,8 @@ def solve_from_ranges(  # noqa: PLR0913 - what parameters depend on
         elif isinstance(tensor.source, Fixed):
             found, bounds = Range.of(tensor.source.rmin, tensor.source.rmax), tensor.source
             table[key] = _observed(found, tensor, Observed(bounds.lower, bounds.upper))
+        elif key in ranges:
+            table[key] = qparams_from_range(ranges[key], tensor.spec)  # a mask
         elif isinstance(tensor.source, FromValues):
             table[key] = _from_values(graph, tensor, target, clip_weights=clip_weights)
     for key in list(table):
@@ -315,8 +318,13 @@ def safe_params(graph: Graph, tensor: TensorPlan, params: QuantParams, target: T
     return params
 
 
-def constant_values(graph: Graph, name: str) -> NDArray[Any]:
+def constant_values(graph: Graph, name: str, *, role: Role = Role.WEIGHT) -> NDArray[Any]:
     """The values of an initializer, known to be finite.
+
+    Args:
+        graph: The graph.
+        name: Name of the initializer.
+        role: What it is. In an operand whose range is solved, -Inf is that of a mask, and becomes the lowest number.
 
     Raises:
         ModelError: it holds NaN or Inf.
@@ -324,6 +332,8 @@ def constant_values(graph: Graph, name: str) -> NDArray[Any]:
     values = graph.constant(name)
     if values is None:
         raise InternalError(f"{name!r} is not an initializer")
+    if role is Role.CONSTANT and values.dtype.kind == "f":
+        values = np.where(np.isneginf(values), np.finfo(values.dtype).min, values)
     if not np.isfinite(values).all():
         raise ModelError(
             "holds NaN or Inf, which no integer can stand for",

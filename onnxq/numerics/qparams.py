@@ -109,20 +109,30 @@ def qparams_from_range(range_: Range, spec: QuantSpec) -> QuantParams:
     qmin, qmax = spec.qmin, spec.qmax
     if spec.symmetric:
         amax = np.maximum(-rmin, rmax)
-        scale = _positive_float32(amax / ((qmax - qmin) // 2))
+        scale = _positive_float32(amax / ((qmax - qmin) // 2), (qmax - qmin) // 2)
         scale = next_power_of_two(scale) if spec.power_of_two else scale
         zero_point = np.full(scale.shape, spec.middle)
     else:
-        scale = _positive_float32((rmax - rmin) / (qmax - qmin))
+        scale = _positive_float32((rmax - rmin) / (qmax - qmin), qmax - qmin)
         scale = next_power_of_two(scale) if spec.power_of_two else scale
         zero_point = np.clip(np.rint(qmin - rmin / scale.astype(np.float64)), qmin, qmax)
     return QuantParams(scale=scale, zero_point=zero_point.astype(spec.qtype.dtype), spec=spec)
 
 
-def _positive_float32(scale: NDArray[np.float64]) -> NDArray[np.float32]:
+def _positive_float32(scale: NDArray[np.float64], codes: int) -> NDArray[np.float32]:
     # A dead channel quantizes to all zeros under any scale; 1.0 keeps products of scales away from denormals.
     scale = np.where(scale == 0.0, 1.0, scale)
-    return np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
+    # Rounded up, the scale of a range that ends at the largest float would give its last code Inf.
+    return np.minimum(np.maximum(scale, SMALLEST_SCALE).astype(np.float32), _largest_scale(codes))
+
+
+def _largest_scale(codes: int) -> np.float32:
+    """The largest scale that times so many codes is finite in float32."""
+    largest = float(np.finfo(np.float32).max)
+    scale: np.float32 = np.float32(largest / codes)
+    if float(scale) * codes > largest:
+        scale = np.nextafter(scale, np.float32(0.0))
+    return scale
 
 
 def next_power_of_two(scale: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -34,7 +34,7 @@ class FoldWeights(Fold):
     def fold(self, graph: Graph, key: str, tensor: TensorPlan, reads: Sequence[str]) -> None:
         """Put one DequantizeLinear behind the codes, for all readers (1)."""
         name, params = tensor.name, self._qparams[key]
-        values = constant_values(graph, name)
+        values = constant_values(graph, name, role=tensor.role)
         if tensor.role is Role.BIAS:
             # A bias that is one number for all columns gets a code for each: their scales differ.
             values = np.broadcast_to(values.reshape(-1), params.scale.shape or (values.size,))

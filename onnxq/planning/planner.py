@@ -16,6 +16,7 @@ from onnxq.planning.compute import WEIGHT, ComputeSite, ProductSite, Refusal, co
 from onnxq.planning.decisions import Verdict, decisions_of
 from onnxq.planning.inputs import InputPairs
 from onnxq.planning.logarithms import LOGARITHM_RULE, logged_nodes, logged_reason
+from onnxq.planning.masks import MASK_REASON, MASK_RULE, masked_scores
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions, Selection
 from onnxq.planning.overridden import apply_overrides, check_like_types
 from onnxq.planning.payoff import dear_nodes
@@ -24,6 +25,7 @@ from onnxq.planning.plan import (
     Derived,
     Fixed,
     FromValues,
+    NodeDecision,
     Observed,
     QuantPlan,
     Role,
@@ -86,7 +88,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
     tensors = overridden.tensors
     if target.like_types:
         check_like_types(graph, tensors, target)
-    decisions = decisions_of(graph, target, {**verdicts, **decided}, tensors)
+    decisions = _with_masks(graph, tensors, decisions_of(graph, target, {**verdicts, **decided}, tensors))
     return QuantPlan(
         target=target.name,
         opset=_opset(graph, target, tensors),
@@ -98,6 +100,17 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         slow_prelu=target.slow_prelu,
         nonzero_biases=target.nonzero_biases,
         notes=(*notes, *overridden.notes),
+    )
+
+
+def _with_masks(
+    graph: Graph, tensors: Mapping[str, TensorPlan], decisions: tuple[NodeDecision, ...]
+) -> tuple[NodeDecision, ...]:
+    """The decisions, those on nodes that hide scores with what becomes of their ranges."""
+    masked = {found.node for found in masked_scores(graph) if found.total in tensors and found.scores in tensors}
+    return tuple(
+        replace(d, reason=f"{d.reason}; {MASK_REASON}", rule=f"{d.rule} {MASK_RULE}".strip()) if d.node in masked else d
+        for d in decisions
     )
 
 

@@ -37,7 +37,7 @@ def rounded_form(graph: Graph, plan: QuantPlan, qparams: QParamsTable) -> Graph:
     known = {key: tensor for key, tensor in plan.tensors.items() if key in qparams}
     for key, tensor in known.items():
         if tensor.role in (Role.WEIGHT, Role.CONSTANT, Role.TABLE):
-            values = fake_quantize(constant_values(graph, tensor.name), qparams[key])
+            values = fake_quantize(constant_values(graph, tensor.name, role=tensor.role), qparams[key])
             name = rounded.unique_name(f"{tensor.name}_rounded")
             elem_type = graph.dtype(tensor.name) or TensorProto.FLOAT
             rounded.add_initializer(name, float_tensor(values, elem_type, name))

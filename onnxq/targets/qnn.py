@@ -96,5 +96,6 @@ QNN = Target(
         "Q3": "src onnxruntime, not run",
         "Q5": "src onnxruntime, not run",
         "R28": "doc, not measured",
+        "R36": "simulated",
     },
 )  # fmt: skip

@@ -32,6 +32,7 @@ LAYERS: dict[str, int] = {
     "onnxq.planning": 7,
     "onnxq.calibration.taps": 8,
     "onnxq.calibration.concat_ranges": 8,
+    "onnxq.calibration.mask_ranges": 8,
     "onnxq.calibration.solve": 8,
     "onnxq.passes": 9,
     "onnxq.calibration": 10,

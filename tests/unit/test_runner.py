@@ -182,13 +182,24 @@ def test_a_mask_of_minus_inf_is_no_fault_of_the_nan_behind_it():
         collect(graph, ["y"], batches(graph), digest="d")
 
 
-def test_a_mask_of_minus_inf_that_would_be_quantized():
+def test_minus_inf_that_hides_scores_is_left_out():
     nodes = [node("Where", "c x i", "masked"), node("Softmax", "masked", "y")]
+    graph = Graph(model(nodes, {"c": np.array([True, True, True, False]), "i": np.float32(-np.inf)}))
+    stats = collect(graph, ["masked"], batches(graph), digest="d")["masked"]
+    assert (stats.nonfinite, stats.count) == (X.size // 4, X.size)
+    assert (stats.rmin, stats.rmax) == (X[:, :3].min(), X[:, :3].max())
+    with pytest.raises(DataError, match=r"input 'x' holds NaN"):
+        collect(graph, ["x", "masked"], batches(graph, np.where(X == X.max(), np.nan, X)), digest="d")
+
+
+def test_a_mask_of_minus_inf_that_would_be_quantized():
+    nodes = [node("Where", "c x i", "masked"), node("Relu", "masked", "r"), node("Softmax", "masked", "s")]
+    nodes.append(node("Add", "r s", "y"))
     graph = Graph(model(nodes, {"c": np.array([True, True, True, False]), "i": np.float32(-np.inf)}))
     with pytest.raises(DataError) as caught:
         collect(graph, ["masked"], batches(graph), digest="d")
     assert "tensor 'masked', computed by Where node 'where_masked', holds Inf\n" in str(caught.value)
-    assert "keep what makes and reads it in float, exclude=['softmax_y', 'where_masked'] (--exclude)" in str(
+    assert "keep what makes and reads it in float, exclude=['relu_r', 'softmax_s', 'where_masked'] (--exclude)" in str(
         caught.value
     )
 

@@ -1,0 +1,58 @@
+"""Ranges of masked scores and of their masks, which end where a Softmax tells nothing apart (`planning/masks.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxq.graph.view import Graph
+from onnxq.numerics.qparams import Range
+from onnxq.planning.masks import REACH, mask_source, masked_scores, readers_of_mask
+from onnxq.planning.plan import FromValues, Observed, QuantPlan, SharedWith
+
+
+def with_mask_ends(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """`ranges` with those of masked scores and masks as the scores alone ask for, whether data hid any or not.
+
+    Args:
+        graph: The normalised float graph the plan was made for.
+        plan: What to quantize.
+        ranges: A range for each tensor in `plan.observed()`.
+
+    Returns:
+        These, and ranges of the masks that are constants.
+    """
+    found = dict(ranges)
+    masks: dict[str, tuple[float, set[str]]] = {}
+    for masked in masked_scores(graph):
+        scores = found.get(_root(plan, masked.scores))
+        total = _settable(plan, masked.total)
+        if scores is None or total is None:
+            continue
+        low, high = float(scores.rmin), float(scores.rmax)
+        found[total] = Range.of(low - REACH, high)
+        mask = _settable(plan, masked.mask) or _settable(plan, mask_source(graph, masked.mask))
+        if mask is not None:
+            lowest, readers = masks.get(mask, (0.0, set[str]()))
+            masks[mask] = min(lowest, low - high - REACH), readers | {masked.node}
+    for mask, (lowest, readers) in masks.items():
+        if readers_of_mask(graph, plan.tensors[mask].name) <= readers:
+            found[mask] = Range.of(lowest, 0.0)
+    return found
+
+
+def _root(plan: QuantPlan, key: str) -> str:
+    """The tensor whose range `key` has."""
+    while key in plan.tensors and isinstance(source := plan.tensors[key].source, SharedWith):
+        key = source.tensor
+    return key
+
+
+def _settable(plan: QuantPlan, tensor: str) -> str | None:
+    """The key of the tensor whose range decides on `tensor`, if nothing but data or its own values does."""
+    key = _root(plan, tensor)
+    planned = plan.tensors.get(key)
+    if planned is None or planned.group is not None:
+        return None
+    if isinstance(planned.source, FromValues):
+        return key if planned.source.amax is None else None
+    return key if isinstance(planned.source, Observed) else None
