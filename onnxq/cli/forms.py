@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from onnxq.cli.parameters import BLOCK_SIZES, MODES, ROUNDINGS, WEIGHT_FORMATS, WEIGHTS, Name, Size
+
+if TYPE_CHECKING:
+    from onnxq.planning.weight_form import FormKeywords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +25,9 @@ class FormOptions:
     weight_format: str | None
     accuracy_level: int | None
 
-    def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of the Python API."""
+    def keywords(self) -> FormKeywords:
+        """In which form the Python API is to store weights, beside their type."""
         return {
-            "mode": self.mode,
-            "weights": self.weights,
             "block_size": self.block_size,
             "symmetric": self.symmetric,
             "rounding": self.rounding,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from onnxq.cli.parameters import Percent
+
+if TYPE_CHECKING:
+    from onnxq.report.gates import GateKeywords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +21,9 @@ class GateOptions:
     min_int8: float | None
     require_engine: bool
 
-    def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of the Python API."""
-        return {"min_sqnr": self.min_sqnr, "min_int8": self.min_int8, "require_engine": self.require_engine}
+    def keywords(self) -> GateKeywords:
+        """What the Python API is to demand of the engine's answer; an SQNR may also be what is searched for."""
+        return {"min_int8": self.min_int8, "require_engine": self.require_engine}
 
 
 GATE_OPTIONS = (

@@ -1,7 +1,8 @@
 """Options that several commands share, each group turned into one value.
 
 A decorator of this module adds options to a command and hands their values over as one frozen object, so a command has
-a few parameters, not thirty.
+a few parameters, not thirty. `keywords()` of such an object gives a group of keyword arguments of the Python API, whose
+names mypy compares.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,6 +34,12 @@ from onnxq.cli.parameters import (
 )
 from onnxq.errors import ConfigError
 
+if TYPE_CHECKING:
+    from onnxq.calibration.runner import CollectKeywords, NonFinite
+    from onnxq.data.inputs import Layout
+    from onnxq.pipeline.reading import ReadingKeywords
+    from onnxq.planning.options import PlacementKeywords
+
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
@@ -50,7 +57,7 @@ class DataOptions:
     data: Path | None
     batch_size: int | None
     limit: int | None
-    layout: str | None
+    layout: Layout | None
     images: str | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
@@ -70,10 +77,9 @@ class DataOptions:
         found = model.with_name(model.stem + DATA_SUFFIX)
         return replace(self, data=found) if self.data is None and found.is_file() else self
 
-    def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of the Python API."""
+    def keywords(self) -> ReadingKeywords:
+        """How the Python API is to read `source`."""
         return {
-            "data": self.source(),
             "batch_size": self.batch_size,
             "limit": self.limit,
             "layout": self.layout,
@@ -132,10 +138,9 @@ class PlanOptions:
     where: str
     activations: str | None
 
-    def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of the Python API."""
+    def keywords(self) -> PlacementKeywords:
+        """Which nodes the Python API is to quantize."""
         return {
-            "target": self.target,
             "exclude": self.exclude,
             "exclude_ops": self.exclude_op,
             "exclude_between": self.exclude_between,
@@ -144,7 +149,6 @@ class PlanOptions:
             "include_between": self.include_between,
             "overrides": self.override,
             "placement": self.where,
-            "activations": self.activations,
         }
 
 
@@ -154,12 +158,12 @@ class CollectOptions:
 
     threads: int | None
     ep: tuple[str, ...]
-    nonfinite: str
+    nonfinite: NonFinite
     full_histogram: bool
     memory_limit: int | None
 
-    def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of the Python API."""
+    def keywords(self) -> CollectKeywords:
+        """How the Python API is to run the model and collect statistics."""
         return {
             "threads": self.threads,
             "providers": self.ep or None,

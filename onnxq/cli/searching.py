@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from onnxq.cli.gates import GateOptions
 from onnxq.cli.options import FILE
 from onnxq.cli.parameters import METRICS, MetricName, Points
 from onnxq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from onnxq.search.budget import SearchKeywords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +30,21 @@ class SearchOptions:
     search_seconds: float | None
     ranking: Path | None
 
-    def keywords(self, gates: GateOptions) -> dict[str, Any]:
-        """Keyword arguments of the Python API, gates included: in a search --min-sqnr is a goal like the others.
+    def keywords(self, min_sqnr: float | None) -> SearchKeywords:
+        """What the Python API is to search for, with --min-sqnr, which is a goal like the others in a search.
 
         Raises:
             ConfigError: --search has nothing to search for.
         """
         goals = self.max_drop is not None or self.min_cosine is not None
-        if self.search and self.max_drop is None and self.min_cosine is None and gates.min_sqnr is None:
+        if self.search and self.max_drop is None and self.min_cosine is None and min_sqnr is None:
             raise ConfigError(
                 "--search has no goal", hint="pass --max-drop 0.5%, --min-cosine 0.999 or --min-sqnr 30 with it"
             )
         # With nothing else to search for, --min-sqnr is a gate.
-        gate_alone = gates.min_sqnr is not None and not goals and self.search is None
+        gate_alone = min_sqnr is not None and not goals and self.search is None
         return {
-            **gates.keywords(),
+            "min_sqnr": min_sqnr,
             "search": self.search is not False and not gate_alone,
             "max_drop": self.max_drop,
             "min_cosine": self.min_cosine,

@@ -116,6 +116,9 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
         )
         stats = run(
             model,
+            chosen.source(),
+            target=placement.target,
+            activations=placement.activations,
             **chosen.keywords(),
             **placement.keywords(),
             **collecting.keywords(),

@@ -66,9 +66,11 @@ def data(  # noqa: PLR0913 - one parameter for each option
     from onnxq.previews.preview import preview  # noqa: PLC0415 - numpy and onnx only now
 
     kept: list[Any] = []
+    chosen = replace(data_from, data=source)
     found = preview(
         model,
-        **replace(data_from, data=source).keywords(),
+        chosen.source(),
+        **chosen.keywords(),
         keep=None if save_inputs is None else lambda batch: kept.append(batch.arrays),
     )
     if save_inputs is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -32,17 +32,6 @@ class BuildOptions:
     fp16: bool
     workspace: int | None
     timing_cache: Path | None
-
-    def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of the Python API."""
-        return {
-            "min_shapes": dict(self.min_shape),
-            "opt_shapes": dict(self.opt_shape),
-            "max_shapes": dict(self.max_shape),
-            "fp16": self.fp16,
-            "workspace_bytes": self.workspace,
-            "timing_cache": self.timing_cache,
-        }
 
 
 def _shape(bound: str, what: str) -> options.Decorator:
@@ -103,7 +92,19 @@ def engine(  # noqa: PLR0913 - one parameter for each group of options
     from onnxq.api.build_engine import build_engine  # noqa: PLC0415 - numpy and onnx only now
 
     with waiting("building the engine", quiet=quiet or as_json):
-        built = build_engine(model, path, force=force, **building.keywords(), **data_from.keywords())
+        built = build_engine(
+            model,
+            path,
+            data=data_from.source(),
+            min_shapes=dict(building.min_shape),
+            opt_shapes=dict(building.opt_shape),
+            max_shapes=dict(building.max_shape),
+            fp16=building.fp16,
+            workspace_bytes=building.workspace,
+            timing_cache=building.timing_cache,
+            force=force,
+            **data_from.keywords(),
+        )
     if as_json:
         print_json(engine_document(built))
     elif not quiet:

@@ -123,6 +123,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
         found = run(
             model,
             quantized,
+            data_from.source(),
             **data_from.keywords(),
             labels=labels,
             metric=metric,

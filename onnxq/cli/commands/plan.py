@@ -62,6 +62,10 @@ def plan(  # noqa: PLR0913 - one parameter for each group of options
         method=method,
         percentile=percentile,
         parameters=filters.shows_tensors or stats is not None,
+        target=placement.target,
+        mode=form.mode,
+        activations=placement.activations,
+        weights=form.weights,
         **form.keywords(),
         **placement.keywords(),
     )

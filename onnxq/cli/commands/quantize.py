@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,7 +28,9 @@ from onnxq.cli.searching import SEARCH_OPTIONS, SearchOptions
 from onnxq.errors import ConfigError
 
 if TYPE_CHECKING:
+    from onnxq.modes.choices import StaticKeywords
     from onnxq.report.report import Report
+    from onnxq.search.budget import SearchKeywords
 
 _SYNTHETIC = (
     "warning: NO CALIBRATION DATA. Ranges come from synthetic inputs and accuracy on real inputs is unknown; "
@@ -49,6 +51,21 @@ class Ranges:
     calibration_cache: Path | None
     tune: str | None
     tune_seconds: float
+
+    def keywords(self) -> StaticKeywords:
+        """How the Python API is to find ranges and win back accuracy and speed."""
+        from onnxq import load_stats  # noqa: PLC0415 - numpy and onnx only now
+
+        return {
+            "method": self.method,
+            "percentile": self.percentile,
+            "momentum": self.momentum,
+            "recover": self.recover,
+            "stats": None if self.stats is None else load_stats(self.stats),
+            "tensorrt_cache": self.calibration_cache,
+            "tune": self.tune,
+            "tune_seconds": self.tune_seconds,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +210,8 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
             collecting=collecting,
             output=output,
             results=results,
-            search=searching.keywords(gates),
+            search=searching.keywords(gates.min_sqnr),
+            gates=gates,
         )
     write_report(report, results.report, quiet=results.quiet or results.as_json)
     write_junit(report, results.junit)
@@ -227,33 +245,32 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     collecting: options.CollectOptions,
     output: Path,
     results: Results,
-    search: dict[str, Any],
+    search: SearchKeywords,
+    gates: GateOptions,
 ) -> Report:
-    from onnxq import load_stats  # noqa: PLC0415 - numpy and onnx only now
     from onnxq.api.quantize import quantize as run  # noqa: PLC0415 - numpy and onnx only now
 
     quiet = results.quiet or results.as_json
     with calibration_progress(quiet=quiet, afterwards="quantizing and verifying") as progress:
         result = run(
             model,
-            **data_from.keywords(),
-            **form.keywords(),
-            **placement.keywords(),
-            method=ranges.method,
-            percentile=ranges.percentile,
-            momentum=ranges.momentum,
-            recover=ranges.recover,
-            tune=ranges.tune,
-            tune_seconds=ranges.tune_seconds,
-            tune_progress=tuning_progress(progress),
-            **collecting.keywords(),
-            stats=None if ranges.stats is None else load_stats(ranges.stats),
-            tensorrt_cache=ranges.calibration_cache,
+            data_from.source(),
+            target=placement.target,
+            mode=form.mode,
             output=output,
             force=results.force,
             details=results.report is not None,
-            **search,
             progress=progress,
+            tune_progress=tuning_progress(progress),
+            activations=placement.activations,
+            weights=form.weights,
+            **ranges.keywords(),
+            **form.keywords(),
+            **placement.keywords(),
+            **data_from.keywords(),
+            **collecting.keywords(),
+            **search,
+            **gates.keywords(),
         )
     if ranges.save_stats is not None:
         result.stats.save(ranges.save_stats)

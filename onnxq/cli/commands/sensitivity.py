@@ -92,6 +92,11 @@ def sensitivity(  # noqa: PLR0913 - one parameter for each option
     with calibration_progress(quiet=quiet or as_json, afterwards="measuring layers") as progress:
         found = run(
             model,
+            chosen.source(),
+            target=placement.target,
+            mode=form.mode,
+            activations=placement.activations,
+            weights=form.weights,
             **chosen.keywords(),
             **form.keywords(),
             **placement.keywords(),

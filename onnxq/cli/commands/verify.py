@@ -98,7 +98,9 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
         found = run(
             float_model,
             quantized_model,
+            data_from.source(),
             target=target,
+            min_sqnr=gates.min_sqnr,
             **gates.keywords(),
             **data_from.keywords(),
             details=report is not None,
