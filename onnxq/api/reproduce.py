@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from onnxq.api.quantize import quantize
+from onnxq.api.quantize import QuantizeKeywords, quantize
 from onnxq.data.description import data_from
-from onnxq.errors import ModelError
+from onnxq.errors import ArtifactError, ModelError
 from onnxq.graph.model import ModelSource, get_metadata, load_graph, model_digest
+from onnxq.keywords import defaults_of
 from onnxq.modes.recorded_options import recall_options
 from onnxq.verification.check import Check
 from onnxq.version import VERSION
@@ -27,7 +28,8 @@ def reproduce(float_model: ModelSource, quantized_model: ModelSource, data: Any 
 
     Raises:
         ModelError: a model cannot be read, or the second was not made by onnxq.
-        ArtifactError: the model does not say how it was made, or it was made from a calibration cache.
+        ArtifactError: the model does not say how it was made, or with what this version does not have, or it was made
+            from a calibration cache.
         DataError: the data does not fit the model.
     """
     made = load_graph(quantized_model)
@@ -38,7 +40,13 @@ def reproduce(float_model: ModelSource, quantized_model: ModelSource, data: Any 
             hint="leave out --reproduce",
         )
     options = recall_options(said)
-    if read_as := options.pop("data", None):
+    read_as = options.pop("data", None)
+    if unknown := sorted(options.keys() - {"mode", *defaults_of(QuantizeKeywords)}):
+        raise ArtifactError(
+            f"the model was made with {unknown[0]}=, which this version of onnxq ({VERSION}) does not have",
+            hint=f"use the version that made it: {said.get('onnxq.version', 'it does not say which')}",
+        )
+    if read_as:
         data = replace(data_from(data), **read_as)
     again = quantize(float_model, data, target=said["onnxq.target"], **options).model
     name = "made again from the float model"

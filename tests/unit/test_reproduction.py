@@ -76,6 +76,13 @@ def test_what_cannot_be_made_again(tmp_path: Path) -> None:
         reproduce(MODEL, MODEL, DATA)
 
 
+def test_options_of_another_version_are_named() -> None:
+    made = onnxq.quantize(MODEL, DATA, target="ort-x64-vnni").model
+    set_metadata(made, {OPTIONS_KEY: '{"method":"max","softening":2}', "onnxq.version": "9.1"})
+    with pytest.raises(ArtifactError, match=r"made with softening=, which this version .*\nHint: .* made it: 9\.1$"):
+        reproduce(MODEL, made, DATA)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", "3", '{"images": {"what": 1}}', "[" * 100_000])
 def test_damaged_records(text: str) -> None:
     with pytest.raises(ArtifactError, match="does not say with which options it was made"):
