@@ -62,5 +62,4 @@ class ScratchWeights:
         if tensor.data_type not in _FLOAT_TYPES or is_external(tensor):
             return tensor
         with self._lock, blamed_on_room(Path(self._folder.name)):
-            self._file.move(tensor, tensor, None)
-        return tensor
+            return self._file.moved(tensor)

@@ -45,6 +45,18 @@ class WeightsFile:
         for tensor in tensors:
             self.move(tensor, tensor, base_dir)
 
+    def moved(self, tensor: TensorProto) -> TensorProto:
+        """`tensor` with its data in the file; a small one keeps its own.
+
+        A new message: one that held data keeps the memory for it as long as it lives.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        reference = TensorProto()
+        self.move(tensor, reference, None)
+        return reference
+
     def move(self, source: TensorProto, into: TensorProto, base_dir: Path | None) -> None:
         """Let `into` be `source` with its data in the file; small tensors take their data along.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,6 @@ from onnxq.graph.model import load_graph
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
-from onnxq.graph.weights_file import WeightsFile
 from onnxq.inference.faults import blamed_on
 from onnxq.modes.finishing import Made, Request, finish
 from onnxq.modes.result import QuantizeResult
@@ -84,7 +82,7 @@ def quantize_weights(request: Request, form: WeightForm, budget: Budget | None =
         clock.lap("search")
     with file_for_weights(request.output, tree.graph.initializers.values()) as file:
         with blamed_on(source):
-            quantized = run.rewritten(tree, _kept if file is None else partial(_moved, file), samples)
+            quantized = run.rewritten(tree, _kept if file is None else file.moved, samples)
             run.note_other_methods(tree)
             ShareConstants().run(quantized)
         clock.lap("quantize")
@@ -132,12 +130,6 @@ def weight_subject(request: Request, form: WeightForm, samples: int, clock: Cloc
 
 
 def _kept(tensor: TensorProto) -> TensorProto:
-    return tensor
-
-
-def _moved(file: WeightsFile, tensor: TensorProto) -> TensorProto:
-    """`tensor` with its data in the file that will lie beside the model."""
-    file.move(tensor, tensor, None)
     return tensor
 
 

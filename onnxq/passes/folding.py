@@ -50,6 +50,4 @@ class Fold(Pass):
 
     def stored(self, codes: TensorProto) -> TensorProto:
         """`codes` with their data in the file for weights, where there is one."""
-        if self._weights is not None:
-            self._weights.move(codes, codes, None)
-        return codes
+        return codes if self._weights is None else self._weights.moved(codes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import onnxq
 from onnxq.errors import ModelError
 from onnxq.graph import external_data
+from onnxq.graph.external_data import is_external
 from onnxq.graph.model import load_graph, model_digest, size_bytes
+from onnxq.graph.scratch_weights import ScratchWeights
 from tests.graphs import model_of, normal
 from tests.versions import RUNTIME
 
@@ -239,3 +242,17 @@ def test_sizes(tmp_path: Path) -> None:
     assert size_bytes(path, graph) == both
     assert size_bytes(path.read_bytes(), graph) == both
     assert size_bytes(float_model(), load_graph(float_model())) == len(float_model().SerializeToString())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is told by Linux alone")
+def test_what_lies_in_a_temporary_file_is_not_in_memory() -> None:
+    """A message that once held data keeps the memory for it, so it is another one that refers to the file."""
+
+    def anonymous_bytes() -> int:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    scratch, before = ScratchWeights(), anonymous_bytes()
+    kept = [scratch.stored(numpy_helper.from_array(np.ones((1024, 1024), np.float32), f"w{n}")) for n in range(24)]
+    assert anonymous_bytes() - before < 48 * 2**20, "96 MB were stored"
+    assert all(is_external(tensor) for tensor in kept)
