@@ -31,8 +31,9 @@ from onnxq.verification.structure import code_type, is_qdq
 TIE_CODES = 1
 """A flipped tie moves a value to the neighbouring code."""
 FLOAT_TOLERANCE = 1e-3
-"""Largest difference of a float output, as a share of its peak: above float32 rounding, below one code (1/255). The peak
-of what a Sigmoid or Softmax gives is 1: an answer of 1e-5 takes over the rounding of the logit behind it as a factor."""
+"""Largest difference of a float output, as a share of its peak: above float32 rounding, below one code (1/255). The
+peak of what a Sigmoid or Softmax gives is 1: an answer of 1e-5 takes over the rounding of the logit behind it as a
+factor."""
 
 
 @dataclass(frozen=True, kw_only=True)

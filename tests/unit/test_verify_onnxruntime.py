@@ -233,7 +233,7 @@ def test_a_wrong_float_output_is_found():
 
 @pytest.mark.parametrize("branch", [False, True])
 def test_an_answer_next_to_zero_is_no_measure_of_rounding(branch: bool):
-    """A Sigmoid far on its left: the float sums in front of it round differently, and its answer is 1e-5 of its reach."""
+    """A Sigmoid far on its left: float sums before it round differently, and its answer is 1e-5 of its range."""
     rng = np.random.default_rng(0)
     x = (0.1 * rng.integers(0, 256, (1, 4096))).astype(np.float32)
     weight = rng.integers(1, 128, (4096, 4)).astype(np.int8)
