@@ -2,8 +2,9 @@
 
 Every variant runs the same batches in the same process, in short rounds that take turns; a cell is the lower quartile
 over the rounds, as a multiple of plain inference under onnxruntime's default session options. Sessions are made before
-the clock starts, for all variants alike; the first, cold round is not counted. `CPU` is the time of all threads of the
-process, which other work on the machine hardly disturbs; the waiting threads of a default session spin and count too.
+the clock starts, for all variants alike; the first, cold round is not counted. Neither are rounds during which other
+processes took more than a tenth of a core, where five others are left. `CPU` is the time of all threads of the process,
+which other work on the machine hardly disturbs; the waiting threads of a default session spin and count too.
 quantize_static's Entropy and Percentile keep every tensor: they run on few batches of two models.
 """
 
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,8 @@ HEAVY_BATCHES = 4
 PEER_TURNS = 4
 ROUND_SECONDS = 0.6
 MOST_BATCHES = 400
+QUIET_CORES = 0.1
+LEAST_QUIET = 5
 LEAST_BATCHES = 16
 """Of fewer, one that is left over at the end would weigh much where two run at a time; calibrations have dozens."""
 
@@ -215,7 +219,7 @@ def race(
     Returns:
         Lower quartile of wall and CPU seconds by variant, and the errors of those that failed.
     """
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+    times: dict[str, list[Taken]] = {name: [] for name in variants}
     failed: dict[str, str] = {}
     for name, variant in variants.items():
         try:
@@ -230,13 +234,36 @@ def race(
             # What takes many times as long gets every fourth round.
             if name.startswith(("quantize_static", "onnxq, every")) and turn % PEER_TURNS:
                 continue
-            wall, cpu = time.perf_counter(), time.process_time()
-            variants[name]()
-            times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+            times[name].append(timed(variants[name]))
         if time.perf_counter() > deadline:
             break
-    quartiles = {name: np.quantile(times[name], 0.25, axis=0) for name in names}
-    return {name: (float(q[0]), float(q[1])) for name, q in quartiles.items()}, failed
+    return {name: quartile(times[name]) for name in names}, failed
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds of one round on the clock, of this process, and of all other processes."""
+
+    wall: float
+    cpu: float
+    others: float
+
+
+def timed(variant: Variant) -> Taken:
+    """What one round takes."""
+    busy, wall, cpu = machine.busy_seconds(), time.perf_counter(), time.process_time()
+    variant()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    after = machine.busy_seconds()
+    return Taken(wall, cpu, 0.0 if busy is None or after is None else after - busy - cpu)
+
+
+def quartile(rounds: Sequence[Taken]) -> tuple[float, float]:
+    """Lower quartile of wall and CPU seconds over the rounds that count."""
+    quiet = [taken for taken in rounds if taken.others <= QUIET_CORES * taken.wall]
+    counted = quiet if len(quiet) >= min(LEAST_QUIET, len(rounds)) else rounds
+    wall, cpu = np.quantile([(taken.wall, taken.cpu) for taken in counted], 0.25, axis=0)
+    return float(wall), float(cpu)
 
 
 def section(rows: list[list[str]], memory: list[list[str]]) -> str:

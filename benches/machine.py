@@ -25,6 +25,15 @@ def facts() -> dict[str, str]:
     }
 
 
+def busy_seconds() -> float | None:
+    """Processor time that all processes of the machine have taken together; None where that is not known."""
+    path = Path("/proc/stat")
+    if not path.is_file():
+        return None
+    user, nice, system, _, _, *interrupts = map(int, path.read_text(encoding="ascii").split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
 def _cpuinfo(key: str) -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
