@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import onnx
-from onnx import ModelProto, NodeProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, helper
 
 from onnxq.errors import UnsupportedModelError
 from onnxq.graph.shapes import infer_shapes
@@ -72,7 +72,7 @@ def lower_opset(graph: Graph, maximum: int = NEWEST_PAIRS_OPSET) -> Graph:
     """The same model in opset `maximum` or older, where every operator means the same in it; else `graph` itself.
 
     Newer versions of most operators only add types, attributes or optional inputs. A model that uses none of these is
-    the same model under the older version.
+    the same model under the older version; attributes that say what holds without them are left out.
 
     Args:
         graph: The model; it is not changed.
@@ -83,10 +83,14 @@ def lower_opset(graph: Graph, maximum: int = NEWEST_PAIRS_OPSET) -> Graph:
     """
     if not maximum < graph.opset <= onnx.defs.onnx_opset_version():
         return graph
-    nodes = (inner for node in graph.nodes for inner in (node, *_body_nodes(node)))
-    if not all(_stands_in(n, graph.opset, maximum) for n in nodes if n.domain in STANDARD_DOMAINS):
+    if not all(_stands_in(node, graph.opset, maximum) for node in _standard_nodes(graph)):
         return graph
     result = graph.copy()
+    for node in _standard_nodes(result):
+        if needless := _needless(node, graph.opset, maximum):
+            kept = [a for a in node.attribute if a.name not in needless]
+            del node.attribute[:]
+            node.attribute.extend(kept)
     for entry in result.frame.opset_import:
         if entry.domain in STANDARD_DOMAINS:
             entry.version = maximum
@@ -102,7 +106,25 @@ def _stands_in(node: NodeProto, opset: int, older: int) -> bool:
     if not _same_meaning(node.op_type, older, opset):
         return False
     schema = onnx.defs.get_schema(node.op_type, older, "")
-    return len(node.input) <= schema.max_input and all(a.name in schema.attributes for a in node.attribute)
+    known = schema.attributes.keys() | _needless(node, opset, older)
+    return len(node.input) <= schema.max_input and all(a.name in known for a in node.attribute)
+
+
+def _needless(node: NodeProto, opset: int, older: int) -> set[str]:
+    """Attributes of `node` that opset `older` does not have, with the value that holds without them."""
+    known = onnx.defs.get_schema(node.op_type, older, "").attributes
+    added = {n: a for n, a in onnx.defs.get_schema(node.op_type, opset, "").attributes.items() if n not in known}
+    return {a.name for a in node.attribute if a.name in added and _value(a) == _value(added[a.name].default_value)}
+
+
+def _value(attribute: AttributeProto) -> object:
+    return helper.get_attribute_value(attribute) if attribute.type else None
+
+
+def _standard_nodes(graph: Graph) -> Iterator[NodeProto]:
+    """The nodes of standard operators, those in bodies too."""
+    for node in graph.nodes:
+        yield from (inner for inner in (node, *_body_nodes(node)) if inner.domain in STANDARD_DOMAINS)
 
 
 def _with_standard_set(graph: Graph, version: int) -> Graph:

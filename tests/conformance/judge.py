@@ -28,8 +28,9 @@ from onnxq.graph.view import Graph
 from onnxq.numerics.metrics import sqnr_db
 from tests.conformance.cases import Case
 
-_LARGE_NUMBER = "10003 shares the scale of 0 to 3 (on qnn, which takes its Exp in int8)"
+_LARGE_NUMBER = "10003 shares the scale of 0 to 3 (on qnn, which takes Exp and Softmax in int8)"
 SHARED_SCALE = {
+    "test_softmax_large_number": _LARGE_NUMBER,
     "test_softmax_large_number_expanded": _LARGE_NUMBER,
     "test_softmax_large_number_expanded_ver18": _LARGE_NUMBER,
     "test_attention_4d_softcap_neginf_mask_poison_expanded": "a masked row of 1000 shares the scale of the values",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conformance.__main__ import with_row
 from tests.conformance.cases import cases
 from tests.conformance.cases import tests as backend_tests
-from tests.conformance.judge import judge
+from tests.conformance.judge import Verdict, judge
 
 EVERY = 61
 """About 33 tests, in up to three forms each, in some 10 seconds; a prime, so that no family of tests is favoured."""
@@ -30,3 +31,15 @@ def test_an_engine_that_computes_the_float_model_wrong_is_named() -> None:
     verdict = judge(case, "openvino")
     assert verdict.outcome == "float fails"
     assert verdict.detail.startswith("the float model's are not sound either, so quantization is not to blame; 1 of 2")
+
+
+def test_the_page_has_a_row_for_each_target_and_mode() -> None:
+    verdicts = [Verdict("a", "node", "int8"), Verdict("b", "node", "nothing"), Verdict("c", "simple", "int8")]
+    page = with_row("# Conformance\n\nA table.\n", "xnnpack", "static", verdicts)
+    page = with_row(page, "qnn", "static", verdicts[:1])
+    page = with_row(page, "qnn", "static", verdicts[:2])
+    assert page.startswith("# Conformance\n\nA table.\n\n## Other targets and modes\n")
+    assert page.endswith(
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
+        "| qnn | static | 1 | 1 | 0 | 0 | 0 |\n| xnnpack | static | 2 | 1 | 0 | 0 | 0 |\n"
+    )

@@ -380,6 +380,14 @@ class TestLowerOpset:
         assert (graph.opset, older.opset) == (28, 27)
         assert older.initializers["w"] is graph.initializers["w"]
 
+    @pytest.mark.parametrize(("mode", "opset"), [("DCR", 27), ("CRD", 28)])
+    def test_what_holds_anyway_need_not_be_said(self, mode: str, opset: int) -> None:
+        """Opset 28 gives SpaceToDepth a mode; DCR is what it always was."""
+        text = """(float[1,2,4,6] x) => (float[1,8,2,3] y) { y = SpaceToDepth<blocksize=2, mode="%s">(x) }"""
+        older = lower_opset(graph_of(text % mode, opset=28))
+        assert older.opset == opset
+        assert [a.name for a in older.nodes[0].attribute] == ["blocksize"] + ["mode"] * (opset == 28)
+
     def test_old_enough(self, model: ModelProto) -> None:
         graph = load_graph(model)
         assert lower_opset(graph) is graph
