@@ -22,7 +22,8 @@ from onnxq.calibration.statistics.blocked_layout import DOMAIN, Blocked
 from onnxq.calibration.statistics.sampling import extract
 from onnxq.calibration.taps import row_memory, run_queue, summarising_session
 from onnxq.calibration.taps import shapes as tap_shapes
-from onnxq.calibration.taps.blocked import block_size
+from onnxq.calibration.taps.blocked import block_size, optimised_graph, padding_is_not_negative
+from onnxq.calibration.taps.blocked import in_blocks as in_blocks_of
 from onnxq.calibration.taps.row_memory import Summarised, Target, WaitingRows
 from onnxq.calibration.taps.selection import SampleAxis
 from onnxq.calibration.taps.summaries import Tap, summarised
@@ -32,7 +33,7 @@ from onnxq.data.sources import open_data
 from onnxq.errors import ConfigError, DataError
 from onnxq.files import scratch
 from onnxq.graph.view import Graph
-from onnxq.inference.outputs import with_readable_outputs
+from onnxq.inference.outputs import with_outputs, with_readable_outputs
 from onnxq.inference.session import make_session
 
 RNG = np.random.default_rng(0)
@@ -48,7 +49,7 @@ def in_blocks(plain, block, padding):
     return np.ascontiguousarray(np.swapaxes(blocks, 2, 3)).reshape(wide.shape)
 
 
-def summarise(arrays, layouts, *, rows, opset=17, nonnegative=False, runs=1, last_known=True):
+def summarise(arrays, layouts, *, rows, opset=17, nonnegative=False, runs=1, last_known=True, padding_known=False):
     """Run a model that does nothing but summarise its inputs: the layout, and its rows."""
     names = [f"x{i}" for i in range(len(arrays))]
     made = helper.make_graph(
@@ -67,6 +68,7 @@ def summarise(arrays, layouts, *, rows, opset=17, nonnegative=False, runs=1, las
             last=array.shape[-1] if last_known else None,
             blocked=blocked,
             nonnegative=nonnegative,
+            padding_is_not_negative=padding_known,
         )
         for name, array, blocked in zip(names, arrays, layouts, strict=True)
     ]
@@ -113,15 +115,20 @@ def test_a_summary_says_what_the_array_says(seed, shift, shape, opset, last_know
 
 @pytest.mark.skipif(not block_size(), reason="onnxruntime computes in no blocks here")
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), shift=st.sampled_from([-9.0, 0.0, 9.0]), channels=st.integers(1, 40))
-def test_a_summary_of_blocks_says_what_the_array_says(seed, shift, channels):
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shift=st.sampled_from([-9.0, 0.0, 9.0]),
+    channels=st.integers(1, 40),
+    padding_known=st.booleans(),
+)
+def test_a_summary_of_blocks_says_what_the_array_says(seed, shift, channels, padding_known):
     rng = np.random.default_rng(seed)
     plain = (rng.standard_normal((2, channels, *rng.integers(1, 6, 2))) + shift).astype(np.float32)
     other = rng.standard_normal((2, 16, 3, 3)).astype(np.float32)
     layouts = [Blocked(16, block_size()), Blocked(channels, block_size()), None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "SAMPLE", 20)
-        layout, values = summarise([other, plain, other], layouts, rows=[2, 2, 2], runs=3)
+        layout, values = summarise([other, plain, other], layouts, rows=[2, 2, 2], runs=3, padding_known=padding_known)
         assert all(map(layout.finite, values))
         for part, array, blocked in zip(layout.extracts(values), (other, plain, other), layouts, strict=True):
             agree(part, extract(array, rows=2, blocked=blocked), runs=3)
@@ -278,6 +285,41 @@ def conv_net(batch="N"):
 
 
 TAPS = ["x", "r0", "c1", "a1", "c2", "e2", "y"]
+
+
+@pytest.mark.skipif(not block_size(), reason="onnxruntime computes in no blocks here")
+def test_padding_is_said_to_be_not_negative_where_it_is():
+    """What really stands there is seen by reading a tensor in blocks as it lies in memory."""
+    optimised = optimised_graph(with_readable_outputs(conv_net(), ["r0", "c1", "a1"]), threads=1)
+    for name in ("r0", "c1", "a1"):
+        tensor, blocked = in_blocks_of(optimised, name)
+        assert blocked.channels == 20
+        assert padding_is_not_negative(optimised, tensor, blocked)
+        lying = make_session(with_outputs(optimised, [tensor]).to_model(), optimise=False).run({"x": X})[0]
+        blocks = lying.reshape(len(X), blocked.blocks, -1, blocked.block)
+        assert blocks[:, :-1].min() < 0.0 or name == "r0"
+        assert blocks[:, -1, :, 20 % block_size() :].min() >= 0.0
+
+
+@pytest.mark.skipif(not block_size(), reason="onnxruntime computes in no blocks here")
+@pytest.mark.parametrize("what", ["filter", "bias", "activation", "sum", "operator"])
+def test_padding_of_which_nothing_is_known(what):
+    optimised = optimised_graph(with_readable_outputs(conv_net(), ["r0", "a1"]), threads=1)
+    tensor, blocked = in_blocks_of(optimised, "r0")
+    conv = optimised.producer(tensor)
+    if what in ("filter", "bias"):
+        values = optimised.constant(conv.input[1]).copy() if what == "filter" else np.zeros(32, np.float32)
+        values.reshape(-1)[-1] = -1.0
+        added = optimised.add_initializer(optimised.unique_name(what), values)
+        conv.input[:] = [conv.input[0], added] if what == "filter" else [*conv.input, added]
+    elif what == "activation":
+        conv.attribute.append(helper.make_attribute("activation_params", [-2.0, -1.0]))
+        next(a for a in conv.attribute if a.name == "activation").s = b"Clip"
+    elif what == "sum":
+        conv.input.extend(["", "x"])
+    else:
+        conv.op_type = "Unheard"
+    assert not padding_is_not_negative(optimised, tensor, blocked)
 
 
 def data(graph, source=X, **options):

@@ -14,7 +14,7 @@ import functools
 
 import numpy as np
 import onnx
-from onnx import TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxq.calibration.statistics.blocked_layout import DOMAIN, Blocked
 from onnxq.errors import OnnxqError
@@ -56,6 +56,56 @@ def in_blocks(optimised: Graph, tensor: str) -> tuple[str, Blocked] | None:
         return None
     block = block_size()
     return (node.input[0], Blocked(channels=int(attribute(node, "channels")), block=block)) if block else None
+
+
+def padding_is_not_negative(optimised: Graph, tensor: str, blocked: Blocked) -> bool:
+    """Whether what stands in the padding of a tensor in blocks is known to be 0 or more.
+
+    Args:
+        optimised: The graph as onnxruntime optimised it.
+        tensor: Its name there.
+        blocked: Its layout.
+    """
+    node = optimised.producer(tensor)
+    if node is None:
+        return False
+    match node.op_type:
+        case "Conv":
+            sums = node.input[3:]
+            if not (_has_empty_padding(optimised, node, blocked) and _keeps_from_below_zero(node)):
+                return False
+        case "Add" | "Sum" | "Mul" | "Relu" | "Tanh" | "QuickGelu":
+            sums = node.input
+        case "Sigmoid":
+            return True
+        case _:
+            return False
+    return all(padding_is_not_negative(optimised, name, blocked) for name in sums if name)
+
+
+def _has_empty_padding(optimised: Graph, conv: NodeProto, blocked: Blocked) -> bool:
+    """Whether the filters and biases of channels that are padding are 0."""
+    if conv.domain != DOMAIN:
+        return False
+    for name in filter(None, conv.input[1:3]):
+        values = optimised.constant(name)
+        # Filters: blocks of output channels outermost, the channels of a block innermost.
+        if values is None or values.size % (blocked.blocks * blocked.block):
+            return False
+        last = values.reshape(blocked.blocks, -1, blocked.block)[-1]
+        if last[:, blocked.channels % blocked.block :].any():
+            return False
+    return True
+
+
+def _keeps_from_below_zero(conv: NodeProto) -> bool:
+    """Whether the activation fused to a Conv gives no less than 0 for what is not less."""
+    activation = attribute(conv, "activation")
+    name = activation.decode() if isinstance(activation, bytes) else activation
+    if name == "Clip":
+        _, high = attribute(conv, "activation_params")
+        return float(high) >= 0.0
+    return name in (None, "", "Relu", "LeakyRelu", "Sigmoid", "Tanh")
 
 
 @functools.cache

@@ -35,18 +35,19 @@ def shown_behind(graph: Graph, taps: Iterable[str]) -> set[str]:
     for node in reversed(graph.nodes):
         for tensor in set(node.output) | set(node.input):
             shows[tensor] = any(
-                output in wanted or shows.get(output, False)
+                all(output in wanted or shows.get(output, False) for output in kept)
                 for use in graph.uses(tensor)
-                if use.slot != CAPTURED
-                for output in _kept_in(graph, graph.node(use.node), use.slot)
+                if use.slot != CAPTURED and (kept := _kept_in(graph, graph.node(use.node), use.slot))
             )
     return {name for name in wanted if shows.get(name, False)}
 
 
 def _kept_in(graph: Graph, node: NodeProto, slot: int) -> list[str]:
-    """Outputs of a node that hold NaN if input `slot` does."""
+    """Outputs of a node of which one holds NaN if input `slot` does; none where that is not certain."""
     if node.domain not in STANDARD_DOMAINS:
         return []
+    if node.op_type == "Split":
+        return [output for output in node.output if output] if slot == 0 else []
     if node.op_type == "Conv":
         kept = slot == 0 and _sees_everything(graph, node)
     elif node.op_type in _ACTIVATIONS:
@@ -68,9 +69,11 @@ def _sees_everything(graph: Graph, conv: NodeProto) -> bool:
     sizes, windows = shape[2:], kernel[2:]
     pads = attribute(conv, "pads") or [0] * (2 * len(sizes))
     for size, window, stride, begin, end in zip(sizes, windows, strides, pads, pads[len(sizes) :], strict=False):
-        if not isinstance(size, int) or not isinstance(window, int) or window < stride:
+        if not isinstance(window, int) or window < stride:
             return False
-        if (size + begin + end - window) % stride > end:
+        # Behind the last window; of an unknown size, at most.
+        left_over = (size + begin + end - window) % stride if isinstance(size, int) else stride - 1
+        if left_over > end:
             return False
     return True
 

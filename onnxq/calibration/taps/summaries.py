@@ -45,6 +45,7 @@ class Tap:
         blocked: Its layout there, where that is not the model's.
         nonnegative: Whether no element can be below 0.
         shown: Whether NaN in it is bound to show in another one (`nan_flow`).
+        padding_is_not_negative: Whether its padding is known to hold nothing below 0.
     """
 
     name: str
@@ -54,10 +55,19 @@ class Tap:
     blocked: Blocked | None = None
     nonnegative: bool = False
     shown: bool = False
+    padding_is_not_negative: bool = False
 
     @property
     def is_image(self) -> bool:
         return self.rank >= _IMAGE_RANK
+
+    @property
+    def lows_are_of_channels(self) -> bool:
+        """Whether the smallest elements have to be told apart by channel, because padding may hold smaller ones.
+
+        A range holds 0, so padding that is not below 0 hides nothing.
+        """
+        return self.blocked is not None and self.blocked.padded and not self.padding_is_not_negative
 
     @property
     def sliced_axes(self) -> tuple[int, ...]:
@@ -88,7 +98,7 @@ class Summary:
         if blocked is not None:
             channels = blocked.in_memory(shape)[:2]
             ends = (*channels, 1, 1)
-            low = ends if blocked.padded else channels
+            low = ends if self.tap.lows_are_of_channels else channels
         else:
             ends = low = tuple(shape[:2]) if self.tap.is_image else (shape[0],)
         known = {"high": ends, "low": low, "mean": ends, "taken": taken}
@@ -141,7 +151,7 @@ class _Builder:
         if tap.blocked is not None:
             outputs = {
                 "high": self._pooled("GlobalMaxPool", tap.tensor),
-                "low": self._low_of_blocks(tap, tap.blocked),
+                "low": self._low_of_blocks(tap),
                 "mean": self._pooled("GlobalAveragePool", tap.tensor),
             }
         else:
@@ -177,9 +187,9 @@ class _Builder:
             shape = sizes["view"] = self._input(f"{tap.tensor}_view", 3)
         return self._node("Reshape", [tap.tensor, shape])
 
-    def _low_of_blocks(self, tap: Tap, blocked: Blocked) -> str:
-        if blocked.padded:
-            # Channels have to be kept apart, which ReduceMin does slowly where they are lanes of blocks.
+    def _low_of_blocks(self, tap: Tap) -> str:
+        if tap.lows_are_of_channels:
+            # ReduceMin is slow at that where channels are lanes of blocks.
             return self._node("Neg", [self._pooled("GlobalMaxPool", self._node("Neg", [tap.tensor]))])
         return self._reduced("ReduceMin", tap.tensor, [2, 3])
 

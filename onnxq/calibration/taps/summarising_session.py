@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from onnxq.calibration.taps.blocked import in_blocks, optimised_graph
+from onnxq.calibration.taps.blocked import in_blocks, optimised_graph, padding_is_not_negative
 from onnxq.calibration.taps.memory import give_back_freed
 from onnxq.calibration.taps.nan_flow import shown_behind
 from onnxq.calibration.taps.row_memory import Summarised
@@ -86,6 +86,14 @@ def _tap(graph: Graph, name: str, output: str, optimised: Graph | None, *, shown
     last = shape[-1] if shape and isinstance(shape[-1], int) else None
     lower = known_bounds(graph, name).lower
     nonnegative = lower is not None and lower >= 0.0
+    empty = optimised is not None and blocked is not None and padding_is_not_negative(optimised, tensor, blocked)
     return Tap(
-        name=name, tensor=tensor, rank=len(shape), last=last, blocked=blocked, nonnegative=nonnegative, shown=shown
+        name=name,
+        tensor=tensor,
+        rank=len(shape),
+        last=last,
+        blocked=blocked,
+        nonnegative=nonnegative,
+        shown=shown,
+        padding_is_not_negative=empty,
     )

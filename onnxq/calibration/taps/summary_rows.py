@@ -131,29 +131,26 @@ class RowLayout:
     def _starts(self) -> Mapping[str, NDArray[np.intp]]:
         """By kind, where each tap's numbers begin among those without padding."""
         return {
-            kind: np.cumsum([0, *(self._width(tap, place) for tap, place in places.items())], dtype=np.intp)[:-1]
+            kind: np.cumsum([0, *(len(self._used(kind, tap)) for tap in places)], dtype=np.intp)[:-1]
             for kind, places in self._places.items()
+            if kind != "taken"
         }
 
     @functools.cached_property
     def _columns(self) -> Mapping[str, NDArray[np.intp] | None]:
         """By kind, the columns without padding; None where there is no padding."""
         return {
-            kind: np.concatenate([self._used(tap, place) for tap, place in places.items()])
+            kind: np.concatenate([self._used(kind, tap) for tap in places])
             if any((blocked := self.taps[tap].blocked) is not None and blocked.padded for tap in places)
             else None
             for kind, places in self._places.items()
             if kind != "taken"
         }
 
-    def _width(self, tap: int, place: Place) -> int:
-        """How many numbers a kind has for one tap, without padding, if it has one for each channel."""
-        blocked = self.taps[tap].blocked
-        size = place.stop - place.start
-        return size if blocked is None else size // (blocked.blocks * blocked.block) * blocked.channels
-
-    def _used(self, tap: int, place: Place) -> NDArray[np.intp]:
-        """Where they stand."""
+    def _used(self, kind: str, tap: int) -> NDArray[np.intp]:
+        """Where the numbers of a kind stand, for one tap, without those of padding."""
+        place, found = self._places[kind][tap], self.taps[tap]
         columns = np.arange(place.start, place.stop).reshape(place.shape)
-        blocked = self.taps[tap].blocked
-        return (columns if blocked is None else columns[:, : blocked.channels]).ravel()
+        if found.blocked is None or (kind == "low" and not found.lows_are_of_channels):
+            return columns.ravel()
+        return columns[:, : found.blocked.channels].ravel()
