@@ -24,9 +24,12 @@ def with_mask_ends(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range]) -
     found = dict(ranges)
     masks: dict[str, tuple[float, set[str]]] = {}
     for masked in masked_scores(graph):
-        scores = found.get(_root(plan, masked.scores))
         total = _settable(plan, masked.total)
-        if scores is None or total is None:
+        if total is None:
+            continue
+        # Of scores that no pair rounds, the sum has seen those that are not hidden.
+        scores = found.get(_root(plan, masked.scores), ranges.get(total) if masked.unseen else None)
+        if scores is None:
             continue
         low, high = float(scores.rmin), float(scores.rmax)
         found[total] = Range.of(low - REACH, high)

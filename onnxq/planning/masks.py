@@ -44,12 +44,14 @@ class MaskedScores:
         total: The tensor that it writes, which only such nodes and a Softmax read.
         scores: The tensor with the scores.
         mask: What it adds to them; "" of a Where.
+        unseen: Whether hidden scores are known to be -Inf, which statistics leave out.
     """
 
     node: str
     total: str
     scores: str
     mask: str
+    unseen: bool = False
 
 
 def masked_scores(graph: Graph) -> list[MaskedScores]:
@@ -112,7 +114,11 @@ def _masked(graph: Graph, node: NodeProto) -> MaskedScores | None:
         return None
     scores, mask = (second, first) if hiding[0] else (first, second)
     return MaskedScores(
-        node=node.name, total=str(node.output[0]), scores=str(scores), mask=str(mask) if node.op_type == "Add" else ""
+        node=node.name,
+        total=str(node.output[0]),
+        scores=str(scores),
+        mask=str(mask) if node.op_type == "Add" else "",
+        unseen=_holds(graph, mask_source(graph, mask), {-np.inf, 0.0}),
     )
 
 

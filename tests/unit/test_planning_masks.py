@@ -81,6 +81,17 @@ def test_masked_attention_is_as_good_as_with_the_mask_in_float(mask: str, low: f
     assert found == pytest.approx(worst(attention(mask, -100.0), activations=activations), abs=0.01)
 
 
+@pytest.mark.parametrize("mask", [IN_PLACE, CAUSAL])
+def test_scores_that_no_pair_rounds(mask: str) -> None:
+    """Statistics leave -Inf out, and a range of what is seen would read hidden scores as the lowest of all.
+
+    Which is near the highest where scores are small.
+    """
+    model, floats = attention(mask, -np.inf, root=np.float32(0.01)), ["scores", "scale"]
+    in_float = worst(model, exclude=[*floats, "masked", "soft"])
+    assert worst(model, exclude=floats) > in_float - 1.5
+
+
 def test_ranges_end_below_the_scores() -> None:
     made = onnxq.quantize(attention(FROM_FLAGS), FEEDS, target="qnn", recover="none")
     ends = {}
