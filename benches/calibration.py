@@ -3,8 +3,9 @@
 Every variant runs the same batches in the same process, in short rounds that take turns; a cell is the lower quartile
 over the rounds, as a multiple of plain inference under onnxruntime's default session options. Sessions are made before
 the clock starts, for all variants alike; the first, cold round is not counted. Neither are rounds during which other
-processes took more than a tenth of a core, where five others are left. `CPU` is the time of all threads of the process,
-which other work on the machine hardly disturbs; the waiting threads of a default session spin and count too.
+processes took more than a tenth of a core, where five others are left; where not, the time says `disturbed`. `CPU` is
+the time of all threads of the process, which other work on the machine hardly disturbs; the waiting threads of a default
+session spin and count too.
 quantize_static's Entropy and Percentile keep every tensor: they run on few batches of two models.
 """
 
@@ -103,17 +104,17 @@ def bench(model: ZooModel, size: int, static: Sequence[str], *, rounds: int, sec
     with tempfile.TemporaryDirectory(prefix="onnxq-bench-") as folder, _axis_is_kept():
         variants = _variants(model, feeds, static, Path(folder))
         taken, failed = race(variants, rounds=rounds, seconds=seconds)
-    wall, cpu = taken["plain inference"]
+    plain = taken["plain inference"]
     batches = len(feeds)
     rows = []
     for name in variants:
         if name in failed:
             rows.append([model.name, str(size), name, f"fails: {failed[name]}", "", ""])
             continue
-        own_wall, own_cpu = taken[name]
+        own = taken[name]
         share = min(HEAVY_BATCHES, batches) / batches if name.endswith(HEAVY) else 1.0
-        per_batch = f"{own_wall / (batches * share) * 1e3:.2f}"
-        ratios = (f"{own_wall / share / wall:.2f}", f"{own_cpu / share / cpu:.2f}")
+        per_batch = f"{own.wall / (batches * share) * 1e3:.2f}{'' if own.quiet else ' disturbed'}"
+        ratios = (f"{own.wall / share / plain.wall:.2f}", f"{own.cpu / share / plain.cpu:.2f}")
         rows.append([model.name, str(size), name, *ratios, per_batch])
     return rows
 
@@ -206,9 +207,7 @@ def _axis_is_kept() -> Iterator[None]:
         yield
 
 
-def race(
-    variants: dict[str, Variant], *, rounds: int, seconds: float
-) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+def race(variants: dict[str, Variant], *, rounds: int, seconds: float) -> tuple[dict[str, Taken], dict[str, str]]:
     """Let variants take turns.
 
     Args:
@@ -217,7 +216,7 @@ def race(
         seconds: No further round begins after so long.
 
     Returns:
-        Lower quartile of wall and CPU seconds by variant, and the errors of those that failed.
+        The lower quartile by variant, and the errors of those that failed.
     """
     times: dict[str, list[Taken]] = {name: [] for name in variants}
     failed: dict[str, str] = {}
@@ -248,6 +247,11 @@ class Taken:
     cpu: float
     others: float
 
+    @property
+    def quiet(self) -> bool:
+        """Whether the others hardly disturbed it."""
+        return self.others <= QUIET_CORES * self.wall
+
 
 def timed(variant: Variant) -> Taken:
     """What one round takes."""
@@ -258,12 +262,12 @@ def timed(variant: Variant) -> Taken:
     return Taken(wall, cpu, 0.0 if busy is None or after is None else after - busy - cpu)
 
 
-def quartile(rounds: Sequence[Taken]) -> tuple[float, float]:
-    """Lower quartile of wall and CPU seconds over the rounds that count."""
-    quiet = [taken for taken in rounds if taken.others <= QUIET_CORES * taken.wall]
+def quartile(rounds: Sequence[Taken]) -> Taken:
+    """Lower quartile of each clock over the rounds that count."""
+    quiet = [taken for taken in rounds if taken.quiet]
     counted = quiet if len(quiet) >= min(LEAST_QUIET, len(rounds)) else rounds
-    wall, cpu = np.quantile([(taken.wall, taken.cpu) for taken in counted], 0.25, axis=0)
-    return float(wall), float(cpu)
+    found = np.quantile([(taken.wall, taken.cpu, taken.others) for taken in counted], 0.25, axis=0)
+    return Taken(*map(float, found))
 
 
 def section(rows: list[list[str]], memory: list[list[str]]) -> str:

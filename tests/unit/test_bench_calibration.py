@@ -12,15 +12,15 @@ from benches.calibration import Taken, quartile
 
 def test_rounds_that_others_disturbed_do_not_count_where_enough_are_left():
     quiet, disturbed = Taken(wall=1.0, cpu=2.0, others=0.05), Taken(wall=0.5, cpu=1.0, others=0.2)
-    assert quartile([quiet] * 5 + [disturbed] * 9) == (1.0, 2.0)
-    assert quartile([quiet] * 4 + [disturbed] * 9) == (0.5, 1.0)
-    assert quartile([disturbed] * 2 + [quiet] * 2) == (0.5, 1.0)
-    assert quartile([quiet] * 2) == (1.0, 2.0)
+    assert quartile([quiet] * 5 + [disturbed] * 9) == quiet
+    assert quartile([quiet] * 4 + [disturbed] * 16) == disturbed
+    assert quartile([quiet] * 2) == quiet
+    assert (quiet.quiet, disturbed.quiet) == (True, False)
 
 
-def test_the_lower_quartile_of_both_clocks():
+def test_the_lower_quartile_of_each_clock():
     rounds = [Taken(wall=float(n), cpu=float(10 - n), others=0.0) for n in range(1, 6)]
-    assert quartile(rounds) == (2.0, 6.0)
+    assert quartile(rounds) == Taken(wall=2.0, cpu=6.0, others=0.0)
 
 
 @pytest.mark.skipif(machine.busy_seconds() is None, reason="the system does not say what its processes take")
