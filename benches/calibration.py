@@ -4,8 +4,8 @@ Every variant runs the same batches in the same process, in short rounds that ta
 over the rounds, as a multiple of plain inference under onnxruntime's default session options. Sessions are made before
 the clock starts, for all variants alike; the first, cold round is not counted. Neither are rounds during which other
 processes took more than a tenth of a core, where five others are left; where not, the time says `disturbed`. `CPU` is
-the time of all threads of the process, which other work on the machine hardly disturbs; the waiting threads of a default
-session spin and count too.
+the time of all threads of the process, which other work on the machine hardly disturbs; the waiting threads of a
+default session spin and count too.
 quantize_static's Entropy and Percentile keep every tensor: they run on few batches of two models.
 """
 

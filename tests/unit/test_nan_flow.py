@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from onnxq.calibration.taps.nan_flow import shown_behind
-from onnxq.inference.outputs import with_outputs
 from onnxq.graph.view import Graph
+from onnxq.inference.outputs import with_outputs
 from onnxq.inference.session import make_session
 
 RNG = np.random.default_rng(0)

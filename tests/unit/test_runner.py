@@ -189,7 +189,7 @@ def test_minus_inf_that_hides_scores_is_left_out():
     assert (stats.nonfinite, stats.count) == (X.size // 4, X.size)
     assert (stats.rmin, stats.rmax) == (X[:, :3].min(), X[:, :3].max())
     with pytest.raises(DataError, match=r"input 'x' holds NaN"):
-        collect(graph, ["x", "masked"], batches(graph, np.where(X == X.max(), np.nan, X)), digest="d")
+        collect(graph, ["x", "masked"], batches(graph, np.where(X.max() == X, np.nan, X)), digest="d")
 
 
 def test_a_mask_of_minus_inf_that_would_be_quantized():
