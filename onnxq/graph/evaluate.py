@@ -195,6 +195,9 @@ def _oversized(graph: Graph, nodes: list[NodeProto]) -> dict[str, str]:
         if any(_is_no_plain_tensor(part, tensor) for tensor in node.output if tensor):
             refused[node.name] = "it gives no tensor of plain numbers"
             continue
+        if any(_is_empty_array(part, tensor) for tensor in node.output if tensor):
+            refused[node.name] = "its result has no elements"
+            continue
         after = [_size_bytes(part, tensor) for tensor in node.output if tensor]
         before = [_size_bytes(part, tensor) for tensor in node.input if tensor]
         if None in after:
@@ -211,6 +214,12 @@ def _is_no_plain_tensor(part: Graph, tensor: str) -> bool:
     value = part.outputs[tensor]
     kind = value.type.WhichOneof("value")
     return kind not in (None, "tensor_type") or (part.dtype(tensor) or TensorProto.FLOAT) not in _PLAIN_TYPES
+
+
+def _is_empty_array(part: Graph, tensor: str) -> bool:
+    """Whether `tensor` has two axes or more and no element: OpenVINO 2026.4 reads such a constant in another shape."""
+    shape = part.shape(tensor)
+    return shape is not None and len(shape) > 1 and 0 in shape
 
 
 def _size_bytes(part: Graph, tensor: str) -> int | None:

@@ -28,7 +28,8 @@ class FoldConstants(Pass):
        be told beforehand (Expand, Tile, Range, ConstantOfShape ...).
     5. Left alone: a node whose output is an output of the graph.
     6. Left alone: a part that onnxruntime cannot run.
-    7. In a large model, parts that have nothing to do with each other fold one after another, into a file.
+    7. Left alone: a result without elements, unless it is a vector.
+    8. In a large model, parts that have nothing to do with each other fold one after another, into a file.
     """
 
     def run(self, graph: Graph) -> PassResult:

@@ -138,6 +138,15 @@ def test_case_6_what_cannot_be_run_stays() -> None:
     assert reasons(result).startswith("onnxruntime cannot evaluate it: ")
 
 
+@pytest.mark.parametrize(("sizes", "folded"), [([2, 4, 0], False), ([0], True), ([2, 4, 1], True)])
+def test_case_7_arrays_without_elements_stay(sizes: list[int], folded: bool) -> None:
+    shape = ",".join(str(size or "N") for size in sizes)
+    text = f"(float[{shape}] x) => (float[{shape}] y) {{ [made] p = ConstantOfShape(s) y = Add(x, p) }}"
+    graph = graph_of(text, s=np.array(sizes))
+    FoldConstants().run(graph)
+    assert graph.is_constant("p") == folded
+
+
 def test_onnxruntime_is_silent_while_it_evaluates(capfd: pytest.CaptureFixture[str]) -> None:
     """onnxruntime 1.31 warns that it cannot remove this Unsqueeze, with colour codes, past Python's stderr."""
     graph = graph_of(
