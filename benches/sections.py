@@ -8,6 +8,12 @@ RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
 TITLE = "# Measurements"
 
 
+def read_section(path: Path, name: str) -> str:
+    """The text between the markers of `name`; nothing where there are none."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return text.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0].strip()
+
+
 def write_section(path: Path, name: str, text: str) -> None:
     """Put `text` between the markers of `name`; at the end of a file that has none."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"

@@ -1,8 +1,12 @@
-"""What the benches of modes without calibration have in common: variants of one model, side by side, as a table."""
+"""What the benches of modes without calibration have in common: variants of one model, side by side, as a table.
+
+Tables of models that are not measured again stay, each with the commit, day and machine that it was measured with.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +17,10 @@ from benches import machine
 from benches.job import shortened
 from benches.measure import Session, Tally, judge, latencies_ms, one_sample
 from benches.peer_weights import Maker
-from benches.sections import RESULTS, write_section
+from benches.sections import RESULTS, read_section, write_section
 from tests.zoo import ZOO, ZooModel
+
+_MEASURED = "Measured with "
 
 SAMPLES = 400
 """Enough to tell the variants of one model apart; whole evaluation sets take hours."""
@@ -85,10 +91,12 @@ def compare(
     return [rows[name] for name in ("float", *makers)]
 
 
-def table(model: ZooModel, rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
+def table(model: ZooModel, rows: Sequence[Row], facts: Mapping[str, str]) -> str:
+    """The rows in Markdown, under the model's name and what it was measured with."""
     lines = [
         f"**{model.name}** ({model.source})",
+        "",
+        f"{_MEASURED}{_line(facts)}",
         "",
         f"| variant | {model.metric} % | SQNR dB | MB | ms | of float | made in s |",
         "| --- | --: | --: | --: | --: | --: | --: |",
@@ -104,6 +112,25 @@ def table(model: ZooModel, rows: Sequence[Row]) -> str:
             f"{row.ratio:.2f} | {row.seconds:.1f} |"
         )
     return "\n".join(lines)
+
+
+def tables_of(section: str) -> dict[str, str]:
+    """The tables of a section by the name of the model, each with what it was measured with.
+
+    Before each table said so itself, a list at the head of the section did for all.
+    """
+    head, *parts = re.split(r"^(?=\*\*)", section, flags=re.MULTILINE)
+    facts = dict(re.findall(r"^- ([^:\n]+): (.*)$", head, flags=re.MULTILINE))
+    found = {}
+    for part in parts:
+        heading, _, rest = part.strip().partition("\n\n")
+        said = rest if rest.startswith(_MEASURED) else f"{_MEASURED}{_line(facts)}\n\n{rest}"
+        found[heading.split("**")[1]] = f"{heading}\n\n{said}"
+    return found
+
+
+def _line(facts: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def run(  # noqa: PLR0913 - what one bench says of itself
@@ -123,19 +150,21 @@ def run(  # noqa: PLR0913 - what one bench says of itself
     parser.add_argument("--rounds", type=int, default=9, help="rounds of latency")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Markdown whose section is replaced")
     options = parser.parse_args(arguments)
-    parts = [
-        f"## {title}",
-        f"Written by `python -m benches.{section.replace('-', '_')}`, on {options.samples} samples of each model at "
-        "most. Latency is that of one sample on one thread, in processor time; `of float` is the median of its ratios "
-        "in rounds where all variants take turns.\n\n" + "\n".join(f"- {k}: {v}" for k, v in machine.facts().items()),
-    ]
+    tables = tables_of(read_section(options.output, section))
     for name in options.models.split(","):
         model = ZOO.get(name)
         if model is None or model.path() is None:
             print(f"{name}: absent")
             continue
         rows = compare(model, makers, calib=options.calib, samples=options.samples, rounds=options.rounds)
-        parts.append(table(model, rows))
-        print(parts[-1], "\n", flush=True)
-    write_section(options.output, section, "\n\n".join(parts))
+        tables[name] = table(model, rows, machine.facts())
+        print(tables[name], "\n", flush=True)
+    head = (
+        f"## {title}\n\nWritten by `python -m benches.{section.replace('-', '_')}`, on {options.samples} samples of "
+        "each model at most; models that are not named in `--models` keep their tables. Latency is that of one sample "
+        "on one thread, in processor time; `of float` is the median of its ratios in rounds where all variants take "
+        "turns."
+    )
+    ordered = sorted(tables, key=lambda name: (*models, name).index(name))
+    write_section(options.output, section, "\n\n".join([head, *(tables[name] for name in ordered)]))
     return 0

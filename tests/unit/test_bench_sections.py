@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benches.large import rows_of, section
-from benches.sections import TITLE, write_section
+from benches.sections import TITLE, read_section, write_section
+from benches.without_calibration import tables_of
 
 
 def test_sections_are_added_and_replaced_on_their_own(tmp_path: Path) -> None:
@@ -47,3 +48,24 @@ def test_rows_of_large_models_that_are_not_measured_again_stay(tmp_path: Path) -
     assert text.index("| 2.5 GB float32 | onnxruntime alone |") < text.index("|  | onnxq, static |")
     assert text.index("|  | onnxq, static |") < text.index("| 8.3 GB float32 | onnxruntime alone |")
     assert rows_of("another page") == {}
+
+
+def test_tables_of_models_keep_what_they_were_measured_with(tmp_path: Path) -> None:
+    """Also those of sections that said it once for all of their tables."""
+    old = (
+        "## Modes\n\nWritten by a bench.\n\n- Processor: one, 2 cores\n- onnxq: commit abc\n\n"
+        "**first** (here)\n\n| variant |\n| --- |\n| float |\n\n"
+        "**second_one** (there)\n\n| variant |\n| --- |\n| int8 |"
+    )
+    path = tmp_path / "RESULTS.md"
+    write_section(path, "modes", old)
+    assert read_section(path, "modes") == old
+    assert read_section(path, "others") == read_section(tmp_path / "absent.md", "modes") == ""
+    found = tables_of(old)
+    measured = "Measured with Processor: one, 2 cores; onnxq: commit abc"
+    assert found == {
+        "first": f"**first** (here)\n\n{measured}\n\n| variant |\n| --- |\n| float |",
+        "second_one": f"**second_one** (there)\n\n{measured}\n\n| variant |\n| --- |\n| int8 |",
+    }
+    assert tables_of("## Modes\n\nOther words.\n\n" + "\n\n".join(found.values())) == found
+    assert tables_of("") == {}
