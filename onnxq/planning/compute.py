@@ -131,6 +131,9 @@ def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, target: T
         return Refusal("its weight is empty", rule.rules)
     if node.op_type == "MatMul" and (graph.rank(weight) or 0) < 2:
         return Refusal("its weight is a vector", rule.rules)
+    if node.op_type == "MatMul" and rank == 1 and (graph.rank(weight) or 0) > 2:
+        # OpenVINO reshapes it to a product that it computes in float.
+        return Refusal("it multiplies a vector with several matrices", rule.rules)
     if node.op_type == "Gemm":
         return _gemm_refusal(graph, node, rule)
     bias = node.input[BIAS] if len(node.input) > BIAS else ""

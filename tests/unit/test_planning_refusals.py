@@ -67,6 +67,11 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
         {"w": np.zeros((0, 16, 1, 1), np.float32)},
         "its weight is empty [C4]",
     ),
+    "vector times matrices": (
+        "(float[16] x) => (float[3,16] y) { [n] y = MatMul(x, w) }",
+        {"w": normal(3, 16, 16)},
+        "it multiplies a vector with several matrices [C6 C8]",
+    ),
     "vector": (
         "(float[N,16] x) => (float[N] y) { [n] y = MatMul(x, w) }",
         {"w": normal(16)},
