@@ -7,7 +7,8 @@ each layer
     W' = round(W + A),   A = the linear fit of W (x - x') on x'     (`least_squares`: what holds on other samples)
     b' = b - E[W' x' - y]                                           over every position of the samples
 
-before the walk goes on with what the layer now gives. So each layer makes up for what went wrong before it, as far as
+before the walk goes on with what the layer now gives. Where taking the mean away makes it worse behind the layer's
+activation, the bias takes what counts there (`passed`). So each layer makes up for what went wrong before it, as far as
 its inputs tell: large areas of one value, all rounded in one direction, are the plainest case. Means alone are the
 empirical bias correction of arXiv 1906.04721, section 4.2; fitting to the inputs of the quantized network is that of
 arXiv 2504.02692, there within second-order rounding.
@@ -36,6 +37,7 @@ from onnxq.passes.settle_types import runnable
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.recovery.least_squares import fitted
 from onnxq.recovery.moments import Moments
+from onnxq.recovery.passed import activation_behind, best_shift
 from onnxq.recovery.patches import has_patches, sampled_patches, weight_from_rows, weight_rows
 from onnxq.recovery.shadow import rounded_form
 from onnxq.recovery.sites import MOST_WEIGHTS_BYTES, Site, sites_of, weight_bytes
@@ -89,7 +91,7 @@ class _Reconstruction:
     def __init__(self, solved: Solved, start: Graph, *, rounding: bool) -> None:
         self._rounding, self._progress = rounding, solved.progress
         self._graph, self._plan, self._qparams = solved.graph, solved.plan, solved.qparams
-        self._target = solved.target
+        self._target, self._options = solved.target, solved.options
         self._result = start.copy()
         rounded = rounded_form(start, solved.plan, solved.qparams)
         rounded.sort()
@@ -214,6 +216,10 @@ class _Reconstruction:
             shift += gap.mean(axis=others, dtype=np.float64) * (batch.samples / total)
         if not np.isfinite(shift).all():
             return
+        passed = activation_behind(self._graph, self._graph.node(site.last).output[0], self._options)
+        if passed is not None:
+            along = [-1 if axis == channel else 1 for axis in range(found[0].ndim)]
+            shift = best_shift(passed, found, wanted, shift.reshape(along)).reshape(-1)
         old = constant_values(self._result, bias)
         # One number for all columns becomes a number for each.
         shape = old.shape if old.size == shift.size else (*old.shape[:-1], shift.size)
