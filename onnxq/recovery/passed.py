@@ -127,8 +127,8 @@ def best_shift(
     shifts = [np.zeros(mean.shape), np.divide(moved, slopes, out=np.zeros(mean.shape), where=slopes > 0.0), mean]
     left = [plain, np.zeros(mean.shape), np.zeros(mean.shape)]
     for value, target in zip(got, targets, strict=True):
-        for shift, errors in zip(shifts[1:], left[1:], strict=True):
-            error = passed(value - shift) - target
-            errors += np.sum(np.square(error), axis=others, keepdims=True, dtype=np.float64)
+        for index in (1, 2):
+            error = passed(value - shifts[index]) - target
+            left[index] += np.sum(np.square(error), axis=others, keepdims=True, dtype=np.float64)
     least = np.where(left[1] < left[0], shifts[1], shifts[0])
     return np.where(left[2] <= left[0], mean, least)
