@@ -6,8 +6,8 @@ it away moves those that do. The shift d that counts minimises |f(y + e - d) - f
 
     d = sum s (f(y + e) - f(y)) / sum s^2,        s = f'(y + e), by central differences
 
-It is taken, or 0 where that is better, for channels in which the mean of e would leave more than was there before; in
-all others the mean is, whose errors do not add up in the layers behind.
+It is taken, or 0 where that is better, for channels in which the mean of e would leave clearly more than was there
+before. In all others the mean is, whose errors do not add up in the layers behind.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ _STRAIGHT = frozenset({"Add", "Div", "Identity", "Mul", "Neg", "Sub"})
 _MOST_NODES = 12
 _STEP_SHARE = 0.02
 """Step of the central differences, as a share of the root mean square of the values."""
+
+_CLEARLY = 1.25
+"""By how much more squared error (1 dB) the mean has to leave before it is not taken: less is luck of the samples."""
 
 
 class Activation:
@@ -131,4 +134,4 @@ def best_shift(
             error = passed(value - shifts[index]) - target
             left[index] += np.sum(np.square(error), axis=others, keepdims=True, dtype=np.float64)
     least = np.where(left[1] < left[0], shifts[1], shifts[0])
-    return np.where(left[2] <= left[0], mean, least)
+    return np.where(left[2] <= _CLEARLY * left[0], mean, least)
