@@ -63,6 +63,12 @@ class GateError(OnnxqError):
     exit_code = 4
 
 
+class EngineMissingError(OnnxqError):
+    """The engine that should build or answer is not installed."""
+
+    exit_code = 2
+
+
 class InterruptedRunError(OnnxqError):
     """A signal ended a long run, and what it had done was saved.
 

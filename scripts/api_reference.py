@@ -33,7 +33,7 @@ _SECTIONS = {
     ),
     "Errors": (
         "OnnxqError", "ConfigError", "ModelError", "UnsupportedModelError", "DataError", "PlanError", "ArtifactError",
-        "GateError", "InterruptedRunError", "InternalError",
+        "GateError", "EngineMissingError", "InterruptedRunError", "InternalError",
     ),
 }  # fmt: skip
 

@@ -108,11 +108,7 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
         EngineMissingError: TensorRT is not installed.
     """
     path = Path(output)
-    check_output_is_no_input(output, data=data, tensorrt_cache=timing_cache)
-    if isinstance(model, (str, os.PathLike)) and path.resolve() == Path(model).resolve():
-        raise ConfigError(
-            "this is the model", where=f"output {str(path)!r}", hint="choose another place with output= (-o)"
-        )
+    check_output_is_no_input(output, model=model, data=data, timing_cache=timing_cache)
     check_output(path, force=force, model=False)
     graph = load_graph(model)
     given = [_named(graph, shapes or {}) for shapes in (min_shapes, opt_shapes, max_shapes)]

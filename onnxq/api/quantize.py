@@ -25,7 +25,7 @@ from onnxq.modes.recorded_options import record_options
 from onnxq.modes.result import QuantizeResult
 from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights
-from onnxq.pipeline.arguments import check_output_is_no_input
+from onnxq.pipeline.arguments import check_output_is_no_input, check_weights_stay
 from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.planning.modes import DYNAMIC, STATIC
 from onnxq.planning.options import PlacementKeywords, PlanOptions, TypeKeywords
@@ -107,9 +107,10 @@ def quantize(  # noqa: PLR0913 - what every call is about; all else is in groups
     budget = budget_from(options)
     choices = Choices.of(options, budget, tune_progress) if mode == STATIC else None
     place = None if output is None else Path(output)
-    check_output_is_no_input(place, data=data, tensorrt_cache=options.get("tensorrt_cache"))
+    check_output_is_no_input(place, model=model, data=data, tensorrt_cache=options.get("tensorrt_cache"))
     if place is not None:
         check_output(place, force=force)
+        check_weights_stay(place, model)
     table, note = resolve_target(target)
     gates = _gates(options)
     gates.check_possible(table)

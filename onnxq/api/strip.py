@@ -13,7 +13,7 @@ from onnxq.graph.model import ModelSource, load_graph, quantized_nodes, save_mod
 from onnxq.graph.saving import check_output, self_contained
 from onnxq.passes.base import PassManager
 from onnxq.passes.strip_qdq import StripQDQ
-from onnxq.pipeline.arguments import check_output_is_no_input
+from onnxq.pipeline.arguments import check_output_is_no_input, check_weights_stay
 from onnxq.wording.plural import counted
 
 _METADATA = "onnxq."
@@ -83,6 +83,7 @@ def strip(model: ModelSource, *, output: str | os.PathLike[str] | None = None, f
     check_output_is_no_input(output, model=model)
     if output is not None:
         check_output(Path(output), force=force)
+        check_weights_stay(output, model)
     graph = load_graph(model)
     if not quantized_nodes(graph):
         raise ModelError("the model has no QuantizeLinear or DequantizeLinear", hint="it is a float model already")

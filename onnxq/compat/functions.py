@@ -82,6 +82,7 @@ def quantize_static(  # noqa: PLR0913, PLR0917 - onnxruntime's signature
         ArtifactError: the cache belongs to another model, or was not written by onnxq.
     """
     extra = read_extra_options(extra_options)
+    model_input = _kept(model_input, model_output)
     _tell(extra.remarks)
     if member(quant_format, QuantFormat, "quant_format") == "QOperator":
         _tell(["quant_format=QOperator: Q/DQ pairs are written, which onnxruntime runs by the same kernels"])
@@ -142,6 +143,7 @@ def quantize_dynamic(  # noqa: PLR0913, PLR0917 - onnxruntime's signature
         ModelError: as `onnxq.quantize`.
     """
     extra = read_extra_options(extra_options)
+    model_input = _kept(model_input, model_output)
     remarks = list(extra.remarks)
     if per_channel is False:
         remarks.append("per_channel=False has no effect: kernels take a scale for each channel at the same speed")
@@ -182,6 +184,18 @@ def quant_pre_process(
         raise ConfigError("quant_pre_process needs a model and a place", hint="pass input_model and output_model_path")
     graph = load_graph(input_model)
     save_model(graph.to_model(), output_model_path, force=True, base_dir=graph.base_dir)
+
+
+def _kept(model: Model, output: str | os.PathLike[str]) -> Model:
+    """The model; read into memory, and told, where the output replaces its file, which onnxruntime allows."""
+    if not isinstance(model, (str, os.PathLike)) or Path(model).resolve() != Path(output).resolve():
+        return model
+    from onnxq.graph.model import load_graph  # noqa: PLC0415
+    from onnxq.graph.saving import self_contained  # noqa: PLC0415
+
+    graph = load_graph(model)
+    _tell(["model_output is the file of model_input: the float model is replaced by the quantized one"])
+    return self_contained(graph.to_model(), graph.base_dir)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +276,7 @@ def _types(activation: Any, weight: Any, per_channel: bool | None) -> list[dict[
         if given is not None and (name := member(given, QuantType, argument)) not in ("QInt8", "QUInt8"):
             raise ConfigError(
                 f"{argument}={name} is not what this function writes",
-                hint="onnxq.quantize has modes for other types: docs/modes.md",
+                hint="onnxq.quantize has modes for other types: docs/types.md",
             )
     changes: dict[str, Any] = {}
     if weight is not None and member(weight, QuantType, "weight_type") == "QUInt8":

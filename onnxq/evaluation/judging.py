@@ -48,7 +48,14 @@ class Judge:
         return self.metric.measure(outputs, reference, labels, batch.samples, batch.label)
 
 
-def judge_for(graph: Graph, metric: Metric, output: str | None, labels: NDArray[Any] | None) -> Judge:
+def judge_for(
+    graph: Graph,
+    metric: Metric,
+    output: str | None,
+    labels: NDArray[Any] | None,
+    *,
+    argument: str = "output= (--output)",
+) -> Judge:
     """A judge of `graph` and its quantized forms.
 
     Args:
@@ -56,6 +63,7 @@ def judge_for(graph: Graph, metric: Metric, output: str | None, labels: NDArray[
         metric: The metric.
         output: Name of the output to judge; None is enough for a model that has one.
         labels: The labels, if there are any.
+        argument: What the caller names the output with.
 
     Raises:
         ConfigError: the output has to be chosen, or does not exist; or labels are missing.
@@ -73,14 +81,14 @@ def judge_for(graph: Graph, metric: Metric, output: str | None, labels: NDArray[
     if output is not None and output not in names:
         raise ConfigError(
             f"the model has no output {output!r}; it has {', '.join(map(repr, names))}",
-            hint="output= (--output) names one of them.",
+            hint=f"{argument} names one of them.",
         )
     if isinstance(metric, (Agreement, UserMetric)):
         return Judge(metric=metric, output=output, labels=labels)
     if output is None and len(names) > 1:
         raise ConfigError(
             f"the model has {len(names)} outputs: {', '.join(map(repr, names))}",
-            hint=f"choose the one that {metric.name} looks at with output= (--output).",
+            hint=f"choose the one that {metric.name} looks at with {argument}.",
         )
     return Judge(metric=metric, output=output or names[0], labels=labels)
 

@@ -104,7 +104,7 @@ def check_output(target: Path, *, force: bool = False, model: bool = True) -> No
     try:
         try_folder(target.parent)
     except OSError as error:
-        raise unwritable(target, error) from error
+        raise unwritable(target, error, "the model" if model else "the file") from error
 
 
 def _exists(target: Path, what: str = "the file exists") -> ConfigError:

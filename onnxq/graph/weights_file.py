@@ -116,10 +116,10 @@ def name_file(tensors: Iterable[TensorProto], name: str) -> None:
                 entry.value = name
 
 
-def unwritable(target: Path, error: OSError) -> ConfigError:
+def unwritable(target: Path, error: OSError, what: str = "the model") -> ConfigError:
     """The error for an output that cannot be written."""
     return ConfigError(
-        f"the model cannot be written: {error.strerror or error}",
+        f"{what} cannot be written: {error.strerror or error}",
         where=f"output {str(target)!r}",
         hint="choose another place with output= (-o)",
     )

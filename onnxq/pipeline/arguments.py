@@ -14,7 +14,9 @@ from onnxq.calibration.statistics.table import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.data.description import bare
 from onnxq.errors import ConfigError
-from onnxq.graph.model import is_quantized
+from onnxq.graph.external_data import is_external, locate
+from onnxq.graph.model import ModelSource, is_quantized, load_graph
+from onnxq.graph.saving import data_file
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.registry import Recovery
@@ -105,6 +107,29 @@ def check_output_is_no_input(output: str | os.PathLike[str] | None, **inputs: An
                 where=f"output {os.fspath(output)!r}",
                 hint="choose another place with output= (-o)",
             )
+
+
+def check_weights_stay(output: str | os.PathLike[str] | None, model: ModelSource) -> None:
+    """Refuse to write weights over those that `model` reads, whatever `force` says.
+
+    Args:
+        output: Where a model is to be written.
+        model: The model that is read; only a path has weights beside it.
+
+    Raises:
+        ConfigError: the file for large weights beside `output` is one of them.
+        ModelError: it is there, and the model cannot be read.
+    """
+    if output is None or not isinstance(model, (str, os.PathLike)) or not (own := data_file(Path(output))).is_file():
+        return
+    graph = load_graph(model)
+    external = [tensor for tensor in graph.initializers.values() if is_external(tensor)]
+    if any(locate(tensor, graph.base_dir).path.resolve() == own.resolve() for tensor in external):
+        raise ConfigError(
+            f"the file {own.name!r} beside it holds weights of the model that is read",
+            where=f"output {os.fspath(output)!r}",
+            hint="choose another place with output= (-o)",
+        )
 
 
 def check_rewrites(recovery: Recovery, stats: StatsTable | None, cache: TensorRTCache | None, *, trained: bool) -> None:

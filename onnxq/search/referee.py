@@ -75,7 +75,9 @@ class Referee:
         self._judge: Judge | None = None
         if budget.max_drop is not None:
             metric = metric_from(budget.metric or "top1")
-            self._judge = judge_for(graph, metric, budget.output, judged.labels)
+            self._judge = judge_for(
+                graph, metric, budget.output, judged.labels, argument="output_name= (--output-name)"
+            )
         self._float = options.session(runnable(graph))
         self._batches, self._limited = judged.batches, judged.limited
         self._kept: list[tuple[Batch, dict[str, NDArray[Any]]]] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxq.errors import EngineMissingError
 from onnxq.graph.subgraphs import subgraphs
 from onnxq.graph.view import Graph
 from onnxq.passes.settle_types import runnable
@@ -20,7 +21,7 @@ from onnxq.verification.engines import onnxruntime as ort_engine
 from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
 from onnxq.verification.engines.onnxruntime import OrtModel
-from onnxq.verification.engines.result import EngineMissingError, EngineReport, NodeExecution
+from onnxq.verification.engines.result import EngineReport, NodeExecution
 from onnxq.verification.engines.tensorrt_run import no_device
 from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
 from onnxq.verification.reasons.tensorrt import account

@@ -11,11 +11,11 @@ import pytest
 import onnxq
 
 PUBLIC = {
-    "ArtifactError", "ConfigError", "Data", "DataError", "EngineResult", "Evaluation", "GateError", "ImageOptions",
-    "InternalError", "InterruptedRunError", "ModelError", "OnnxqError", "Override", "PlanError", "Preview",
-    "QuantPlan", "QuantizeResult", "Report", "SearchResult", "Sensitivity", "StatsTable", "StripResult",
-    "UnsupportedModelError", "__version__", "build_engine", "calibrate", "channel_ranges", "evaluate", "load_stats",
-    "plan", "preview", "quantize", "sensitivity", "strip", "verify",
+    "ArtifactError", "ConfigError", "Data", "DataError", "EngineMissingError", "EngineResult", "Evaluation",
+    "GateError", "ImageOptions", "InternalError", "InterruptedRunError", "ModelError", "OnnxqError", "Override",
+    "PlanError", "Preview", "QuantPlan", "QuantizeResult", "Report", "SearchResult", "Sensitivity", "StatsTable",
+    "StripResult", "UnsupportedModelError", "__version__", "build_engine", "calibrate", "channel_ranges",
+    "evaluate", "load_stats", "plan", "preview", "quantize", "sensitivity", "strip", "verify",
 }  # fmt: skip
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "rich", "click")
 

@@ -117,7 +117,7 @@ def test_an_existing_file_stays_and_the_model_is_never_overwritten(folder: Path)
     with pytest.raises(onnxq.ConfigError, match="the file exists"):
         onnxq.build_engine("model.onnx", "model.engine")
     assert (folder / "model.engine").read_text() == "mine"
-    with pytest.raises(onnxq.ConfigError, match="this is the model"):
+    with pytest.raises(onnxq.ConfigError, match="this is the file given as model=, which is read"):
         onnxq.build_engine("model.onnx", "model.onnx", force=True)
 
 

@@ -306,8 +306,8 @@ def test_statistics_without_data_leave_the_biases_and_say_so() -> None:
 # ---- where things are read from and written to ---------------------------------------------------------------------
 
 
-def with_external_data(folder: Path, shift: float = 0.0) -> Path:
-    """The model of this file in `folder`, its weights in `weights.bin`."""
+def with_external_data(folder: Path, shift: float = 0.0, location: str = "weights.bin") -> Path:
+    """The model of this file in `folder`, its weights beside it."""
     folder.mkdir()
     given = model()
     for tensor in given.graph.initializer:
@@ -315,7 +315,7 @@ def with_external_data(folder: Path, shift: float = 0.0) -> Path:
             onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + np.float32(shift), tensor.name)
         )
     path = folder / "m.onnx"
-    onnx.save(given, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save(given, path, save_as_external_data=True, location=location, size_threshold=0)
     return path
 
 
@@ -368,6 +368,25 @@ def test_data_are_never_written_over(tmp_path: Path, force: bool) -> None:
     ):
         onnxq.quantize(model(), path, target=ORT, output=str(path), force=force)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weight-only"])
+def test_a_float_model_is_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(model(), "m.onnx")
+    before = Path("m.onnx").read_bytes()
+    Path("link.onnx").symlink_to("m.onnx")
+    for source, output in (("m.onnx", "m.onnx"), ("m.onnx", tmp_path / "m.onnx"), ("m.onnx", "link.onnx")):
+        with pytest.raises(onnxq.ConfigError, match="this is the file given as model=, which is read"):
+            onnxq.quantize(source, data(4), target=ORT, mode=mode, output=output, force=True)
+    assert Path("m.onnx").read_bytes() == before
+
+
+def test_weights_of_a_float_model_are_never_written_over(tmp_path: Path) -> None:
+    source = with_external_data(tmp_path / "float", location="q.onnx.data")
+    with pytest.raises(onnxq.ConfigError, match=r"the file 'q.onnx.data' beside it holds weights of the model"):
+        onnxq.quantize(source, data(4), target=ORT, output=source.with_name("q.onnx"), force=True)
+    onnx.load(source)
 
 
 def test_a_small_result_is_one_file_wherever_the_float_weights_were(tmp_path: Path) -> None:

@@ -218,6 +218,15 @@ def test_weights_in_a_file_of_their_own(tmp_path):
     onnx.checker.check_model(str(place))
 
 
+def test_a_model_replaced_by_its_quantized_form_is_told(tmp_path):
+    place = tmp_path / "model.onnx"
+    given = onnx.ModelProto.FromString(MODEL.SerializeToString())
+    onnx.save(given, place, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    with pytest.warns(CompatWarning, match="the float model is replaced by the quantized one"):
+        result = compat.quantize_static(place, str(place), Reader(), target="ort-x64-vnni")
+    assert onnx.load(place) == result.model
+
+
 def test_failed_checks_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(Report, "failed_checks", (Check(name="outputs", passed=False, detail="they differ"),))
     _, told = quantize(tmp_path)
@@ -243,5 +252,8 @@ def test_dynamic(tmp_path):
     assert place.stat().st_size < len(model.SerializeToString())
     with pytest.warns(CompatWarning, match="weight_type=QUInt8: weights are symmetric int8"):
         compat.quantize_dynamic(model, place, weight_type=compat.QuantType.QUInt8, target=vnni)
+    onnx.save(model, place)
+    with pytest.warns(CompatWarning, match="the float model is replaced by the quantized one"):
+        compat.quantize_dynamic(str(place), place, target=vnni)
     with pytest.raises(ConfigError, match="weight_type=QInt4 in dynamic mode"):
         compat.quantize_dynamic(model, place, weight_type=compat.QuantType.QInt4)

@@ -322,6 +322,7 @@ def test_a_pool_behind_a_float_layer_keeps_the_range_of_its_input() -> None:
         ({"min_sqnr": 30, "search_seconds": 0}, "search_seconds is 0"),
         ({"min_sqnr": 30, "labels": [1]}, "a metric and labels are judged by how far they fall"),
         ({"min_sqnr": 30, "data": None}, "a search needs real samples"),
+        ({"max_drop": 1, "labels": [0] * 12, "output_name": "q"}, r"no output 'q'.*\nHint: output_name= \("),
         ({"max_drop": 1, "labels": [0, 1], "output_name": "y"}, "2 labels for 4 samples|2 labels for 12 samples"),
         ({"max_drop": 1, "labels": [0] * 12}, "the model has 2 outputs"),
     ],

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxq.errors import DataError, ModelError
+from onnxq.errors import DataError, EngineMissingError, ModelError
 from onnxq.graph.view import Graph
 from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
-from onnxq.verification.engines.result import EngineMissingError, Precision
+from onnxq.verification.engines.result import Precision
 from onnxq.verification.engines.source import model_file
 from tests.verify_models import ModelBuilder, float_conv, int8_conv, tensorrt_conv
 

@@ -22,10 +22,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from onnxq.errors import ConfigError
+from onnxq.errors import ConfigError, EngineMissingError
 from onnxq.files.scratch import scratch_folder
 from onnxq.graph.view import Graph
-from onnxq.verification.engines.result import EngineMissingError, EngineReport, NodeExecution, Precision
+from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.engines.source import model_file
 from onnxq.verification.reasons.openvino import INT8_OPS, why_float
 from onnxq.verification.reasons.reason import Reason, past_pairs

@@ -9,14 +9,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxq.errors import OnnxqError
-
-
-class EngineMissingError(OnnxqError):
-    """The engine that should answer is not installed."""
-
-    exit_code = 2
-
 
 class Precision(enum.Enum):
     """The arithmetic that a node was seen to run in."""

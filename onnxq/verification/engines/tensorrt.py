@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxq.errors import ConfigError
+from onnxq.errors import ConfigError, EngineMissingError
 from onnxq.files.scratch import scratch_folder
-from onnxq.verification.engines.result import EngineMissingError, EngineReport
+from onnxq.verification.engines.result import EngineReport
 from onnxq.verification.engines.source import model_file
 from onnxq.verification.engines.tensorrt_profiles import ShapeRange, shape_ranges
 from onnxq.verification.engines.tensorrt_run import no_device
