@@ -87,7 +87,8 @@ def load_config(path: Path, keys: Keys) -> Config:
     values: dict[str, Any] = {}
     tables: dict[str, Mapping[str, Any]] = {}
     for key, value in read_toml(path, where=str(path), hint='lines look like: target = "tensorrt"').items():
-        if key not in keys.tables:
+        # `quantize` and `data` are commands and options: a table is the command's, any other value the option's.
+        if key not in keys.tables or (key in keys.kinds and not isinstance(value, dict)):
             values[key] = _checked(str(path), path.parent, key, value, keys)
             continue
         where = f"{path}, [{key}]"

@@ -67,12 +67,10 @@ def _keys(ctx: click.Context) -> Keys:
     commands = group.commands if isinstance(group, click.Group) else {}
     readers = {name: c for name, c in commands.items() if any(p.name == "config" for p in c.params)}
     shared = {key: kind for command in readers.values() for key, kind in config_kinds(command).items()}
-    kinds = {**shared, **config_kinds(ctx.command)}
     arguments = {str(p.name) for c in readers.values() for p in c.params if isinstance(p, click.Argument)}
     return Keys(
-        kinds=kinds,
-        # `data` is a command, too, but as a key it is the option.
-        tables={name: config_kinds(command) for name, command in readers.items() if name not in kinds},
+        kinds={**shared, **config_kinds(ctx.command)},
+        tables={name: config_kinds(command) for name, command in readers.items()},
         arguments={name.replace("_", "-") for name in arguments},
     )
 

@@ -163,6 +163,40 @@ def test_one_file_for_all_commands(run: Run, folder: Path) -> None:
     assert (folder / "q.json").read_bytes() == before
 
 
+QUANTIZE_TABLE = """\
+target = "openvino"
+data = "data.npz"
+[quantize]
+method = "max"
+output = "own.onnx"
+[sensitivity]
+quantize = "all-but"
+"""
+
+
+@pytest.mark.parametrize("command", ["quantize", "plan", "sensitivity"])
+def test_a_table_belongs_to_the_command_of_its_name(run: Run, folder: Path, command: str) -> None:
+    """`quantize` is an option of sensitivity, too: as a table it is the command's all the same."""
+    write(folder, QUANTIZE_TABLE)
+    result = run(command, "model.onnx", "--config", "onnxq.toml", "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["target"] == "openvino"
+    assert (folder / "own.onnx").exists() == (command == "quantize")
+    if command == "quantize":
+        assert document["method"] == "max"
+    if command == "sensitivity":
+        assert document["quantize"] == "all-but"
+
+
+def test_a_command_s_name_without_a_table_is_the_option(run: Run, folder: Path) -> None:
+    write(folder, 'quantize = "all-but"\nseconds = 20\n[data]\nlimit = 2\n')
+    result = run("sensitivity", "model.onnx", "--data", "data.npz", "--config", "onnxq.toml", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["quantize"] == "all-but"
+    assert json.loads(run("data", "data.npz", "model.onnx", "--config", "onnxq.toml", "--json").stdout)["samples"] == 2
+
+
 def test_calibrate_writes_no_statistics_over_the_model(run: Run, folder: Path) -> None:
     write(folder, 'data = "data.npz"\noutput = "model.int8.onnx"\nforce = true\n')
     result = run("calibrate", "model.onnx", "--config", "onnxq.toml")

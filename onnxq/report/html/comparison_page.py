@@ -21,6 +21,8 @@ _NOISE = (
 )
 _SLIGHT_DB = 0.5
 _SLIGHT_SHARE = 0.02
+_SLIGHT_LATENCY = 0.1
+"""Even against the float model's, measured in turns, times vary by some percent from run to run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +96,7 @@ def differences(a: Document, b: Document) -> Iterator[Difference]:
             text=f"{gain:+.1f} dB", better=better,
         )  # fmt: skip
     yield from _ratio("size", a.get("size_after_bytes"), b.get("size_after_bytes"), size_text)
-    latencies = [(one.get("latency") or {}).get("quantized_ms") for one in (a, b)]
-    yield from _ratio("latency", latencies[0], latencies[1], lambda ms: f"{ms:.3g} ms")
+    yield from _latency(a.get("latency") or {}, b.get("latency") or {})
     shares = a.get("int8_mac_share"), b.get("int8_mac_share")
     if shares[0] is not None and shares[1] is not None:
         points = 100 * (shares[1] - shares[0])
@@ -113,10 +114,26 @@ def differences(a: Document, b: Document) -> Iterator[Difference]:
         yield Difference(name="data", a=text[0], b=text[1], text="" if text[0] == text[1] else "differs")
 
 
-def _ratio(name: str, a: float | None, b: float | None, text: Any) -> Iterator[Difference]:
+def _latency(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
+    """Each run's time as a share of its own float model's, measured in turns with it: the milliseconds of two runs tell
+    how busy the machine was, so that alone they are shown and not judged."""
+    if not (a.get("quantized_ms") and b.get("quantized_ms")):
+        return
+    if not (a.get("float_ms") and b.get("float_ms")):
+        texts = [f"{one['quantized_ms']:.3g} ms" for one in (a, b)]
+        yield Difference(name="latency", a=texts[0], b=texts[1])
+        return
+    shares = [one["quantized_ms"] / one["float_ms"] for one in (a, b)]
+    name = "latency, as a share of the float model's"
+    yield from _ratio(name, shares[0], shares[1], lambda share: f"{share:.2f}", slight=_SLIGHT_LATENCY)
+
+
+def _ratio(
+    name: str, a: float | None, b: float | None, text: Any, slight: float = _SLIGHT_SHARE
+) -> Iterator[Difference]:
     if a and b:
         change = b / a - 1
-        better = None if abs(change) < _SLIGHT_SHARE else change < 0
+        better = None if abs(change) < slight else change < 0
         yield Difference(name=name, a=text(a), b=text(b), text=f"{change:+.1%}", better=better)
 
 
