@@ -123,6 +123,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     deadline = None if seconds is None else time.perf_counter() + seconds
     measurement = Measurement(subject=subject, options=request.collecting, deadline=deadline, progress=progress)
     found: dict[str, Effect] = {}
+    interrupted = False
     try:
         if quantize == "only":
             measurement.each_alone(in_turn, found)
@@ -131,6 +132,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     except KeyboardInterrupt:
         if not found:
             raise
+        interrupted = True
     clock.lap("measure")
     return Sensitivity(
         target=space.target,
@@ -149,6 +151,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
         ),
         digest=space.digest,
         seconds=clock.seconds,
+        interrupted=interrupted,
     )
 
 

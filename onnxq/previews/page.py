@@ -30,8 +30,9 @@ def render_preview(found: Preview) -> str:
         parts.append("<h2>Outputs of the float model</h2>" + _table(output_rows(found.outputs)))
     if found.preparations:
         parts.append(
-            "<h2>How sure the model is of these pictures</h2><p class='mute'>Mean of the largest class probability, "
-            "with the same pictures prepared in the usual ways.</p>" + _table(preparation_rows(found.preparations))
+            "<h2>How well the model tells these pictures apart</h2><p class='mute'>The same pictures prepared in the "
+            "usual ways. Told apart: mutual information of picture and class; certainty: mean of the "
+            "largest probability.</p>" + _table(preparation_rows(found.preparations))
         )
     return plain_page(f"onnxq data: {found.source}", "\n".join(parts))
 

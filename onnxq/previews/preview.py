@@ -23,6 +23,7 @@ from onnxq.pipeline.facts import source_name
 from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.previews.doubts import doubts_of_input, doubts_of_outputs
 from onnxq.previews.figures import Figures
+from onnxq.previews.preparations import NOTE as PREPARATIONS_NOTE
 from onnxq.previews.preparations import Preparation, compared_preparations, doubt_of_preparation
 from onnxq.previews.thumbnails import thumbnail
 from onnxq.previews.views import InputView, OutputView
@@ -49,7 +50,7 @@ class Preview:
         batches: The feeds they came in.
         inputs: What each input would get.
         outputs: What the float model makes of the first feeds.
-        preparations: For a classifier of pictures, how sure it is of them prepared in the usual ways.
+        preparations: For a classifier of pictures, what it makes of them prepared in the usual ways.
         warnings: What is probably wrong.
         notes: What a person should know.
         pictures: PNG files of the first samples of pictures.
@@ -124,6 +125,8 @@ def preview(
     preparations = compared_preparations(session, inputs, data, image_options(reading.images), reading.layout)
     said = doubt_of_preparation(preparations)
     notes = list(batches.notes)
+    if preparations:
+        notes.append(PREPARATIONS_NOTE)
     if reading.limit is None and samples == SAMPLES:
         notes.append(f"the first {SAMPLES} samples were looked at; limit= (--limit) looks at more")
     return Preview(

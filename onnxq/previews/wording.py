@@ -29,10 +29,11 @@ def output_rows(outputs: Iterable[OutputView]) -> Rows:
 
 
 def preparation_rows(preparations: Iterable[Preparation]) -> Rows:
-    """Preparations of pictures, the surest first."""
-    rows: Rows = [("prepared as", "certainty", "options")]
+    """Preparations of pictures, first those with which the model tells them apart best."""
+    rows: Rows = [("prepared as", "told apart", "certainty", "options")]
     for p in preparations:
-        rows.append((f"{p.name}, {p.color}" + (" (given)" if p.given else ""), f"{p.certainty:.0%}", p.flags))
+        name = f"{p.name}, {p.color}" + (" (given)" if p.given else "")
+        rows.append((name, f"{p.separation:.0%}", f"{p.certainty:.0%}", p.flags))
     return rows
 
 

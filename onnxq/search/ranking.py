@@ -79,6 +79,7 @@ class Sensitivity:
         unmeasured: Those that a time limit or an interrupt left out, those first that are expected to hurt most.
         digest: Digest of the float model.
         seconds: Time taken, by step.
+        interrupted: Whether an interrupt ended the measurement.
     """
 
     target: str
@@ -91,6 +92,7 @@ class Sensitivity:
     unmeasured: tuple[ExpectedLayer, ...] = ()
     digest: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    interrupted: bool = False
 
     def ranked(self) -> list[LayerEffect]:
         """The layers, those that hurt most first: for "all-but" those whose return to float helps most."""
@@ -188,8 +190,9 @@ class Sensitivity:
         """What was not measured."""
         if not self.unmeasured:
             return ()
+        why = "interrupted" if self.interrupted else "the time was over"
         return (
-            f"{counted(self.missing, 'layer')} not measured: the time was over. They come last, in the order "
+            f"{counted(self.missing, 'layer')} not measured: {why}. They come last, in the order "
             f"in which they are expected to hurt, first {self.unmeasured[0].node!r}",
         )
 

@@ -118,35 +118,50 @@ def test_thumbnails_are_pictures(layout):
     assert pillow.open(io.BytesIO(wide)).size == (143, 72)
 
 
-def classifier():
-    """Twelve classes that tell colours apart where pixels lie within -1..1: a row for each mix of channels."""
-    weight = RNG.standard_normal((12, 3)).astype(np.float32)
-    weight[0] = (9, -9, -9)  # red, as -1..1 and in the order of RGB
+# Of the order red, green, blue: read the other way round, a colour is near to none of the others.
+COLORS = np.array([(r, g, b) for r in (153, 204, 255) for g in (77, 128) for b in (0, 51)], np.float32)
+
+
+def classifier(as_probabilities=False):
+    """Twelve colours told apart where pixels are RGB in 0..1: logits are minus the squared distances to them."""
+    centres, sharp = COLORS / 255, 60
     nodes = [
         helper.make_node("GlobalAveragePool", ["x"], ["p"]),
         helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("Gemm", ["f", "w"], ["y"], transB=1),
+        helper.make_node("Gemm", ["f", "w", "b"], ["z" if as_probabilities else "y"], transB=1),
     ]
+    if as_probabilities:
+        nodes.append(helper.make_node("Softmax", ["z"], ["y"], axis=1))
     values = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["n", 3, 8, 8]), ("y", ["n", 12]))
     ]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [numpy_helper.from_array(weight, "w")])
+    weights = {"w": 2 * sharp * centres, "b": -sharp * (centres**2).sum(axis=1)}
+    held = [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], held)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def test_a_classifier_is_surest_of_the_right_preparation(tmp_path):
+@pytest.mark.parametrize("as_probabilities", [False, True])
+def test_the_right_preparation_tells_pictures_apart_best(tmp_path, as_probabilities):
+    """A scale 255 times too large makes the model certain of one class for every picture: that must not look good."""
     pillow = pytest.importorskip("PIL.Image")
-    for i in range(4):
-        pillow.new("RGB", (9, 9), (140 + i, 120, 120)).save(tmp_path / f"{i}.png")
-    found = onnxq.preview(classifier(), tmp_path, images=ImageOptions(color="bgr"))
-    assert sum(p.given for p in found.preparations) == 1
-    assert [p.certainty for p in found.preparations] == sorted((p.certainty for p in found.preparations), reverse=True)
-    assert found.preparations[0].certainty > 0.9
-    assert any("the model is surer of the same pictures" in text for text in found.warnings)
-    assert "--mean" in found.warnings[-1]
-    assert len(found.pictures) == 4
-    as_best = ImageOptions(**{k: getattr(found.preparations[0], k) for k in ("mean", "std", "color")})
-    assert not any("surer" in text for text in onnxq.preview(classifier(), tmp_path, images=as_best).warnings)
+    for i, color in enumerate(COLORS.astype(int)):
+        pillow.new("RGB", (9, 9), tuple(map(int, color))).save(tmp_path / f"{i:02}.png")
+    model = classifier(as_probabilities)
+    found = onnxq.preview(model, tmp_path, images=ImageOptions(mean=(0,), std=(1 / 255,), color="rgb"))
+    best = found.preparations[0]
+    assert (best.name, best.color) == ("0..1", "rgb")
+    separations = [p.separation for p in found.preparations]
+    assert separations == sorted(separations, reverse=True)
+    (given,) = [p for p in found.preparations if p.given]
+    assert given.certainty > best.certainty
+    assert given.separation < best.separation - 0.1
+    assert "tells the same pictures apart better" in found.warnings[-1]
+    assert "--mean 0 --std 1 --color rgb" in found.warnings[-1]
+    assert any("grows with the scale of the input" in note for note in found.notes)
+    assert len(found.pictures) == 12
+    as_best = ImageOptions(mean=best.mean, std=best.std, color=best.color)
+    assert not any("apart better" in text for text in onnxq.preview(model, tmp_path, images=as_best).warnings)
 
 
 def test_the_page_and_the_document(tmp_path):

@@ -266,7 +266,7 @@ def test_an_interrupt_gives_what_was_measured() -> None:
     assert [row.node for row in found.unmeasured] == [row["node"] for row in found.to_dict()["unmeasured"]]
     assert [row["rank"] for row in found.to_dict()["unmeasured"]] == [3, 4]
     (warning,) = found.warnings
-    assert warning.startswith("2 layers not measured: the time was over. They come last")
+    assert warning.startswith("2 layers not measured: interrupted. They come last")
     assert found.to_text().splitlines()[6].split() == ["4", found.unmeasured[1].node, "MatMul", "0.0", "?"]
 
 

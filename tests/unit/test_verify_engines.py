@@ -51,14 +51,14 @@ def test_tensorrt_not_installed(monkeypatch):
     with pytest.raises(EngineMissingError) as caught:
         tensorrt_engine.build_engine(tensorrt_conv(), SHAPES)
     assert str(caught.value).startswith("TensorRT is not installed (looked for the packages no_such_tensorrt)")
-    assert "pip install onnxq[tensorrt]" in str(caught.value)
+    assert "pip install 'onnxq[tensorrt]' (from a clone: pip install '.[tensorrt]')" in str(caught.value)
 
 
 def test_openvino_not_installed(monkeypatch):
     monkeypatch.setattr(openvino_engine, "is_installed", lambda: False)
     with pytest.raises(EngineMissingError, match="OpenVINO is not installed") as caught:
         openvino_engine.executed_precision(int8_conv())
-    assert "pip install onnxq[openvino]" in str(caught.value)
+    assert "pip install 'onnxq[openvino]' (from a clone: pip install '.[openvino]')" in str(caught.value)
 
 
 @needs_tensorrt

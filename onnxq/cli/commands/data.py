@@ -49,7 +49,8 @@ def data(  # noqa: PLR0913 - one parameter for each option
     """Show what SRC would feed to MODEL: names, shapes, ranges, and what is probably wrong with them.
 
     Reads as `onnxq quantize --data SRC` would, with the same options, and runs the float model on the first samples.
-    For a classifier of pictures it also tries the usual preparations, and says which one the model is surest of.
+    For a classifier of pictures it also tries the usual preparations, and says with which one the model tells them
+    apart best: evidence where they are of several classes, no proof.
 
     \b
     Examples:
@@ -92,7 +93,7 @@ def _show(found: Preview) -> None:
     say(f"{counted(found.samples, 'sample')} in {counted(found.batches, 'feed')} from {found.source}", quiet=False)
     tables = [("Inputs", input_rows(found.inputs)), ("Outputs of the float model", output_rows(found.outputs))]
     if found.preparations:
-        tables.append(("How sure the model is of these pictures", preparation_rows(found.preparations)))
+        tables.append(("How well the model tells these pictures apart", preparation_rows(found.preparations)))
     for title, rows in tables:
         show(_table(title, rows), table=True)
     for text in found.warnings:

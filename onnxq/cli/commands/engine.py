@@ -76,8 +76,8 @@ def engine(  # noqa: PLR0913 - one parameter for each group of options
 ) -> None:
     """Build a TensorRT engine from MODEL with the TensorRT that is installed.
 
-    TensorRT-RTX (`pip install onnxq[tensorrt]`) builds without a GPU; TensorRT itself builds for the GPU it runs on and
-    is preferred where there is one. Sizes that the model leaves open are taken from --min-shape, --opt-shape and
+    TensorRT-RTX (`pip install 'onnxq[tensorrt]'`) builds without a GPU; TensorRT itself builds for the GPU it runs on
+    and is preferred where there is one. Sizes that the model leaves open are taken from --min-shape, --opt-shape and
     --max-shape, else from --data. See docs/tensorrt.md.
 
     \b

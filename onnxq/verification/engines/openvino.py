@@ -71,7 +71,7 @@ def executed_precision(
     if not is_installed():
         raise EngineMissingError(
             "OpenVINO is not installed",
-            hint="pip install onnxq[openvino], or leave the engine out of the verification",
+            hint="pip install 'onnxq[openvino]' (from a clone: pip install '.[openvino]')",
         )
     if not isinstance(model, ModelProto):
         model = onnx.load(str(model))

@@ -1,8 +1,8 @@
 """TensorRT's account of a quantized model: parsed and built for real, and run where there is a GPU.
 
-TensorRT-RTX (`pip install onnxq[tensorrt]`) parses and builds ahead of time on a machine without a GPU; where TensorRT
-proper is installed that is used instead (it needs a GPU). All of it happens in a process of its own: the library may
-abort on a malformed network, and must not take the caller down.
+TensorRT-RTX (`pip install 'onnxq[tensorrt]'`) parses and builds ahead of time on a machine without a GPU; where
+TensorRT proper is installed that is used instead (it needs a GPU). All of it happens in a process of its own: the
+library may abort on a malformed network, and must not take the caller down.
 Source: https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/ (explicit quantization, optimization profiles).
 """
 
@@ -97,7 +97,7 @@ def build_engine(  # noqa: PLR0913 - a model, where it lies, and what to do with
     if package is None:
         raise EngineMissingError(
             f"TensorRT is not installed (looked for the packages {' and '.join(PACKAGES)})",
-            hint="pip install onnxq[tensorrt] (builds without a GPU), or leave the engine out of the verification",
+            hint="pip install 'onnxq[tensorrt]' (from a clone: pip install '.[tensorrt]'); it builds without a GPU",
         )
     options = options or BuildOptions()
     with scratch_folder() as folder:
