@@ -17,11 +17,17 @@ import ast
 import difflib
 import functools
 import inspect
+import os
 import re
+import reprlib
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast, get_type_hints
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from onnxq.errors import ConfigError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Group = TypeVar("Group", bound=Mapping[str, object])
@@ -63,19 +69,22 @@ def complete(group: type[Group], given: Group) -> Group:
 def takes(group: type) -> Callable[[Function], Function]:
     """A decorator for a function whose last parameter, `**options`, are the keywords of `group`.
 
-    Other keywords are refused, as Python itself would, with the one that was meant. The signature shows every keyword,
-    and so does the docstring in place of its item `options`.
+    Other keywords are refused, as Python itself would, with the one that was meant, and values of a wrong type as
+    ConfigError. The signature shows every keyword, and so does the docstring in place of its item `options`.
     """
 
     def decorate(function: Function) -> Function:
         signature = _signature(function, group)
         known = signature.parameters
+        hints = get_type_hints(group)
 
         @functools.wraps(function)
         def checked(*args: Any, **given: Any) -> Any:
-            for name in given:
+            for name, value in given.items():
                 if name not in known:
                     raise TypeError(_unknown(name, function.__name__, list(known)))
+                if name in hints:
+                    check_type(name, value, hints[name])
             return function(*args, **given)
 
         checked.__doc__ = _documented(function.__doc__, keywords_of(group))
@@ -83,6 +92,60 @@ def takes(group: type) -> Callable[[Function], Function]:
         return cast("Function", checked)
 
     return decorate
+
+
+def check_type(name: str, value: object, hint: Any) -> None:
+    """See that the value of an argument has its type, as far as that can be seen at once: items are not looked at.
+
+    Args:
+        name: The argument.
+        value: What was given. numpy's numbers are numbers; True and False are none.
+        hint: The type: classes, literals, paths, sequences of strings, unions of them. Any other takes everything, and
+            so does a union with one.
+
+    Raises:
+        ConfigError: it has another type.
+    """
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [_kind(part) for part in parts]
+    if all(kind is not None for kind in kinds) and not any(kind.takes(value) for kind in kinds if kind is not None):
+        expected = " or ".join(kind.title for kind in kinds if kind is not None)
+        raise ConfigError(
+            f"{name} is {reprlib.repr(value)}, expected {expected}",
+            hint=f"pass {name}= as {expected}, or leave it out",
+        )
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One part of a type: what it is called, and whether a value is of it."""
+
+    title: str
+    takes: Callable[[Any], bool]
+
+
+def _kind(part: Any) -> _Kind | None:
+    """The kind that a part of a type stands for; None where values cannot be told by it."""
+    if part in _KINDS:
+        return _KINDS[part]
+    if get_origin(part) is Literal:
+        return _Kind(" or ".join(map(repr, get_args(part))), lambda value: value in get_args(part))
+    if get_origin(part) is os.PathLike:
+        return _Kind("a path", lambda value: isinstance(value, os.PathLike))
+    if part == Sequence[str]:
+        return _Kind("a sequence of strings", lambda value: isinstance(value, Iterable))
+    if isinstance(part, type) and part is not Any:
+        return _Kind(part.__name__, lambda value: isinstance(value, part))
+    return None
+
+
+_KINDS: Mapping[Any, _Kind] = {
+    int: _Kind("a whole number", lambda value: isinstance(value, Integral) and not isinstance(value, bool)),
+    float: _Kind("a number", lambda value: isinstance(value, Real) and not isinstance(value, bool)),
+    bool: _Kind("True or False", lambda value: isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")),
+    str: _Kind("a string", lambda value: isinstance(value, str)),
+    type(None): _Kind("None", lambda value: value is None),
+}
 
 
 def _signature(function: Callable[..., Any], group: type) -> inspect.Signature:

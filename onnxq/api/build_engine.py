@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,10 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
     check_output_is_no_input(output, model=model, data=data, timing_cache=timing_cache)
     check_output(path, force=force, model=False)
     graph = load_graph(model)
-    given = [_named(graph, shapes or {}) for shapes in (min_shapes, opt_shapes, max_shapes)]
+    given = [
+        _named(graph, shapes or {}, name)
+        for name, shapes in (("min_shapes", min_shapes), ("opt_shapes", opt_shapes), ("max_shapes", max_shapes))
+    ]
     asked = given_ranges(graph, *given)
     missing = [name for name in dynamic_inputs(graph) if name not in asked]
     profile: Mapping[str, ShapeRange] = asked
@@ -171,9 +175,16 @@ def _image_size(graph: Graph) -> tuple[int, int] | None:
     return recorded_image_size(metadata) or noted_size(metadata)
 
 
-def _named(graph: Graph, shapes: Shapes) -> dict[str, Shape]:
+def _named(graph: Graph, shapes: Shapes, argument: str) -> dict[str, Shape]:
     """Shapes by input name; the empty name stands for the only input."""
-    named = {name: tuple(int(size) for size in shape) for name, shape in shapes.items()}
+    try:
+        named = {name: tuple(operator.index(size) for size in shape) for name, shape in shapes.items()}
+    except (AttributeError, TypeError) as error:
+        example = {next(iter(graph.inputs), "x"): [1, 3, 224, 224]}
+        raise ConfigError(
+            f"{argument} is {shapes!r}, expected a dict of shapes by the name of their input",
+            hint=f"pass {argument}={example} (--{argument[:-1].replace('_', '-')})",
+        ) from error
     if "" in named:
         if len(graph.inputs) != 1:
             raise ConfigError(

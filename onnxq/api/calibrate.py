@@ -15,7 +15,7 @@ from onnxq.data.sharding import Shard, shard_from
 from onnxq.graph.model import (
     ModelSource,
 )
-from onnxq.keywords import complete, takes
+from onnxq.keywords import takes
 from onnxq.passes.settle_types import runnable
 from onnxq.pipeline.arguments import checkpointing_from
 from onnxq.pipeline.nested import readable_for, with_inside
@@ -74,7 +74,7 @@ def calibrate(  # noqa: PLR0913 - one keyword for each choice of the user
         ArtifactError: the checkpoint is damaged, or belongs to another model, plan or data.
         InterruptedRunError: a signal that the given Checkpointing looks out for ended the run.
     """
-    collecting = CollectOptions(**complete(CollectKeywords, options), range_only=range_only)
+    collecting = CollectOptions.from_keywords(options, range_only=range_only)
     prepared = prepare(model, target, PlanOptions.of(options))
     part = None if shard is None else shard_from(shard)
     batches = Reading.of(options).open(prepared.source, data, shard=part)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.methods.solve import RangeKeywords
 from onnxq.calibration.solve import ranges_from_stats, solve_from_ranges, solve_without_data
+from onnxq.calibration.statistics.file import stats_from
 from onnxq.data.synthetic import likely_shapes
 from onnxq.dynamic.weights import solve_dynamic
 from onnxq.errors import ConfigError
@@ -85,7 +86,7 @@ def explain(
         ArtifactError: `stats` belong to another model, or lack tensors.
     """
     ranges = complete(RangeKeywords, options)
-    stats = ranges["stats"]
+    stats = stats_from(ranges["stats"])
     chosen = method_from_name(ranges["method"], percentile=ranges["percentile"])
     if mode != STATIC and ranges != defaults_of(RangeKeywords):
         raise ConfigError(

@@ -121,7 +121,7 @@ def quantize(  # noqa: PLR0913 - what every call is about; all else is in groups
         target_note=note,
         wanted=PlanOptions.of(options, with_types=mode == STATIC),
         reading=Reading.of(options),
-        collecting=CollectOptions(**complete(CollectKeywords, options)),
+        collecting=CollectOptions.from_keywords(options),
         output=place,
         force=force,
         options=record_options(QuantizeKeywords, options, mode=mode, data=data),

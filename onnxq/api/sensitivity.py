@@ -10,6 +10,7 @@ from onnxq.calibration.methods.solve import RangeKeywords
 from onnxq.calibration.progress import Callback
 from onnxq.calibration.runner import CollectOptions, RunningKeywords
 from onnxq.calibration.solve import solve_from_ranges
+from onnxq.calibration.statistics.file import stats_from
 from onnxq.data.kept import keep_first
 from onnxq.errors import ConfigError
 from onnxq.graph.model import ModelSource
@@ -157,7 +158,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
 
 def _static_subject(request: Request, ranges: RangeKeywords, samples: int, clock: Clock) -> Subject:
     """The layers of a model in mode "static", to be measured on so many samples."""
-    chosen, stats = method_from_name(ranges["method"], percentile=ranges["percentile"]), ranges["stats"]
+    chosen, stats = method_from_name(ranges["method"], percentile=ranges["percentile"]), stats_from(ranges["stats"])
     prepared = prepare(request.model, request.target, request.wanted, note=request.target_note)
     batches, kept = keep_first(request.feeds(prepared.source), samples=samples)
     clock.lap("plan")

@@ -28,13 +28,14 @@ from onnxq.calibration.taps.row_memory import Summarised
 from onnxq.calibration.taps.selection import SampleAxis, derived_taps, in_graph_order
 from onnxq.calibration.taps.summarising_session import summarising_session
 from onnxq.data.batches import Batch, Batches
-from onnxq.errors import DataError
+from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
 from onnxq.inference.outputs import FLOATS, with_output_shapes, with_outputs, with_readable_outputs
 from onnxq.inference.providers import DEFAULT_PROVIDERS, full_names
 from onnxq.inference.session import Session, make_session
-from onnxq.keywords import Keyword
+from onnxq.keywords import Keyword, complete
 from onnxq.planning.masks import hidden_tensors
+from onnxq.wording.sizes import bytes_from
 
 NonFinite = Literal["error", "ignore"]
 
@@ -64,11 +65,11 @@ class CollectKeywords(RunningKeywords, total=False):
         Keyword(False, "Count every element of every tensor, not a share of each sample's (see docs/calibration.md)."),
     ]
     memory_limit: Annotated[
-        int | None,
+        int | str | None,
         Keyword(
             None,
-            "Bytes that the tensors calibration looks at may take; where they do not fit, the data is read several "
-            "times, with the same result.",
+            'Bytes that the tensors calibration looks at may take, also as "4GB"; where they do not fit, the data is '
+            "read several times, with the same result.",
         ),
     ]
 
@@ -94,6 +95,37 @@ class CollectOptions:
     full_histogram: bool = False
     range_only: bool = False
     memory_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(
+                f"threads is {self.threads}, expected at least 1",
+                hint="pass another threads= (--threads), or leave it out: onnxruntime decides",
+            )
+
+    @classmethod
+    def from_keywords(cls, options: CollectKeywords, *, range_only: bool = False) -> CollectOptions:
+        """What keywords say.
+
+        Raises:
+            ConfigError: a number is impossible.
+        """
+        given = complete(CollectKeywords, options)
+        limit = given["memory_limit"]
+        size = None if limit is None else bytes_from(str(limit))
+        if limit is not None and size is None:
+            raise ConfigError(
+                f"memory_limit is {limit!r}, expected bytes, or a size such as '500MB' or '4GB'",
+                hint="pass another memory_limit= (--memory-limit), or leave it out",
+            )
+        return cls(
+            threads=given["threads"],
+            providers=given["providers"],
+            nonfinite=given["nonfinite"],
+            full_histogram=given["full_histogram"],
+            range_only=range_only,
+            memory_limit=size,
+        )
 
     def session(self, graph: Graph, *, optimise: bool = True) -> Session:
         """A session for `graph`.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 
+from onnxq.wording.sizes import bytes_from
 from onnxq.wording.targets import closest_target
 
 TARGETS = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino", "qnn", "xnnpack")
@@ -149,12 +150,9 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
     """An amount of memory: 500MB, 4GB (decimal, as in reports), or a plain number of bytes."""
 
     name = "SIZE"
-    _UNITS: ClassVar[dict[str, int]] = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", str(value).upper())
-        size = 0 if found is None or found[2] not in self._UNITS else int(float(found[1]) * self._UNITS[found[2]])
-        return size or self.fail(f"{value!r} is not a size such as 500MB or 4GB.", param, ctx)
+        return bytes_from(str(value)) or self.fail(f"{value!r} is not a size such as 500MB or 4GB.", param, ctx)
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]

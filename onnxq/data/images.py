@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,6 +62,16 @@ class ImageOptions:
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            given: Any = getattr(self, name)
+            values = (given,) if isinstance(given, Real) else given
+            numbers = [] if isinstance(values, str) or not isinstance(values, Iterable) else [*values]
+            if not numbers or not all(isinstance(v, Real) and not isinstance(v, bool) for v in numbers):
+                raise ConfigError(
+                    f"{name} is {given!r}, expected a number for each channel, or one for all",
+                    hint=f"{name}= (--{name}) is in units of pixel / 255.",
+                )
+            object.__setattr__(self, name, tuple(map(float, numbers)))
         if isinstance(self.size, int):
             object.__setattr__(self, "size", (self.size, self.size))
         if self.size is not None and (len(self.size) != 2 or not all(isinstance(n, int) and n > 0 for n in self.size)):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from onnxq.calibration.methods import Method, method_from_name
 from onnxq.calibration.methods.solve import RangeKeywords
+from onnxq.calibration.statistics.file import stats_from
 from onnxq.calibration.statistics.table import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache, load_tensorrt_cache
 from onnxq.keywords import Keyword, complete
@@ -97,7 +98,7 @@ class Choices:
         choices = cls(
             method=method_from_name(given["method"], percentile=given["percentile"], momentum=given["momentum"]),
             cache=None if cache is None else load_tensorrt_cache(cache),
-            stats=given["stats"],
+            stats=stats_from(given["stats"]),
             recovery=recovery.layer_by_layer() if budget is not None and budget.search else recovery,
             budget=budget,
             tune=given["tune"],

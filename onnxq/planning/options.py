@@ -80,10 +80,11 @@ class PlacementKeywords(TypedDict, total=False):
         Keyword((), "Pairs of tensors, between which nodes are quantized, besides `include`."),
     ]
     overrides: Annotated[
-        Sequence[Override | Mapping[str, Any]],
+        Override | Mapping[str, Any] | Sequence[Override | Mapping[str, Any]],
         Keyword(
             (),
-            "Types, methods and ranges of single nodes and tensors: onnxq.Override, or a dict with its fields.",
+            "Types, methods and ranges of single nodes and tensors: onnxq.Override or a dict with its fields, one or "
+            "several.",
         ),
     ]
     placement: Annotated[
@@ -153,7 +154,9 @@ class PlanOptions:
             ConfigError: an override has an unknown key or an impossible value, or there is no such placement.
         """
         given = complete(PlanningKeywords, options)
-        placement = given["placement"]
+        placement, overrides = given["placement"], given["overrides"]
+        if isinstance(overrides, (Override, Mapping)):
+            overrides = (overrides,)
         if placement not in PLACEMENTS:
             raise ConfigError(
                 f"unknown placement {placement!r}; known: {', '.join(PLACEMENTS)}",
@@ -166,7 +169,7 @@ class PlanOptions:
             include=several(given["include"]),
             include_ops=several(given["include_ops"]),
             include_between=_pairs(given["include_between"]),
-            overrides=tuple(override_of(one, number) for number, one in enumerate(given["overrides"], start=1)),
+            overrides=tuple(override_of(one, number) for number, one in enumerate(overrides, start=1)),
             placement=placement,
             activations=given["activations"] if with_types else None,
             weights=given["weights"] if with_types else None,

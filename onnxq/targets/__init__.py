@@ -38,6 +38,11 @@ def resolve_target(name: TargetSource) -> tuple[Target, str | None]:
     """
     if isinstance(name, Target):
         return name, None
+    if not isinstance(name, (str, os.PathLike)):
+        raise ConfigError(
+            f"target is {name!r}, expected a name or the path of a .toml file",
+            hint=f"pass one of target={', '.join(map(repr, TARGET_NAMES))} (--target)",
+        )
     if isinstance(name, os.PathLike) or str(name).lower().endswith(TARGET_FILE_SUFFIX):
         return load_target(Path(name), TARGETS), f"the target's table comes from {os.fspath(name)}"
     if name in TARGETS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -110,6 +111,12 @@ def test_fp16_is_refused_where_networks_are_strongly_typed(folder: Path) -> None
         onnxq.build_engine("model.onnx", "model.engine", fp16=True)
     assert "docs/tensorrt.md" in (caught.value.hint or "")
     assert left_behind(folder) == []
+
+
+@pytest.mark.parametrize("shapes", [[1, 3, 16, 16], {"x": 3}, {"x": "1x3"}, {"x": [1.5, 3]}])
+def test_shapes_are_given_by_the_name_of_their_input(folder: Path, shapes: Any) -> None:
+    with pytest.raises(onnxq.ConfigError, match=r"opt_shapes is .*, expected a dict.*\nHint: .* \(--opt-shape\)"):
+        onnxq.build_engine("model.onnx", "model.engine", opt_shapes=shapes)
 
 
 def test_an_existing_file_stays_and_the_model_is_never_overwritten(folder: Path) -> None:

@@ -389,6 +389,17 @@ def test_weights_of_a_float_model_are_never_written_over(tmp_path: Path) -> None
     onnx.load(source)
 
 
+def test_statistics_are_taken_from_their_file(tmp_path: Path) -> None:
+    stats, path = onnxq.calibrate(model(), data(4), target=ORT), tmp_path / "m.stats"
+    stats.save(path)
+    made = [onnxq.quantize(model(), stats=given, target=ORT).model for given in (stats, path, str(path))]
+    assert made[0] == made[1] == made[2]
+    ranked = onnxq.sensitivity(model(), data(4), target=ORT, stats=path)
+    assert ranked.layers == onnxq.sensitivity(model(), data(4), target=ORT, stats=stats).layers
+    with pytest.raises(onnxq.ArtifactError):
+        onnxq.quantize(model(), stats=tmp_path / "none.stats", target=ORT)
+
+
 def test_a_small_result_is_one_file_wherever_the_float_weights_were(tmp_path: Path) -> None:
     output = tmp_path / "q.onnx"
     made = onnxq.quantize(with_external_data(tmp_path / "float"), data(4), target=ORT, output=output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -376,3 +377,14 @@ def test_a_lone_array_of_another_name_is_said(tmp_path):
     batches = open_data(tmp_path / "e.npz", inputs=ONE)
     joined(batches)
     assert batches.notes == ()
+
+
+def test_one_mean_and_std_serve_all_channels() -> None:
+    assert ImageOptions(mean=0, std=np.float32(0.5)) == ImageOptions(mean=(0.0,), std=(0.5,))  # type: ignore[arg-type]
+    assert ImageOptions(mean=[0.1, 0.2, 0.3]).mean == (0.1, 0.2, 0.3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mean", ["0", None, (), (True,), ("0.5",)])
+def test_a_mean_is_of_numbers(mean: Any) -> None:
+    with pytest.raises(ConfigError, match="expected a number for each channel, or one for all"):
+        ImageOptions(mean=mean)

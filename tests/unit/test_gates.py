@@ -95,6 +95,8 @@ def test_an_engine_that_is_not_there_is_noticed_before_the_work(monkeypatch: pyt
     ("arguments", "message"),
     [
         ({"min_int8": 101}, "min_int8 is 101"),
+        ({"min_int8": 0.9}, "min_int8 is 0.9, less than one percent\nHint: .* in percent: 90, not 0.9"),
+        ({"min_int8": "0.9%"}, "min_int8 is '0.9%', less than one percent"),
         ({"min_int8": "most"}, "min_int8 is 'most'"),
         ({"min_sqnr": float("nan"), "search": False}, "min_sqnr is nan"),
         ({"require_engine": True, "target": "xnnpack"}, "the table of xnnpack names no engine"),

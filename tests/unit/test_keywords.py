@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
+import numpy as np
 import pytest
 
 import onnxq
@@ -16,7 +19,7 @@ from onnxq.api.quantize import QuantizeKeywords
 from onnxq.calibration.runner import CollectKeywords, CollectOptions
 from onnxq.data.inputs import Layout
 from onnxq.errors import ConfigError
-from onnxq.keywords import Keyword, complete, defaults_of, keywords_of, takes
+from onnxq.keywords import Keyword, check_type, complete, defaults_of, keywords_of, takes
 from onnxq.modes.arguments import check_mode
 from onnxq.pipeline.reading import Reading
 from onnxq.planning.options import PlanOptions
@@ -110,6 +113,59 @@ def test_other_keywords_are_refused(given: str, meant: str) -> None:
     assert str(error.value).startswith(f"function() got an unexpected keyword argument {given!r}; {meant}")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("limit", "10", "a whole number or None"),
+        ("limit", 2.5, "a whole number or None"),
+        ("limit", True, "a whole number or None"),
+        ("batch_size", "2", "a whole number or None"),
+        ("min_sqnr", "30 dB", "a number or None"),
+        ("tune_seconds", False, "a number"),
+        ("exclude", 3, "a string or a sequence of strings"),
+        ("recover", None, "a string or a sequence of strings"),
+        ("images", {"mean": 0}, "ImageOptions or a string or None"),
+        ("stats", 3, "StatsTable or a string or a path or None"),
+        ("nonfinite", "skip", "'error' or 'ignore'"),
+        ("search", "no", "True or False"),
+    ],
+)
+def test_values_of_another_type_are_refused(name: str, value: object, expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        onnxq.quantize("none.onnx", **{name: value})
+    assert error.value.message == f"{name} is {value!r}, expected {expected}"
+    assert f"{name}=" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (np.int64(3), int | None),
+        (np.float32(0.5), float),
+        (3, float),
+        (np.bool_(True), bool),
+        (Path("x"), str | os.PathLike[str]),
+        ({"a", "b"}, str | Sequence[str]),
+        (object(), Any),
+        (object(), int | Callable[[int], int]),
+    ],
+)
+def test_values_of_the_type_are_taken(value: object, hint: Any) -> None:
+    check_type("x", value, hint)
+
+
+@pytest.mark.parametrize("given", [{"threads": -1}, {"threads": 0}, {"memory_limit": -3}, {"memory_limit": "much"}])
+def test_impossible_numbers_are_refused(given: CollectKeywords) -> None:
+    (name,) = given
+    with pytest.raises(ConfigError, match=f"{name} is .*, expected"):
+        CollectOptions.from_keywords(given)
+
+
+def test_a_memory_limit_is_bytes_or_a_size() -> None:
+    for limit in (10**9, "1GB", "1 gb", "1000000000"):
+        assert CollectOptions.from_keywords({"memory_limit": limit}).memory_limit == 10**9
+
+
 @pytest.mark.parametrize("public", FUNCTIONS, ids=lambda f: f.__name__)
 def test_public_functions_refuse_misspelt_keywords(public: Callable[..., Any]) -> None:
     last = list(inspect.signature(public).parameters)[-1]
@@ -144,7 +200,7 @@ def test_no_keywords_give_the_defaults_of_what_is_made_of_them() -> None:
     assert Reading.of({}) == Reading()
     assert PlanOptions.of({}) == PlanOptions()
     assert WeightForm.of({}) == WeightForm()
-    assert CollectOptions(**complete(CollectKeywords, {})) == CollectOptions()
+    assert CollectOptions.from_keywords({}) == CollectOptions()
     assert Gates.of({}, min_sqnr=None) == Gates()
     assert budget_from({}) is None
 

@@ -350,3 +350,9 @@ def test_symmetric_behind_a_relu_is_told_to_keep_onnxruntime_from_int8() -> None
     assert any(told in note for note in result.report.notes), result.report.notes
     assert not result.report.passed, "the engine says so, too"
     assert not any(told in note for note in onnxq.plan(MODEL, target="tensorrt", overrides=[one]).notes)
+
+
+def test_one_override_needs_no_list() -> None:
+    one = {"tensors": "x", "amax": 2.0}
+    assert PlanOptions.of({"overrides": one}) == PlanOptions.of({"overrides": [one]})
+    assert PlanOptions.of({"overrides": Override(**one)}) == PlanOptions.of({"overrides": [one]})

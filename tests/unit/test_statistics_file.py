@@ -154,6 +154,15 @@ def test_unwritable_place(tmp_path: Path) -> None:
         sample().save(tmp_path / "no" / "m.stats")
 
 
+def test_a_file_of_another_run_is_kept_unless_forced(tmp_path: Path) -> None:
+    (tmp_path / "m.stats").write_text("theirs")
+    with pytest.raises(ConfigError, match="the file exists"):
+        save_stats(sample(), tmp_path / "m.stats", force=False)
+    assert (tmp_path / "m.stats").read_text() == "theirs"
+    sample().save(tmp_path / "m.stats")
+    assert load_stats(tmp_path / "m.stats") == sample()
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.stats"
     path.write_bytes(b"old")

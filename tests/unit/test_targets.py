@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,3 +152,9 @@ def test_vnni_is_unknown_without_cpuinfo(tmp_path: Path) -> None:
     assert not cpu_has_vnni(tmp_path / "absent")
     (tmp_path / "empty").write_text("")
     assert not cpu_has_vnni(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("target", [["tensorrt"], 3, None])
+def test_a_target_is_a_name_or_a_path(target: Any) -> None:
+    with pytest.raises(ConfigError, match=r"target is .*, expected a name or the path of a .toml file"):
+        resolve_target(target)

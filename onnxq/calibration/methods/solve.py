@@ -9,6 +9,7 @@ otherwise keeps `max`, which is safer on data not seen. The weight was chosen on
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass
 from numbers import Real
 from typing import Annotated, TypedDict
@@ -81,11 +82,11 @@ class RangeKeywords(TypedDict, total=False):
         Keyword(None, 'For method "percentile", the share of values inside the range, in percent (more than 50).'),
     ]
     stats: Annotated[
-        StatsTable | None,
+        StatsTable | str | os.PathLike[str] | None,
         Keyword(
             None,
-            "Statistics from an earlier run; then nothing is calibrated, and `data` serves for recovery (its first "
-            "samples) and the report (its last), or in `sensitivity` to measure on.",
+            "Statistics from an earlier run, or their file; then nothing is calibrated, and `data` serves for recovery "
+            "(its first samples) and the report (its last), or in `sensitivity` to measure on.",
         ),
     ]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,23 @@ _LENGTH = struct.Struct("<I")
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 
 
-def save_stats(table: StatsTable, path: str | Path) -> None:
+def save_stats(table: StatsTable, path: str | Path, *, force: bool = True) -> None:
     """Write statistics to a file, which appears whole or not at all.
 
     Args:
         table: What to write. Equal tables give byte-identical files.
-        path: Replaced if it exists.
+        path: Where to.
+        force: Whether an existing file is replaced.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: the file cannot be written, or exists and is not to be replaced.
     """
     try:
-        write_whole(Path(path), encode_stats(table))
+        write_whole(Path(path), encode_stats(table), replace=force)
+    except FileExistsError as error:
+        raise ConfigError(
+            "the file exists", where=str(path), hint="choose another place with --output, or pass --force"
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"cannot write statistics: {error.strerror or error}",
@@ -97,6 +103,11 @@ def load_stats(path: str | Path) -> StatsTable:
     except OSError as error:
         raise ArtifactError(f"cannot read statistics: {error.strerror or error}", where=str(path)) from error
     return decode_stats(content, str(path))
+
+
+def stats_from(given: StatsTable | str | os.PathLike[str] | None) -> StatsTable | None:
+    """Statistics, from their file where that is given. Raises as `load_stats`."""
+    return given if given is None or isinstance(given, StatsTable) else load_stats(Path(given))
 
 
 def decode_stats(content: bytes, where: str) -> StatsTable:

@@ -361,10 +361,10 @@ class StatsTable(Mapping[str, TensorStats]):
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the table to a file that appears whole or not at all; see `file.save_stats`.
+        """Write the table to a file that appears whole or not at all, in place of one that is there.
 
         Raises:
-            ArtifactError: the file cannot be written.
+            ConfigError: the file cannot be written.
         """
         from onnxq.calibration.statistics.file import save_stats  # noqa: PLC0415 - the file format knows the table
 

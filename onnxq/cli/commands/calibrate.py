@@ -106,6 +106,7 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
         raise ConfigError("there is no calibration data", hint="pass --data SRC")
     from onnxq.api.calibrate import calibrate as run  # noqa: PLC0415 - numpy and onnx only now
     from onnxq.calibration.checkpoint import Checkpointing, stop_on_signals  # noqa: PLC0415
+    from onnxq.calibration.statistics.file import save_stats  # noqa: PLC0415
 
     if long_run.resume and not saved.exists():
         say(f"no checkpoint {str(saved)!r}: starting from the beginning", quiet=quiet)
@@ -131,7 +132,7 @@ def calibrate(  # noqa: PLR0913 - one parameter for each group of options
         )
     for text in remarks:
         say(f"note: {text}", quiet=quiet)
-    stats.save(output)
+    save_stats(stats, output, force=force)
     if as_json:
         print_json(stats_document(stats, output))
     else:
