@@ -91,6 +91,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
             **source_facts(data, images=reading.images, layout=reading.layout),
         ),
         model_name=Path(path_of(quantized_model) or "").name,
+        quantized_path=path_of(quantized_model),
         float_path=path_of(float_model),
         warnings=batches.warnings,
         notes=(*made_for, *batches.notes),

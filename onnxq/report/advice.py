@@ -79,12 +79,15 @@ class _Names:
         options = str(data.get("options") or "")
         self.read_as = f" {options}" if options else ""
         self.model = shlex.quote(str(report.get("float_path") or "MODEL.onnx"))
-        self.output = shlex.quote(str(report.get("output_path") or report.get("model_name") or "MODEL.int8.onnx"))
+        path = report.get("output_path") or report.get("quantized_path")
+        self.output = shlex.quote(str(path or report.get("model_name") or "MODEL.int8.onnx"))
+        # Without -o the model would go to a place made of the float model's name, and --force take what lies there.
+        self.over = f" -o {self.output} --force" if path else ""
         self.target = str(report.get("target") or "ort-cpu")
         self.mode = _mode_of(report)
         self.in_mode = "" if self.mode == STATIC else f" --mode {self.mode}"
         data = "" if self.mode != STATIC and self.data == "SRC" else f" --data {self.data}{self.read_as}"
-        self.again = f"onnxq quantize {self.model}{self.in_mode}{data} --target {self.target} --force"
+        self.again = f"onnxq quantize {self.model}{self.in_mode}{data} --target {self.target}{self.over}"
 
 
 def _mode_of(report: Mapping[str, Any]) -> str:
@@ -133,7 +136,7 @@ def _data(report: Mapping[str, Any]) -> Iterator[Advice]:
             kind="warning",
             text="Calibrate on real data. The ranges come from made-up inputs, so nothing is known of the accuracy; a "
             "few hundred samples like those in production are enough.",
-            command=f"onnxq quantize {names.model} --data SRC --target {names.target} --report report.html --force",
+            command=f"onnxq quantize {names.model} --data SRC --target {names.target}{names.over} --report report.html",
         )
     elif data.get("synthetic_comparison"):
         yield Advice(
@@ -151,7 +154,8 @@ def _data(report: Mapping[str, Any]) -> Iterator[Advice]:
 def _accuracy(report: Mapping[str, Any]) -> Iterator[Advice]:
     names = _Names(report)
     known = [o for o in report.get("outputs") or () if o["sqnr_db"] is not None]
-    if not known or (report.get("data") or {}).get("synthetic"):
+    data = report.get("data") or {}
+    if not known or data.get("synthetic") or data.get("synthetic_comparison"):
         return
     worst = min(known, key=lambda o: o["sqnr_db"])
     if worst["sqnr_db"] >= FAIR_DB:
@@ -190,9 +194,11 @@ def _speed(report: Mapping[str, Any]) -> Iterator[Advice]:
         if row["macs"] and row["reason"] and (row["executed"] or row["decision"]) == "float"
     )
     if reasons:
-        reason, count = reasons.most_common(1)[0]
-        layers = "layer that does arithmetic stays" if count == 1 else "layers that do arithmetic stay"
-        yield Advice(kind="next", text=f"{count} {layers} in float: {reason}. The table of layers gives every reason.")
+        (reason, count), total = reasons.most_common(1)[0], reasons.total()
+        layers = "layer that does arithmetic stays" if total == 1 else "layers that do arithmetic stay"
+        shared = "" if count == total else f" ({count} of them)"
+        text = f"{total} {layers} in float: {reason}{shared}. The table of layers gives every reason."
+        yield Advice(kind="next", text=text)
 
 
 def _onward(report: Mapping[str, Any]) -> Iterator[Advice]:

@@ -34,6 +34,7 @@ class RunFacts:
         output_path: Where the quantized model lies.
         output_data_path: The file of its weights, where they do not fit into the model's own.
         model_name: What the quantized model is called; the name of its file unless given.
+        quantized_path: Where the quantized model was read, if it was not made in this run.
         float_path: Where the float model lies; None where it came from memory.
         warnings: Plain sentences: what is wrong, and what to do.
         notes: Facts worth knowing (which target was picked, what of the data was left out).
@@ -47,6 +48,7 @@ class RunFacts:
     output_path: str | None = None
     output_data_path: str | None = None
     model_name: str = ""
+    quantized_path: str | None = None
     float_path: str | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -109,6 +111,7 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
         layers=layer_rows(plan, engine, verification.account, details),
         tensors=tensor_rows(plan, qparams or {}, qualities or {}, details) or rows,
         model_name=facts.model_name or ("" if facts.output_path is None else PurePath(facts.output_path).name),
+        quantized_path=facts.quantized_path,
         float_path=facts.float_path,
         latency=details.latency,
         drawing=details.drawing,

@@ -51,6 +51,7 @@ class Report:
         layers: One row for each node.
         tensors: One row for each quantized tensor.
         model_name: What the quantized model is called.
+        quantized_path: Where the quantized model was read; None where it was made in this run or came from memory.
         float_path: Where the float model lies; None where it came from memory.
         latency: How long runs take; None where it was not measured.
         drawing: The quantized model as a picture, where one was asked for.
@@ -78,6 +79,7 @@ class Report:
     layers: tuple[LayerRow, ...] = ()
     tensors: tuple[TensorRow, ...] = ()
     model_name: str = ""
+    quantized_path: str | None = None
     float_path: str | None = None
     latency: Latency | None = None
     drawing: Drawing | None = None
@@ -132,6 +134,7 @@ class Report:
             "layers": [_plain(row) for row in self.layers],
             "tensors": [_plain(row) for row in self.tensors],
             "model_name": self.model_name,
+            "quantized_path": self.quantized_path,
             "float_path": self.float_path,
             "latency": _plain(self.latency),
             "graph": _plain(self.drawing),

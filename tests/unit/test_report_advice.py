@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from onnxq.report.advice import advice_for
+from onnxq.report.html.verdict import verdict_of
 
 GOOD: dict[str, Any] = {
     "passed": True,
@@ -72,9 +73,47 @@ def test_each_trouble_has_a_way_out(changes: dict[str, Any], part: str) -> None:
     assert part in commands(**changes)
 
 
+MADE_UP = {**GOOD["data"], "source": "synthetic", "samples": 0, "synthetic_comparison": True, "is_path": False}
+
+
+def test_made_up_inputs_tell_only_to_compare_on_real_ones() -> None:
+    """8.8 dB on noise say nothing of the accuracy: no remedy is advised, and the verdict is no pass."""
+    report = {**GOOD, "data": MADE_UP, "outputs": [{"name": "y", "sqnr_db": 8.8}], "engine": {"name": "ort"}}
+    found = commands(**report)
+    assert "Compare on real data" in found
+    assert not any(word in found for word in ("Win accuracy back", "--recover", "--search"))
+    assert verdict_of(report)[0] == "unsure"
+
+
+def test_commands_keep_the_folder_of_the_model() -> None:
+    read = {"output_path": None, "quantized_path": "c/q.onnx", "model_name": "q.onnx"}
+    (only,) = advice_for({**GOOD, **read})
+    assert only.command == "onnxq evaluate 'my model.onnx' c/q.onnx --data TEST --labels LABELS"
+    assert " c/q.onnx --target" in commands(**read, data=MADE_UP)
+
+
+@pytest.mark.parametrize("data", [GOOD["data"], {**GOOD["data"], "synthetic": True}])
+def test_force_replaces_the_model_at_hand_and_no_other(data: dict[str, Any]) -> None:
+    poor = {"outputs": [{"name": "y", "sqnr_db": 5.0}], "data": data}
+    lines = [a.command for a in advice_for({**GOOD, **poor}) if a.command.startswith("onnxq quantize")]
+    assert lines
+    assert all(" -o q.onnx --force" in line for line in lines)
+    unnamed = commands(**poor, output_path=None, model_name="q.onnx")
+    assert "onnxq quantize" in unnamed
+    assert "--force" not in unnamed
+
+
+def test_layers_in_float_are_counted_whatever_their_reasons() -> None:
+    row = {"macs": 5, "executed": "", "decision": "float"}
+    reasons = ["few channels", "few channels", "C17"]
+    assert "3 layers that do arithmetic stay in float: few channels (2 of them)." in commands(
+        layers=[{**row, "reason": reason} for reason in reasons]
+    )
+
+
 def test_modes_without_calibration_are_searched_where_there_are_samples() -> None:
     poor = {"planned": {"weights": 3}, "outputs": [{"name": "y", "sqnr_db": 15.0}]}
     found = commands(**poor)
     assert "give as few of them 8 bits as the accuracy needs" in found
-    assert "--mode weight-only --data photos/ --target ort-x64-vnni --force --search --min-sqnr 20" in found
+    assert "--mode weight-only --data photos/ --target ort-x64-vnni -o q.onnx --force --search --min-sqnr 20" in found
     assert "--search" not in commands(**poor, data={**GOOD["data"], "source": "list", "is_path": False})

@@ -38,9 +38,15 @@ def verdict_of(report: Mapping[str, Any]) -> tuple[str, str]:
         return "fail", f"Failed: {failed} of {counted(len(checks), 'check')} for {target}"
     if report.get("engine") is None:
         return "unsure", f"Passed: {counted(len(checks), 'check')} for {target}, without asking its engine"
-    if (report.get("data") or {}).get("synthetic"):
+    if _made_up(report):
         return "unsure", f"Passed: {counted(len(checks), 'check')} for {target}, but on made-up data"
     return "pass", f"Passed: {counted(len(checks), 'check')} for {target}"
+
+
+def _made_up(report: Mapping[str, Any]) -> bool:
+    """Whether the models were compared on made-up inputs."""
+    data = report.get("data") or {}
+    return bool(data.get("synthetic") or data.get("synthetic_comparison"))
 
 
 def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
@@ -57,7 +63,8 @@ def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
         verb = "accepted" if engine["accepted"] else "refused"
         yield f"{engine['name']} {engine['version']} {verb} the model{built}."
     if (worst := worst_sqnr(report)) is not None:
-        yield f"The outputs are within {worst:.1f} dB SQNR of the float model's ({quality(worst)})."
+        said = "on made-up inputs, which tell little" if _made_up(report) else quality(worst)
+        yield f"The outputs are within {worst:.1f} dB SQNR of the float model's ({said})."
     elif exact_outputs(report):
         yield "The outputs are equal to the float model's."
     latency = report.get("latency")
@@ -110,7 +117,9 @@ def _accuracy_card(report: Mapping[str, Any]) -> str:
         value = "exact" if exact_outputs(report) else "not measured"
         return _card("closeness to float", value)
     cosine = min((o["cosine"] for o in report["outputs"] if o["cosine"] is not None), default=None)
-    sub = quality(worst) + (f", cosine {cosine:.5f}" if cosine is not None else "")
+    sub = ("on made-up inputs" if _made_up(report) else quality(worst)) + (
+        f", cosine {cosine:.5f}" if cosine is not None else ""
+    )
     return _card("closeness to float", f"{worst:.1f} <small>dB SQNR</small>", sub)
 
 
@@ -172,7 +181,7 @@ def _data_card(report: Mapping[str, Any]) -> str:
     data = report.get("data")
     if not data:
         return _card("data", "none")
-    if data["synthetic"]:
+    if _made_up(report) and (data["synthetic"] or not data["samples"]):
         return _card("data", "made up", "accuracy on real inputs is unknown")
     if data["samples"]:
         value = f"{data['samples']:,} <small>samples</small>"
