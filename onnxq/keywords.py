@@ -76,7 +76,9 @@ def takes(group: type) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         signature = _signature(function, group)
         known = signature.parameters
-        hints = get_type_hints(group)
+        own = get_type_hints(function, localns={"Unpack": list})  # imported for type checkers only
+        named = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        hints = {name: own[name] for name in named} | get_type_hints(group)
 
         @functools.wraps(function)
         def checked(*args: Any, **given: Any) -> Any:
@@ -100,8 +102,8 @@ def check_type(name: str, value: object, hint: Any) -> None:
     Args:
         name: The argument.
         value: What was given. numpy's numbers are numbers; True and False are none.
-        hint: The type: classes, literals, paths, sequences of strings, unions of them. Any other takes everything, and
-            so does a union with one.
+        hint: The type: classes, literals, paths, sequences, mappings, functions, unions of them. Any other takes
+            everything, and so does a union with one.
 
     Raises:
         ConfigError: it has another type.
@@ -130,14 +132,21 @@ def _kind(part: Any) -> _Kind | None:
         return _KINDS[part]
     if get_origin(part) is Literal:
         return _Kind(" or ".join(map(repr, get_args(part))), lambda value: value in get_args(part))
-    if get_origin(part) is os.PathLike:
-        return _Kind("a path", lambda value: isinstance(value, os.PathLike))
     if part == Sequence[str]:
         return _Kind("a sequence of strings", lambda value: isinstance(value, Iterable))
+    if get_origin(part) in _GENERIC:
+        return _GENERIC[get_origin(part)]
     if isinstance(part, type) and part is not Any:
         return _Kind(part.__name__, lambda value: isinstance(value, part))
     return None
 
+
+_GENERIC: Mapping[Any, _Kind] = {
+    os.PathLike: _Kind("a path", lambda value: isinstance(value, os.PathLike)),
+    Sequence: _Kind("a sequence", lambda value: isinstance(value, Iterable)),
+    Mapping: _Kind("a dict", lambda value: isinstance(value, Mapping)),
+    Callable: _Kind("a function", callable),
+}
 
 _KINDS: Mapping[Any, _Kind] = {
     int: _Kind("a whole number", lambda value: isinstance(value, Integral) and not isinstance(value, bool)),

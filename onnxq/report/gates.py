@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, TypedDict
 
 from onnxq.errors import ConfigError, GateError
-from onnxq.keywords import Keyword, check_type, complete
+from onnxq.keywords import Keyword, complete
 from onnxq.report.report import Report
 from onnxq.targets.schema import Engine, Target
 from onnxq.verification.check import Check
@@ -53,7 +53,6 @@ class Gates:
             ConfigError: a value is impossible.
         """
         given = complete(GateKeywords, options)
-        check_type("min_sqnr", min_sqnr, float | None)
         if min_sqnr is not None and not math.isfinite(min_sqnr):
             raise ConfigError(f"min_sqnr is {min_sqnr:g}", hint="min_sqnr= (--min-sqnr) is a number of dB.")
         share = None if given["min_int8"] is None else _percent(given["min_int8"])

@@ -128,6 +128,12 @@ def test_other_keywords_are_refused(given: str, meant: str) -> None:
         ("stats", 3, "StatsTable or a string or a path or None"),
         ("nonfinite", "skip", "'error' or 'ignore'"),
         ("search", "no", "True or False"),
+        ("force", "no", "True or False"),
+        ("progress", 3, "a function or None"),
+        ("metric", 3, "a string or a function or None"),
+        ("overrides", 3, "Override or a dict or a sequence"),
+        ("exclude_between", 3, "a sequence"),
+        ("output", 3, "a string or a path or None"),
     ],
 )
 def test_values_of_another_type_are_refused(name: str, value: object, expected: str) -> None:
@@ -147,7 +153,9 @@ def test_values_of_another_type_are_refused(name: str, value: object, expected: 
         (Path("x"), str | os.PathLike[str]),
         ({"a", "b"}, str | Sequence[str]),
         (object(), Any),
-        (object(), int | Callable[[int], int]),
+        (object(), int | tuple[int, int]),
+        (len, Callable[[str], int] | None),
+        ([1], Sequence[int]),
     ],
 )
 def test_values_of_the_type_are_taken(value: object, hint: Any) -> None:
