@@ -133,7 +133,7 @@ def test_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = RUNNER.invoke(cli, ["engine", "model.onnx"])
     assert result.exit_code == 2
     assert "error: TensorRT is not installed" in result.stderr
-    assert "pip install onnxq[tensorrt]" in result.stderr
+    assert "pip install 'onnxq[tensorrt]'" in result.stderr
     assert left_behind(folder) == []
 
 
