@@ -50,21 +50,23 @@ def reference() -> str:
         parts += [_entry(name, getattr(onnxq, name)) for name in names]
     parts.append("## onnxq.compat\n\nSee [From onnxruntime](from-onnxruntime.md).\n")
     parts += [
-        _entry(name, getattr(compat, name)) for name in ("quantize_static", "quantize_dynamic", "quant_pre_process")
+        _entry(name, getattr(compat, name), module="onnxq.compat")
+        for name in ("quantize_static", "quantize_dynamic", "quant_pre_process")
     ]
     return "\n".join(parts)
 
 
-def _entry(name: str, thing: Any) -> str:
+def _entry(name: str, thing: Any, *, module: str = "onnxq") -> str:
     lines = [f"### {name}\n"]
     if inspect.isfunction(thing):
-        lines.append(_signature(name, thing))
+        lines.append(_signature(f"{module}.{name}", thing))
     lines.append(_markdown(inspect.getdoc(thing) or ""))
     if inspect.isclass(thing) and not issubclass(thing, BaseException):
         methods = [(n, m) for n, m in vars(thing).items() if not n.startswith("_") and _is_public_method(m)]
-        rows = [f"| `{_call(n, m)}` | {_first_line(m)} |" for n, m in methods]
-        if rows:
-            lines += ["\n| method | |\n| --- | --- |", *rows]
+        for title, wanted in (("property", True), ("method", False)):
+            rows = [f"| `{_call(n, m)}` | {_first_line(m)} |" for n, m in methods if isinstance(m, property) is wanted]
+            if rows:
+                lines += [f"\n| {title} | |\n| --- | --- |", *rows]
     return "\n".join(lines) + "\n"
 
 
@@ -76,7 +78,12 @@ def _call(name: str, method: Any) -> str:
     if isinstance(method, property):
         return name
     function = method.__func__ if isinstance(method, classmethod) else method
-    names = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
+    parameters = [p for n, p in inspect.signature(function).parameters.items() if n not in ("self", "cls")]
+    names: list[str] = []
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY and "*" not in names and not any(n.startswith("*") for n in names):
+            names.append("*")
+        names.append({p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "") + p.name)
     return f"{name}({', '.join(names)})"
 
 
@@ -97,9 +104,9 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
         kind = "" if p.annotation is p.empty else f": {p.annotation}"
         default = "" if p.default is p.empty else f" = {_default(p.default)}"
         rendered.append(f"{stars}{p.name}{kind}{default}")
-    flat = f"onnxq.{name}({', '.join(rendered)})"
+    flat = f"{name}({', '.join(rendered)})"
     if len(flat) > 100:
-        flat = f"onnxq.{name}(\n    " + ",\n    ".join(rendered) + ",\n)"
+        flat = f"{name}(\n    " + ",\n    ".join(rendered) + ",\n)"
     return f"<!-- not run: a signature -->\n```text\n{flat}\n```\n"
 
 

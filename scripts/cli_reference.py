@@ -57,7 +57,9 @@ def reference() -> str:
 
 def _usage(name: str, command: click.Command) -> str:
     arguments = [p for p in command.params if isinstance(p, click.Argument)]
-    names = " ".join((p.metavar or str(p.name).upper()) + ("..." if p.nargs == -1 else "") for p in arguments)
+    names = " ".join(
+        (p.metavar or str(p.name).upper()) + ("..." if p.nargs == -1 and not p.metavar else "") for p in arguments
+    )
     return f"`{PROGRAM} {name} [OPTIONS] {names}`\n"
 
 
@@ -83,7 +85,8 @@ def _options(command: click.Command) -> str:
 def _row(option: click.Option) -> Iterator[str]:
     names = ", ".join(f"`{name}`" for name in sorted(option.opts, key=len, reverse=True))
     value = "" if option.is_flag else f" {_value(option)}"
-    default = f" Default: {option.default}." if option.show_default else ""
+    default = f" Default: {option.default}." if option.show_default and option.default is not None else ""
+    default += " Required." if option.required else ""
     text = str(option.help).replace("  [default:", " [default:").replace("|", "\\|")
     yield f"| {names}{value} | {text}{default} |"
 
@@ -91,7 +94,9 @@ def _row(option: click.Option) -> Iterator[str]:
 def _value(option: click.Option) -> str:
     if isinstance(option.type, click.Choice) and option.metavar is None:
         return " or ".join(map(str, option.type.choices))
-    return option.metavar or {"path": "FILE"}.get(option.type.name, option.type.name.upper())
+    return option.metavar or {"path": "FILE", "integer range": "N", "float range": "X"}.get(
+        option.type.name, option.type.name.upper()
+    )
 
 
 if __name__ == "__main__":

@@ -74,9 +74,10 @@ def quantize(  # noqa: PLR0913 - what every call is about; all else is in groups
         model: Path, bytes or ModelProto of a float model, or of one that was trained with Q/DQ pairs
             (quantization-aware training): their scales are kept, and only what they leave open is calibrated.
         data: Calibration data: a path (.npz, .npy, a folder of them or of images, ONNX test data, a Python file that
-            defines `load_data()`), an iterable of `{input name: array}`, or an onnxruntime CalibrationDataReader. The
-            last batches are set aside to compare float and int8 on. None takes synthetic inputs, which leave the
-            accuracy unknown; the report and the model's metadata say so.
+            defines `load_data()`), an array or a dict of arrays (the first axis counts samples), an iterable of
+            `{input name: array}`, a torch DataLoader or Dataset, an onnxruntime CalibrationDataReader, or one of these
+            in an `onnxq.Data` that says more of it. The last batches are set aside to compare float and int8 on. None
+            takes synthetic inputs, which leave the accuracy unknown; the report and the model's metadata say so.
         target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt, openvino, qnn or xnnpack;
             or the path of a .toml file with a table of your own.
         mode: "static" quantizes weights and activations, with ranges from data. "dynamic" (ONNX Runtime) quantizes

@@ -70,7 +70,7 @@ FORM_OPTIONS = (
     click.option(
         "--rounding",
         type=Name(ROUNDINGS),
-        help="weight-only: how codes are chosen; gptq and awq need --data.  [default: mse]",
+        help="weight-only: how codes are chosen; gptq and awq look at samples.  [default: mse]",
     ),
     click.option(
         "--weight-format",
@@ -80,6 +80,7 @@ FORM_OPTIONS = (
     click.option(
         "--accuracy-level",
         type=click.IntRange(0, 4),
+        metavar="0-4",
         help="weight-only: of MatMulNBits; 4 multiplies in int8, 0 in float32.  [default: 4]",
     ),
 )

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
-FILE = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, readable=False)
+"""Whether a file can be read is found by who reads it: that is an error of the file (exit code 3), not of the usage."""
 COUNT = click.IntRange(min=1)
 
 DATA_SUFFIX = ".calib.npz"

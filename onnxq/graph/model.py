@@ -203,11 +203,22 @@ def _file_content(path: Path) -> bytes:
                 where=where,
                 hint="save it with its weights as external data: onnx.save(..., save_as_external_data=True)",
             )
-        return path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ModelError("there is no such file", where=where, hint="check the model argument (MODEL)") from None
+    except PermissionError as error:
+        raise ModelError(
+            f"the file cannot be read: {error.strerror}", where=where, hint="check the permissions of file and folder"
+        ) from error
     except OSError as error:
         raise ModelError(f"the file cannot be read: {error.strerror}", where=where, hint=_NOT_ONNX) from error
+    if path.suffix.lower() in (".npz", ".npy"):  # bytes of a damaged one may parse as an empty message
+        raise ModelError(
+            "this is a file of arrays by its name, not an ONNX model",
+            where=where,
+            hint="pass it as data= (--data), and an ONNX file as the model",
+        )
+    return content
 
 
 def _parsed(data: bytes, where: str) -> ModelProto:

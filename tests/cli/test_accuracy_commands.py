@@ -140,6 +140,9 @@ def test_a_budget_out_of_reach_leaves_with_4(run: Run, folder: Path) -> None:
     assert result.stderr.startswith("error: not passed: accuracy budget\n")  # the gate's own check is left out
     assert "accuracy budget" in result.stdout
     assert "300" in result.stdout
+    said = " ".join(result.stderr.split())
+    assert "--recover best" in said
+    assert "--search" not in said, "it has searched"
     assert (folder / "model.int8.onnx").exists()
 
 
@@ -147,6 +150,7 @@ def test_min_sqnr_alone_is_a_gate(run: Run) -> None:
     result = run("quantize", "model.onnx", "--data", "data.npz", *TARGET, "--min-sqnr", "300")
     assert result.exit_code == 4
     assert "SQNR at least 300 dB" in result.stderr
+    assert "--search leaves layers in float" in " ".join(result.stderr.split())
     assert "accuracy budget" not in result.stderr
 
 

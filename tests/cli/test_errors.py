@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -321,3 +326,32 @@ def test_a_folder_that_cannot_be_written_to_is_noticed_at_once(
     result = run(command, *reads, "--report" if command == "verify" else "-o", "out.html")
     assert result.exit_code == 2
     assert "'out.html': the file cannot be written: Permission denied\nhint: choose another place with" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "data.npz"])
+def test_a_file_without_permission_is_an_error_of_the_file(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Exit code 3, as for every other file that is read and cannot be. Rights are acted: root may read anything."""
+    opened, access = io.open, os.access
+
+    def refuse(file: Any, *args: Any, **options: Any) -> Any:
+        if not isinstance(file, int) and Path(file).name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return opened(file, *args, **options)
+
+    monkeypatch.setattr(io, "open", refuse)
+    monkeypatch.setattr(builtins, "open", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != name and access(path, mode))
+    result = run("quantize", "model.onnx", "--data", "data.npz")
+    assert result.exit_code == 3, result.stderr
+    assert name in result.stderr
+    assert "Permission denied" in result.stderr
+
+
+def test_arrays_in_place_of_a_model_are_named(run: Run, folder: Path) -> None:
+    (folder / "bad.npz").write_bytes(b"")
+    result = run("inspect", "bad.npz")
+    assert result.exit_code == 3
+    assert "a file of arrays by its name, not an ONNX model" in result.stderr
+    assert "--data" in result.stderr

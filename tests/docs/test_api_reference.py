@@ -23,3 +23,11 @@ def test_every_argument_is_explained() -> None:
             explained = {argument for row in rows for argument in row.split(", ")}
             assert set(inspect.signature(thing).parameters) <= explained, name
             assert "options" not in explained, name
+
+
+def test_calls_can_be_typed_as_they_are_shown() -> None:
+    text = reference()
+    assert "`to_text(*, width)`" in text
+    assert "onnxq.compat.quantize_static(" in text
+    assert "onnxq.quantize_static(" not in text
+    assert text.index("| property |") < text.index("| method |")

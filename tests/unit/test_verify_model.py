@@ -31,6 +31,7 @@ def test_a_good_model_for_onnxruntime_passes():
         "int8 nodes run in int8": True,
     }
     assert result
+    assert result.checks[-1].detail == "1 of 1 arithmetic nodes meant to run in int8"
     assert result.batches == 3
     assert set(result.seconds) == {"compare", "engine"}
 
@@ -87,7 +88,7 @@ def test_without_tensorrt_the_linter_decides_and_a_warning_says_so(monkeypatch):
     result = verify_model(FLOAT_GRAPH, tensorrt_conv(), conv_feeds(), "tensorrt")
     assert result
     assert result.warnings[0].startswith("No engine was built: TensorRT is not installed")
-    assert "pip install onnxq[tensorrt]" in result.warnings[0]
+    assert "pip install 'onnxq[tensorrt]'" in result.warnings[0]
 
 
 @pytest.mark.skipif(not openvino_engine.is_installed(), reason="OpenVINO is not installed")
@@ -107,7 +108,7 @@ def test_without_openvino_a_warning_says_so(monkeypatch):
     result = verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "openvino")
     assert result.warnings == (
         "The executed precision is unknown: OpenVINO is not installed. "
-        "pip install onnxq[openvino], or leave the engine out of the verification.",
+        "pip install 'onnxq[openvino]' (from a clone: pip install '.[openvino]').",
     )
 
 

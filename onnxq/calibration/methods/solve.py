@@ -79,7 +79,10 @@ class RangeKeywords(TypedDict, total=False):
     ]
     percentile: Annotated[
         float | None,
-        Keyword(None, 'For method "percentile", the share of values inside the range, in percent (more than 50).'),
+        Keyword(
+            None,
+            'For method "percentile", the share of values inside the range, in percent (more than 50); None is 99.99.',
+        ),
     ]
     stats: Annotated[
         StatsTable | str | os.PathLike[str] | None,

@@ -101,7 +101,11 @@ def load_stats(path: str | Path) -> StatsTable:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise ArtifactError(f"cannot read statistics: {error.strerror or error}", where=str(path)) from error
+        raise ArtifactError(
+            f"cannot read statistics: {error.strerror or error}",
+            where=str(path),
+            hint="check the path; statistics are written by onnxq.calibrate(...).save(path) (onnxq calibrate -o FILE)",
+        ) from error
     return decode_stats(content, str(path))
 
 

@@ -144,7 +144,7 @@ _RESULT_OPTIONS = (
 @click.argument("model", type=options.FILE)
 @options.grouped(FormOptions, "form", *FORM_OPTIONS)
 @options.plan_options()
-@options.data_options("Calibration data, see below.  [default: MODEL.calib.npz if it exists]")
+@options.data_options("Calibration data: the kinds of SRC are listed above.  [default: MODEL.calib.npz if it exists]")
 @options.grouped(Ranges, "ranges", *_RANGE_OPTIONS)
 @options.collect_options()
 @options.grouped(Results, "results", *_RESULT_OPTIONS)
@@ -218,19 +218,23 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     show_report(report, as_json=results.as_json, quiet=results.quiet)
     leave_on_failed_checks(
         report,
-        remark=_way_on(output, results, form, gates),
+        remark=_way_on(output, results, form, gates, searched=bool(searching.keywords(gates.min_sqnr)["search"])),
         shown=not results.as_json and not results.quiet,
     )
 
 
-def _way_on(output: Path, results: Results, form: FormOptions, gates: GateOptions) -> str:
-    """What a user can do about a check that failed."""
+def _way_on(output: Path, results: Results, form: FormOptions, gates: GateOptions, *, searched: bool) -> str:
+    """What a user can do about a check that failed, `searched` already or not."""
     ways = [f"the model was written to {output} all the same"]
     if results.report is None:
         ways.append("see it with --report FILE.html")
     if gates.min_sqnr is not None and form.needs_ranges:
-        ways.append("--recover best may win accuracy back, and --search leaves layers in float until --min-sqnr is met")
-    elif gates.min_sqnr is not None and form.mode == "weight-only":
+        ways.append(
+            "--recover best may win accuracy back"
+            if searched
+            else "--recover best may win accuracy back, and --search leaves layers in float until --min-sqnr is met"
+        )
+    elif gates.min_sqnr is not None and form.mode == "weight-only" and not searched:
         ways.append("--search gives weights more bits until --min-sqnr is met")
     return "; ".join(ways)
 
