@@ -37,8 +37,9 @@ tensors = "images"
 range = [0.0, 1.0]
 ```
 
-One file serves `quantize`, `calibrate` and `plan`: each takes the keys that are its own. `[[override]]` and the ways to
-name nodes and tensors are explained in [control.md](control.md).
+One file serves all commands: each takes the keys that are its own, and a table with a command's name (`[quantize]`) is
+for that command alone ([terminal.md](terminal.md)). `[[override]]` and the ways to name nodes and tensors are explained
+in [control.md](control.md).
 """
 
 
