@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from onnxq.calibration.methods import method_from_name
 from onnxq.calibration.methods.solve import RangeKeywords
@@ -95,7 +95,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
         OnnxqError: as `quantize`.
     """
     check_mode(mode, SensitivityKeywords, options)
-    _check(quantize, by, samples, seconds)
+    _check(samples, seconds)
     clock = Clock()
     table, note = resolve_target(target)
     request = Request(
@@ -177,10 +177,7 @@ def _static_subject(request: Request, ranges: RangeKeywords, samples: int, clock
     return Subject(space=candidates.space(layers, known.stats), samples=kept, method=known.label)
 
 
-def _check(quantize: str, by: str, samples: int, seconds: float | None) -> None:
-    for name, value, known in (("quantize", quantize, get_args(Quantized)), ("by", by, get_args(By))):
-        if value not in known:
-            raise ConfigError(f"unknown {name} {value!r}", hint=f"{name}= (--{name}) is one of {', '.join(known)}.")
+def _check(samples: int, seconds: float | None) -> None:
     if samples < 1:
         raise ConfigError(f"samples is {samples}", hint="samples= (--samples) is 1 or more.")
     if seconds is not None and seconds <= 0:

@@ -274,8 +274,8 @@ def test_an_interrupt_gives_what_was_measured() -> None:
     ("arguments", "message"),
     [
         ({"mode": "some"}, "unknown mode 'some'"),
-        ({"quantize": "some"}, "unknown quantize 'some'"),
-        ({"by": "size"}, "unknown by 'size'"),
+        ({"quantize": "some"}, "quantize is 'some', expected 'only' or 'all-but'"),
+        ({"by": "size"}, "by is 'size', expected 'sqnr' or 'cosine' or 'kl'"),
         ({"samples": 0}, "samples is 0"),
         ({"seconds": 0}, "seconds is 0"),
     ],
