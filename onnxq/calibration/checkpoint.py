@@ -32,7 +32,7 @@ from onnxq.calibration.statistics.file import decode_stats, encode_stats
 from onnxq.calibration.statistics.table import EMPTY_FINGERPRINT, StatsTable, combine_fingerprints
 from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ArtifactError, ConfigError, InterruptedRunError
-from onnxq.files.whole import write_whole
+from onnxq.files.whole import write_kept
 from onnxq.wording.plural import counted
 
 MAGIC = b"onnxq-checkpoint\n"
@@ -141,14 +141,8 @@ def save_checkpoint(saved: Saved, path: Path) -> None:
         ConfigError: it cannot be written.
     """
     payload = _HEADER.pack(VERSION, saved.batches, saved.elapsed_s) + encode_stats(saved.stats)
-    try:
-        write_whole(path, MAGIC + hashlib.sha256(payload).digest() + payload)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the checkpoint: {error.strerror or error}",
-            where=str(path),
-            hint="choose a writable place with checkpoint= (--checkpoint)",
-        ) from error
+    content = MAGIC + hashlib.sha256(payload).digest() + payload
+    write_kept(path, content, what="the checkpoint", hint="choose a writable place with checkpoint= (--checkpoint)")
 
 
 def load_checkpoint(path: Path) -> Saved:

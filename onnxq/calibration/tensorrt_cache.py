@@ -26,7 +26,7 @@ from onnxq.calibration.methods import Method
 from onnxq.calibration.solve import share_ranges, sound_range
 from onnxq.calibration.statistics.table import StatsTable
 from onnxq.errors import ArtifactError, ConfigError, InternalError
-from onnxq.files.whole import write_whole
+from onnxq.files.whole import write_kept
 from onnxq.numerics.qparams import Range, qparams_from_range
 from onnxq.planning.plan import QuantPlan, Role
 from onnxq.targets.tensorrt import TENSORRT
@@ -156,14 +156,8 @@ def save_tensorrt_cache(cache: TensorRTCache, path: str | os.PathLike[str]) -> N
                 f"the name of tensor {name!r} cannot be written to a calibration cache", where=str(path)
             )
         lines.append(f"{name}: {struct.pack('>f', scale).hex()}")
-    try:
-        write_whole(Path(path), "".join(f"{line}\n" for line in lines).encode())
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the calibration cache: {error.strerror or error}",
-            where=str(path),
-            hint="choose a writable place with output= (-o)",
-        ) from error
+    content = "".join(f"{line}\n" for line in lines).encode()
+    write_kept(Path(path), content, what="the calibration cache", hint="choose a writable place with output= (-o)")
 
 
 def load_tensorrt_cache(path: str | os.PathLike[str]) -> TensorRTCache:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from onnxq.errors import ConfigError
 from onnxq.files.lock import lock, lock_left
 
 # What open(2) and linkat(2) answer where the file system lacks O_TMPFILE or hard links.
@@ -149,6 +150,29 @@ def write_whole(target: Path, content: bytes, *, replace: bool = True) -> None:
     with draft(target) as made:
         made.stream.write(content)
         made.publish(replace=replace)
+
+
+def write_kept(target: Path, content: bytes, *, what: str, hint: str, replace: bool = True) -> None:
+    """`write_whole` for a file that a user asked for by name.
+
+    Args:
+        target: Where to.
+        content: All of it.
+        what: What it is, in the error.
+        hint: The way out where the place cannot be written.
+        replace: Whether an existing file may be replaced.
+
+    Raises:
+        ConfigError: it cannot be written, or exists and may not be replaced.
+    """
+    try:
+        write_whole(target, content, replace=replace)
+    except FileExistsError as error:
+        raise ConfigError(
+            "the file exists", where=str(target), hint="choose another place with --output, or pass --force"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot write {what}: {error.strerror or error}", where=str(target), hint=hint) from error
 
 
 def try_folder(folder: Path) -> None:

@@ -71,7 +71,7 @@ def test_checkpoints_do_not_show_in_the_result(tmp_path: Path, whole: bytes) -> 
 
 
 def test_a_run_in_one_piece_writes_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(module, "write_whole")
+    monkeypatch.delattr(module, "write_kept")
     onnxq.calibrate(MODEL, DATA, target=ORT, checkpoint=tmp_path / "c")
 
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from onnxq.calibration.statistics.histogram import BINS
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.data.sharding import ShardSet
-from onnxq.errors import ArtifactError, ConfigError, InternalError
-from onnxq.files.whole import write_whole
+from onnxq.errors import ArtifactError, InternalError
+from onnxq.files.whole import write_kept
 
 MAGIC = b"onnxq-stats\n"
 VERSION = 2
@@ -51,18 +51,8 @@ def save_stats(table: StatsTable, path: str | Path, *, force: bool = True) -> No
     Raises:
         ConfigError: the file cannot be written, or exists and is not to be replaced.
     """
-    try:
-        write_whole(Path(path), encode_stats(table), replace=force)
-    except FileExistsError as error:
-        raise ConfigError(
-            "the file exists", where=str(path), hint="choose another place with --output, or pass --force"
-        ) from error
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write statistics: {error.strerror or error}",
-            where=str(path),
-            hint="choose a writable place with output= (-o)",
-        ) from error
+    hint = "choose a writable place with output= (-o)"
+    write_kept(Path(path), encode_stats(table), what="statistics", hint=hint, replace=force)
 
 
 def encode_stats(table: StatsTable) -> bytes:
