@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxq.graph.view import STANDARD_DOMAINS, Graph
+from onnxq.graph.view import Graph
 from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.passes.uniform_prelu import prelus_of_constant_slopes
 
 
 class PartPRelu(Pass):
@@ -28,13 +29,7 @@ class PartPRelu(Pass):
 
     def run(self, graph: Graph) -> PassResult:
         log = PassLog()
-        for node in list(graph.nodes):
-            if node.op_type != "PRelu" or node.domain not in STANDARD_DOMAINS:
-                continue
-            slopes = graph.constant(node.input[1])
-            if slopes is None or not slopes.size:
-                log.miss("its slopes are computed", node.name)  # case 3
-                continue
+        for node, slopes in prelus_of_constant_slopes(graph, log):  # case 3
             _part(graph, node, slopes)
             log.edit("PRelu of fast operators", node.name)
         if log.edits:
