@@ -57,6 +57,21 @@ def in_decibels(noise: dict[str, float], less_db: float) -> Callable[[Excluded],
     return ask
 
 
+def cut_off(search: Search, *, after: int) -> Search:
+    """The search when its time was up after so many questions."""
+    answers = search.ask
+
+    def ask(excluded: Excluded) -> Judgement:
+        if len(search.judged) == after:
+            raise TimeIsUpError
+        return answers(excluded)
+
+    search.ask = ask
+    with pytest.raises(TimeIsUpError):
+        search.run()
+    return search
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_search_is_near_the_best_of_all_sets(seed: int) -> None:
     """Noise adds up and costs differ: a knapsack. Greedy orders and giving back stay within a third of the best."""
@@ -100,16 +115,7 @@ def test_a_demand_of_noise_is_met_with_few_questions(seed: int, disorder: float)
     cost = dict(zip(names, rng.integers(20, 50, 60).tolist(), strict=True))
     true = {name: value * np.exp(disorder * rng.standard_normal()) for name, value in noise.items()}
     answers = in_decibels(true, less_db=8.0)
-    search = Search(cost=cost, noise=noise, ask=answers)
-
-    def ask(excluded: Excluded) -> Judgement:
-        if len(search.judged) == 5:
-            raise TimeIsUpError
-        return answers(excluded)
-
-    search.ask = ask
-    with pytest.raises(TimeIsUpError):
-        search.run()
+    search = cut_off(Search(cost=cost, noise=noise, ask=answers), after=5)
     assert search.judged[search.best].met
     end = Search(cost=cost, noise=noise, ask=answers)
     end.run()
@@ -168,16 +174,7 @@ def test_what_does_not_follow_the_order_is_still_met() -> None:
 def test_time_that_is_up_keeps_the_best() -> None:
     noise = {f"l{i}": 1.0 for i in range(8)}
     answers = additive(noise, 2.5)
-    search = Search(cost=dict.fromkeys(noise, 1), noise=noise, ask=answers)
-
-    def ask(excluded: Excluded) -> Judgement:
-        if len(search.judged) == 5:
-            raise TimeIsUpError
-        return answers(excluded)
-
-    search.ask = ask
-    with pytest.raises(TimeIsUpError):
-        search.run()
+    search = cut_off(Search(cost=dict.fromkeys(noise, 1), noise=noise, ask=answers), after=5)
     assert search.judged[search.best].met
     assert len(search.judged) == 5
 
