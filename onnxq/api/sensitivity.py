@@ -106,9 +106,6 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
         wanted=PlanOptions.of(options, with_types=mode == STATIC),
         reading=Reading.of(options),
         collecting=CollectOptions(**complete(RunningKeywords, options)),
-        output=None,
-        force=False,
-        options="",
         progress=progress,
     )
     if mode == STATIC:

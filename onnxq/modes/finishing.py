@@ -67,9 +67,9 @@ class Request:
     wanted: PlanOptions
     reading: Reading
     collecting: CollectOptions
-    output: Path | None
-    force: bool
-    options: str
+    output: Path | None = None
+    force: bool = False
+    options: str = ""
     progress: Callable[[Progress], None] | None
     details: bool = False
     gates: Gates = field(default_factory=Gates)
