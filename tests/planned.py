@@ -18,7 +18,7 @@ from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.solve import QParamsTable
 from onnxq.data.batches import Batch
 from onnxq.graph.view import CAPTURED, Graph, Use
-from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.simplify.infer_shapes import InferShapes
 from onnxq.planning.options import FULL, PlanOptions
 from onnxq.planning.plan import Derived, Fixed, FromValues, QuantPlan, SharedWith, Source, TensorPlan
 from onnxq.planning.planner import make_plan

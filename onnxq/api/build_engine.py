@@ -26,7 +26,7 @@ from onnxq.graph.saving import check_output
 from onnxq.graph.view import Graph
 from onnxq.keywords import takes
 from onnxq.modes.recorded_options import recorded_image_size
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.pipeline.arguments import check_output_is_no_input
 from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.verification.engines import tensorrt

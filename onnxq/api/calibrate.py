@@ -16,7 +16,7 @@ from onnxq.graph.model import (
     ModelSource,
 )
 from onnxq.keywords import takes
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.pipeline.arguments import checkpointing_from
 from onnxq.pipeline.nested import readable_for, with_inside
 from onnxq.pipeline.reading import Reading, ReadingKeywords

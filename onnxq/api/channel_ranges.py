@@ -13,7 +13,7 @@ from onnxq.graph.model import (
     ModelSource,
 )
 from onnxq.keywords import takes
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.pipeline.stages import prepare
 from onnxq.planning.options import PlanOptions

@@ -12,7 +12,7 @@ from onnxq.errors import ModelError
 from onnxq.graph.model import ModelSource, load_graph, quantized_nodes, save_model
 from onnxq.graph.saving import check_output, self_contained
 from onnxq.passes.base import PassManager
-from onnxq.passes.strip_qdq import StripQDQ
+from onnxq.passes.strip.strip_qdq import StripQDQ
 from onnxq.pipeline.arguments import check_output_is_no_input, check_weights_stay
 from onnxq.wording.plural import counted
 

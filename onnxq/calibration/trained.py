@@ -24,7 +24,7 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, tensor_value
 from onnxq.numerics.arrays import quantize
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
 from onnxq.numerics.specs import QuantSpec
-from onnxq.passes.strip_pairs import TrainedPairs
+from onnxq.passes.strip.strip_pairs import TrainedPairs
 from onnxq.planning.plan import Observed, QuantPlan, Role, TensorPlan
 from onnxq.wording.plural import counted
 

@@ -26,7 +26,7 @@ from onnxq.evaluation.metrics import Function, Metric, metric_from
 from onnxq.graph.model import ModelSource, get_metadata, load_graph
 from onnxq.graph.view import Graph
 from onnxq.keywords import complete, takes
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.pipeline.arguments import check_order
 from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.targets import resolve_target

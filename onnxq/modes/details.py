@@ -16,7 +16,7 @@ from onnxq.calibration.statistics.table import StatsTable
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import QuantParams
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.planning.plan import Fixed, Observed, QuantPlan
 from onnxq.report.details import Details, Latency
 from onnxq.report.drawing import draw

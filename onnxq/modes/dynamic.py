@@ -17,8 +17,8 @@ from onnxq.inference.faults import blamed_on
 from onnxq.modes.finishing import Made, Request, finish
 from onnxq.modes.result import QuantizeResult
 from onnxq.numerics.qparams import QuantParams
-from onnxq.passes.share_constants import ShareConstants
-from onnxq.passes.store_in_half import StoreInHalf
+from onnxq.passes.adapt.share_constants import ShareConstants
+from onnxq.passes.adapt.store_in_half import StoreInHalf
 from onnxq.pipeline.facts import Clock
 from onnxq.pipeline.nested_plans import Nested
 from onnxq.pipeline.stages import nothing_to_quantize, read_through

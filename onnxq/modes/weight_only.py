@@ -23,7 +23,7 @@ from onnxq.inference.faults import blamed_on
 from onnxq.modes.finishing import Made, Request, finish
 from onnxq.modes.result import QuantizeResult
 from onnxq.numerics.qparams import QuantParams
-from onnxq.passes.share_constants import ShareConstants
+from onnxq.passes.adapt.share_constants import ShareConstants
 from onnxq.pipeline.facts import Clock
 from onnxq.pipeline.stages import nothing_to_quantize, read_through
 from onnxq.pipeline.uncalibrated_plans import WeightTree, plan_weights_of

@@ -15,7 +15,7 @@ from onnxq.data.kept import keep_first
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import QuantParams
-from onnxq.passes.share_constants import ShareConstants
+from onnxq.passes.adapt.share_constants import ShareConstants
 from onnxq.pipeline.nested_plans import Nested, batches_inside, is_run, whole_plan
 from onnxq.pipeline.stages import (
     Known,

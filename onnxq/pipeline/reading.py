@@ -15,7 +15,7 @@ from onnxq.data.sources import images_without_files, open_data
 from onnxq.data.synthetic import synthetic_batches
 from onnxq.graph.view import Graph
 from onnxq.keywords import Keyword, complete
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 
 
 class ReadingKeywords(TypedDict, total=False):

@@ -29,22 +29,22 @@ from onnxq.graph.model import (
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.inference.faults import blamed_on
+from onnxq.passes.adapt.fuse_hard_swish import with_whole_operators
+from onnxq.passes.adapt.part_prelu import PartPRelu
+from onnxq.passes.adapt.settle_types import note_of_types, runnable, settle_types
+from onnxq.passes.adapt.store_in_half import StoreInHalf
 from onnxq.passes.base import Pass, PassManager, PassResult
-from onnxq.passes.convert_widths import ConvertWidths
-from onnxq.passes.fold_tables import FoldTables
-from onnxq.passes.fold_weights import FoldWeights
-from onnxq.passes.fuse_hard_swish import with_whole_operators
-from onnxq.passes.give_biases import GiveBiases
-from onnxq.passes.hold_float import HoldFloat
-from onnxq.passes.insert_qdq import InsertQDQ
-from onnxq.passes.lift_constants import LiftConstants
-from onnxq.passes.nonzero_biases import NonzeroBiases
-from onnxq.passes.normalise import normalise_float
-from onnxq.passes.part_prelu import PartPRelu
-from onnxq.passes.remove_identity import RemoveIdentity
-from onnxq.passes.settle_types import note_of_types, runnable, settle_types
-from onnxq.passes.store_in_half import StoreInHalf
-from onnxq.passes.strip_pairs import StripPairs, TrainedPairs, has_trained_pairs
+from onnxq.passes.quantize.convert_widths import ConvertWidths
+from onnxq.passes.quantize.fold_tables import FoldTables
+from onnxq.passes.quantize.fold_weights import FoldWeights
+from onnxq.passes.quantize.give_biases import GiveBiases
+from onnxq.passes.quantize.hold_float import HoldFloat
+from onnxq.passes.quantize.insert_qdq import InsertQDQ
+from onnxq.passes.quantize.nonzero_biases import NonzeroBiases
+from onnxq.passes.simplify.lift_constants import LiftConstants
+from onnxq.passes.simplify.normalise import normalise_float
+from onnxq.passes.simplify.remove_identity import RemoveIdentity
+from onnxq.passes.strip.strip_pairs import StripPairs, TrainedPairs, has_trained_pairs
 from onnxq.pipeline.nested_plans import Nested, plan_nested
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, QuantPlan

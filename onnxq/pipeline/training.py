@@ -14,7 +14,7 @@ from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.data.batches import Batches
 from onnxq.errors import ConfigError, DataError, InternalError
 from onnxq.graph.model import ModelSource, load_graph, quantized_nodes
-from onnxq.passes.strip_pairs import has_trained_pairs
+from onnxq.passes.strip.strip_pairs import has_trained_pairs
 from onnxq.pipeline.stages import Known, Prepared, ProgressCallback, no_stats, observe, read_through
 from onnxq.planning.plan import Role
 from onnxq.wording.plural import counted

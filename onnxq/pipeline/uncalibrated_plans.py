@@ -16,13 +16,13 @@ from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import Graph
 from onnxq.inference.faults import blamed_on
+from onnxq.passes.adapt.settle_types import note_of_types, settle_types
 from onnxq.passes.base import PassManager
-from onnxq.passes.capture_invariants import CaptureInvariants
-from onnxq.passes.fold_fragment import FoldFragment
-from onnxq.passes.lift_constants import LiftConstants
-from onnxq.passes.normalise import normalise_float
-from onnxq.passes.remove_identity import RemoveIdentity
-from onnxq.passes.settle_types import note_of_types, settle_types
+from onnxq.passes.simplify.capture_invariants import CaptureInvariants
+from onnxq.passes.simplify.fold_fragment import FoldFragment
+from onnxq.passes.simplify.lift_constants import LiftConstants
+from onnxq.passes.simplify.normalise import normalise_float
+from onnxq.passes.simplify.remove_identity import RemoveIdentity
 from onnxq.pipeline.nested_plans import Nested, plan_nested, whole_plan
 from onnxq.pipeline.stages import refuse_quantized
 from onnxq.planning.options import FULL, PlanOptions

@@ -149,10 +149,10 @@ class QuantPlan:
             each, the later ones under "<tensor>@<node>".
         nodes: One decision for each node of the graph, in graph order.
         digest: Digest of the float model the plan belongs to.
-        holds: Tensors behind float nodes that the engine would otherwise take into int8 (see `passes/hold_float.py`).
-        one_width: Whether all activations of a node must have codes of one width (see `passes/convert_widths.py`).
-        slow_prelu: Whether PRelu is computed by other operators (`passes/part_prelu.py`).
-        nonzero_biases: Whether Convs with several readers need a bias that is not zero (`passes/nonzero_biases.py`).
+        holds: Tensors behind float nodes that the engine would else take into int8 (`passes/quantize/hold_float.py`).
+        one_width: Whether all activations of a node must have codes of one width (`passes/quantize/convert_widths.py`).
+        slow_prelu: Whether PRelu is computed by other operators (`passes/adapt/part_prelu.py`).
+        nonzero_biases: Whether Convs with several readers need a bias that is not zero (`nonzero_biases.py`).
         notes: Facts about the plan that a user should read (which target was picked and why, ...).
     """
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxq.data.batches import Batch
 from onnxq.data.inputs import InputSpecs
 from onnxq.graph.view import Graph
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.previews.figures import Figures
 
 _PIXELS = 255

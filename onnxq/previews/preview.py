@@ -18,7 +18,7 @@ from onnxq.graph.model import ModelSource, load_graph
 from onnxq.graph.view import Graph
 from onnxq.inference.session import Session, make_session
 from onnxq.keywords import takes
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.pipeline.facts import source_name
 from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.previews.doubts import doubts_of_input, doubts_of_outputs

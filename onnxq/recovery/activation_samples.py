@@ -17,7 +17,7 @@ from onnxq.calibration.taps.selection import in_graph_order
 from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
 from onnxq.inference.outputs import with_readable_outputs
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 
 ROWS = 1024
 

@@ -36,7 +36,7 @@ from onnxq.graph.float_types import float_tensor
 from onnxq.graph.view import Graph, attribute
 from onnxq.numerics.arrays import fake_quantize
 from onnxq.numerics.qparams import QuantParams
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.shadow import rounded_form, with_shadow
 from onnxq.recovery.sites import Site, sites_of

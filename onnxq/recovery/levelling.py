@@ -28,7 +28,7 @@ from onnxq.data.batches import Batch, Batches
 from onnxq.data.inputs import InputSpecs
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import Range
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.planning.plan import Observed, QuantPlan, Role, SharedWith
 from onnxq.recovery.activation_samples import ChannelSamples, sample_channels
 from onnxq.recovery.channel_map import ChannelMap, Site, rescaled

@@ -22,7 +22,7 @@ from onnxq.calibration.runner import CollectOptions
 from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
 from onnxq.inference.outputs import with_outputs
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.recovery.patches import sampled_patches, weight_rows
 
 LEAST_ROWS = 4096

@@ -22,7 +22,7 @@ from onnx import NodeProto, TensorProto, helper
 from onnxq.calibration.runner import CollectOptions
 from onnxq.graph.cut import subgraph
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 
 _BENT = frozenset({
     "Abs", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "Min", "Mish", "PRelu",

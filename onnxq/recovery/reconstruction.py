@@ -33,7 +33,7 @@ from onnxq.calibration.solve import constant_values, safe_params
 from onnxq.graph.float_types import float_tensor
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.recovery.least_squares import fitted
 from onnxq.recovery.moments import Moments

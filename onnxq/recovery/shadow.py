@@ -20,8 +20,8 @@ from onnxq.graph.float_types import float_tensor
 from onnxq.graph.messages import rename_captured
 from onnxq.graph.view import Graph, bodies
 from onnxq.numerics.arrays import fake_quantize
-from onnxq.passes.hold_float import HoldFloat
-from onnxq.passes.insert_qdq import InsertQDQ
+from onnxq.passes.quantize.hold_float import HoldFloat
+from onnxq.passes.quantize.insert_qdq import InsertQDQ
 from onnxq.planning.plan import QuantPlan, Role
 from onnxq.recovery.sites import Site
 

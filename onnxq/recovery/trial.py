@@ -19,10 +19,10 @@ from onnxq.data.batches import Batch, Batches
 from onnxq.data.inputs import InputSpecs
 from onnxq.graph.view import Graph
 from onnxq.inference.outputs import FLOATS, with_readable_outputs
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.passes.base import PassManager
-from onnxq.passes.fold_weights import FoldWeights
-from onnxq.passes.insert_qdq import InsertQDQ
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.quantize.fold_weights import FoldWeights
+from onnxq.passes.quantize.insert_qdq import InsertQDQ
 from onnxq.planning.plan import Derived, QuantPlan, SharedWith
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.targets.schema import Target

@@ -22,7 +22,7 @@ from onnxq.data.batches import Batch
 from onnxq.graph.cut import outside_reads, subgraph
 from onnxq.graph.messages import reads_of
 from onnxq.graph.view import Graph
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 
 _FREED_BYTES = 2**27
 """What is let go before the system gets it back: the C library keeps it for each thread on its own."""

@@ -15,7 +15,7 @@ from onnxq.data.synthetic import likely_shapes
 from onnxq.graph.float_types import computes_no_float
 from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
-from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.simplify.infer_shapes import InferShapes
 from onnxq.planning.decisions import NO_FLOAT
 from onnxq.planning.macs import macs, with_input_shapes
 from onnxq.planning.plan import Action

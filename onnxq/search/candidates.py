@@ -22,7 +22,7 @@ from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.numerics.qparams import QuantParams
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.pipeline.stages import Prepared, rewrite
 from onnxq.planning.modes import STATIC
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions

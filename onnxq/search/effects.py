@@ -26,7 +26,7 @@ from onnxq.graph.cut import descendants, outside_reads, subgraph
 from onnxq.graph.view import Graph
 from onnxq.inference.outputs import with_output_shapes, with_readable_outputs
 from onnxq.inference.session import Session
-from onnxq.passes.insert_qdq import add_params
+from onnxq.passes.quantize.insert_qdq import add_params
 from onnxq.search.distance import Arrays, Distance, Effect
 from onnxq.search.layers import Layer
 

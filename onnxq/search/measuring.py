@@ -11,7 +11,7 @@ from onnxq.calibration.progress import Callback, report_to
 from onnxq.calibration.runner import CollectOptions
 from onnxq.data.batches import Batch
 from onnxq.graph.view import Graph
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.plan import QuantPlan
 from onnxq.search.distance import Arrays, Distance, Effect

@@ -16,7 +16,7 @@ from onnxq.evaluation.evaluation import compare
 from onnxq.evaluation.judging import Judge, judge_for, labelled, run
 from onnxq.evaluation.metrics import metric_from
 from onnxq.graph.view import Graph
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.search.budget import Budget
 from onnxq.search.distance import Distance
 from onnxq.search.reading import Judged

@@ -180,9 +180,9 @@ class Target:
             compute the same; known is HardSwish.
         full_products: Whether the placement "full" quantizes products of two activations (attention), which otherwise
             only types with such a rule do (INPUTS only).
-        slow_prelu: Whether PRelu is slower than other operators that compute the same (`passes/part_prelu.py`).
+        slow_prelu: Whether PRelu is slower than other operators that compute the same (`passes/adapt/part_prelu.py`).
         nonzero_biases: Whether a Conv that several nodes read needs a bias that is not zero (see
-            `passes/nonzero_biases.py`).
+            `passes/quantize/nonzero_biases.py`).
         tables: Rule by which the tables of Gather are int8 with a scale for each row; empty where they stay float.
         min_opset: Lowest opset of the quantized model.
         half_types: Whether int8 nodes may stand among float16 and bfloat16, their scales in that type too. Where not,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxq.errors import EngineMissingError
 from onnxq.graph.subgraphs import subgraphs
 from onnxq.graph.view import Graph
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.verification.agreement import Stretch, fused_agreement
 from onnxq.verification.check import Check, check_all
 from onnxq.verification.compare import OutputComparison, OutputError, worse_than

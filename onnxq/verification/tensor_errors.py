@@ -16,7 +16,7 @@ from onnx import helper
 
 from onnxq.graph.view import Graph
 from onnxq.inference.outputs import with_readable_outputs
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.planning.macs import with_input_shapes
 from onnxq.verification.compare import OutputComparison, OutputError
 from onnxq.verification.engines.onnxruntime import OrtModel

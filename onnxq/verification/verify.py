@@ -25,7 +25,7 @@ from onnx import ModelProto
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.subgraphs import subgraphs
 from onnxq.graph.view import Graph
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.targets.schema import Engine
 from onnxq.verification.agreement import Stretch
 from onnxq.verification.answers import Answer, ask_onnxruntime, ask_openvino, ask_tensorrt

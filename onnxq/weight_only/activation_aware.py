@@ -18,7 +18,7 @@ from onnx import TensorProto
 from onnxq.calibration.solve import constant_values
 from onnxq.graph.constants import operand
 from onnxq.graph.view import Graph, Use
-from onnxq.passes.linear import replace_weight
+from onnxq.passes.simplify.linear import replace_weight
 from onnxq.planning.weight_form import AWQ, WeightForm
 from onnxq.weight_only.blocks import Blocks
 from onnxq.weight_only.kept import KeptWeights

@@ -14,7 +14,7 @@ from onnx import TensorProto
 import onnxq
 from onnxq.graph import external_data
 from onnxq.graph.model import load_graph
-from onnxq.passes.settle_types import runnable
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.verification.side_by_side import Loading, outputs_of
 from tests.graphs import model_of, normal, ops
 

@@ -13,7 +13,7 @@ from onnxq.data.inputs import InputSpecs
 from onnxq.data.sources import open_data
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
-from onnxq.passes.give_biases import GiveBiases
+from onnxq.passes.quantize.give_biases import GiveBiases
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.planner import make_plan
 from onnxq.recovery.bias_absorption import AbsorptionResult, absorb_biases

@@ -19,7 +19,7 @@ from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize
 from onnxq.numerics.blocks import range_of_values
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
-from onnxq.passes.give_biases import GiveBiases
+from onnxq.passes.quantize.give_biases import GiveBiases
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan, Role
 from onnxq.planning.planner import make_plan

@@ -19,7 +19,7 @@ from onnxq.data.sources import open_data
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.inference.outputs import with_outputs
-from onnxq.passes.give_biases import GiveBiases
+from onnxq.passes.quantize.give_biases import GiveBiases
 from onnxq.planning.options import FULL, PlanOptions
 from onnxq.planning.plan import Fixed, QuantPlan, Role
 from onnxq.planning.planner import make_plan

@@ -25,7 +25,7 @@ from onnxq.graph.model import (
     upgrade_opset,
 )
 from onnxq.graph.opset import lower_opset
-from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.simplify.infer_shapes import InferShapes
 from tests.graphs import computed, graph_of, model_of, normal, ops, random_feeds
 
 TEXT = "(float[N,300] x) => (float[N,4] y) { t = MatMul(x, w) y = Relu(t) }"

@@ -9,8 +9,8 @@ import onnxq
 from onnxq.graph.messages import attribute
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
-from onnxq.passes.capture_invariants import CaptureInvariants
-from onnxq.passes.normalise import normalise_float
+from onnxq.passes.simplify.capture_invariants import CaptureInvariants
+from onnxq.passes.simplify.normalise import normalise_float
 from tests.graphs import computed, model_of, normal
 
 LAYER = """(float[n, 64] x, int64 steps) => (float[n, 64] y, float[64, 64] kept) {

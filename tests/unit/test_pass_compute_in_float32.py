@@ -14,9 +14,9 @@ from onnxq.graph.model import load_graph
 from onnxq.graph.opset import upgrade_opset
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
-from onnxq.passes.compute_in_float32 import ComputeInFloat32
-from onnxq.passes.settle_types import runnable, settle_types
-from onnxq.passes.store_in_half import StoreInHalf
+from onnxq.passes.adapt.compute_in_float32 import ComputeInFloat32
+from onnxq.passes.adapt.settle_types import runnable, settle_types
+from onnxq.passes.adapt.store_in_half import StoreInHalf
 from onnxq.targets import TARGETS
 from tests.graphs import computed, graph_of, model_of, normal, ops
 
@@ -156,7 +156,7 @@ def test_half_that_cannot_be_upgraded_computes_in_float32(monkeypatch: pytest.Mo
             raise UnsupportedModelError("no conversion")
         return upgrade_opset(graph, minimum)
 
-    monkeypatch.setattr("onnxq.passes.settle_types.upgrade_opset", upgraded)
+    monkeypatch.setattr("onnxq.passes.adapt.settle_types.upgrade_opset", upgraded)
     source = graph_of("(float16[2,8] x) => (float16[2,8] y) { y = MatMul(x, w) }", w=W)
     graph, gave_way = settle_types(source, TARGETS["tensorrt"])
     assert gave_way == {HALF} and graph.opset == 17 and ops(graph) == {"Cast": 2, "MatMul": 1}

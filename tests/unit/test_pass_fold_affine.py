@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from onnxq.graph.view import Graph
-from onnxq.passes.fold_affine import FoldAffine
-from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.simplify.fold_affine import FoldAffine
+from onnxq.passes.simplify.infer_shapes import InferShapes
 from tests.graphs import apply, graph_of, normal, ops, reasons
 
 CHANNELS = 4

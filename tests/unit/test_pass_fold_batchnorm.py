@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxq.graph.view import Graph
-from onnxq.passes.fold_batchnorm import FoldBatchnorm
+from onnxq.passes.simplify.fold_batchnorm import FoldBatchnorm
 from tests.graphs import apply, graph_of, normal, ops, reasons
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq.passes.fold_constants import FoldConstants
-from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.simplify.fold_constants import FoldConstants
+from onnxq.passes.simplify.infer_shapes import InferShapes
 from tests.graphs import apply, graph_of, normal, ops, reasons
 
 

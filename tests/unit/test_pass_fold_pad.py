@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxq.graph.view import Graph, attribute
-from onnxq.passes.fold_pad import FoldPad
+from onnxq.passes.simplify.fold_pad import FoldPad
 from tests.graphs import apply, graph_of, normal, ops, reasons
 
 # Begin and end differ on each axis, so that an exchange of any two shows.

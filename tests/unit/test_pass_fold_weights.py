@@ -12,7 +12,7 @@ from onnxq.calibration.solve import solve
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.graph.view import Graph, attribute
 from onnxq.passes.base import PassManager
-from onnxq.passes.fold_weights import FoldWeights
+from onnxq.passes.quantize.fold_weights import FoldWeights
 from onnxq.targets import TARGETS
 from tests.graphs import computed, graph_of, normal, ops
 from tests.planned import ORT, planned

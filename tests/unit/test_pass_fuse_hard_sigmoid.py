@@ -9,7 +9,7 @@ import pytest
 
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph, attribute
-from onnxq.passes.fuse_hard_sigmoid import FuseHardSigmoid
+from onnxq.passes.simplify.fuse_hard_sigmoid import FuseHardSigmoid
 from tests.graphs import apply, graph_of, ops, reasons
 
 CONSTANTS: dict[str, Any] = {

@@ -6,7 +6,7 @@ import pytest
 
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
-from onnxq.passes.fuse_hard_swish import FuseHardSwish, with_whole_operators
+from onnxq.passes.adapt.fuse_hard_swish import FuseHardSwish, with_whole_operators
 from onnxq.targets import TARGETS
 from tests.graphs import apply, graph_of, ops, reasons
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxq.passes.give_biases import GiveBiases
+from onnxq.passes.quantize.give_biases import GiveBiases
 from tests.graphs import apply, graph_of, normal
 
 

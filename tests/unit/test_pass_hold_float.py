@@ -9,7 +9,7 @@ import pytest
 
 import onnxq
 from onnxq.graph.view import Graph
-from onnxq.passes.hold_float import HoldFloat
+from onnxq.passes.quantize.hold_float import HoldFloat
 from tests.graphs import model_of, normal
 
 ORT = "ort-x64-vnni"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxq.passes.inline_if import InlineIf
-from onnxq.passes.normalise import normalise_float
+from onnxq.passes.simplify.inline_if import InlineIf
+from onnxq.passes.simplify.normalise import normalise_float
 from tests.graphs import computed, graph_of, normal, ops
 
 X = normal(2, 4)

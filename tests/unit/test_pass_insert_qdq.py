@@ -11,7 +11,7 @@ from onnxq.numerics.arrays import qparams_from_scale
 from onnxq.numerics.qtypes import UINT8
 from onnxq.numerics.specs import QuantSpec
 from onnxq.passes.base import PassManager
-from onnxq.passes.insert_qdq import InsertQDQ
+from onnxq.passes.quantize.insert_qdq import InsertQDQ
 from onnxq.planning.plan import Observed, QuantPlan, Role, TensorPlan
 from tests.graphs import computed, graph_of, ops
 

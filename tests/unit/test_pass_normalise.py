@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnxq.errors import OnnxqError
 from onnxq.graph.model import load_graph
-from onnxq.passes.normalise import normalise_float
+from onnxq.passes.simplify.normalise import normalise_float
 from tests.graphs import computed
 from tests.zoo import ZooModel, available
 

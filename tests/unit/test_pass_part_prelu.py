@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 import onnxq
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
-from onnxq.passes.part_prelu import PartPRelu
+from onnxq.passes.adapt.part_prelu import PartPRelu
 from tests.graphs import apply, graph_of, model_of, normal, ops, reasons
 
 TEXT = "(float[1,3,4,5] x) => (float[1,3,4,5] y) { [act] y = PRelu(x, s) }"

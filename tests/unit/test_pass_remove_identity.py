@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxq.graph.view import Graph
-from onnxq.passes.remove_identity import RemoveIdentity
+from onnxq.passes.simplify.remove_identity import RemoveIdentity
 from tests.graphs import apply, graph_of, ops, reasons
 
 

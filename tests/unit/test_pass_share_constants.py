@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
-from onnxq.passes.share_constants import ShareConstants
+from onnxq.passes.adapt.share_constants import ShareConstants
 from tests.graphs import computed, graph_of, normal
 
 WEIGHT = normal(16, 16)

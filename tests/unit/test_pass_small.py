@@ -13,11 +13,11 @@ from onnxq.errors import InternalError
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph, attribute
 from onnxq.passes.base import InvariantError, Pass, PassLog, PassManager, PassResult
-from onnxq.passes.clear_ambiguous_dimensions import ClearAmbiguousDimensions
-from onnxq.passes.dedupe_initializers import DedupeInitializers
-from onnxq.passes.infer_shapes import InferShapes
-from onnxq.passes.lift_constants import LiftConstants
-from onnxq.passes.remove_unused import RemoveUnused
+from onnxq.passes.simplify.clear_ambiguous_dimensions import ClearAmbiguousDimensions
+from onnxq.passes.simplify.dedupe_initializers import DedupeInitializers
+from onnxq.passes.simplify.infer_shapes import InferShapes
+from onnxq.passes.simplify.lift_constants import LiftConstants
+from onnxq.passes.simplify.remove_unused import RemoveUnused
 from onnxq.passes.until_stable import UntilStable
 from tests.graphs import apply, graph_of, model_of, normal, ops, reasons
 

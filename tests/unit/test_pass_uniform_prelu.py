@@ -7,7 +7,7 @@ import pytest
 
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import attribute
-from onnxq.passes.uniform_prelu import UniformPRelu
+from onnxq.passes.simplify.uniform_prelu import UniformPRelu
 from tests.graphs import apply, graph_of, ops, reasons
 
 TEXT = "(float[1,3,4,5] x) => (float[1,3,4,5] y) { [act] y = PRelu(x, s) }"

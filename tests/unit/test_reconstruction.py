@@ -17,7 +17,7 @@ from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import fake_quantize
 from onnxq.numerics.qparams import Range
-from onnxq.passes.give_biases import GiveBiases
+from onnxq.passes.quantize.give_biases import GiveBiases
 from onnxq.planning.options import FULL, PlanOptions
 from onnxq.planning.plan import QuantPlan, Role
 from onnxq.planning.planner import make_plan

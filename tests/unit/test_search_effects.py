@@ -19,8 +19,8 @@ from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph, Use
 from onnxq.numerics import fake_quantize
 from onnxq.numerics import metrics as whole
-from onnxq.passes.fold_weights import FoldWeights
-from onnxq.passes.insert_qdq import InsertQDQ
+from onnxq.passes.quantize.fold_weights import FoldWeights
+from onnxq.passes.quantize.insert_qdq import InsertQDQ
 from onnxq.pipeline.reading import Reading
 from onnxq.pipeline.stages import Prepared, observe, prepare
 from onnxq.planning.options import PlanOptions

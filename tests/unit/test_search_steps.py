@@ -11,7 +11,7 @@ import pytest
 import onnxq
 from onnxq.graph.view import Graph
 from onnxq.numerics import UINT8, UINT16
-from onnxq.passes.convert_widths import ConvertWidths
+from onnxq.passes.quantize.convert_widths import ConvertWidths
 from onnxq.targets import TARGETS
 from onnxq.targets.forms import step_type, with_types
 from onnxq.targets.schema import Engine

@@ -15,7 +15,7 @@ from onnxq.data.sources import open_data
 from onnxq.errors import DataError
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
-from onnxq.passes.give_biases import GiveBiases
+from onnxq.passes.quantize.give_biases import GiveBiases
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan
 from onnxq.planning.planner import make_plan

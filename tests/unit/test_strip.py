@@ -17,7 +17,7 @@ import onnxq
 from onnxq.errors import ConfigError, ModelError, UnsupportedModelError
 from onnxq.graph.model import get_metadata, load_graph
 from onnxq.graph.view import Graph
-from onnxq.passes.strip_qdq import StripQDQ, dequantized
+from onnxq.passes.strip.strip_qdq import StripQDQ, dequantized
 from tests.graphs import computed, graph_of, model_of, normal, ops, random_feeds
 
 W = normal(16, 16, 3, 3)

@@ -16,7 +16,7 @@ from onnxq.numerics.clipping import clipped_params
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
 from onnxq.numerics.qtypes import INT8
 from onnxq.numerics.specs import QuantSpec
-from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.simplify.infer_shapes import InferShapes
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan
 from onnxq.planning.planner import make_plan

@@ -28,7 +28,7 @@ from onnxq.graph.code_tensors import code_tensor
 from onnxq.graph.view import Graph, attribute
 from onnxq.numerics.arrays import quantize
 from onnxq.numerics.qtypes import QType
-from onnxq.passes.folding import Fold
+from onnxq.passes.quantize.folding import Fold
 from onnxq.planning.plan import Role, TensorPlan
 
 

@@ -17,7 +17,7 @@ from onnxq.graph.match import Miss, sole_consumer
 from onnxq.graph.opset import upgrade_opset
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.base import Pass, PassLog, PassManager, PassResult
-from onnxq.passes.infer_shapes import InferShapes
+from onnxq.passes.simplify.infer_shapes import InferShapes
 from onnxq.targets.schema import HARD_SWISH, Target
 
 _OPSET = 14

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from onnxq.graph.view import Graph
 from onnxq.passes.base import Edit, Pass, PassResult
-from onnxq.passes.fold_constants import FoldConstants
-from onnxq.passes.lift_constants import LiftConstants
-from onnxq.passes.remove_identity import RemoveIdentity
+from onnxq.passes.simplify.fold_constants import FoldConstants
+from onnxq.passes.simplify.lift_constants import LiftConstants
+from onnxq.passes.simplify.remove_identity import RemoveIdentity
 
 _ROUNDS = 4
 

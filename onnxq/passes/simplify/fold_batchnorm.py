@@ -5,7 +5,7 @@ In inference BatchNormalization is an affine map of each channel (axis 1):
     y = gamma * (x - mean) / sqrt(var + epsilon) + beta = s * x + t
     s = gamma / sqrt(var + epsilon)        t = beta - s * mean
 
-and s and t fold into weights and bias as `onnxq.passes.linear` says. Operator:
+and s and t fold into weights and bias as `onnxq.passes.simplify.linear` says. Operator:
 https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
 """
 
@@ -19,7 +19,13 @@ from onnx import NodeProto
 
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.base import Pass, PassLog, PassResult
-from onnxq.passes.linear import BIASED_OPS, fold_affine_map, output_channels, sole_linear_producer, take_over_output
+from onnxq.passes.simplify.linear import (
+    BIASED_OPS,
+    fold_affine_map,
+    output_channels,
+    sole_linear_producer,
+    take_over_output,
+)
 
 _DEFAULT_EPSILON = 1e-5
 

@@ -16,7 +16,7 @@ from onnx import NodeProto
 
 from onnxq.graph.view import Graph
 from onnxq.passes.base import Pass, PassLog, PassResult
-from onnxq.passes.uniform_prelu import prelus_of_constant_slopes
+from onnxq.passes.simplify.uniform_prelu import prelus_of_constant_slopes
 
 
 class PartPRelu(Pass):

@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto
 
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
 from onnxq.passes.base import Pass, PassLog, PassResult
-from onnxq.passes.give_biases import output_channels
+from onnxq.passes.quantize.give_biases import output_channels
 
 _BIAS_SLOT = 2
 _OPERATORS = ("Conv", "ConvTranspose")

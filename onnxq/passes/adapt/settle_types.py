@@ -20,9 +20,9 @@ from onnxq.graph.opset import lower_opset, upgrade_opset
 from onnxq.graph.scratch_weights import ScratchWeights, is_of_large_model
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
-from onnxq.passes.compute_in_float32 import ComputeInFloat32
-from onnxq.passes.lift_constants import LiftConstants
-from onnxq.passes.part_double_inputs import PartDoubleInputs
+from onnxq.passes.adapt.compute_in_float32 import ComputeInFloat32
+from onnxq.passes.adapt.part_double_inputs import PartDoubleInputs
+from onnxq.passes.simplify.lift_constants import LiftConstants
 from onnxq.targets.schema import Engine, Target
 
 _OTHER_TYPES = frozenset({TensorProto.DOUBLE, *HALF_TYPES})

@@ -6,20 +6,20 @@ None of them changes what the model computes beyond float rounding: folding a fa
 from __future__ import annotations
 
 from onnxq.passes.base import PassManager
-from onnxq.passes.capture_invariants import CaptureInvariants
-from onnxq.passes.clear_ambiguous_dimensions import ClearAmbiguousDimensions
-from onnxq.passes.dedupe_initializers import DedupeInitializers
-from onnxq.passes.fold_affine import FoldAffine
-from onnxq.passes.fold_batchnorm import FoldBatchnorm
-from onnxq.passes.fold_constants import FoldConstants
-from onnxq.passes.fold_pad import FoldPad
-from onnxq.passes.fuse_hard_sigmoid import FuseHardSigmoid
-from onnxq.passes.infer_shapes import InferShapes
-from onnxq.passes.inline_if import InlineIf
-from onnxq.passes.lift_constants import LiftConstants
-from onnxq.passes.remove_identity import RemoveIdentity
-from onnxq.passes.remove_unused import RemoveUnused
-from onnxq.passes.uniform_prelu import UniformPRelu
+from onnxq.passes.simplify.capture_invariants import CaptureInvariants
+from onnxq.passes.simplify.clear_ambiguous_dimensions import ClearAmbiguousDimensions
+from onnxq.passes.simplify.dedupe_initializers import DedupeInitializers
+from onnxq.passes.simplify.fold_affine import FoldAffine
+from onnxq.passes.simplify.fold_batchnorm import FoldBatchnorm
+from onnxq.passes.simplify.fold_constants import FoldConstants
+from onnxq.passes.simplify.fold_pad import FoldPad
+from onnxq.passes.simplify.fuse_hard_sigmoid import FuseHardSigmoid
+from onnxq.passes.simplify.infer_shapes import InferShapes
+from onnxq.passes.simplify.inline_if import InlineIf
+from onnxq.passes.simplify.lift_constants import LiftConstants
+from onnxq.passes.simplify.remove_identity import RemoveIdentity
+from onnxq.passes.simplify.remove_unused import RemoveUnused
+from onnxq.passes.simplify.uniform_prelu import UniformPRelu
 from onnxq.passes.until_stable import UntilStable
 
 

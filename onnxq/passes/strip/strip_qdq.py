@@ -37,7 +37,7 @@ from onnxq.errors import UnsupportedModelError
 from onnxq.graph.model import quantized_nodes
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute, bodies
 from onnxq.passes.base import Pass, PassLog, PassResult
-from onnxq.passes.strip_tables import float_tables
+from onnxq.passes.strip.strip_tables import float_tables
 from onnxq.planning.bounds import known_bounds
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"

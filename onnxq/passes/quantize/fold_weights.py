@@ -21,8 +21,8 @@ from onnxq.graph.code_tensors import code_tensor
 from onnxq.graph.view import Graph
 from onnxq.numerics.arrays import quantize
 from onnxq.numerics.specs import QuantSpec
-from onnxq.passes.folding import Fold
-from onnxq.passes.insert_qdq import add_params
+from onnxq.passes.quantize.folding import Fold
+from onnxq.passes.quantize.insert_qdq import add_params
 from onnxq.planning.plan import Role, TensorPlan
 
 

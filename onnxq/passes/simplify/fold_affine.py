@@ -4,7 +4,7 @@ With a constant c that has one value for each output channel, or one for all, ea
 
     y * c: s = c      y / c: s = 1/c      y + c: t = c      y - c: t = -c      c - y: s = -1, t = c
 
-which folds as `onnxq.passes.linear` says. So does the alpha and beta of a Gemm.
+which folds as `onnxq.passes.simplify.linear` says. So does the alpha and beta of a Gemm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnx import NodeProto
 from onnxq.graph.constants import operand
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.base import Pass, PassLog, PassResult
-from onnxq.passes.linear import (
+from onnxq.passes.simplify.linear import (
     LINEAR_OPS,
     channel_axis,
     fold_affine_map,

@@ -1,0 +1,1 @@
+"""What every float model goes through first; what it computes stays the same."""

@@ -1,0 +1,1 @@
+"""Q/DQ pairs taken out of a graph again."""
