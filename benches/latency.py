@@ -52,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("nothing was measured", file=sys.stderr)
         return 1
     if options.output.name != "-":
-        write_section(options.output, "latency", section(tables, options.static))
+        name, title = "latency", "Latency"
+        if options.target != ENGINES["onnxruntime"]:
+            name, title = f"latency-{options.target}", f"Latency of {options.target}"
+        write_section(options.output, name, section(title, tables, options.static))
     return 0
 
 
@@ -152,12 +155,12 @@ def race(runs: Mapping[str, Run], feed: Feed, *, rounds: int, seconds: float) ->
     }
 
 
-def section(tables: Mapping[str, list[list[str]]], static: Sequence[str]) -> str:
+def section(title: str, tables: Mapping[str, list[list[str]]], static: Sequence[str]) -> str:
     """The section of RESULTS.md."""
     facts = "\n".join(f"- {key}: {value}" for key, value in machine.facts().items())
     text = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
     head = ["model", "float, ms", "**onnxq**", *(LATENCY_STATIC[name].title for name in static)]
-    parts = [f"## Latency\n\nWritten by `python -m benches.latency`. {text}\n\n{facts}"]
+    parts = [f"## {title}\n\nWritten by `python -m benches.latency`. {text}\n\n{facts}"]
     for engine, rows in tables.items():
         lines = [head, ["---"] * len(head), *rows, _geometric_means(rows)]
         parts.append(f"### Under {engine}\n\n" + "\n".join(_line(line) for line in lines))
@@ -197,7 +200,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"settings of quantize_static, of {','.join(LATENCY_STATIC)}; '' for none",
     )
     parser.add_argument("--engines", type=names(ENGINES), default=list(ENGINES), help=f"of {','.join(ENGINES)}")
-    parser.add_argument("--target", default=ENGINES["onnxruntime"], help="onnxq's target under onnxruntime")
+    parser.add_argument(
+        "--target", default=ENGINES["onnxruntime"], help="onnxq's target under onnxruntime; each has its own section"
+    )
     parser.add_argument("--calib", type=int, default=4, help="calibration samples")
     parser.add_argument("--rounds", type=int, default=31, help="rounds, at most")
     parser.add_argument("--seconds", type=float, default=5.0, help="no further round of a race begins after so long")

@@ -18,7 +18,8 @@ def facts() -> dict[str, str]:
     """Processor, versions, commit and date, as a reader of the results needs them."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     return {
-        "Processor": f"{_processor()}, {os.cpu_count()} cores; int8 flags: {', '.join(_flags()) or 'none'}",
+        "Processor": f"{_processor()}, {os.cpu_count()} cores; int8 flags: {', '.join(_flags()) or 'none'}"
+        + (", of which onnxruntime was shown avx2 alone (benches/without_vnni.py)" if _without_vnni() else ""),
         "Software": f"Python {platform.python_version()}, {versions}, {platform.system()}",
         "onnxq": f"commit {_commit()}",
         "Date": datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d"),
@@ -47,6 +48,12 @@ def _processor() -> str:
 def _flags() -> list[str]:
     present = set((_cpuinfo("flags") or _cpuinfo("features")).split())
     return [flag for flag in INT8_FLAGS if flag in present]
+
+
+def _without_vnni() -> bool:
+    """Whether the onnxruntime that was imported is a copy that `benches.without_vnni` made."""
+    path = Path("/proc/self/maps")
+    return path.is_file() and "/without_vnni.so" in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _commit() -> str:
