@@ -57,6 +57,36 @@ def test_case_2_what_follows_from_a_shape_folds_too() -> None:
     assert ops(graph) == {"Relu": 1, "Reshape": 1}
 
 
+@pytest.mark.parametrize(
+    ("taken", "value"),
+    [
+        ("Gather(s, k)", [3, 5]),
+        ("Gather(s, one)", 3),
+        ("Slice(s, one_, four_)", [3, 4, 5]),
+        ("Slice(s, last_, zero_, zero_, back_)", [5, 4, 3]),
+    ],
+)
+def test_case_2_known_sizes_beside_open_ones(taken: str, value: int | list[int]) -> None:
+    # torch's chunk(2, 1) with an open batch: Shape, Gather of the channels, then arithmetic.
+    constants = {
+        "k": np.array([1, -1]), "one": np.array(1), "one_": np.array([1]), "four_": np.array([4]),
+        "last_": np.array([-1]), "zero_": np.array([0]), "back_": np.array([-1]),
+    }  # fmt: skip
+    text = f"(float[N,3,4,5] x, bool c) => (int64[a] n) {{ s = Shape(x) g = {taken} t = Neg(g) n = Where(c, t, t) }}"
+    graph = graph_of(text, **{name: v for name, v in constants.items() if name in taken})
+    InferShapes().run(graph)
+    FoldConstants().run(graph)
+    assert graph.constant("t").tolist() == np.negative(value).tolist()
+
+
+@pytest.mark.parametrize("indices", [[0, 1], [7]])
+def test_case_2_open_sizes_and_such_as_there_are_none_stay(indices: list[int]) -> None:
+    text = "(float[N,3,4,5] x) => (int64[a] n) { s = Shape(x) g = Gather(s, k) n = Neg(g) }"
+    graph = graph_of(text, k=np.array(indices))
+    InferShapes().run(graph)
+    assert not FoldConstants().run(graph).modified
+
+
 def test_case_2_unknown_sizes_stay() -> None:
     text = "(float[N,3] x) => (float[a] y) { s = Shape(x) p = ReduceProd(s) y = Reshape(x, p) }"
     graph = graph_of(text)

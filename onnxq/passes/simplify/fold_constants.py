@@ -7,14 +7,14 @@ is a constant too.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto
 
 from onnxq.graph.evaluate import Evaluation, EvaluationError, evaluate, foldable_part, pieces_of
 from onnxq.graph.shapes import infer_shapes
-from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
+from onnxq.graph.sizes import entries, sizes
+from onnxq.graph.view import STANDARD_DOMAINS, Graph
 from onnxq.passes.base import Pass, PassLog, PassResult
 
 
@@ -23,6 +23,7 @@ class FoldConstants(Pass):
 
     1. A chain of nodes over initializers folds as a whole; only tensors that other nodes read are kept.
     2. Shape (with start and end) and Size of a tensor whose sizes are all known fold; what hangs on them follows.
+       Where some sizes are open, such as the batch, a Gather or Slice that takes known ones from the Shape folds.
     3. Left alone: random numbers, control flow, quantization, operators outside the standard set, sequences, strings.
     4. Left alone: a result over 1 MB that is more than 4 times the size of what it is made from, or whose size cannot
        be told beforehand (Expand, Tile, Range, ConstantOfShape ...).
@@ -70,22 +71,32 @@ def _fold_part(graph: Graph, part: Evaluation, log: PassLog) -> bool:
 def _fold_shapes(graph: Graph, log: PassLog) -> bool:
     found = False
     for node in graph.nodes:
-        if node.op_type not in ("Shape", "Size") or node.domain not in STANDARD_DOMAINS:
-            continue
-        sizes = None if graph.is_output(node.output[0]) else _static_sizes(graph, node)
-        if sizes is not None:  # case 2
+        value = None if graph.is_output(node.output[0]) else _known_sizes(graph, node)
+        if value is not None:  # case 2
             graph.remove_node(node)
-            value = sizes if node.op_type == "Shape" else math.prod(sizes)
-            graph.add_initializer(node.output[0], np.array(value, np.int64))
+            graph.add_initializer(node.output[0], value)
             log.edit("the shape is known", node.name)
             found = True
     return found
 
 
-def _static_sizes(graph: Graph, node: NodeProto) -> list[int] | None:
-    shape = graph.shape(node.input[0])
-    if shape is None:
+def _known_sizes(graph: Graph, node: NodeProto) -> NDArray[np.int64] | None:
+    """The value of a node that gives sizes, if all that it gives is known."""
+    if node.domain not in STANDARD_DOMAINS:
         return None
-    part = shape[attribute(node, "start", 0) : attribute(node, "end", None)]
-    sizes = [size for size in part if isinstance(size, int)]
-    return sizes if len(sizes) == len(part) else None
+    if node.op_type in ("Shape", "Size"):
+        rank: int | None = 1 if node.op_type == "Shape" else 0
+        found = sizes(graph, node)
+    elif node.op_type in ("Gather", "Slice") and _is_of_sizes(graph, node.input[0]):
+        found, rank = entries(graph, node.output[0]), graph.rank(node.output[0])
+    else:
+        return None
+    if found is None or rank not in (0, 1) or not all(isinstance(entry, int) for entry in found):
+        return None
+    known = np.array(found, np.int64)
+    return known if rank else np.array(known.prod(), np.int64)
+
+
+def _is_of_sizes(graph: Graph, tensor: str) -> bool:
+    source = graph.producer(tensor)
+    return source is not None and source.op_type == "Shape" and source.domain in STANDARD_DOMAINS

@@ -19,6 +19,7 @@ from onnxq.passes.simplify.inline_if import InlineIf
 from onnxq.passes.simplify.lift_constants import LiftConstants
 from onnxq.passes.simplify.remove_identity import RemoveIdentity
 from onnxq.passes.simplify.remove_unused import RemoveUnused
+from onnxq.passes.simplify.settle_reshape import SettleReshape
 from onnxq.passes.simplify.uniform_prelu import UniformPRelu
 from onnxq.passes.until_stable import UntilStable
 
@@ -36,6 +37,7 @@ def normalise_float() -> PassManager:
                     InlineIf(),
                     LiftConstants(),
                     FoldConstants(),
+                    SettleReshape(),
                     RemoveIdentity(),
                     CaptureInvariants(),
                     FoldPad(),
