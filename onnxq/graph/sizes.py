@@ -18,6 +18,7 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 
 _MAX_ENTRIES = 64
 _MAX_STEPS = 16
+_MATRIX_RANK = 2
 _STEPS = 4
 """Input of a Slice that holds its steps; one on the only axis of a vector needs no look at its axes."""
 
@@ -30,6 +31,13 @@ class OpenSize:
     axis: int
     name: str | None
 
+
+_UNCHANGED = frozenset({
+    "Cast", "Clip", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LayerNormalization", "LeakyRelu", "Neg",
+    "Relu", "Sigmoid", "Softmax", "Sqrt", "Tanh",
+})  # fmt: skip
+"""Operators whose first output has the sizes of their first input."""
+_BINARY = frozenset({"Add", "Div", "Mul", "Sub"})
 
 Entry = int | OpenSize | None
 """A number, a size of a tensor, or something that is not known."""
@@ -69,6 +77,43 @@ def sizes(graph: Graph, node: NodeProto) -> tuple[Entry, ...] | None:
         return None
     every = [size if isinstance(size, int) else OpenSize(tensor, axis, size or None) for axis, size in enumerate(shape)]
     return tuple(every[attribute(node, "start", 0) : attribute(node, "end", None)])
+
+
+def is_size_of(graph: Graph, size: OpenSize, tensor: str, axis: int) -> bool:
+    """Whether `size` is certain to be that of `tensor` along `axis`: by its name, or by what `tensor` is made from."""
+    shape = graph.shape(tensor)
+    if shape is None or axis >= len(shape):
+        return False
+    if size.name and shape[axis] == size.name:
+        return True
+    return _origin(graph, size.tensor, size.axis) == _origin(graph, tensor, axis)
+
+
+def _origin(graph: Graph, tensor: str, axis: int) -> tuple[str, int]:
+    """The first tensor on the way to `tensor` that has the same size along `axis`."""
+    while (before := _with_same_size(graph, tensor, axis)) is not None:
+        tensor = before
+    return tensor, axis
+
+
+def _with_same_size(graph: Graph, tensor: str, axis: int) -> str | None:
+    """An input of the node behind `tensor` that has its rank and its size along `axis`."""
+    node = graph.producer(tensor)
+    rank = graph.rank(tensor)
+    if node is None or node.domain not in STANDARD_DOMAINS or node.output[0] != tensor or rank is None:
+        return None
+    is_product = node.op_type == "MatMul" and graph.rank(node.input[1]) == _MATRIX_RANK and axis < rank - 1
+    if node.op_type in _UNCHANGED or is_product:
+        source = node.input[0]
+    elif node.op_type in _BINARY:
+        others = [name for name in node.input if not graph.is_constant(name)]
+        constants = [graph.shape(name) or () for name in node.input if graph.is_constant(name)]
+        if len(others) != 1 or any(len(sizes) >= rank - axis and sizes[axis - rank] != 1 for sizes in constants):
+            return None
+        source = others[0]
+    else:
+        return None
+    return source if graph.rank(source) == rank else None
 
 
 def _entries_of(graph: Graph, node: NodeProto, steps: int) -> tuple[Entry, ...] | None:

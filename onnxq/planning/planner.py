@@ -199,6 +199,7 @@ def _place_regions(
     tensors.update(_constants(graph, target, regions))
     decided: dict[str, Decided] = {}
     bias_adds = _bias_adds(sites)
+    in_float = {s.bias_use.node for s in sites.values() if s.bias_use is not None and _is_added_in_float(graph, s)}
     for node in graph.nodes:
         if node.name in regions.members and node.name not in sites:
             if node.op_type in target.pass_through:
@@ -213,6 +214,13 @@ def _place_regions(
                     f"all inputs and its output are {target.codes}",
                     target.elementwise[node.op_type].rules,
                 )
+        elif node.name in in_float:
+            rank = graph.rank(node.output[0])
+            decided[node.name] = (
+                Action.FLOAT,
+                f"is the bias of a product of rank {rank}, which the engine adds in float",
+                "C8",
+            )
         elif node.name in bias_adds:
             decided[node.name] = Action.FUSED, f"is the bias of {bias_adds[node.name]!r}", "C8"
         elif node.name in regions.fused:
@@ -366,6 +374,8 @@ def _biases(graph: Graph, sites: dict[str, ComputeSite]) -> dict[str, TensorPlan
     for site in sites.values():
         if site.bias is None or site.bias_use is None or site.rule.bias is not BiasForm.INT32:
             continue
+        if _is_added_in_float(graph, site):
+            continue
         key = site.bias if site.bias not in plans else f"{site.bias}@{site.node}"
         plans[key] = TensorPlan(
             name=site.bias,
@@ -375,3 +385,10 @@ def _biases(graph: Graph, sites: dict[str, ComputeSite]) -> dict[str, TensorPlan
             uses=(site.bias_use,),
         )
     return plans
+
+
+def _is_added_in_float(graph: Graph, site: ComputeSite) -> bool:
+    """Whether the bias of a product is added by a node that no int8 kernel takes in."""
+    ranks = site.rule.added_bias_ranks
+    added = site.bias_use is not None and site.bias_use.node != site.node
+    return added and bool(ranks) and graph.rank(site.output) not in (*ranks, None)

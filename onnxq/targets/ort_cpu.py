@@ -32,6 +32,7 @@ _COMPUTE = (
         axis=ChannelAxis.LAST,
         output_quantized=False,
         bias=BiasForm.INT32,
+        added_bias_ranks=(2,),
         per_channel_rank=3,
         rules="C6 C8",
     ),

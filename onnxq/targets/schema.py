@@ -68,6 +68,8 @@ class ComputeRule:
         output_quantized: Whether the int8 kernel exists only with a Q behind it.
         bias: Form of the bias.
         ranks: Ranks of the data input that the kernel takes; empty for all.
+        added_bias_ranks: Ranks of a product with which the Add of a constant behind it becomes part of the int8 node;
+            with another one the Add is a float node of its own and the constant stays float. Empty for all.
         per_channel_rank: Weight rank from which on only per-tensor weights run; None for no limit.
         min_channels: Fewer input or output channels than this stay float.
         min_features: A reduced or produced dimension smaller than this stays float.
@@ -82,6 +84,7 @@ class ComputeRule:
     output_quantized: bool
     bias: BiasForm
     ranks: tuple[int, ...] = ()
+    added_bias_ranks: tuple[int, ...] = ()
     per_channel_rank: int | None = None
     min_channels: int = 0
     min_features: int = 0

@@ -47,6 +47,31 @@ def test_case_1_a_size_of_another_tensor_with_the_same_name() -> None:
     assert target(graph) == [0, -1, 2]
 
 
+@pytest.mark.parametrize(
+    ("data", "settled"),
+    [
+        ("m = MatMul(r, w) d = Add(b, m)", [0, -1, 2]),  # heads of an attention, as torch's older exporter writes them
+        ("m = MatMul(w4, r) d = Add(b, m)", None),
+        ("d = Add(r, column)", [0, -1, 2]),
+        ("d = Add(r, whole)", None),  # a batch of 1 may have become one of 2
+        ("m = Transpose<perm=[3,1,2,0]>(r) d = Relu(m)", None),
+    ],
+)
+def test_case_1_a_size_of_what_the_data_is_made_from(data: str, settled: list[int] | None) -> None:
+    constants = {
+        "w": np.ones((4, 4), np.float32), "w4": np.ones((1, 1, 4, 4), np.float32), "b": np.ones(4, np.float32),
+        "column": np.ones((1, 3, 1, 1), np.float32), "whole": np.ones((2, 3, 4, 4), np.float32),
+    }  # fmt: skip
+    nodes = f"{data} s = Shape(r) n = Gather(s, zeros) t = Concat<axis=0>(n, rest, two) y = Reshape(d, t)"
+    used = set(nodes.replace("(", " ").replace(")", " ").replace(",", " ").split())
+    graph = reshaped(nodes, x="?,3,4,4", **{name: value for name, value in constants.items() if name in used})
+    SettleReshape().run(graph)
+    node = graph.producer("y")
+    assert node is not None
+    value = graph.constant(node.input[1])
+    assert (None if value is None else value.tolist()) == settled
+
+
 def test_case_1_not_where_the_same_size_stands_elsewhere() -> None:
     # The batch, but as the second size: 0 would copy the channels.
     nodes = "s = Shape(r) n = Gather(s, zeros) t = Concat<axis=0>(rest, n, two) y = Reshape(r, t)"

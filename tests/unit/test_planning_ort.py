@@ -320,7 +320,7 @@ def test_flatten_before_gemm_gets_pairs_on_both_sides() -> None:
     ]
 
 
-def test_matmul_with_bias_add_writes_float() -> None:
+def test_matmul_of_rank_3_has_its_bias_added_in_float() -> None:
     plan = planned(
         """(float[N,4,16] x) => (float[N,4,16] y) {
         [m1] a = MatMul(x, w)
@@ -337,8 +337,24 @@ def test_matmul_with_bias_add_writes_float() -> None:
         "c u8 observed[0,] -> m2.0",
         "w s8@1 values -> m1.1",
         "v s8@1 values -> m2.1",
-        "bias s32@0 x*w -> add.0",
     ]
+    assert actions(plan) == {"m1": "int8", "add": "float", "r": "fused", "m2": "int8"}
+    assert reason(plan, "add") == "is the bias of a product of rank 3, which the engine adds in float [C8]"
+
+
+def test_matmul_of_rank_2_takes_its_bias_in() -> None:
+    plan = planned(
+        """(float[N,16] x) => (float[N,16] y) {
+        [m1] a = MatMul(x, w)
+        [add] b = Add(bias, a)
+        [r] c = Relu(b)
+        [m2] y = MatMul(c, v)
+        }""",
+        w=normal(16, 16),
+        v=normal(16, 16),
+        bias=BIAS,
+    )
+    assert "bias s32@0 x*w -> add.0" in tensors(plan)
     assert actions(plan) == {"m1": "int8", "add": "fused", "r": "fused", "m2": "int8"}
     assert reason(plan, "add") == "is the bias of 'm1' [C8]"
 

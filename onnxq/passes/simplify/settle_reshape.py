@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
-from onnxq.graph.sizes import Entry, OpenSize, entries
+from onnxq.graph.sizes import OpenSize, entries, is_size_of
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.base import Pass, PassLog, PassResult
 
@@ -24,7 +24,8 @@ _FIRST_OPSET = 5
 class SettleReshape(Pass):
     """Give a Reshape a constant target.
 
-    1. An entry that is the data's own size at the same place, or that the model calls by that size's name, is 0.
+    1. An entry that is the data's own size at the same place is 0; so is that of another tensor if it has the same name
+       or if the data is made from that tensor without a change of this size (a product with a matrix, its bias ...).
     2. One other entry that is open is -1 if the target has none yet: the number of elements tells it.
     3. Left alone: more entries are open, or the length of the target is not known.
     4. Left alone: the target is constant, or holds a 0 that stands for no elements (allowzero).
@@ -57,19 +58,13 @@ def _target(graph: Graph, node: NodeProto) -> list[int] | str:
         return "the length of its target is not known"
     if attribute(node, "allowzero", 0) and 0 in asked:  # case 4
         return "a 0 in its target stands for no elements"
-    settled = [0 if _is_own(graph, node.input[0], axis, entry) else entry for axis, entry in enumerate(asked)]  # case 1
+    settled = [  # case 1
+        0 if isinstance(entry, OpenSize) and is_size_of(graph, entry, node.input[0], axis) else entry
+        for axis, entry in enumerate(asked)
+    ]
     still_open = [axis for axis, entry in enumerate(settled) if not isinstance(entry, int)]
     if len(still_open) == 1 and -1 not in settled:  # case 2
         settled[still_open.pop()] = -1
     if still_open:
         return "more than one size of its target is open"
     return [entry for entry in settled if isinstance(entry, int)]
-
-
-def _is_own(graph: Graph, data: str, axis: int, entry: Entry) -> bool:
-    if not isinstance(entry, OpenSize):
-        return False
-    if (entry.tensor, entry.axis) == (data, axis):
-        return True
-    shape = graph.shape(data)
-    return bool(entry.name) and shape is not None and axis < len(shape) and shape[axis] == entry.name
