@@ -21,6 +21,7 @@ from onnxq.verification.engines import onnxruntime as ort_engine
 from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
 from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.engines.ort_products import products_check
 from onnxq.verification.engines.result import EngineReport, NodeExecution
 from onnxq.verification.engines.tensorrt_run import no_device
 from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
@@ -68,10 +69,13 @@ def ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed]) -> Answer:
         feeds: Batches; subgraphs are run on the first that reaches them.
     """
     quantized = runnable(quantized)
-    answer = Answer(engine=ort_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir))
+    report = ort_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir)
+    answer = Answer(engine=report)
     answer.stretches = fused_agreement(quantized, feeds[0])
     for inside in quantized_subgraphs(quantized, feeds):
         _ask_inside(answer, inside)
+    if (wrong_products := products_check(quantized, report, answer.stretches)) is not None:
+        answer.checks.append(wrong_products)
     if not answer.stretches and not quantizes_by_pairs(quantized):
         return answer  # fused and unfused were compared at the outputs
     wrong = [str(s) for s in answer.stretches if not s.agrees]
