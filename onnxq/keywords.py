@@ -21,7 +21,7 @@ import os
 import re
 import reprlib
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import UnionType
@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from onnxq.errors import ConfigError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Taker = TypeVar("Taker", bound=Callable[..., Any])
 Group = TypeVar("Group", bound=Mapping[str, object])
 
 _OPTIONS_ITEM = re.compile(r"^ {4}options: .*(\n {8}.*)*", re.MULTILINE)
@@ -96,8 +97,26 @@ def takes(group: type) -> Callable[[Function], Function]:
     return decorate
 
 
+def guesses(what: Taker) -> Taker:
+    """A decorator for a function or class that takes no groups: an unknown keyword is refused with the one meant."""
+    function: Any = what.__init__ if isinstance(what, type) else what  # type: ignore[misc]  # of this very class
+    known = list(inspect.signature(what).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        for name in given:
+            if name not in known:
+                raise TypeError(_unknown(name, what.__name__, known, f"it takes {', '.join(known)}"))
+        return function(*args, **given)
+
+    if not isinstance(what, type):
+        return cast("Taker", checked)
+    type.__setattr__(what, "__init__", checked)
+    return what
+
+
 def check_type(name: str, value: object, hint: Any) -> None:
-    """See that the value of an argument has its type, as far as that can be seen at once: items are not looked at.
+    """See that the value of an argument has its type, as far as that can be seen at once: of items, only strings.
 
     Args:
         name: The argument.
@@ -133,12 +152,19 @@ def _kind(part: Any) -> _Kind | None:
     if get_origin(part) is Literal:
         return _Kind(" or ".join(map(repr, get_args(part))), lambda value: value in get_args(part))
     if part == Sequence[str]:
-        return _Kind("a sequence of strings", lambda value: isinstance(value, Iterable))
+        return _Kind("a sequence of strings", _are_strings)
     if get_origin(part) in _GENERIC:
         return _GENERIC[get_origin(part)]
     if isinstance(part, type) and part is not Any:
         return _Kind(part.__name__, lambda value: isinstance(value, part))
     return None
+
+
+def _are_strings(value: object) -> bool:
+    """Whether `value` is a sequence of strings; what can be read only once is believed to be."""
+    if isinstance(value, (bytes, bytearray, memoryview)) or not isinstance(value, Iterable):
+        return False
+    return not isinstance(value, Collection) or all(isinstance(one, str) for one in value)
 
 
 _GENERIC: Mapping[Any, _Kind] = {
@@ -176,9 +202,9 @@ def _type(annotation: Any) -> str:
     return ast.unparse(cast("Any", annotated).slice.elts[0])
 
 
-def _unknown(name: str, function: str, known: list[str]) -> str:
+def _unknown(name: str, function: str, known: list[str], listed: str | None = None) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    guess = f"did you mean {close[0]!r}?" if close else f"help(onnxq.{function}) lists those there are"
+    guess = f"did you mean {close[0]!r}?" if close else listed or f"help(onnxq.{function}) lists those there are"
     return f"{function}() got an unexpected keyword argument {name!r}; {guess}"
 
 

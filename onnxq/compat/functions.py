@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from onnxq.compat.extra_options import ExtraOptions, read_extra_options
 from onnxq.compat.names import CalibrationMethod, CompatWarning, QuantFormat, QuantType, member
 from onnxq.errors import ConfigError
+from onnxq.keywords import guesses
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -27,6 +28,7 @@ _FUNCTION_DEPTH = 4
 _TENSORRT = ("TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
+@guesses
 def quantize_static(  # noqa: PLR0913, PLR0917 - onnxruntime's signature
     model_input: Model,
     model_output: str | os.PathLike[str],
@@ -122,6 +124,7 @@ def quantize_static(  # noqa: PLR0913, PLR0917 - onnxruntime's signature
     return _finished(result, external=use_external_data_format)
 
 
+@guesses
 def quantize_dynamic(  # noqa: PLR0913, PLR0917 - onnxruntime's signature
     model_input: Model,
     model_output: str | os.PathLike[str],

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.errors import ConfigError
+from onnxq.keywords import guesses
 
 Hook = Callable[[Any], Any]
 
 
+@guesses
 @dataclass(frozen=True)
 class Data:
     """Samples, and how they are read. Goes wherever data goes: `onnxq.quantize(model, onnxq.Data("clips/", ...))`.

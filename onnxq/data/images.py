@@ -25,6 +25,7 @@ from onnxq.data.cutting import ArrayColumn
 from onnxq.data.inputs import InputSpec, InputSpecs
 from onnxq.data.sharding import Shard
 from onnxq.errors import ConfigError, DataError
+from onnxq.keywords import guesses
 from onnxq.wording.plural import counted
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 Resize = Literal["stretch", "crop", "letterbox", "height"]
 
 
+@guesses
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
     """How an image file becomes an array.

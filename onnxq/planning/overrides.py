@@ -21,11 +21,13 @@ from typing import Any
 
 from onnxq.calibration.methods import Method, method_from_name
 from onnxq.errors import ConfigError
+from onnxq.keywords import guesses
 from onnxq.planning.names import several
 
 _OPTION = "overrides=[...] (--override, [[override]])"
 
 
+@guesses
 @dataclass(frozen=True, kw_only=True)
 class Override:
     """One [[override]]: which tensors it is about, and what is different there.

@@ -1,7 +1,7 @@
 """What a sensitivity analysis found: layers by how much each alone moves the outputs.
 
 JSON, schema onnxq.sensitivity/1 (keys are added, never renamed or removed):
-    {schema, target, mode, quantize, method, samples, seconds, by, missing, digest,
+    {schema, target, mode, quantize, method, samples, seconds, by, missing, interrupted, digest,
      layers: [{rank, node, op, macs, weights, sqnr_db, equal, cosine, kl}],      the most sensitive layer first
      unmeasured: [{rank, node, op, macs, weights, expected}]}                    behind them: there was no time
 An SQNR that is infinite is null: with `equal` no output changes, without it an output became NaN or Inf.
@@ -124,6 +124,7 @@ class Sensitivity:
             "by": self.by,
             "samples": self.samples,
             "missing": self.missing,
+            "interrupted": self.interrupted,
             "digest": self.digest,
             "seconds": dict(self.seconds),
             "layers": [

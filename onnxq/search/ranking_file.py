@@ -67,6 +67,7 @@ def _ranking(document: Any, where: str) -> Sensitivity:
             layers=tuple(_measured(row) for row in document["layers"]),
             unmeasured=tuple(_expected(row) for row in document.get("unmeasured", ())),
             digest=str(document.get("digest", "")),
+            interrupted=bool(document.get("interrupted", False)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(

@@ -17,6 +17,7 @@ import onnxq
 from onnxq.api.plan import explain
 from onnxq.api.quantize import QuantizeKeywords
 from onnxq.calibration.runner import CollectKeywords, CollectOptions
+from onnxq.compat import quantize_dynamic, quantize_static
 from onnxq.data.inputs import Layout
 from onnxq.errors import ConfigError
 from onnxq.keywords import Keyword, check_type, complete, defaults_of, keywords_of, takes
@@ -114,6 +115,38 @@ def test_other_keywords_are_refused(given: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("taker", "given", "meant"),
+    [
+        (onnxq.Data, "shufle", "Data() got an unexpected keyword argument 'shufle'; did you mean 'shuffle'?"),
+        (onnxq.Data, "zzz", "Data() got an unexpected keyword argument 'zzz'; it takes source, shuffle, state,"),
+        (
+            onnxq.ImageOptions,
+            "colour",
+            "ImageOptions() got an unexpected keyword argument 'colour'; did you mean 'color'?",
+        ),
+        (onnxq.Override, "methods", "Override() got an unexpected keyword argument 'methods'; did you mean 'method'?"),
+        (
+            quantize_static,
+            "per_chanel",
+            "quantize_static() got an unexpected keyword argument 'per_chanel'; did you mean",
+        ),
+        (quantize_dynamic, "weight_typ", "quantize_dynamic() got an unexpected keyword argument 'weight_typ'; did you"),
+    ],
+)
+def test_other_keywords_of_classes_and_of_compat_are_refused(taker: Any, given: str, meant: str) -> None:
+    with pytest.raises(TypeError) as error:
+        taker(**{given: 1})
+    assert str(error.value).startswith(meant)
+
+
+def test_classes_that_guess_are_what_they_were() -> None:
+    assert str(inspect.signature(onnxq.Data)).startswith("(source: 'Any', shuffle: 'int | None' = None, ")
+    assert onnxq.ImageOptions(color="bgr") == onnxq.ImageOptions(color="bgr")
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'source'"):
+        onnxq.Data()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("limit", "10", "a whole number or None"),
@@ -123,6 +156,9 @@ def test_other_keywords_are_refused(given: str, meant: str) -> None:
         ("min_sqnr", "30 dB", "a number or None"),
         ("tune_seconds", False, "a number"),
         ("exclude", 3, "a string or a sequence of strings"),
+        ("exclude", ["a", None], "a string or a sequence of strings"),
+        ("providers", [3], "a sequence of strings or a string or None"),
+        ("providers", b"cpu", "a sequence of strings or a string or None"),
         ("recover", None, "a string or a sequence of strings"),
         ("images", {"mean": 0}, "ImageOptions or a string or None"),
         ("stats", 3, "StatsTable or a string or a path or None"),

@@ -207,6 +207,9 @@ def test_a_ranking_survives_its_file(tmp_path: Path) -> None:
     read = load_ranking(file)
     assert {**read.to_dict(), "seconds": {}} == {**ranking.to_dict(), "seconds": {}}
     assert read.digest == ranking.digest != ""
+    assert ranking.to_dict()["interrupted"] is True
+    assert read.warnings == ranking.warnings
+    assert "interrupted" in read.warnings[0]
 
 
 @pytest.mark.parametrize(
