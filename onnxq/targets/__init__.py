@@ -55,18 +55,25 @@ def resolve_target(name: TargetSource) -> tuple[Target, str | None]:
         )
     if platform.machine().lower() in ("aarch64", "arm64"):
         return ORT_ARM64, "ort-cpu means ort-arm64 on this machine"
-    if cpu_has_vnni():
+    vnni = cpu_has_vnni()
+    if vnni:
         return ORT_X64_VNNI, (
             "ort-cpu means ort-x64-vnni on this machine; for CPUs without VNNI quantize with target ort-x64-avx2"
+        )
+    if vnni is None:
+        return ORT_X64_AVX2, (
+            "ort-cpu means ort-x64-avx2 on this machine, which does not tell of VNNI: weights that could saturate are "
+            "guarded; for CPUs with VNNI quantize with target ort-x64-vnni"
         )
     return ORT_X64_AVX2, "ort-cpu means ort-x64-avx2 on this machine (no VNNI): weights that could saturate are guarded"
 
 
-def cpu_has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this x64 CPU multiplies u8 by s8 without saturating (AVX512-VNNI or AVX-VNNI); False where unknown."""
+def cpu_has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+    """Whether this x64 CPU multiplies u8 by s8 without saturating (AVX512-VNNI or AVX-VNNI); None where the system does
+    not tell (Windows, macOS)."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return "avx512_vnni" in flags or "avx_vnni" in flags
+        return None
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), None)
+    return None if flags is None else "avx512_vnni" in flags or "avx_vnni" in flags

@@ -122,10 +122,17 @@ def test_unknown_name(given: str, hint: str) -> None:
             "ort-x64-avx2",
             "ort-cpu means ort-x64-avx2 on this machine (no VNNI): weights that could saturate are guarded",
         ),
+        (
+            "AMD64",
+            None,
+            "ort-x64-avx2",
+            "ort-cpu means ort-x64-avx2 on this machine, which does not tell of VNNI: weights that could saturate are "
+            "guarded; for CPUs with VNNI quantize with target ort-x64-vnni",
+        ),
     ],
 )
 def test_ort_cpu_follows_the_machine(
-    monkeypatch: pytest.MonkeyPatch, machine: str, vnni: bool, name: str, note: str
+    monkeypatch: pytest.MonkeyPatch, machine: str, vnni: bool | None, name: str, note: str
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr("onnxq.targets.cpu_has_vnni", lambda: vnni)
@@ -149,9 +156,9 @@ def test_vnni_is_read_from_the_flags(tmp_path: Path, flags: str, expected: bool)
 
 
 def test_vnni_is_unknown_without_cpuinfo(tmp_path: Path) -> None:
-    assert not cpu_has_vnni(tmp_path / "absent")
+    assert cpu_has_vnni(tmp_path / "absent") is None
     (tmp_path / "empty").write_text("")
-    assert not cpu_has_vnni(tmp_path / "empty")
+    assert cpu_has_vnni(tmp_path / "empty") is None
 
 
 @pytest.mark.parametrize("target", [["tensorrt"], 3, None])
