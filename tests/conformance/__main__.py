@@ -2,17 +2,24 @@
 
 python -m tests.conformance --target openvino
 python -m tests.conformance --mode weight-only --every 13      (some of the tests: nothing is written)
+python -m tests.conformance --target xnnpack --minutes 10      (a part; the same command goes on there)
+
+A run of all tests keeps what it found in build/conformance as it comes: one that is cut goes on where it stopped, as
+long as onnxq, these tests, onnx, onnxruntime and numpy stay the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
+import json
 import multiprocessing
 import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -47,7 +54,9 @@ in what they place in int8, OpenVINO also in who answers.
 | target | mode | {" | ".join(OUTCOMES)} |
 | --- | --- |{" ---: |" * len(OUTCOMES)}
 """
-PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
+_ROOT = Path(__file__).parents[2]
+PAGE = _ROOT / "docs" / "conformance.md"
+STATE = _ROOT / "build" / "conformance"
 
 
 def _work(pipe: Connection, target: str, mode: str) -> None:
@@ -88,39 +97,118 @@ class _Worker:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge the tests; 1 if anything is wrong."""
+    """Judge the tests; 1 if anything is wrong, 2 if the time was over before."""
     options = _options(arguments)
-    verdicts: list[Verdict] = []
-    count = len(tests())  # before the first fork: workers share what was loaded
-    started, worker = time.perf_counter(), _Worker(options.target, options.mode)
-    for index in range(options.offset, count, options.every):
-        found = worker.judge(index)
-        if isinstance(found, str):
-            kind, test = tests()[index]
-            found = [Verdict(test.name, kind, "wrong", found)]
-            worker.stop()
-            worker = _Worker(options.target, options.mode)
-        verdicts += found
-        for verdict in found:
-            if verdict.outcome in ("wrong", "refused"):
-                print(f"{verdict.outcome}: {verdict.name}: {verdict.detail[:300]}", flush=True)  # noqa: T201
-    worker.stop()
-    page = _page(verdicts, time.perf_counter() - started, options)
+    whole = options.every == 1
+    wanted = range(options.offset, len(tests()), options.every)
+    state = Found(STATE / f"{options.target}-{options.mode}.jsonl", versions()) if whole else Found(None, {})
+    _judge_all(state, wanted, options)
+    left = sum(index not in state.verdicts for index in wanted)
+    if left:
+        print(f"{left} of {len(wanted)} tests left; the same command goes on with them")  # noqa: T201
+        return 2
+    verdicts = [verdict for index in wanted for verdict in state.verdicts[index]]
+    page = _page(verdicts, state.seconds, options)
     print(page)  # noqa: T201
-    if options.every == 1:
+    if whole:
         known = PAGE.read_text(encoding="utf-8")
         if (options.target, options.mode) == (TARGET, MODES[0]):
             known = f"{page}\n{_OTHERS}{known.partition(_OTHERS)[2]}"
         else:
             known = with_row(known, options.target, options.mode, verdicts)
         PAGE.write_text(known, encoding="utf-8")
+        state.forget()
     return 1 if any(v.outcome == "wrong" for v in verdicts) else 0
+
+
+def _judge_all(state: Found, wanted: Sequence[int], options: argparse.Namespace) -> None:
+    """Judge the tests that `state` does not know, until they are through or the time is over."""
+    started = time.perf_counter()  # after the tests were loaded, before the first fork: workers share them
+    worker = _Worker(options.target, options.mode)
+    for index in wanted:
+        if index in state.verdicts:
+            continue
+        if options.minutes is not None and time.perf_counter() - started > 60 * options.minutes:
+            break
+        began = time.perf_counter()
+        found = worker.judge(index)
+        if isinstance(found, str):
+            kind, test = tests()[index]
+            found = [Verdict(test.name, kind, "wrong", found)]
+            worker.stop()
+            worker = _Worker(options.target, options.mode)
+        state.keep(index, found, time.perf_counter() - began)
+        for verdict in found:
+            if verdict.outcome in ("wrong", "refused"):
+                print(f"{verdict.outcome}: {verdict.name}: {verdict.detail[:300]}", flush=True)  # noqa: T201
+    worker.stop()
+
+
+class Found:
+    """What was found of each test so far, in a file.
+
+    Args:
+        path: A line of JSON for each test, behind one with `made_with`; None keeps nothing.
+        made_with: What must be the same for the file to count.
+
+    Attributes:
+        verdicts: By number of the test.
+        seconds: Time taken.
+    """
+
+    def __init__(self, path: Path | None, made_with: Mapping[str, str]) -> None:
+        self.verdicts: dict[int, list[Verdict]] = {}
+        self.seconds = 0.0
+        self._path = path
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # What follows the last end of a line was being written when the run was killed.
+        first, *rest = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else [""]
+        known = rest if first and json.loads(first) == dict(made_with) else []
+        path.write_text("\n".join([json.dumps(dict(made_with)), *known, ""]), encoding="utf-8")
+        for line in known:
+            index, seconds, rows = json.loads(line)
+            self.verdicts[index] = [Verdict(**row) for row in rows]
+            self.seconds += seconds
+
+    def keep(self, index: int, found: list[Verdict], seconds: float) -> None:
+        """Note what came of test number `index`."""
+        self.verdicts[index] = found
+        self.seconds += seconds
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([index, round(seconds, 3), [dataclasses.asdict(v) for v in found]]) + "\n")
+
+    def forget(self) -> None:
+        """Remove the file: what was found is on the page."""
+        if self._path is not None:
+            self._path.unlink()
+
+
+def versions() -> dict[str, str]:
+    """What verdicts depend on."""
+    digest = hashlib.sha256()
+    for file in _sources():
+        digest.update(file.read_bytes())
+    return {
+        "onnxq": digest.hexdigest(),
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def _sources() -> Iterator[Path]:
+    yield from sorted((_ROOT / "onnxq").rglob("*.py"))
+    yield from sorted(Path(__file__).parent.glob("[cj]*.py"))  # the cases and their judge
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Models of onnx's backend tests, quantized and judged")
     parser.add_argument("--every", type=int, default=1, help="take every n-th test")
     parser.add_argument("--offset", type=int, default=0, help="the first of them")
+    parser.add_argument("--minutes", type=float, help="end after so long; the same command goes on there")
     parser.add_argument("--target", default=TARGET)
     parser.add_argument("--mode", choices=MODES, default=MODES[0])
     return parser.parse_args(arguments)

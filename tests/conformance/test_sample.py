@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.conformance.__main__ import with_row
+from tests.conformance import __main__ as conformance
+from tests.conformance.__main__ import Found, with_row
 from tests.conformance.cases import cases
 from tests.conformance.cases import tests as backend_tests
 from tests.conformance.judge import Verdict, judge
@@ -43,3 +46,37 @@ def test_the_page_has_a_row_for_each_target_and_mode() -> None:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
         "| qnn | static | 1 | 1 | 0 | 0 | 0 |\n| xnnpack | static | 2 | 1 | 0 | 0 | 0 |\n"
     )
+
+
+def test_a_run_that_is_cut_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path, one, other = (
+        tmp_path / "state.jsonl",
+        [Verdict("a", "node", "int8")],
+        [Verdict("b", "node", "refused", "why")],
+    )
+    state = Found(path, {"onnx": "1"})
+    state.keep(0, one, 1.5)
+    state.keep(3, other, 2.5)
+    with path.open("a") as file:
+        file.write('[4, 1.0, [{"name": "c", "ki')  # killed while it wrote
+    again = Found(path, {"onnx": "1"})
+    assert again.verdicts == {0: one, 3: other}
+    assert again.seconds == 4.0
+    again.keep(4, one, 1.0)
+    assert Found(path, {"onnx": "1"}).verdicts == {0: one, 3: other, 4: one}
+    assert Found(path, {"onnx": "2"}).verdicts == {}
+    assert Found(path, {"onnx": "1"}).verdicts == {}, "another version made the file anew"
+
+
+def test_parts_of_a_run_are_those_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Conformance\n")
+    monkeypatch.setattr(conformance, "PAGE", page)
+    monkeypatch.setattr(conformance, "STATE", tmp_path / "state")
+    monkeypatch.setattr(conformance, "tests", lambda: backend_tests()[:3])
+    assert conformance.main(["--target", "qnn", "--minutes", "0"]) == 2
+    assert page.read_text() == "# Conformance\n"
+    assert conformance.main(["--target", "qnn"]) == 0
+    forms = [judge(form, "qnn") for index in range(3) for form in cases(index)]
+    assert with_row("# Conformance\n", "qnn", "static", forms) == page.read_text()
+    assert list((tmp_path / "state").iterdir()) == []
