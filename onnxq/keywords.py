@@ -155,7 +155,8 @@ def _kind(part: Any) -> _Kind | None:
         return _Kind("a sequence of strings", _are_strings)
     if get_origin(part) in _GENERIC:
         return _GENERIC[get_origin(part)]
-    if isinstance(part, type) and part is not Any:
+    # Python 3.10 takes tuple[int, int] for a type, which isinstance then refuses.
+    if get_origin(part) is None and isinstance(part, type) and part is not Any:
         return _Kind(part.__name__, lambda value: isinstance(value, part))
     return None
 

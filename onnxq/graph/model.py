@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxq.errors import ModelError
+from onnxq.graph.checking import check_graph, lacks_type
 from onnxq.graph.external_data import (
     check_data,
     is_external,
@@ -32,6 +33,7 @@ from onnxq.graph.external_data import (
 from onnxq.graph.formats import TF_SAVED_MODEL, FileFormat, foreign_format
 from onnxq.graph.opset import upgrade_opset
 from onnxq.graph.saving import save_model
+from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
 from onnxq.wording.sizes import size_text
 
@@ -252,8 +254,10 @@ def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
             take_inside(tensor, base_dir)
     # The order of nodes is a matter of writing: runtimes accept any, the checker and the passes do not.
     graph.sort()
+    if any(map(lacks_type, graph.outputs.values())):
+        infer_shapes(graph)
     try:
-        onnx.checker.check_model(graph.skeleton())
+        check_graph(graph)
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # a text that is none, in a name or attribute
         raise ModelError(
             f"this is not a valid ONNX model: {str(error).strip()}", where=where, hint="export the model again"

@@ -17,6 +17,7 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, helper
 
 from onnxq.errors import UnsupportedModelError
+from onnxq.graph.checking import check_graph
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraphs import own_graph, subgraphs, with_subgraph
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
@@ -59,7 +60,7 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
         ) from error
     result = _transplanted(graph, converted, minimum)
     try:
-        onnx.checker.check_model(result.skeleton())
+        check_graph(result)
     except onnx.checker.ValidationError as error:
         raise UnsupportedModelError(
             f"the conversion from opset {graph.opset} to {minimum} gave an invalid model: {error}",
@@ -95,7 +96,7 @@ def lower_opset(graph: Graph, maximum: int = NEWEST_PAIRS_OPSET) -> Graph:
         if entry.domain in STANDARD_DOMAINS:
             entry.version = maximum
     try:
-        onnx.checker.check_model(result.skeleton())
+        check_graph(result)
     except onnx.checker.ValidationError:
         return graph
     return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import onnx
 
+from onnxq.graph.checking import check_graph
 from onnxq.graph.view import Graph, bodies, captured_names
 
 
@@ -17,7 +18,7 @@ def broken_invariants(graph: Graph) -> list[str]:
     if problems:
         return problems
     try:
-        onnx.checker.check_model(graph.skeleton())
+        check_graph(graph)
     except onnx.checker.ValidationError as error:
         problems.append(f"onnx.checker: {error}")
     return problems

@@ -223,6 +223,7 @@ def _run_checks(float_graph: Graph, quantized: Graph, engine: EngineReport, feed
     """Is the engine as close to the float model as the Q/DQ graph is, computed as ONNX defines it?"""
     if not engine.outputs:
         return []
+    float_graph, quantized = runnable(float_graph), runnable(quantized)
     reference = OrtModel(float_graph.to_model(), base_dir=float_graph.base_dir)
     plain = OrtModel(quantized.to_model(), optimised=False, base_dir=quantized.base_dir)
     ran, defined = OutputComparison(), OutputComparison()

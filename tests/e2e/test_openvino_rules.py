@@ -248,3 +248,26 @@ def test_v10_a_max_pool_behind_a_concat_runs_in_int8() -> None:
     codes = {t.name: t.raw_data for t in made.graph.initializer}
     around = {codes[n.input[1]] for n in made.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in ("k", "p")}
     assert len(around) == 1
+
+
+def test_a_conv_transpose_that_openvino_calls_after_an_output_is_found() -> None:
+    """The output is handed through a sequence, of which nothing is left but the name."""
+    model = model_of(
+        """(float[1,16,5,5] x) => (float[1,16,7,7] y, float z) { c = ConvTranspose(x, w) s = SequenceConstruct(c)
+        y = SequenceAt(s, first) z = ReduceMean<keepdims=0>(c) }""",
+        w=normal(16, 16, 3, 3),
+        first=np.int64(0),
+    )
+    made = onnxq.quantize(model, [{"x": normal(1, 16, 5, 5, seed=n)} for n in range(4)], target="openvino")
+    assert made.report.failed_checks == ()
+
+
+def test_a_float64_conv_is_compared_in_float32_where_onnxruntime_lacks_it() -> None:
+    """In a model that computes in float64 throughout, also what stays float (the InstanceNormalization)."""
+    model = model_of(
+        """(double[1,16,5,5] x) => (double[1,16,5,5] y) { c = Conv(x, w)
+        n = InstanceNormalization(c, one, zero) y = LeakyRelu(n) }""",
+        w=normal(16, 16, 1, 1).astype(np.float64), one=np.ones(16), zero=np.zeros(16),
+    )  # fmt: skip
+    data = [{"x": normal(1, 16, 5, 5, seed=n).astype(np.float64)} for n in range(4)]
+    assert onnxq.quantize(model, data, target="openvino").report.failed_checks == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 import onnxq
 from onnxq.data.inputs import InputSpecs
@@ -14,7 +14,7 @@ from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
 from onnxq.pipeline import stages
 from onnxq.planning.bounds import clip_limits
-from tests.graphs import graph_of, model_of, normal
+from tests.graphs import computed, graph_of, model_of, normal
 
 SMALL = "(float[N,16] x) => (float[N,8] y) { y = MatMul(x, w) }"
 
@@ -95,3 +95,41 @@ def test_types_that_this_onnx_does_not_know() -> None:
     model.graph.input[0].type.tensor_type.elem_type = 99
     with pytest.raises(ModelError, match="input 'x': it is of type number 99, which cannot be fed from numpy arrays"):
         InputSpecs.from_graph(Graph(model))
+
+
+def without_a_shape(value: ValueInfoProto) -> None:
+    value.type.tensor_type.ClearField("shape")
+
+
+@pytest.mark.parametrize(
+    "lacking", ["rank of an output", "type of an output", "an output by its name", "rank of the input"]
+)
+def test_what_runtimes_infer_need_not_be_declared(lacking: str) -> None:
+    text = "(float[N,16] x) => (float[N,8] y) { m = MatMul(x, w) y = Relu(m) }"
+    model = model_of(text, w=normal(16, 8))
+    if lacking == "rank of an output":
+        without_a_shape(model.graph.output[0])
+    elif lacking == "type of an output":
+        model.graph.output[0].ClearField("type")
+    elif lacking == "an output by its name":
+        model.graph.output.add(name="m")
+    else:
+        without_a_shape(model.graph.input[0])
+    data = [{"x": normal(4, 16)}] * 2
+    result = onnxq.quantize(model, data, target="ort-x64-vnni", placement="full")
+    assert result.report
+    assert [value.name for value in result.model.graph.output] == [value.name for value in model.graph.output]
+    assert computed(load_graph(result.model), data[0])[0].shape == (4, 8)
+
+
+def test_a_rank_that_nothing_tells_stays_open() -> None:
+    model = model_of(
+        "(float[N,16] x, int64[K] s) => (float[N,8] y, float z) { m = MatMul(x, w) y = Relu(m) z = Reshape(y, s) }",
+        w=normal(16, 8),
+    )
+    without_a_shape(model.graph.output[1])
+    data = [{"x": normal(4, 16), "s": np.array([2, 16])}] * 2
+    result = onnxq.quantize(model, data, target="ort-x64-vnni", placement="full")
+    assert result.report
+    assert not result.model.graph.output[1].type.tensor_type.HasField("shape")
+    assert computed(load_graph(result.model), data[0])[1].shape == (2, 16)

@@ -11,17 +11,18 @@ once, saved, edited and loaded again without optimisation. Anything unexpected o
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxq.calibration.statistics.blocked_layout import DOMAIN, Blocked
 from onnxq.errors import OnnxqError
 from onnxq.files.scratch import scratch_folder
 from onnxq.graph.external_data import named_length
 from onnxq.graph.saving import self_contained
-from onnxq.graph.view import Graph, attribute
+from onnxq.graph.view import Graph, attribute, bodies
 from onnxq.inference.session import make_session
 
 _LARGEST_MODEL_BYTES = 1 << 29
@@ -43,10 +44,30 @@ def optimised_graph(graph: Graph, *, threads: int | None) -> Graph | None:
         with scratch_folder() as folder:
             path = folder / "optimised.onnx"
             make_session(model, threads=threads, optimised_model_path=path)
-            return Graph(onnx.load(path))
+            optimised = Graph(onnx.load(path))
     except (OnnxqError, OSError, ValueError, KeyError):
         # A graph that only onnxruntime understands is worth an attempt, not an error.
         return None
+    return None if _makes_names_twice(optimised) else optimised
+
+
+def _makes_names_twice(graph: Graph) -> bool:
+    """Whether a body makes a tensor of a name that the graph around makes too.
+
+    onnxruntime counts the tensors that it reorders (`reorder_token_0`) in each graph anew, and does not load what it
+    saved then.
+    """
+    made = {*graph.inputs, *graph.initializers, *(name for node in graph.nodes for name in node.output)}
+    inside = (name for node in graph.nodes for body in bodies(node) for name in _made_in(body))
+    return not made.isdisjoint(inside)
+
+
+def _made_in(body: GraphProto) -> Iterator[str]:
+    yield from (tensor.name for tensor in body.initializer)
+    for node in body.node:
+        yield from filter(None, node.output)
+        for inner in bodies(node):
+            yield from _made_in(inner)
 
 
 def in_blocks(optimised: Graph, tensor: str) -> tuple[str, Blocked] | None:

@@ -41,6 +41,7 @@ _INT8_PRECISIONS = frozenset({"i8", "u8"})
 _NARROW_PRECISIONS = frozenset({"i4", "u4", "nf4"})
 _FLOAT_PRECISIONS = frozenset({"f32", "f16", "bf16", "f64"})
 _ELEMENTWISE = frozenset({"Eltwise", "Subgraph"})
+_HANDED_ON = frozenset({"Identity", "Dropout", "Optional", "OptionalGetElement", "SequenceConstruct", "SequenceAt"})
 _PLUMBING = frozenset({"Reorder", "Convert", "Subgraph", "FakeQuantize", "Reshape", "Transpose", "Parameter", "Result"})
 
 
@@ -189,8 +190,14 @@ class _Reader:
         # What computes an output of the model is called after the output.
         for name in listed.split(","):
             producer = self._graph.producer(name.removesuffix("_original"))
-            if producer is not None and self._graph.is_output(name.removesuffix("_original")):
-                yield producer.name
+            if producer is None or not self._graph.is_output(name.removesuffix("_original")):
+                continue
+            yield producer.name
+            # So is what computes it where nothing but names lies between.
+            while producer is not None and producer.op_type in _HANDED_ON:
+                producer = self._graph.producer(producer.input[0])
+                if producer is not None:
+                    yield producer.name
 
     def executions(self) -> tuple[NodeExecution, ...]:
         return tuple(self._execution(node) for node in self._graph.nodes if not is_qdq(node))

@@ -1,0 +1,38 @@
+"""Models in the forms of exporters (tests/exported_models.py) come out right, whatever the target.
+
+Valid, of the same types and shapes; what no int8 node reaches as it was, the rest near the float model. The only error
+is that nothing in the model runs in int8.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from onnx import ModelProto
+
+from tests.conformance.cases import Case
+from tests.conformance.judge import judge
+from tests.exported_models import exported_models, feeds_of
+from tests.fuzzing import budget
+
+
+@pytest.mark.parametrize("target", ["ort-x64-vnni", "tensorrt", "openvino", "qnn", "xnnpack"])
+@budget(12)
+@given(model=exported_models())
+def test_static(target: str, model: ModelProto) -> None:
+    _check(model, target, "static")
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "weight-only"])
+@budget(12)
+@given(model=exported_models())
+def test_other_modes(mode: str, model: ModelProto) -> None:
+    _check(model, "ort-x64-vnni", mode)
+
+
+def _check(model: ModelProto, target: str, mode: str) -> None:
+    verdict = judge(Case("exported", "node", model, tuple(feeds_of(model))), target, mode)
+    assume(verdict.outcome != "float fails")
+    if mode == "weight-only" and "the model is quantized already" in verdict.detail:
+        return  # it takes no models with pairs
+    assert verdict.outcome in ("int8", "nothing"), verdict.detail
