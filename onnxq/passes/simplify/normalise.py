@@ -17,6 +17,7 @@ from onnxq.passes.simplify.fuse_hard_sigmoid import FuseHardSigmoid
 from onnxq.passes.simplify.infer_shapes import InferShapes
 from onnxq.passes.simplify.inline_if import InlineIf
 from onnxq.passes.simplify.lift_constants import LiftConstants
+from onnxq.passes.simplify.pool_globally import PoolGlobally
 from onnxq.passes.simplify.remove_identity import RemoveIdentity
 from onnxq.passes.simplify.remove_unused import RemoveUnused
 from onnxq.passes.simplify.settle_reshape import SettleReshape
@@ -43,6 +44,7 @@ def normalise_float() -> PassManager:
                     FoldPad(),
                     FoldBatchnorm(),
                     FoldAffine(),
+                    PoolGlobally(),
                     InferShapes(),
                 ],
                 name="fold",
