@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -30,13 +29,13 @@ class CountOptions:
         stop_at_nonfinite: Whether NaN and Inf are an error.
         hidden: Names of the tensors in which -Inf is none: it hides scores from a Softmax.
         full_histogram: Whether every element enters the histogram.
-        range_only: Whether there is no histogram at all.
+        histograms: Names of the tensors that get a histogram.
     """
 
     stop_at_nonfinite: bool = True
     hidden: frozenset[str] = frozenset()
     full_histogram: bool = False
-    range_only: bool = False
+    histograms: frozenset[str] = frozenset()
 
 
 class NonFiniteError(Exception):
@@ -54,18 +53,18 @@ class Counter:
 
     Args:
         taps: Names of the tensors that are read, as the model computes them.
-        derived: Tensors that follow from one of those.
+        derived: Tensors whose extremes follow from those of one of these; they have no histogram.
         options: What to keep.
     """
 
     def __init__(self, taps: Sequence[str], derived: Mapping[str, tuple[str, Function]], options: CountOptions) -> None:
         binner = Binner(Binner.CHUNK)
-        names = (*taps, *derived)
+        histograms = [name for name in taps if name in options.histograms]
         # All histograms side by side: on few pages, they take turns in the processor's cache at less cost.
-        memory = np.zeros((0 if options.range_only else len(names), 2 * BINS), np.int64)
-        self._builders = {name: StatsBuilder(binner, counts) for name, counts in zip_longest(names, memory)}
+        memory = dict(zip(histograms, np.zeros((len(histograms), 2 * BINS), np.int64), strict=True))
+        self._builders = {name: StatsBuilder(binner, memory.get(name)) for name in (*taps, *derived)}
         self._taps = tuple(taps)
-        self._followers = {
+        self._derived = {
             tap: [(name, function) for name, (source, function) in derived.items() if source == tap] for tap in taps
         }
         self._options = options
@@ -99,7 +98,7 @@ class Counter:
                 continue
             tapped = found.tapped[name]
             rows = None if self._options.full_histogram else tapped.rows
-            part = extract(tapped.array, rows=rows, blocked=tapped.blocked, histogram=not self._options.range_only)
+            part = extract(tapped.array, rows=rows, blocked=tapped.blocked, histogram=name in self._options.histograms)
             if part.nonfinite and self._options.stop_at_nonfinite and not self._hides(name, tapped.array):
                 raise NonFiniteError(name, tapped.array, found.batch)
             self._add(name, part)
@@ -109,5 +108,5 @@ class Counter:
 
     def _add(self, name: str, part: Extract) -> None:
         self._builders[name].add(part)
-        for follower, function in self._followers[name]:
-            self._builders[follower].add(part.mapped(function))
+        for other, function in self._derived[name]:
+            self._builders[other].add(part.mapped(function))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 
 from onnxq.calibration.runner import CollectOptions
@@ -52,12 +52,12 @@ class ReusedSessions(CollectOptions):
         return self.tapped[key]
 
     def summarised(
-        self, graph: Graph, taps: Sequence[str], group: Sequence[str], axis: SampleAxis
+        self, graph: Graph, taps: Sequence[str], group: Sequence[str], axis: SampleAxis, histograms: Collection[str]
     ) -> Summarised | None:
         """As for CollectOptions; that of an earlier call with the same taps, if there was one."""
         if self.memory_limit is not None:
-            return super().summarised(graph, taps, group, axis)
+            return super().summarised(graph, taps, group, axis, histograms)
         key = tuple(group)
         if key not in self.summaries:
-            self.summaries[key] = super().summarised(graph, taps, group, axis)
+            self.summaries[key] = super().summarised(graph, taps, group, axis, histograms)
         return self.summaries[key]

@@ -8,24 +8,24 @@ values, so counting them in several threads, or group by group in several passes
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Annotated, Any, Literal, TypedDict
 
-from numpy.typing import NDArray
-
 from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
 from onnxq.calibration.nonfinite import nonfinite_error
 from onnxq.calibration.progress import Progress, resident_bytes
+from onnxq.calibration.statistics.following import FollowingStats
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.calibration.taps.array_sessions import ArraySessions
 from onnxq.calibration.taps.blocked import optimised_graph
+from onnxq.calibration.taps.followers import followers_among
 from onnxq.calibration.taps.memory import TapBytes, give_back_freed, grouped_taps, tap_bytes
 from onnxq.calibration.taps.reader import TapReader
 from onnxq.calibration.taps.row_memory import Summarised
-from onnxq.calibration.taps.selection import SampleAxis, derived_taps, in_graph_order
+from onnxq.calibration.taps.selection import Function, SampleAxis, derived_taps, in_graph_order
 from onnxq.calibration.taps.summarising_session import summarising_session
 from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ConfigError, DataError
@@ -161,7 +161,7 @@ class CollectOptions:
         return self.session(with_readable_outputs(graph, group, as_float32=True))
 
     def summarised(
-        self, graph: Graph, taps: Sequence[str], group: Sequence[str], axis: SampleAxis
+        self, graph: Graph, taps: Sequence[str], group: Sequence[str], axis: SampleAxis, histograms: Collection[str]
     ) -> Summarised | None:
         """A session that summarises inner tensors of `graph`; None where their arrays are needed.
 
@@ -170,6 +170,7 @@ class CollectOptions:
             taps: As for `tapped_session`.
             group: As for `tapped_session`.
             axis: Where samples lie.
+            histograms: Names of the tensors that get a histogram.
         """
         if not group:
             return None
@@ -181,13 +182,18 @@ class CollectOptions:
             taps,
             chosen,
             [name for name in group if name not in chosen],
-            histogram=not self.range_only,
+            histograms=histograms,
             threads=self.threads,
         )
 
     def summarises(self, graph: Graph, tap: str, *, axis: SampleAxis) -> bool:
         """Whether the model itself can summarise this tensor, so that it need not leave it."""
         return self.on_cpu and not self.full_histogram and axis.summarised(tap) and graph.dtype(tap) in FLOATS
+
+    @property
+    def samples_histograms(self) -> bool:
+        """Whether histograms hold a share of the elements."""
+        return not (self.full_histogram or self.range_only)
 
     @property
     def on_cpu(self) -> bool:
@@ -224,8 +230,8 @@ def collect(  # noqa: PLR0913 - the parts of one run
         ConfigError: a provider is not part of this onnxruntime, or a tensor does not fit under the memory limit.
     """
     names = in_graph_order(graph, taps)
-    # Under "ignore", sigmoid(inf) would have to be told from sigmoid(NaN): then every tap is an output.
-    derived = derived_taps(graph, names) if options.nonfinite == "error" else {}
+    followers = followers_among(graph, names) if options.samples_histograms else {}
+    derived = _derived(graph, names, followers, options)
     stream = batches.stream()
     first = next(stream)
     outputs = [name for name in names if name not in derived]
@@ -247,6 +253,7 @@ def collect(  # noqa: PLR0913 - the parts of one run
         progress=progress,
         inner=inner,
         sizes=sizes,
+        histograms=frozenset() if options.range_only else frozenset(names).difference(followers),
     )
     work.passes = len(groups)
     tables = []
@@ -263,7 +270,20 @@ def collect(  # noqa: PLR0913 - the parts of one run
             hint="make the data repeatable (a fixed seed, no shuffling), or raise memory_limit= (--memory-limit).",
         )
     tensors = {name: found[name] for name in names}
+    for name, follower in followers.items():
+        tensors[name] = FollowingStats(found[name], found[follower.source], follower.curve)
     return StatsTable(tensors=tensors, digest=digest, samples=samples, data_fingerprint=fingerprint)
+
+
+def _derived(
+    graph: Graph, names: list[str], followers: Collection[str], options: CollectOptions
+) -> dict[str, tuple[str, Function]]:
+    """Taps of which nothing is read: their extremes follow, and their histograms, if they are to have one."""
+    # Under "ignore", sigmoid(inf) would have to be told from sigmoid(NaN): then every tap is an output.
+    if options.nonfinite == "ignore":
+        return {}
+    found = derived_taps(graph, names)
+    return {name: rule for name, rule in found.items() if options.range_only or name in followers}
 
 
 def _tap_bytes(graph: Graph, inner: list[str], first: Batch, options: CollectOptions) -> Mapping[str, TapBytes]:
@@ -302,6 +322,7 @@ class _Work:
     progress: Callable[[Progress], None] | None
     inner: Sequence[str]
     sizes: Mapping[str, TapBytes]
+    histograms: frozenset[str]
     passes: int = 1
     pass_number: int = 0
     runs: int = 0
@@ -319,7 +340,7 @@ class _Work:
             inner,
             [name for name in taps if self.graph.is_input(name)],
             axis=self.axis,
-            summarised=self.options.summarised(self.graph, self.inner, inner, self.axis),
+            summarised=self.options.summarised(self.graph, self.inner, inner, self.axis, self.histograms),
             arrays=ArraySessions(
                 lambda: self._fitting(inner), partial(self.options.tapped_session, self.graph, self.inner)
             ),
@@ -332,7 +353,7 @@ class _Work:
                 stop_at_nonfinite=self.options.nonfinite == "error",
                 hidden=hidden_tensors(self.graph),
                 full_histogram=self.options.full_histogram,
-                range_only=self.options.range_only,
+                histograms=self.histograms,
             ),
         )
         try:
@@ -371,23 +392,3 @@ class _Work:
                     earlier_samples=self.earlier_samples,
                 )
             )
-
-
-def run_outputs(session: Session, batches: Batches) -> Iterator[tuple[Batch, Mapping[str, NDArray[Any]]]]:
-    """Run a model over all batches, one at a time.
-
-    To compare two models over data that can be read only once, run both sessions on each batch of `batches.stream()`.
-
-    Args:
-        session: The model, from `make_session` (which sets the optimisation level).
-        batches: The data.
-
-    Returns:
-        Each batch with the model's outputs by name.
-
-    Raises:
-        DataError: the data does not fit or is empty, or onnxruntime fails on it.
-    """
-    for batch in batches.stream():
-        outputs = session.run(batch.arrays, where=batch.label)
-        yield batch, dict(zip(session.output_names, outputs, strict=True))

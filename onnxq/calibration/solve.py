@@ -224,7 +224,7 @@ def group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:
         )
     groups: dict[str, list[TensorStats]] = {}
     for name in plan.observed():
-        groups.setdefault(plan.tensors[name].group or name, []).append(stats.tensors[name])
+        groups.setdefault(plan.tensors[name].group or name, []).append(stats[name].itself())
     merged = {group: reduce(TensorStats.merge, members) for group, members in groups.items()}
     return {name: merged[plan.tensors[name].group or name] for name in plan.observed()}
 

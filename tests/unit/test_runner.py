@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.calibration import counting, runner
-from onnxq.calibration.runner import CollectOptions, collect, run_outputs
+from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.statistics.table import TensorStats
 from onnxq.calibration.taps import run_queue
 from onnxq.data.batches import Batch
@@ -272,15 +272,6 @@ def test_optimised_model_is_written_and_optimisers_can_be_left_out(tmp_path):
         assert made.providers == ("CPUExecutionProvider",)
     make_session(twice, optimised_model_path=tmp_path / "o.onnx", disabled_optimizers=["EliminateIdentity"])
     assert [n.op_type for n in onnx.load(tmp_path / "o.onnx").graph.node] == ["Identity", "Relu"]
-
-
-def test_run_outputs():
-    graph = Graph(MLP)
-    runs = list(run_outputs(make_session(MLP, optimise=False), batches(graph, batch_size=5)))
-    assert [batch.samples for batch, _ in runs] == [5, 5, 2]
-    y = np.concatenate([outputs["y"] for _, outputs in runs])
-    # Four products a sum, then exp: a few float32 roundings.
-    np.testing.assert_allclose(y, np.exp(np.maximum(X @ W, 0)), rtol=1e-5)
 
 
 @pytest.fixture

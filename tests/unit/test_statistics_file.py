@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from onnxq.calibration.statistics import file as stats_file
-from onnxq.calibration.statistics.file import MAGIC, VERSION, load_stats, save_stats
+from onnxq.calibration.statistics.curves import Curve
+from onnxq.calibration.statistics.file import MAGIC, VERSION, decode_stats, encode_stats, load_stats, save_stats
+from onnxq.calibration.statistics.following import FollowingStats
 from onnxq.calibration.statistics.sampling import extract
 from onnxq.calibration.statistics.table import StatsBuilder, StatsTable, TensorStats
 from onnxq.errors import ArtifactError, ConfigError
@@ -66,6 +68,44 @@ def test_round_trip(tmp_path: Path) -> None:
     assert (tmp_path / "again.stats").read_bytes() == (tmp_path / "m.stats").read_bytes()
 
 
+def follower(source: TensorStats, values: np.ndarray) -> FollowingStats:
+    return FollowingStats(sampled(values[None], histogram=False), source, Curve(("Mul", "x", ("Sigmoid", "x"))))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x / (1 + np.exp(-x)))
+
+
+def test_what_follows_is_kept_by_its_row_alone() -> None:
+    """The source is a tensor of the table, or a row without a name; histograms that follow are not in the file."""
+    x, hidden = np.random.default_rng(0).standard_normal((2, 3000)).astype(np.float32)
+    tensors = {
+        "a": follower(TensorStats.of(x), silu(x)),
+        "b": TensorStats.of(x),
+        "c": follower(TensorStats.of(hidden), silu(hidden)),
+        "d": follower(TensorStats.of(hidden), silu(hidden)),
+    }
+    table = StatsTable(tensors=tensors, digest="d", samples=1)
+    content = encode_stats(table)
+    again = decode_stats(content, "x")
+    assert again == table
+    assert list(again) == ["a", "b", "c", "d"]
+    assert again["a"].source is again["b"]
+    assert again["c"].source is again["d"].source
+    np.testing.assert_array_equal(again["c"].counts, table["c"].counts)
+    assert encode_stats(again) == content
+    both = StatsTable(tensors={"b": TensorStats.of(x), "c": TensorStats.of(hidden)}, digest="d", samples=1)
+    assert len(content) < len(encode_stats(both)) + 1200
+
+
+def test_files_in_which_nothing_follows_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.stats"
+    content = bytearray(build(head(row())))
+    content[len(MAGIC)] = 2
+    path.write_bytes(content)
+    assert load_stats(path)["a"] == TensorStats.of([0.0])
+
+
 def test_hand_built_file_loads(tmp_path: Path) -> None:
     # Guards the damage tests below: what they break is a file that loads.
     (tmp_path / "m.stats").write_bytes(build(head(row())))
@@ -106,7 +146,14 @@ def test_every_truncation_is_found(tmp_path: Path) -> None:
         (b"", r"this is not an onnxq statistics file\nHint: pass a file written by"),
         (b"PK\x03\x04 npz", r"this is not an onnxq statistics file"),
         (MAGIC + b"\1\0", r"damaged \(it ends after 14 bytes\)\nHint: run the calibration again"),
-        (MAGIC + struct.pack("<I", 3) + bytes(60), r"has version 3, this onnxq reads version 2\nHint: use the onnxq"),
+        (
+            MAGIC + struct.pack("<I", 1) + bytes(60),
+            r"has version 1, this onnxq reads versions 2 to 3\nHint: use the onnxq",
+        ),
+        (
+            MAGIC + struct.pack("<I", 4) + bytes(60),
+            r"has version 4, this onnxq reads versions 2 to 3\nHint: use the onnxq",
+        ),
         (MAGIC + struct.pack("<I", VERSION) + bytes(60), r"its checksum does not match its content"),
         (build(b"{"), r"damaged \(JSONDecodeError"),
         (build(b"\xff\xfe\xfd\xfc"), r"damaged \(UnicodeDecodeError"),
@@ -126,6 +173,11 @@ def test_every_truncation_is_found(tmp_path: Path) -> None:
         (build(head(row()), b"\0"), r"1 bytes are left over"),
         (build(head(samples=-1)), r"samples is -1"),
         (build(head(data_fingerprint="x")), r"data fingerprint 'x' is not 32 hexadecimal digits"),
+        (build(head(row(follows=0, curve="x"))), r"tensor 'a' follows row 0, which has no histogram of its own"),
+        (build(head(row(follows=1, curve="x"))), r"tensor 'a' follows row 1, which has no histogram of its own"),
+        (build(head(row(follows=-1, curve="x"))), r"tensor 'a' follows row -1, which has no histogram of its own"),
+        (build(head(row(follows=1), row(name="b"))), r"damaged \(KeyError: 'curve'"),
+        (build(head(row(follows=1, curve=["Sqrt", "x"]), row(name="b"))), r"\('Sqrt', 'x'\) is no expression"),
         (build(head(row(bins=1, itemsize=8, rmin="-0x1p-114")), b"\xff" * 8), r"damaged"),
     ],
 )

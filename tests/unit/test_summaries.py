@@ -74,7 +74,7 @@ def summarise(arrays, layouts, *, rows, opset=17, nonnegative=False, runs=1, las
         )
         for name, array, blocked in zip(names, arrays, layouts, strict=True)
     ]
-    model, summaries = summarised(graph, taps, [], histogram=True)
+    model, summaries = summarised(graph, taps, [])
     session = make_session(model, optimise=False, in_stored_order=True)
     layout = RowLayout(summaries, [array.shape for array in arrays], rows)
     values = np.full((runs, layout.elements), np.nan, np.float32)
@@ -339,7 +339,7 @@ def small(monkeypatch):
 def test_summaries_give_what_arrays_give(monkeypatch, batch_size, range_only):
     graph = conv_net()
     options = CollectOptions(range_only=range_only)
-    made = options.summarised(graph, TAPS[1:], TAPS[1:], SampleAxis(graph, next(data(graph).stream())))
+    made = options.summarised(graph, TAPS[1:], TAPS[1:], SampleAxis(graph, next(data(graph).stream())), TAPS)
     if block_size():
         assert made.summaries[TAPS.index("r0") - 1].tap.blocked == Blocked(20, block_size())
     found = collect(graph, TAPS, data(graph, batch_size=batch_size), digest="d", options=options)

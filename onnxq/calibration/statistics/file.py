@@ -1,15 +1,17 @@
 """The statistics file.
 
     magic      12 bytes   b"onnxq-stats\\n"
-    version    uint32     2 (1 had no `counted`: there every element was)
+    version    uint32     3; 2, in which nothing follows, is read, too
     checksum   32 bytes   SHA-256 of all that follows
     length     uint32     bytes of the header
     header     JSON       digest, samples, data_fingerprint, shards (null, or which of a split), tensors: a list of rows
     bins       the rows' used bins, one after the other
 
 All numbers are little-endian. A row holds the scalars of one tensor (extremes as exact hexadecimal floats), the first
-used bin, how many follow, and the narrowest unsigned type that holds its counts. Nothing in the file is executed or
-decompressed: its size bounds what is read, and the checksum finds every damaged byte.
+used bin, how many come behind it, and the narrowest unsigned type that holds its counts. Where a tensor's histogram
+follows from another one's (see `following`), its row also has the number of that row and the curve (see `curves`); rows
+without a name are of sources that the table does not hold. Nothing in the file is executed or decompressed: its size
+bounds what is read, and the checksum finds every damaged byte.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.calibration.statistics.curves import Curve
+from onnxq.calibration.statistics.following import FollowingStats
 from onnxq.calibration.statistics.histogram import BINS
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.data.sharding import ShardSet
@@ -31,7 +35,8 @@ from onnxq.errors import ArtifactError, InternalError
 from onnxq.files.whole import write_kept
 
 MAGIC = b"onnxq-stats\n"
-VERSION = 2
+VERSION = 3
+_READ_VERSIONS = (2, VERSION)
 MAX_TENSORS = 65_536
 """Far above any model's; a tensor takes 64 KiB in memory however little of the file it fills."""
 
@@ -57,11 +62,7 @@ def save_stats(table: StatsTable, path: str | Path, *, force: bool = True) -> No
 
 def encode_stats(table: StatsTable) -> bytes:
     """The content of a statistics file. Equal tables give equal bytes."""
-    rows, bins = [], []
-    for name, stats in sorted(table.items()):
-        row, data = _to_row(name, stats)
-        rows.append(row)
-        bins.append(data)
+    rows, bins = _rows(table)
     header = json.dumps(
         {
             "digest": table.digest,
@@ -139,9 +140,9 @@ def _checked_payload(content: bytes, where: str) -> memoryview:
         raise _damaged(where, f"it ends after {len(content)} bytes")
     version, checksum = _PREFIX.unpack_from(content, len(MAGIC))
     payload = memoryview(content)[len(MAGIC) + _PREFIX.size :]
-    if version != VERSION:
+    if version not in _READ_VERSIONS:
         raise ArtifactError(
-            f"the statistics file has version {version}, this onnxq reads version {VERSION}",
+            f"the statistics file has version {version}, this onnxq reads versions {_READ_VERSIONS[0]} to {VERSION}",
             where=where,
             hint="use the onnxq that wrote it, or calibrate again",
         )
@@ -157,20 +158,18 @@ def _parse(payload: memoryview) -> StatsTable:
     rows = header["tensors"]
     if len(rows) > MAX_TENSORS:
         raise ValueError(f"{len(rows)} tensors, at most {MAX_TENSORS} are read")
-    tensors: dict[str, TensorStats] = {}
+    found: list[TensorStats] = []
     for row in rows:
-        name, used, dtype = str(row["name"]), int(row["bins"]), _DTYPES[row["itemsize"]]
+        used, dtype = int(row["bins"]), _DTYPES[row["itemsize"]]
         if used < 0:
-            raise ValueError(f"tensor {name!r} has {used} bins")
-        if name in tensors:
-            raise ValueError(f"tensor {name!r} appears twice")
+            raise ValueError(f"tensor {row['name']!r} has {used} bins")
         data = np.frombuffer(payload, dtype, used, start) if used else np.empty(0, np.uint8)
         start += used * dtype.itemsize
-        tensors[name] = _from_row(row, data)
+        found.append(_from_row(row, data))
     if start != len(payload):
         raise ValueError(f"{len(payload) - start} bytes are left over")
     return StatsTable(
-        tensors=tensors,
+        tensors=_by_name(rows, found),
         digest=str(header["digest"]),
         samples=int(header["samples"]),
         data_fingerprint=str(header["data_fingerprint"]),
@@ -178,7 +177,43 @@ def _parse(payload: memoryview) -> StatsTable:
     )
 
 
-def _to_row(name: str, stats: TensorStats) -> tuple[dict[str, Any], bytes]:
+def _rows(table: StatsTable) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Rows and their bins: of the tensors by name, then of sources that are none of them."""
+    listed: list[tuple[str | None, TensorStats]] = [*sorted(table.items())]
+    # By value, for sources of merged statistics are equal to what the table holds, not the same objects.
+    numbers = {stats: number for number, (_, stats) in reversed(list(enumerate(listed))) if not stats.follows}
+    rows, bins = [], []
+    for name, stats in listed:
+        added: dict[str, Any] = {}
+        if isinstance(stats, FollowingStats):
+            if stats.source not in numbers:
+                numbers[stats.source] = len(listed)
+                listed.append((None, stats.source))
+            added = {"follows": numbers[stats.source], "curve": stats.curve.to_json()}
+        row, data = _to_row(name, stats.own if isinstance(stats, FollowingStats) else stats)
+        rows.append(row | added)
+        bins.append(data)
+    return rows, bins
+
+
+def _by_name(rows: list[dict[str, Any]], found: list[TensorStats]) -> dict[str, TensorStats]:
+    tensors: dict[str, TensorStats] = {}
+    for row, stats in zip(rows, found, strict=True):
+        if row["name"] is None:
+            continue
+        name = str(row["name"])
+        if name in tensors:
+            raise ValueError(f"tensor {name!r} appears twice")
+        tensors[name] = stats
+        if "follows" in row:
+            number = int(row["follows"])
+            if not 0 <= number < len(rows) or "follows" in rows[number]:
+                raise ValueError(f"tensor {name!r} follows row {number}, which has no histogram of its own")
+            tensors[name] = FollowingStats(stats, found[number], Curve.from_json(row["curve"]))
+    return tensors
+
+
+def _to_row(name: str | None, stats: TensorStats) -> tuple[dict[str, Any], bytes]:
     used = np.flatnonzero(stats.counts)
     first, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
     data = stats.counts[first:stop]

@@ -63,11 +63,7 @@ class Extract:
     weight: int
 
     def mapped(self, function: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Extract:
-        """The extract of `function(array)`, for a function that rises or falls throughout.
-
-        The extremes of a monotone function are its values at the extremes; elements are taken by place, and the
-        function keeps them there. Holds for arrays of finite elements.
-        """
+        """The extremes of `function(array)`, for finite elements and a function that rises or falls throughout."""
         if not self.count:
             return self
         ends = function(np.array([self.rmin, self.rmax], np.float32))
@@ -77,8 +73,8 @@ class Extract:
             nonfinite=self.nonfinite,
             rmin=min(first, last) + 0.0,
             rmax=max(first, last) + 0.0,
-            taken=function(self.taken),
-            weight=self.weight,
+            taken=np.empty(0, np.float32),
+            weight=1,
         )
 
 

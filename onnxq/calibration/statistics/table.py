@@ -110,12 +110,25 @@ class TensorStats:
         return self.counted == 0 < self.finite
 
     @property
+    def follows(self) -> bool:
+        """Whether the histogram is that of another tensor, moved along a curve (see `following`)."""
+        return False
+
+    def itself(self) -> TensorStats:
+        """The same with a histogram of its own."""
+        return self
+
+    @property
     def exponent(self) -> int:
         """Bins are 2^exponent wide."""
         return exponent_for(self.rmin, self.rmax) if self.finite else MIN_EXPONENT
 
     def merge(self, other: TensorStats) -> TensorStats:
         """The statistics of both sets of elements together."""
+        if not (other.count or other.follows):
+            return self
+        if not (self.count or self.follows):
+            return other
         rmin, rmax = min(self.rmin, other.rmin), max(self.rmax, other.rmax)
         exponent = max(self.exponent, other.exponent)
         counts = coarsen(self.counts, exponent - self.exponent)
@@ -350,6 +363,13 @@ class StatsTable(Mapping[str, TensorStats]):
             raise ArtifactError(
                 f"statistics hold different tensors: {len(names)} are in one table only, first {names[0]!r}",
                 hint="calibrate the shards with the same target= (--target) and configuration",
+            )
+        unlike = [n for n, s in self.items() if s.follows != other[n].follows and s.count and other[n].count]
+        if unlike:
+            raise ArtifactError(
+                f"statistics in which tensor {unlike[0]!r} was counted cannot be merged with statistics in which its "
+                "histogram follows from another tensor's",
+                hint="calibrate all shards by one onnxq, with or without full_histogram= (--full-histogram)",
             )
         shards = merge_shards(self.shards, other.shards)
         return StatsTable(

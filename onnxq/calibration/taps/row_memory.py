@@ -81,7 +81,8 @@ class Summarised:
     @property
     def most_elements(self) -> int:
         """Elements of rows that wait to be counted, and of those that are free, at most."""
-        return max(TAP_ELEMENTS * len(self.summaries), LEAST_ELEMENTS)
+        counted = sum(summary.tap.counted for summary in self.summaries)
+        return max(TAP_ELEMENTS * counted, LEAST_ELEMENTS)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

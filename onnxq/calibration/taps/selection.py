@@ -3,7 +3,7 @@
 A tapped tensor becomes an output of the model, with two exceptions:
 
     y = Sigmoid(x), x tapped too     is left inside: a monotone function's extremes are its values at the extremes, and
-                                     it is computed again for the few elements that enter the histogram
+                                     its histogram follows as well (`followers`)
     bfloat16                         numpy has no such type: a Cast to float32 takes its place, which is exact
 """
 
@@ -52,7 +52,7 @@ def in_graph_order(graph: Graph, taps: Iterable[str]) -> list[str]:
 
 
 def derived_taps(graph: Graph, taps: Sequence[str]) -> dict[str, tuple[str, Function]]:
-    """Taps that follow from another tap: by name, that tap and the function in between."""
+    """Taps whose extremes follow from another tap's: by name, that tap and the function in between."""
     found: dict[str, tuple[str, Function]] = {}
     for name in taps:
         node = graph.producer(name)

@@ -7,7 +7,8 @@ memory is free again for the next tensor:
     low     smallest element of each channel        ReduceMin; left out where the graph says that nothing is below 0
     mean    of each channel: NaN if there is one    GlobalAveragePool on blocks, ReduceMean elsewhere; left out where
                                                     NaN would show in a tensor further on
-    taken   the elements for the histogram          Slice with the stride of `sampling.Choice`, an input of the session
+    taken   the elements for the histogram          Slice with the stride of `sampling.Choice`, an input of the session;
+                                                    left out where the histogram follows from another one (`followers`)
 
 onnxruntime's maximum and minimum lose NaN on their way through vector registers; sums do not.
 """
@@ -46,6 +47,7 @@ class Tap:
         nonnegative: Whether no element can be below 0.
         shown: Whether NaN in it is bound to show in another one (`nan_flow`).
         padding_is_not_negative: Whether its padding is known to hold nothing below 0.
+        counted: Whether elements for a histogram are taken.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Tap:
     nonnegative: bool = False
     shown: bool = False
     padding_is_not_negative: bool = False
+    counted: bool = True
 
     @property
     def is_image(self) -> bool:
@@ -112,23 +115,20 @@ class Summary:
         return {name: np.array(known[what], np.int64) for what, name in self.sizes.items()}
 
 
-def summarised(
-    graph: Graph, taps: Sequence[Tap], others: Sequence[str], *, histogram: bool
-) -> tuple[ModelProto, list[Summary]]:
+def summarised(graph: Graph, taps: Sequence[Tap], others: Sequence[str]) -> tuple[ModelProto, list[Summary]]:
     """A model whose outputs are summaries of tensors.
 
     Args:
         graph: Edited in place.
         taps: What to summarise; float32 tensors.
         others: Tensors that become outputs as they are.
-        histogram: Whether elements for a histogram are taken.
 
     Returns:
         The model, each added node right behind the one whose output it reads, and a summary for each tap.
     """
     before = len(graph.nodes)
     builder = _Builder(graph)
-    summaries = [builder.summary(tap, histogram=histogram) for tap in taps]
+    summaries = [builder.summary(tap) for tap in taps]
     outputs = [name for kind in KINDS for s in summaries for k, name in s.outputs.items() if k == kind]
     graph.outputs = {name: ValueInfoProto(name=name) for name in (*outputs, *others)}
     original = {node.name for node in graph.nodes[:before]}
@@ -145,7 +145,7 @@ class _Builder:
         self._graph = graph
         self._constants: dict[tuple[int, ...], str] = {}
 
-    def summary(self, tap: Tap, *, histogram: bool) -> Summary:
+    def summary(self, tap: Tap) -> Summary:
         sizes: dict[str, str] = {}
         view = self._view(tap, sizes)
         if tap.blocked is not None:
@@ -163,7 +163,7 @@ class _Builder:
             del outputs["low"]
         if tap.shown:
             del outputs["mean"]
-        if histogram:
+        if tap.counted:
             outputs["taken"] = self._taken(tap, view, sizes)
         return Summary(tap=tap, outputs=outputs, sizes=sizes)
 

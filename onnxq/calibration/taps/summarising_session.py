@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from onnxq.calibration.taps.blocked import in_blocks, optimised_graph, padding_is_not_negative
 from onnxq.calibration.taps.memory import give_back_freed
@@ -24,7 +25,7 @@ def summarising_session(  # noqa: PLR0913 - the parts of one session
     chosen: Sequence[str],
     others: Sequence[str],
     *,
-    histogram: bool,
+    histograms: Collection[str],
     threads: int | None,
 ) -> Summarised:
     """A session on the CPU that summarises tensors.
@@ -35,7 +36,7 @@ def summarising_session(  # noqa: PLR0913 - the parts of one session
             tapped together with.
         chosen: Those that are summarised.
         others: Those that the session gives as they are.
-        histogram: Whether elements for a histogram are taken.
+        histograms: Those of which elements for a histogram are taken.
         threads: onnxruntime's threads for all runs at the same time together; None leaves the choice to it.
 
     Raises:
@@ -45,8 +46,11 @@ def summarising_session(  # noqa: PLR0913 - the parts of one session
     names = dict(zip(taps, every.outputs, strict=True))
     optimised = optimised_graph(every, threads=threads)
     shown = shown_behind(graph, chosen)
-    forms = [_tap(graph, name, names[name], optimised, shown=name in shown) for name in chosen]
-    model, summaries = summarised(optimised or every, forms, [names[n] for n in others], histogram=histogram)
+    forms = [
+        replace(_tap(graph, name, names[name], optimised), shown=name in shown, counted=name in histograms)
+        for name in chosen
+    ]
+    model, summaries = summarised(optimised or every, forms, [names[n] for n in others])
     at_once, threads_each = shared_threads(threads)
     as_it_is = optimised is not None
     del every, optimised  # copies of the model, while onnxruntime makes more
@@ -79,7 +83,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _tap(graph: Graph, name: str, output: str, optimised: Graph | None, *, shown: bool) -> Tap:
+def _tap(graph: Graph, name: str, output: str, optimised: Graph | None) -> Tap:
     """How a tensor is found in the graph that is edited, where it is called `output`."""
     tensor, blocked = (optimised and in_blocks(optimised, output)) or (output, None)
     shape = graph.shape(name) or ()
@@ -94,6 +98,5 @@ def _tap(graph: Graph, name: str, output: str, optimised: Graph | None, *, shown
         last=last,
         blocked=blocked,
         nonnegative=nonnegative,
-        shown=shown,
         padding_is_not_negative=empty,
     )

@@ -89,9 +89,9 @@ class RowLayout:
                 rmin=low.get(tap, 0.0) + 0.0,
                 rmax=high[tap] + 0.0,
                 taken=self._taken(rows, tap),
-                weight=self.choices[tap].stride if self._places["taken"] else 1,
+                weight=self.choices[tap].stride if found.counted else 1,
             )
-            for tap in range(len(self.taps))
+            for tap, found in enumerate(self.taps)
         ]
 
     def _extremes(self, rows: Sequence[NDArray[np.float32]], kind: str, reduce: np.ufunc) -> dict[int, float]:
