@@ -313,6 +313,15 @@ def _size(spec: InputSpec, options: ImageOptions, where: str) -> tuple[int, int]
             where=where,
             hint="pass images=ImageOptions(size=(height, width), ...) (--image-size HEIGHTxWIDTH).",
         )
+    # The sizes of presets are for models that leave theirs open; any other was asked for.
+    asked = options.size is not None and options.size not in [preset.size for preset in PRESETS.values()]
+    if asked and tuple(size) != options.size:
+        given, fixed = ("x".join(map(str, pair)) for pair in (options.size or (), size))
+        raise DataError(
+            f"input {spec.name!r} {spec.describe()} takes images of {fixed}, and the size given is {given}",
+            where=where,
+            hint=f"leave out size= (--image-size), or pass {fixed}; resize= (--resize) says how images get that size.",
+        )
     return int(size[0] or 0), int(size[1] or 0)
 
 

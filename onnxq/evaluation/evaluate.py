@@ -31,6 +31,7 @@ from onnxq.pipeline.arguments import check_order
 from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.targets import resolve_target
 from onnxq.targets.schema import Engine
+from onnxq.verification.side_by_side import check_same_inputs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 _FLOAT = "onnxruntime"
 _FUSED = "onnxruntime, int8 kernels"
 _UNFUSED = "Q and DQ as written"
+
+_AGAINST_FLOAT = (
+    "without labels, scores say how near each model is to {name}, not how right it is; labels= (--labels) tell that"
+)
 
 _CHANCE = 3.0
 """A float model whose share of right answers is below this many times that of guessing has the wrong labels."""
@@ -95,6 +100,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     graphs = _named(model, quantized)
     source, *others = graphs.values()
     check_order(source, others)
+    for name, graph in graphs.items():
+        check_same_inputs(source, graph, f"{name!r}")
     reading = Reading.of(options)
     found = load_labels(labels, data, limit=reading.limit)
     chosen = _metric(metric, postprocess, labelled=found is not None)
@@ -109,7 +116,9 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
         run_as[name] = _FLOAT if graph is source else _FUSED if fused else _UNFUSED
     source_batches = labelled(batches, judge, limited=reading.limit is not None)
     values = judged(judge, sessions, next(iter(graphs)), _shown(source_batches, batches.expected_samples, progress))
-    scores = _evaluation(judge, values, run_as, notes=batches.notes)
+    by_default = (metric is None or postprocess is not None) and found is None
+    notes = (*batches.notes, *([_AGAINST_FLOAT.format(name=next(iter(graphs)))] if by_default else []))
+    scores = _evaluation(judge, values, run_as, notes=notes)
     return demands.judged(scores)
 
 

@@ -190,7 +190,7 @@ class Evaluation:
             [
                 m.name,
                 number_text(m.score, self.unit),
-                f"{number_text(m.low, self.unit)} to {number_text(m.high, self.unit)}",
+                interval_text(m.low, m.high, self.unit),
                 m.run_as,
             ]
             for m in self.models
@@ -218,6 +218,13 @@ def number_text(value: float, unit: str, *, signed: bool = False) -> str:
     if unit == "%":
         return f"{100 * value:{sign}.2f} %"
     return f"{value:{sign}.2f} dB" if unit == "dB" else f"{value:{sign}.5f}"
+
+
+def interval_text(low: float, high: float, unit: str) -> str:
+    """An interval as people read it; empty where there is none, as of a model compared with itself."""
+    if math.isinf(low) and math.isinf(high):
+        return ""
+    return f"{number_text(low, unit)} to {number_text(high, unit)}"
 
 
 def _comparison_lines(c: Comparison, unit: str) -> list[str]:

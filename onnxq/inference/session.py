@@ -247,6 +247,12 @@ def _quantizes_to_other_codes(model: ModelProto) -> bool:
 
 def hint_of_loading(error: str) -> str | None:
     """The way out of an error of onnxruntime, where it can be told."""
+    if "is not a registered function/op" in error:
+        return (
+            "the operator is not one of onnxruntime's own: it comes from a library (custom operators, a plugin of "
+            "TensorRT), and onnxq loads none. Quantize the model without it, cut off with onnx.utils.extract_model(), "
+            "or export the part with operators of ONNX"
+        )
     if "NOT_IMPLEMENTED" not in error:
         return None
     return (

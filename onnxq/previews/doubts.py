@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from onnxq.data.batches import Batch
 from onnxq.data.inputs import InputSpecs
-from onnxq.graph.view import Graph
+from onnxq.graph.view import Graph, tensor_value
 from onnxq.passes.adapt.settle_types import runnable
+from onnxq.passes.simplify.lift_constants import constant_tensor
 from onnxq.previews.figures import Figures
 
 _PIXELS = 255
@@ -40,7 +41,7 @@ def scales_pixels(graph: Graph, name: str) -> bool:
             if node.op_type in _SEEN_THROUGH:
                 tensors.extend(output for output in node.output if output)
                 continue
-            values = [graph.constant(operand) for operand in node.input if operand != tensor and operand]
+            values = [_constant(graph, operand) for operand in node.input if operand != tensor and operand]
             sizes = [float(np.abs(v).max()) for v in values if v is not None and v.size and v.dtype.kind in "fiu"]
             if node.op_type in ("Sub", "Add", "Div") and any(size > _PIXEL_MEAN for size in sizes):
                 return True
@@ -49,6 +50,15 @@ def scales_pixels(graph: Graph, name: str) -> bool:
             if node.op_type == "BatchNormalization" and len(values) == 4 and values[2] is not None:
                 return bool(np.abs(values[2]).max() > _PIXEL_MEAN)
     return False
+
+
+def _constant(graph: Graph, tensor: str) -> NDArray[Any] | None:
+    """The value of an initializer, or of a Constant node, which exporters write too; else None."""
+    node = graph.producer(tensor)
+    if node is None or node.op_type != "Constant":
+        return graph.constant(tensor)
+    found = constant_tensor(node)
+    return None if found is None else tensor_value(found, graph.base_dir)
 
 
 def doubts_of_input(graph: Graph, figures: Figures) -> Iterator[str]:

@@ -21,6 +21,8 @@ from onnxq.wording.sizes import size_text
 
 _SHOWN_OUTPUTS = 5
 _SHOWN_REASONS = 5
+_SMALLER = 1.05
+"""From this ratio on a file is called smaller: below it, one decimal would say 1.0 times."""
 _SHORT_NAME = 12
 """Characters of an output's name that still leave room beside it."""
 _SHOWN_NODES = 10
@@ -83,7 +85,7 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     if report.size_before_bytes and report.size_after_bytes:
         ratio = report.size_before_bytes / report.size_after_bytes
         sizes = f"{size_text(report.size_before_bytes)} to {size_text(report.size_after_bytes)}"
-        yield "size", f"{sizes} ({ratio:.1f} times smaller)" if ratio >= 1 else sizes
+        yield "size", f"{sizes} ({ratio:.1f} times smaller)" if ratio >= _SMALLER else sizes
     for output in report.outputs[:_SHOWN_OUTPUTS]:
         if len(output.name) <= _SHORT_NAME:
             yield f"output {output.name}", output_text(output)

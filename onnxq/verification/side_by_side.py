@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.errors import DataError
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.onnxruntime import OrtModel
@@ -76,3 +77,19 @@ def _copied(value: Any) -> Any:
 def _load(model: Loading) -> OrtModel:
     graph = model.graph
     return OrtModel(graph.to_model(), optimised=model.optimised, base_dir=graph.base_dir, exact=model.exact)
+
+
+def check_same_inputs(float_graph: Graph, quantized: Graph, name: str = "the quantized model") -> None:
+    """See that both models can be fed alike.
+
+    Raises:
+        DataError: they cannot.
+    """
+    other = [one for one in quantized.inputs if one not in float_graph.inputs]
+    if other:
+        own = ", ".join(map(repr, float_graph.inputs))
+        raise DataError(
+            f"{name} has an input {other[0]!r}, the float model has {own}",
+            hint="is it the float model that the quantized one was made from? The float model comes first: "
+            "onnxq verify FLOAT QUANTIZED",
+        )

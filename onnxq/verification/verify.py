@@ -35,7 +35,7 @@ from onnxq.verification.engines.result import EngineReport, NodeExecution
 from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
-from onnxq.verification.side_by_side import Loading, outputs_of
+from onnxq.verification.side_by_side import Loading, check_same_inputs, outputs_of
 from onnxq.verification.structure import dequantizes_weights_alone
 from onnxq.wording.plural import counted
 
@@ -192,7 +192,7 @@ def _typed(graph: Graph) -> Graph:
 def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, optimised: bool) -> _Measured:
     """Float model against the quantized one, in one pass over the batches."""
     started = time.perf_counter()
-    _check_inputs(float_graph, quantized)
+    check_same_inputs(float_graph, quantized)
     float_graph, quantized = runnable(float_graph), runnable(quantized)
     models = [Loading(float_graph), Loading(quantized, optimised)] + ([Loading(quantized, False)] if optimised else [])
     if optimised and dequantizes_weights_alone(quantized):
@@ -230,21 +230,6 @@ def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, opt
         batches=comparison.batches,
         seconds=time.perf_counter() - started,
     )
-
-
-def _check_inputs(float_graph: Graph, quantized: Graph) -> None:
-    """See that both models can be fed alike.
-
-    Raises:
-        DataError: they cannot.
-    """
-    other = [name for name in quantized.inputs if name not in float_graph.inputs]
-    if other:
-        own = ", ".join(map(repr, float_graph.inputs))
-        raise DataError(
-            f"the quantized model has an input {other[0]!r}, the float model has {own}",
-            hint="is it the float model that the quantized one was made from? onnxq verify FLOAT QUANTIZED",
-        )
 
 
 def _unsound(error: OutputError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -144,9 +145,18 @@ def test_calibrated_shards_merge_to_the_whole(run: Run, folder: Path) -> None:
     assert (folder / "merged.stats").read_bytes() == (folder / "data.stats").read_bytes()
 
 
+def test_samples_of_a_file_count_once(run: Run, folder: Path) -> None:
+    assert run("calibrate", "model.onnx", "--data", "data.npz", "-o", "m.stats").exit_code == 0
+    result = run("merge", "m.stats", str(folder / "m.stats"), "-o", "two.stats")
+    assert result.exit_code == 2
+    assert "m.stats: these statistics are given twice" in result.stderr
+    assert not (folder / "two.stats").exists()
+
+
 def test_calibrate_and_merge_say_in_json_what_they_wrote(run: Run) -> None:
     calibrated = json.loads(run("calibrate", "model.onnx", "--data", "data.npz", "-o", "m.stats", "--json").stdout)
-    merged = json.loads(run("merge", "m.stats", "m.stats", "-o", "two.stats", "--json").stdout)
+    shutil.copy("m.stats", "again.stats")
+    merged = json.loads(run("merge", "m.stats", "again.stats", "-o", "two.stats", "--json").stdout)
     assert calibrated["schema"] == merged["schema"] == "onnxq.stats/1"
     assert (calibrated["samples"], merged["samples"]) == (20, 40)
     assert (calibrated["path"], merged["path"]) == ("m.stats", "two.stats")

@@ -325,6 +325,17 @@ def test_the_size_that_ultralytics_notes_in_a_model(pictures, imgsz, size):
     assert joined(open_data(pictures, inputs=inputs, images=given, graph=graph)).shape[2:] == (32, 32)
 
 
+def test_a_size_beside_that_of_the_model_is_refused(pictures):
+    fixed = specs(x=(1, ["N", 3, 32, 48]))
+    for same in (replace(PRESETS["imagenet"], size=(32, 48)), PRESETS["imagenet"]):  # a preset's own size is for others
+        assert joined(open_data(pictures, inputs=fixed, images=same)).shape[2:] == (32, 48)
+    with pytest.raises(DataError, match=r"takes images of 32x48, and the size given is 64x64\n.*pass 32x48"):
+        open_data(pictures, inputs=fixed, images=replace(PRESETS["imagenet"], size=(64, 64)))
+    half_open = specs(x=(1, ["N", 3, 48, None]))
+    with pytest.raises(DataError, match="takes images of 48x200, and the size given is 32x200"):
+        open_data(pictures, inputs=half_open, images=replace(PRESETS["paddleocr"], size=(32, 200)))
+
+
 def test_image_errors(tmp_path, pictures, monkeypatch):
     with pytest.raises(DataError, match=r"images fit only a model with one input of .* this one has 'x' \(N, 3\)\n"):
         open_data(pictures, inputs=ONE, images="yolo")

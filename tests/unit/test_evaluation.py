@@ -329,6 +329,24 @@ def test_labels_that_cannot_belong_are_suspected() -> None:
     assert onnxq.evaluate(FLOAT, data=X, labels=LABELS).warnings == ()
 
 
+def test_without_labels_scores_are_told_to_be_about_the_float_model() -> None:
+    plain = onnxq.evaluate(FLOAT, WORSE, {"x": X})
+    assert any(note.startswith("without labels, scores say how near each model is to float") for note in plain.notes)
+    first = next(line for line in plain.to_text().splitlines() if line.startswith("float "))
+    assert first.split() == ["float", "equal", "onnxruntime"]  # no interval of a model with itself
+    asked = [
+        onnxq.evaluate(FLOAT, WORSE, {"x": X}, metric="sqnr"),
+        onnxq.evaluate(FLOAT, WORSE, {"x": X}, labels=LABELS),
+    ]
+    assert not any("without labels" in note for one in asked for note in one.notes)
+
+
+def test_models_with_other_inputs_are_named() -> None:
+    other = model_of("(float[n, 8] z) => (float[n, 6] y) { [fc] y = MatMul(z, w) }", w=normal(8, CLASSES, seed=1))
+    with pytest.raises(DataError, match=r"'quantized 2' has an input 'z', the float model has 'x'\n"):
+        onnxq.evaluate(FLOAT, [WORSE, other], {"x": X})
+
+
 def test_progress_counts_samples() -> None:
     seen = []
     onnxq.evaluate(FLOAT, data=X, batch_size=100, progress=lambda now: seen.append((now.samples, now.expected_samples)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxq.inference.session import optimisation_level
+from onnxq.errors import ModelError
+from onnxq.inference.session import make_session, optimisation_level
 from onnxq.runtime import ort
 from tests.graphs import model_of, normal
 
@@ -33,3 +34,11 @@ def test_other_models_get_every_optimisation() -> None:
 def test_none_are_asked_for() -> None:
     model = model_of("(float16[2] x) => (float16[2] y) { y = Relu(x) }")
     assert optimisation_level(model, optimise=False) == LEVELS.ORT_DISABLE_ALL
+
+
+def test_operators_of_a_library_are_told_to_be_that() -> None:
+    model = model_of("(float[2] x) => (float[2] y) { y = Relu(x) }")
+    model.graph.node[0].op_type, model.graph.node[0].domain = "Magic", "my.ops"
+    model.opset_import.add(domain="my.ops", version=1)
+    with pytest.raises(ModelError, match=r"my.ops:Magic.*\nHint: the operator is not one of onnxruntime's own"):
+        make_session(model)

@@ -67,20 +67,24 @@ def test_quantize_tells_of_raw_pixels_too():
     assert not any("pixels" in text for text in quiet)
 
 
-def scaling_model(op, value):
-    model = tiny_model()
+def scaling_model(op, value, *, as_node=False):
+    model, by = tiny_model(), numpy_helper.from_array(np.float32([value]), "by")
     model.graph.node[0].input[0] = "scaled"
     model.graph.node.insert(0, helper.make_node(op, ["x", "by"], ["scaled"]))
-    model.graph.initializer.append(numpy_helper.from_array(np.float32([value]), "by"))
+    if as_node:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["by"], value=by))
+    else:
+        model.graph.initializer.append(by)
     return model
 
 
+@pytest.mark.parametrize("as_node", [False, True])
 @pytest.mark.parametrize(
     ("op", "value", "scales"),
     [("Sub", 127.5, True), ("Div", 255, True), ("Mul", 1 / 255, True), ("Sub", 0.5, False), ("Mul", 2, False)],
 )
-def test_models_that_scale_pixels_themselves_are_known(op, value, scales):
-    model = scaling_model(op, value)
+def test_models_that_scale_pixels_themselves_are_known(op, value, scales, as_node):
+    model = scaling_model(op, value, as_node=as_node)
     assert scales_pixels(Graph(model), "x") is scales
     raw, small = (onnxq.preview(model, {"x": images(0, high)}).warnings for high in (255, 1))
     assert any("like raw pixels" in text for text in raw) is not scales

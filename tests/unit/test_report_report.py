@@ -256,3 +256,14 @@ def test_output_text():
     assert output_text(same) == "equal to float"
     assert output_text(labels) == "25.00% of the values differ"
     assert output_text(broken).endswith("; 2 values of NaN or Inf in one model only; another shape in 1 batch")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [(4_000_000, 1_000_000, "4.0 MB to 1.0 MB (4.0 times smaller)"), (1_040_000, 1_000_000, "1.0 MB to 1.0 MB"),
+     (1_000_000, 1_200_000, "1.0 MB to 1.2 MB")],
+)  # fmt: skip
+def test_sizes_that_hardly_differ_are_not_called_smaller(report, before, after, text):
+    lines = replace(report, size_before_bytes=before, size_after_bytes=after).to_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("size")]
+    assert line.split(maxsplit=1)[1].strip() == text

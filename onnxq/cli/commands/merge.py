@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from onnxq.cli import options
 from onnxq.cli.documents import stats_document
 from onnxq.cli.files import check_places
 from onnxq.cli.render import print_json, say, warn
+from onnxq.errors import ConfigError
 from onnxq.wording.plural import counted
 
 
@@ -28,10 +30,11 @@ def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, qui
     Example:
       onnxq merge part-*.stats -o model.stats
 
-    A shard (`onnxq calibrate --shard`) that is given twice, or of another split, is refused.
+    A file or a shard (`onnxq calibrate --shard`) that is given twice, or a shard of another split, is refused.
     """
     for path in stats:
         check_places({"--output": output}, inputs={"one of the statistics to merge": path}, force=force)
+    _see_each_once(stats)
     from onnxq import StatsTable, load_stats  # noqa: PLC0415 - numpy and onnx only now
 
     merged = functools.reduce(StatsTable.merge, map(load_stats, stats))
@@ -45,3 +48,19 @@ def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, qui
         missing = ", ".join(map(str, merged.shards.missing))
         of = counted(merged.shards.count, "shard")
         warn(f"this is not all of the data: of {of}, {missing} missing; merge them too (onnxq merge)")
+
+
+def _see_each_once(stats: Sequence[Path]) -> None:
+    """See that no samples count twice.
+
+    Raises:
+        ConfigError: a file is named twice.
+    """
+    seen: set[Path] = set()
+    for path in stats:
+        if path.resolve() in seen:
+            raise ConfigError(
+                f"{path}: these statistics are given twice, and their samples would count twice",
+                hint="name each file once",
+            )
+        seen.add(path.resolve())

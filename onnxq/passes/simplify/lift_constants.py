@@ -28,7 +28,7 @@ class LiftConstants(Pass):
         for node in graph.nodes:  # the main graph only: case 4
             if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
                 continue
-            tensor = _value(node)
+            tensor = constant_tensor(node)
             if tensor is None:
                 log.miss("a sparse constant has no initializer form that the passes know", node.name)  # case 3
             elif graph.is_output(node.output[0]):
@@ -42,7 +42,8 @@ class LiftConstants(Pass):
         return log.result(graph)
 
 
-def _value(node: NodeProto) -> TensorProto | None:
+def constant_tensor(node: NodeProto) -> TensorProto | None:
+    """What a Constant node gives; None for a sparse one."""
     attr = node.attribute[0]
     if attr.name == "value":  # case 1
         tensor: TensorProto = attr.t
