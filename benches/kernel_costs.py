@@ -83,18 +83,22 @@ class Chain:
         scale = self.constant(np.full(shape[axis], 1e-3, np.float32))
         return self.op("DequantizeLinear", codes, scale, self.constant(np.zeros(shape[axis], np.int8)), axis=axis)
 
-    def session(
-        self, shape: tuple[int, ...], out: str, *, profile: str = ""
-    ) -> Callable[[NDArray[np.float32]], object]:
+    def model(self, shape: tuple[int, ...], out: str) -> ModelProto:
+        """The graph from `x` of `shape` to the tensor `out`."""
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
         outputs = [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)]
         graph = helper.make_graph(self.nodes, "chain", inputs, outputs, self.initializers)
-        model: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+    def session(
+        self, shape: tuple[int, ...], out: str, *, profile: str = ""
+    ) -> Callable[[NDArray[np.float32]], object]:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         options.enable_profiling, options.profile_file_prefix = bool(profile), profile
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        model = self.model(shape, out).SerializeToString()
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         return lambda x: session.run(None, {"x": x})
 
 

@@ -91,8 +91,8 @@ class PlacementKeywords(TypedDict, total=False):
         str,
         Keyword(
             FAST,
-            '"fast" also keeps nodes in float that are faster there, as far as the target\'s table tells (the ort '
-            'targets for x64); "full" runs every node in int8 that can.',
+            '"fast" also keeps nodes in float that are faster there, as far as the target\'s table tells (openvino, '
+            'the ort targets for x64); "full" runs every node in int8 that can.',
         ),
     ]
 

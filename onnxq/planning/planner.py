@@ -14,6 +14,7 @@ from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.bounds import cut, known_bounds, reading_bounds, score_reach
 from onnxq.planning.compute import WEIGHT, ComputeSite, ProductSite, Refusal, compute_site, reduced_axis
 from onnxq.planning.decisions import Verdict, decisions_of
+from onnxq.planning.input_payoff import InputPayoff
 from onnxq.planning.inputs import InputPairs
 from onnxq.planning.logarithms import LOGARITHM_RULE, logged_nodes, logged_reason
 from onnxq.planning.masks import MASK_REASON, MASK_RULE, masked_scores
@@ -33,6 +34,7 @@ from onnxq.planning.plan import (
     Source,
     TensorPlan,
 )
+from onnxq.planning.region_payoff import RegionPayoff
 from onnxq.planning.regions import Regions, in_graph_order
 from onnxq.planning.tables import Decided, place_tables
 from onnxq.targets.forms import BLOCK_OPSET, type_rule, with_products
@@ -69,11 +71,11 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
     logged = logged_nodes(graph) if _rounds_evenly(target) else {}
     verdicts = {n.name: _verdict(graph, n, target, options, selection, logged) for n in graph.nodes}
     sites = {name: v for name, v in verdicts.items() if isinstance(v, ComputeSite)}
+    dear, remarks = _dear_nodes(graph, target, sites, options, selection)
+    notes = (*notes, *remarks)
+    sites = {name: site for name, site in sites.items() if name not in dear}
+    verdicts |= dear
     if target.placement is Placement.REGIONS:
-        dear, remarks = _dear_nodes(graph, target, sites, options, selection)
-        notes = (*notes, *remarks)
-        sites = {name: site for name, site in sites.items() if name not in dear}
-        verdicts |= dear
         activations, decided, holds = _place_regions(graph, target, sites, selection, dear)
     else:
         products = [v for v in verdicts.values() if isinstance(v, ProductSite)]
@@ -159,16 +161,19 @@ def _rounds_evenly(target: Target) -> bool:
     return not (target.everywhere or target.activation.qtype.is_float or target.activation.qtype.bits > _FEW_BITS)
 
 
-# ---- activations: regions ----------------------------------------------------------------------------------------
-
-
 def _dear_nodes(
     graph: Graph, target: Target, sites: dict[str, ComputeSite], options: PlanOptions, selection: Selection
 ) -> tuple[dict[str, Refusal], tuple[str, ...]]:
-    """Nodes that could run in int8 and are faster in float, with the reason, and remarks on that (C17)."""
-    if target.costs is None or options.placement == FULL:
+    """Nodes that could run in int8 and are faster in float, with the reason, and remarks on that (C17, V12)."""
+    if target.costs is None or options.placement == FULL or not sites:
         return {}, ()
-    return dear_nodes(graph, target.costs, Regions(graph, target, sites, selection), sites)
+    if target.placement is Placement.INPUTS:
+        return dear_nodes(InputPayoff(graph, target.costs, sites))
+    payoff = RegionPayoff(graph, target.costs, Regions(graph, target, sites, selection), sites)
+    return dear_nodes(payoff, "tune='latency' (--tune latency) measures it")
+
+
+# ---- activations: regions ----------------------------------------------------------------------------------------
 
 
 def _place_regions(

@@ -65,10 +65,12 @@ class CostTable:
             "ChannelSoftmax" for the Softmax over channels that a Conv reads.
         int8_kernels: Likewise; an operator that is missing in either costs the same in both.
         absorbed: Activations that become part of a float Conv before them: what each costs on its own, as it stands
-            behind an int8 Conv.
+            behind an int8 Conv (REGIONS only).
         quantize: A QuantizeLinear.
-        dequantize: A DequantizeLinear, once for each float reader (onnxruntime gives each its own).
-        layout: A change between the layouts of float and int8 image kernels, where a float Conv borders on codes.
+        dequantize: A DequantizeLinear, once for each float reader (onnxruntime gives each its own); with pairs on
+            inputs, what it costs that an int8 kernel's result is wanted as floats.
+        layout: A change between the layouts of float and int8 image kernels, where a float Conv borders on codes
+            (REGIONS only).
         margin: By what factor a node must be slower in int8, with its conversions, before it is left in float.
         source: Where the numbers come from.
         rule: Identifier of the rule, as listed in the target's documentation.
@@ -79,7 +81,7 @@ class CostTable:
     absorbed: Mapping[str, KernelCost] = field(default_factory=dict)
     quantize: KernelCost
     dequantize: KernelCost
-    layout: KernelCost
+    layout: KernelCost = KernelCost()
     margin: float
     source: str
     rule: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
+from onnxq.targets.openvino_costs import OPENVINO_COSTS
 from onnxq.targets.schema import HARD_SWISH, BiasForm, ChannelAxis, ComputeRule, Engine, Placement, Target, TypeRule
 
 OPENVINO = Target(
@@ -45,8 +46,9 @@ OPENVINO = Target(
     fused_activations=frozenset({"Relu", "Clip"}),
     fusion_rule="V1",
     whole_operators=frozenset({HARD_SWISH}),
+    costs=OPENVINO_COSTS,
     sources={
-        **dict.fromkeys(("V1", "V2", "V5", "V6", "V7", "V8", "V9", "V10"), "run"),
+        **dict.fromkeys(("V1", "V2", "V5", "V6", "V7", "V8", "V9", "V10", "V12"), "run"),
         "R28": "doc, not measured",
         "R35": "run on onnxruntime",
     },

@@ -190,8 +190,7 @@ class Target:
         min_opset: Lowest opset of the quantized model.
         half_types: Whether int8 nodes may stand among float16 and bfloat16, their scales in that type too. Where not,
             and for float64 everywhere, the graph around them is made to compute in float32.
-        costs: What kernels cost, so that no node runs in int8 that is faster in float; None where it was not measured
-            (REGIONS only).
+        costs: What kernels cost, so that no node runs in int8 that is faster in float; None where it was not measured.
         float_reasons: Why operators that are often asked about stay float, by type.
         sources: Where a rule comes from, by its identifier.
     """

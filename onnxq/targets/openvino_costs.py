@@ -1,0 +1,38 @@
+"""Costs of OpenVINO's CPU kernels, in nanoseconds on one thread.
+
+Kernels are written from the output of `python -m benches.openvino_costs`: OpenVINO 2026.4 on an Intel Xeon with AMX, in
+float32, with and without AMX. What stands out: depthwise int8 kernels take 1.3 to 2 times as long as float ones,
+whatever the size. A dense int8 kernel spends most of its time on writing its results, so few input channels (8 to 24)
+gain nothing. An image of few channels is converted twice in front of an int8 Conv.
+
+Three things are read off OpenVINO's profile of whole models (kwt1, EfficientNet-Lite0), where they take several times
+what they do in a chain, whose tensors stay in the cache: conversions, what a MatMul takes whatever its size, and how
+much longer a GELU takes behind an int8 MatMul (0.35 ns for an element without AMX, 0.95 with it).
+"""
+
+from __future__ import annotations
+
+from onnxq.targets.costs import CostTable, KernelCost
+
+OPENVINO_COSTS = CostTable(
+    float_kernels={
+        "Conv": KernelCost(position=2.13, tap=0.856, mac=0.0136, weight=0.141, element=0.0618),
+        "StemConv": KernelCost(node=13500, position=6.15, mac=0.0245, element=0.0989),
+        "DepthwiseConv": KernelCost(node=397, position=1.53, mac=0.0214, tail=0.0147, weight=0.144, element=0.117),
+        "MatMul": KernelCost(node=1000, position=4.12, mac=0.0151, tail=5.86, weight=0.0796, element=0.0542),
+        "Gemm": KernelCost(node=1000, position=4.12, mac=0.0151, tail=5.86, weight=0.0796, element=0.0542),
+    },
+    int8_kernels={
+        "Conv": KernelCost(node=1970, position=1.88, tap=0.645, mac=0.00207, tail=0.144, weight=0.0263, element=0.181),
+        "StemConv": KernelCost(node=25100, position=11.9, mac=0.00435, element=0.103),
+        "DepthwiseConv": KernelCost(node=1280, mac=0.0344, tail=0.0561, weight=0.143, element=0.17),
+        "MatMul": KernelCost(node=4000, position=14.2, mac=0.000926, tail=14.7, weight=0.0354, element=0.225),
+        "Gemm": KernelCost(node=4000, position=14.2, mac=0.000926, tail=14.7, weight=0.0354, element=0.225),
+    },
+    absorbed={"Gelu": KernelCost(element=0.8)},
+    quantize=KernelCost(node=1000, element=0.4),
+    dequantize=KernelCost(element=0.1),
+    margin=1.1,
+    source="OpenVINO 2026.4, x64 with AVX512-VNNI and with AMX, float32, one thread (benches/openvino_costs.py)",
+    rule="V12",
+)
