@@ -166,10 +166,11 @@ def test_tensorrt_builds_an_engine(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["yolov8n_320", "ppocr_cls", "digits_resnet"])
 def test_openvino_runs_every_conv_in_int8(name: str) -> None:
+    """But those that are faster in float (V12), and these really in float."""
     result = quantized(name, "openvino")
     assert {"model compiles", "int8 nodes run in int8"} <= {c.name for c in result.report.checks}, (
         "OpenVINO is missing: pip install -e '.[openvino]'"
     )
     assert result.report.failed_checks == ()
-    floats = [n for n in engine_of(result).nodes if n.op == "Conv" and n.precision is Precision.FLOAT]
-    assert floats == []
+    floats = {n.node for n in engine_of(result).nodes if n.op == "Conv" and n.precision is Precision.FLOAT}
+    assert floats == {d.node for d in result.plan.nodes if d.op == "Conv" and d.rule == "V12"}

@@ -107,7 +107,8 @@ def test_a_quantized_model_tells_what_was_planned(target: str) -> None:
     found = explain_model(load_graph(result.model), TARGETS[target])
     planned_as = {d.node: d.action.value for d in result.plan.nodes}
     assert {r.node: r.action for r in found.nodes if not r.node.endswith("_hold")} == planned_as
-    assert found.int8_mac_share == pytest.approx(1.0 if target != "tensorrt" else CONV_MACS / (CONV_MACS + GEMM_MACS))
+    # The Gemm is too small for the other two.
+    assert found.int8_mac_share == pytest.approx(1.0 if target == ORT else CONV_MACS / (CONV_MACS + GEMM_MACS))
     by_name = {r.tensor: r for r in found.tensors}
     assert by_name["x"].scale == (float(result.qparams["x"].scale),)
     assert by_name["x"].readers == ("conv",)
