@@ -9,6 +9,7 @@ from onnxq.calibration.progress import Callback
 from onnxq.graph.model import (
     ModelSource,
     get_metadata,
+    is_quantized,
     load_graph,
     size_bytes,
 )
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
 
 class VerifyKeywords(GateKeywords, ReadingKeywords, total=False):
     """What is demanded, and how data is read."""
+
+
+_NOT_QUANTIZED = (
+    "nothing in the quantized model is quantized: it is a float model. Was the model that onnxq quantize wrote meant?"
+)
 
 
 @takes(VerifyKeywords)
@@ -93,7 +99,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         model_name=Path(path_of(quantized_model) or "").name,
         quantized_path=path_of(quantized_model),
         float_path=path_of(float_model),
-        warnings=batches.warnings,
+        warnings=(*batches.warnings, *([] if is_quantized(quantized) else [_NOT_QUANTIZED])),
         notes=(*made_for, *batches.notes),
     )
     inner = details_of(source, quantized, verification, table, progress=progress) if details else None

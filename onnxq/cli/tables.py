@@ -12,9 +12,11 @@ from rich.text import Text
 
 from onnxq.report.explanation import Explanation, NodeRow, TensorRow
 from onnxq.report.weight_shares import is_code
+from onnxq.report.wording import frequent_reasons
 from onnxq.wording.plural import counted
 
 _SHOWN_CHANNELS = 3
+_LEFT = "left in float: "
 _STYLES = {"int8": "green", "fused": "cyan", "weights": "green", "float": "yellow"}
 
 
@@ -82,9 +84,12 @@ def counts(
 def explanation_table(
     shown: Explanation, whole: Explanation, *, title: str, tensors: bool, notes: Iterable[str] = ()
 ) -> RenderableType:
-    """The picked rows, nodes or tensors, and the counts of the whole."""
+    """The picked rows, nodes or tensors, then the counts of the whole and why most of its float nodes are that."""
     table = tensor_table(shown.tensors, title=title) if tensors else node_table(shown.nodes, title=title)
-    return Group(table, counts(whole.nodes, whole.int8_mac_share), *(Text(f"note: {n}", style="cyan") for n in notes))
+    said = frequent_reasons((row.node, row.op, row.reason) for row in whole.nodes if row.action == "float")
+    lines = [Text(f"{'' if number else _LEFT:{len(_LEFT)}}{line}") for number, line in enumerate(said)]
+    found = counts(whole.nodes, whole.int8_mac_share)
+    return Group(table, found, *lines, *(Text(f"note: {n}", style="cyan") for n in notes))
 
 
 def several(values: list[str], of: str = "channels") -> str:

@@ -97,6 +97,7 @@ class Made:
         expected_weights: Nodes whose weights it must be seen to read in few bits.
         metadata: Entries beside those that every model gets.
         label: What the report calls the method.
+        recovery: Steps that won back accuracy; None in modes that have none.
         checks: Questions that were asked and answered already.
         warnings: What the user has to know.
         notes: Facts worth knowing.
@@ -119,6 +120,7 @@ class Made:
     expected_weights: Sequence[str] = ()
     metadata: Mapping[str, str]
     label: str
+    recovery: tuple[str, ...] | None = None
     checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -180,6 +182,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
     beside = file is not None or needs_data_file(result)
     facts = RunFacts(
         method=made.label,
+        recovery=made.recovery,
         size_before_bytes=size_bytes(request.model, made.source),
         size_after_bytes=size_bytes(result, made.quantized),
         data=replace(_data_facts(made, request), held_out_samples=feeds.samples),

@@ -125,6 +125,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
             expected=expected_int8(prepared, inside.with_outer(chosen.plan)),
             metadata=metadata_of(chosen.plan, known, choices.recovery, synthetic=_made_up(known, request, choices)),
             label=known.label,
+            recovery=_steps(prepared, supply, choices),
             checks=checks_of(found),
             warnings=(*incomplete(known.stats), *_doubts(prepared, supply, request)),
             notes=(*levelled.notes, *_notes(prepared, known, supply, qparams, inside, found, choices)),
@@ -240,6 +241,13 @@ def _recovered(
         data=request.data,
     )
     return nested.apply(choices.recovery.adjusted(solved), supply.calibration)
+
+
+def _steps(prepared: Prepared, supply: _Supply, choices: Choices) -> tuple[str, ...]:
+    """The steps of recovery that had something to work on."""
+    if prepared.trained is not None:
+        return ()
+    return tuple(step.name for step in choices.recovery.steps if supply.samples or step.adjust is None)
 
 
 def _searched(

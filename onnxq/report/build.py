@@ -28,6 +28,7 @@ class RunFacts:
 
     Attributes:
         method: Calibration method; None where onnxq did not choose the ranges.
+        recovery: Steps that won back accuracy; None where onnxq did not make the model, or the mode has no such steps.
         size_before_bytes: Size of the float model, external data included.
         size_after_bytes: Size of the quantized one.
         data: What was measured on.
@@ -42,6 +43,7 @@ class RunFacts:
     """
 
     method: str | None = None
+    recovery: tuple[str, ...] | None = None
     size_before_bytes: int = 0
     size_after_bytes: int = 0
     data: DataFacts | None = None
@@ -92,6 +94,7 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
     return Report(
         target=verification.target,
         method=facts.method,
+        recovery=facts.recovery,
         checks=(*verification.checks, *extra_checks),
         planned=planned_counts(plan) if plan is not None else None,
         proven=proven_counts(engine),

@@ -33,6 +33,8 @@ class Report:
         target: Name of the target.
         checks: Every question asked, each with `name`, `passed` and `detail`; a report without checks has not passed.
         method: Calibration method; None where onnxq did not choose the ranges.
+        recovery: Steps that won back accuracy, in their order; None where onnxq did not make the model, or the mode has
+            no such steps.
         planned: Nodes by the plan; None without a plan.
         proven: Nodes as the engine runs them; None where it was not asked or tells nothing about nodes.
         asked: Nodes as their Q/DQ pairs ask for, where neither plan nor engine tells (TensorRT).
@@ -61,6 +63,7 @@ class Report:
     target: str
     checks: tuple[Check, ...]
     method: str | None = None
+    recovery: tuple[str, ...] | None = None
     planned: NodeCounts | None = None
     proven: NodeCounts | None = None
     asked: NodeCounts | None = None
@@ -115,6 +118,7 @@ class Report:
             "passed": self.passed,
             "target": self.target,
             "method": self.method,
+            "recovery": None if self.recovery is None else list(self.recovery),
             "output_path": self.output_path,
             "output_data_path": self.output_data_path,
             "planned": _plain(self.planned),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -14,20 +12,25 @@ from rich.text import Text
 
 from onnxq.report.contents import LayerRow
 from onnxq.report.report import Report
-from onnxq.report.wording import codes_text, counts_text, data_text, files_text, output_text, weights_text
+from onnxq.report.wording import (
+    codes_text,
+    counts_text,
+    data_text,
+    files_text,
+    frequent_reasons,
+    output_text,
+    weights_text,
+)
 from onnxq.verification.structure import MATRIX_OPS
 from onnxq.wording.plural import counted
 from onnxq.wording.sizes import size_text
 
 _SHOWN_OUTPUTS = 5
-_SHOWN_REASONS = 5
 _SMALLER = 1.05
 """From this ratio on a file is called smaller: below it, one decimal would say 1.0 times."""
 _SHORT_NAME = 12
 """Characters of an output's name that still leave room beside it."""
 _SHOWN_NODES = 10
-_NAMED = re.compile(r"(?:\b[A-Z]\w* )?'[^']*'|(?<= is )-?\d+")
-"""What differs between reasons of one kind: nodes, tensors and the values found."""
 _ACTION_STYLE = {"int8": "green", "fused": "cyan", "weights": "green", "float": "yellow", "other": "dim", "": "dim"}
 
 
@@ -115,23 +118,13 @@ def _weights(report: Report) -> Iterable[tuple[str, str]]:
 
 def _left_in_float(report: Report) -> Iterable[tuple[str, str]]:
     """The most frequent reasons for float, which is the next question after the counts."""
-    first: dict[str, tuple[LayerRow, str]] = {}
-    counts: Counter[str] = Counter()
+    found = []
     for row in report.layers:
         # The plan's reason for int8 does not explain why the engine disagrees.
         reason = row.reason if row.reason and row.decision == "float" else row.why or row.reason
         if (row.executed or row.decision) == "float" and reason:
-            kind = _NAMED.sub("", reason)  # the same reason, whatever the neighbours are called
-            first.setdefault(kind, (row, reason))
-            counts[kind] += 1
-    shown = []
-    for kind, count in counts.most_common(_SHOWN_REASONS):
-        row, reason = first[kind]
-        like = f"like {row.op} {row.node!r}: " if kind != reason else ""
-        shown.append(f"{count} x {like}{reason}")
-    if len(counts) > _SHOWN_REASONS:
-        shown.append(f"and {sum(counts.values()) - sum(n for _, n in counts.most_common(_SHOWN_REASONS))} more")
-    for number, line in enumerate(shown):
+            found.append((row.node, row.op, reason))
+    for number, line in enumerate(frequent_reasons(found)):
         yield "" if number else "left in float", line
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +12,10 @@ from onnxq.numerics.qtypes import type_text
 from onnxq.report.contents import DataFacts, NodeCounts, TensorRow
 from onnxq.verification.compare import OutputError
 from onnxq.wording.plural import counted
+
+_SHOWN_REASONS = 5
+_NAMED = re.compile(r"(?:\b[A-Z]\w* )?'[^']*'|(?<= is )-?\d+|[\d.]+(?= us\b)")
+"""What differs between reasons of one kind: nodes, tensors, the values found and times."""
 
 
 def codes_of_types(types: Iterable[str]) -> str:
@@ -105,3 +111,31 @@ def output_text(error: OutputError) -> str:
         return f"equal to float{trouble}"
     spread = spread_text(error.worst_batch_sqnr_db, error.median_batch_sqnr_db)
     return f"SQNR {error.sqnr_db:.1f} dB{spread}, cosine {error.cosine:.5f}, largest error {error.max_abs:.4g}{trouble}"
+
+
+def recovery_text(report: Mapping[str, Any]) -> str:
+    """The steps of recovery of a document of onnxq.report/1, in a line; "" where nothing is known of them."""
+    steps = report.get("recovery")
+    return "" if steps is None else ", ".join(steps) or "none"
+
+
+def frequent_reasons(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+    """The reasons that most nodes share, a line for each, the most frequent first.
+
+    Args:
+        rows: Name, operator type and reason of each node.
+    """
+    first: dict[str, tuple[str, str, str]] = {}
+    counts: Counter[str] = Counter()
+    for row in rows:
+        kind = _NAMED.sub("", row[2])  # the same reason, whatever the neighbours are called
+        first.setdefault(kind, row)
+        counts[kind] += 1
+    shown = []
+    for kind, count in counts.most_common(_SHOWN_REASONS):
+        node, op, reason = first[kind]
+        like = f"like {op} {node!r}: " if kind != reason else ""
+        shown.append(f"{count} x {like}{reason}")
+    if len(counts) > _SHOWN_REASONS:
+        shown.append(f"and {counts.total() - sum(n for _, n in counts.most_common(_SHOWN_REASONS))} more")
+    return shown

@@ -170,6 +170,9 @@ def test_plan_shows_every_node_with_its_reason(run: Run) -> None:
     assert [line.split()[0] for line in lines[2:5]] == ["conv", "relu", "pool"]
     assert "fewer than 16" in lines[2]
     assert lines[5] == "3 nodes: 0 int8, 0 fused, 3 float; 0.0% of the arithmetic in int8"
+    assert lines[6].startswith("left in float: 2 x only operators with weights are quantized for TensorRT")
+    assert lines[7].startswith("               1 x ")
+    assert "fewer than 16" in lines[7]
 
 
 def test_plan_filter_keeps_rows_that_hold_every_word(run: Run) -> None:
@@ -266,3 +269,12 @@ def test_a_missing_engine_is_told_and_can_be_required(run: Run, folder: Path, mo
         "OpenVINO is not installed here, and require_engine= (--require-engine) wants it to be asked" in result.stderr
     )
     assert "pip install 'onnxq[openvino]'" in result.stderr
+
+
+def test_a_page_is_no_report(run: Run, folder: Path) -> None:
+    (folder / "run.html").write_text("<!doctype html>")
+    result = run("report", "run.html")
+    assert result.exit_code == 3
+    assert result.stderr.startswith(
+        "error: report 'run.html': this is a page already, and no report is read from one\nhint: "
+    )

@@ -221,6 +221,12 @@ def test_quantized_model_is_refused(result: onnxq.QuantizeResult) -> None:
     )
 
 
+def test_a_float_model_in_place_of_a_quantized_one_is_told() -> None:
+    report = onnxq.verify(model(), model(), data(2))
+    assert not report
+    assert any(w.startswith("nothing in the quantized model is quantized") for w in report.warnings)
+
+
 def test_models_that_changed_places_are_told(result: onnxq.QuantizeResult) -> None:
     for compare in (onnxq.verify, onnxq.evaluate):
         with pytest.raises(onnxq.ConfigError, match=r"^the float model is quantized, and the quantized one is not"):
@@ -301,6 +307,10 @@ def test_statistics_without_data_leave_the_biases_and_say_so() -> None:
     assert again.model.graph != given.model.graph
     assert not any("no recovery" in note for note in given.report.notes)
     assert "no recovery of accuracy (reconstruct): that takes a few samples, data= (--data)" in again.report.notes
+    recovered = [made.report.recovery for made in (first, again, given)]
+    assert recovered == [(), ("level",), ("level", "reconstruct")]
+    product = model_of("(float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }", w=normal(64, 64))
+    assert onnxq.quantize(product, mode="dynamic", target=ORT).report.recovery is None, "the mode has no such steps"
 
 
 # ---- where things are read from and written to ---------------------------------------------------------------------

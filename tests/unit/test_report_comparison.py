@@ -45,3 +45,22 @@ def test_the_page_s_head_says_nothing_of_a_busy_machine() -> None:
     page = render_comparison(report(QUIET), report({"float_ms": 200.0, "quantized_ms": 170.0}), ("a", "b"))
     assert "No difference to speak of" in page
     assert "170 ms" not in page
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "shown"),
+    [
+        (["level", "reconstruct"], [], ("level, reconstruct", "none", "differs")),
+        (["bias"], ["bias"], ("bias", "bias", "")),
+        (["bias"], None, ("bias", "", "differs")),  # a report of an earlier version does not know
+    ],
+)
+def test_recovery_is_compared(a: list[str], b: list[str] | None, shown: tuple[str, str, str]) -> None:
+    found = differences({**report(None), "recovery": a}, {**report(None), **({} if b is None else {"recovery": b})})
+    assert [(d.a, d.b, d.text) for d in found if d.name == "recovery"] == [shown]
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
+    one, other = ({**report(None), "outputs": [{"name": "y", "sqnr_db": value}]} for value in (33.21, 33.19))
+    (found,) = [d for d in differences(one, other) if d.name == "closeness to float"]
+    assert (found.a, found.b, found.text) == ("33.2 dB", "33.2 dB", "")

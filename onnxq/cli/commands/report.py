@@ -46,6 +46,11 @@ def report(sources: tuple[Path, ...], output: Path | None, target: str | None, f
       onnxq report int8.json layers.json accuracy.json -o all.html
       onnxq report model.int8.onnx
     """
+    for source in sources:
+        if source.suffix.lower() in (".html", ".htm"):
+            raise ArtifactError(
+                "this is a page already, and no report is read from one", where=f"report {str(source)!r}", hint=_HOW
+            )
     path = output or sources[0].with_suffix(".html")
     check_places({"--output": path}, inputs={f"what is to be shown ({s})": s for s in sources}, force=force)
     documents = [(source, _read(source, target)) for source in sources]

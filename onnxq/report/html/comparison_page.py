@@ -10,6 +10,7 @@ from typing import Any
 from onnxq.report.html.document import document
 from onnxq.report.html.page_data import run_data
 from onnxq.report.html.verdict import verdict_of, worst_sqnr
+from onnxq.report.wording import recovery_text
 from onnxq.wording.sizes import size_text
 
 Document = Mapping[str, Any]
@@ -93,7 +94,7 @@ def differences(a: Document, b: Document) -> Iterator[Difference]:
         better = None if abs(gain) < _SLIGHT_DB else gain > 0
         yield Difference(
             name="closeness to float", a=f"{sqnr[0]:.1f} dB", b=f"{sqnr[1]:.1f} dB",
-            text=f"{gain:+.1f} dB", better=better,
+            text=f"{gain:+.1f} dB" if abs(gain) >= 0.05 else "", better=better,
         )  # fmt: skip
     yield from _ratio("size", a.get("size_after_bytes"), b.get("size_after_bytes"), size_text)
     yield from _latency(a.get("latency") or {}, b.get("latency") or {})
@@ -108,6 +109,9 @@ def differences(a: Document, b: Document) -> Iterator[Difference]:
         values = [str(one.get(key) or "") for one in (a, b)]
         if any(values):
             yield Difference(name=name, a=values[0], b=values[1], text="" if values[0] == values[1] else "differs")
+    steps = [recovery_text(one) for one in (a, b)]
+    if any(steps):
+        yield Difference(name="recovery", a=steps[0], b=steps[1], text="" if steps[0] == steps[1] else "differs")
     data = [one.get("data") or {} for one in (a, b)]
     if any(data):
         text = [f"{d.get('samples') or d.get('held_out_samples') or 0} samples" if d else "none" for d in data]

@@ -10,7 +10,7 @@ from onnxq.report.contents import NodeCounts
 from onnxq.report.html.document import document
 from onnxq.report.html.page_data import run_data
 from onnxq.report.html.verdict import cards, checks, verdict, what_to_do
-from onnxq.report.wording import counts_text, document_codes, spread_text
+from onnxq.report.wording import counts_text, document_codes, recovery_text, spread_text
 from onnxq.wording.sizes import size_text
 
 Document = Mapping[str, Any]
@@ -91,6 +91,8 @@ def _pairs(report: Document) -> Iterator[tuple[str, str]]:
         yield "engine", f"{engine['name']} {engine['version']}{size}"
     for output in report.get("outputs") or ():
         yield f"output {output['name']}", _output(output)
+    if report.get("recovery") is not None:
+        yield "recovery", recovery_text(report)
     data = report.get("data")
     if data:
         yield "data", str(data["source"])
