@@ -98,7 +98,9 @@ def agree(part, expected, runs=1):
 @given(
     seed=st.integers(0, 2**32 - 1),
     shift=st.sampled_from([-9.0, 0.0, 9.0]),
-    shape=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    shape=st.lists(st.integers(1, 9), min_size=1, max_size=5)
+    | st.tuples(st.integers(1, 3), st.sampled_from([1, 5, 67, 71, 79]), st.sampled_from([16, 48]))
+    | st.tuples(st.integers(1, 3), st.sampled_from([16, 48])),
     opset=st.sampled_from([11, 13, 18, 21]),
     last_known=st.booleans(),
 )

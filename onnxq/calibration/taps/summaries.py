@@ -65,6 +65,11 @@ class Tap:
         return self.rank >= _IMAGE_RANK
 
     @property
+    def in_pieces(self) -> bool:
+        """Whether extremes are of lanes of a few pieces of the tensor: there, reductions use vector registers best."""
+        return self.blocked is None and not self.is_image and self.last is not None and self.last % LANES == 0
+
+    @property
     def lows_are_of_channels(self) -> bool:
         """Whether the smallest elements have to be told apart by channel, because padding may hold smaller ones.
 
@@ -86,7 +91,7 @@ class Summary:
         tap: Of which.
         outputs: Names of the session's outputs by kind, of KINDS.
         sizes: Names of the session's inputs by what they say, int64: "start" and "stride" of the places that are taken,
-            and "view", the tensor's shape as samples, places and lanes.
+            "view", the tensor's shape as samples, places and lanes, and "pieces", as pieces, places and lanes.
     """
 
     tap: Tap
@@ -103,16 +108,32 @@ class Summary:
             ends = (*channels, 1, 1)
             low = ends if self.tap.lows_are_of_channels else channels
         else:
-            ends = low = tuple(shape[:2]) if self.tap.is_image else (shape[0],)
+            pieces = _pieces(shape) if self.tap.in_pieces else (shape[0],)
+            ends = low = tuple(shape[:2]) if self.tap.is_image else pieces
         known = {"high": ends, "low": low, "mean": ends, "taken": taken}
         return {kind: known[kind] for kind in self.outputs}
 
-    def fed(self, choice: Choice) -> dict[str, NDArray[np.int64]]:
-        """Values of the inputs by name."""
+    def fed(self, shape: Sequence[int], choice: Choice) -> dict[str, NDArray[np.int64]]:
+        """Values of the inputs by name, for a tap of this shape (in the model's layout)."""
         axes = len(self.tap.sliced_axes)
         start, stride = [choice.start, 0][:axes], [choice.stride, 1][:axes]
         known = {"start": start, "stride": stride, "view": [0, -1, choice.lanes]}
+        if self.tap.in_pieces:
+            known["pieces"] = [_pieces(shape)[0], -1, _pieces(shape)[1]]
         return {name: np.array(known[what], np.int64) for what, name in self.sizes.items()}
+
+
+def _pieces(shape: Sequence[int]) -> tuple[int, int]:
+    """Pieces of equal size, four or a few more if possible, and lanes of each, for a tensor whose rows fill lanes.
+
+    One piece alone would be reduced element by element.
+
+    >>> _pieces((1, 128, 384)), _pieces((1, 99, 64)), _pieces((1, 7, 16)), _pieces((1, 67, 16))
+    ((4, 16), (4, 16), (7, 16), (2, 8))
+    """
+    places = math.prod(shape) // LANES
+    found = next((n for n in (*range(4, 64), 3, 2) if places % n == 0), None)
+    return (2, LANES // 2) if found is None else (found, LANES)
 
 
 def summarised(graph: Graph, taps: Sequence[Tap], others: Sequence[str]) -> tuple[ModelProto, list[Summary]]:
@@ -155,8 +176,7 @@ class _Builder:
                 "mean": self._pooled("GlobalAveragePool", tap.tensor),
             }
         else:
-            # In pieces, of which each thread takes its share.
-            whole, inner = (tap.tensor, list(range(2, tap.rank))) if tap.is_image else (view, [1, 2])
+            whole, inner = self._reduced_whole(tap, view, sizes)
             reductions = {"high": "ReduceMax", "low": "ReduceMin", "mean": "ReduceMean"}
             outputs = {kind: self._reduced(op_type, whole, inner) for kind, op_type in reductions.items()}
         if tap.nonnegative:
@@ -166,6 +186,15 @@ class _Builder:
         if tap.counted:
             outputs["taken"] = self._taken(tap, view, sizes)
         return Summary(tap=tap, outputs=outputs, sizes=sizes)
+
+    def _reduced_whole(self, tap: Tap, view: str, sizes: dict[str, str]) -> tuple[str, list[int]]:
+        """The tensor in pieces, of which each thread takes its share, and the axes within a piece."""
+        if tap.is_image:
+            return tap.tensor, list(range(2, tap.rank))
+        if tap.in_pieces:
+            sizes["pieces"] = self._input(f"{tap.tensor}_pieces", 3)
+            return self._node("Reshape", [tap.tensor, sizes["pieces"]]), [1]
+        return view, [1, 2]
 
     def _taken(self, tap: Tap, view: str, sizes: dict[str, str]) -> str:
         """The places that are taken, of a view of the tensor."""

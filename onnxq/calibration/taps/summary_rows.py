@@ -52,8 +52,8 @@ class RowLayout:
             for tap, shape, samples in zip(self.taps, shapes, rows, strict=True)
         ]
         self.fed: dict[str, NDArray[np.int64]] = {}
-        for summary, choice in zip(summaries, self.choices, strict=True):
-            self.fed |= summary.fed(choice)
+        for summary, shape, choice in zip(summaries, shapes, self.choices, strict=True):
+            self.fed |= summary.fed(shape, choice)
         self._places: dict[str, dict[int, Place]] = {kind: {} for kind in KINDS}
         self.elements = 0
         written = [s.shapes(shape, choice) for s, shape, choice in zip(summaries, shapes, self.choices, strict=True)]
