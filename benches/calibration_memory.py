@@ -18,6 +18,7 @@ import onnxruntime as ort
 
 from onnxq.calibration.runner import CollectOptions, collect
 from onnxq.calibration.statistics.histogram import BINS
+from onnxq.calibration.taps.followers import followers_among
 from onnxq.calibration.taps.memory import tap_bytes
 from onnxq.calibration.taps.selection import in_graph_order
 from onnxq.data.inputs import InputSpecs
@@ -32,8 +33,8 @@ FEW, MANY = 50, 1000
 EXPLAINED = f"""
 Megabytes that a process has at most, in processes that load and plan the model and do nothing else: plain inference of
 {MANY} samples, one at a time, and onnxq's collecting of full statistics over {FEW} and {MANY} of them. *taps*: all
-tapped tensors of one batch together; *histograms*: those of all tensors; *x allowed*: {MANY} samples as a multiple of
-plain inference, taps and histograms.
+tapped tensors of one batch together; *histograms*: those of all tensors that are counted; *x allowed*: {MANY} samples
+as a multiple of plain inference, taps and histograms.
 """
 DIFFERENT_SAMPLES = 16
 MEGABYTE = 1e6
@@ -82,7 +83,8 @@ def main(arguments: Sequence[str]) -> int:
         shapes = CollectOptions().session(with_output_shapes(prepared.graph, inner))
         first = next(open_data(feeds, inputs=InputSpecs.from_graph(prepared.graph)).stream())
         taps = sum(tap.tensor for tap in tap_bytes(prepared.graph, inner, shapes, first).values()) / MEGABYTE
-        histograms = len(names) * 2 * BINS * np.dtype(np.int64).itemsize / MEGABYTE
+        counted = len(names) - len(followers_among(prepared.graph, names))
+        histograms = counted * 2 * BINS * np.dtype(np.int64).itemsize / MEGABYTE
     else:
         data = open_data(feeds, inputs=InputSpecs.from_graph(prepared.graph))
         collect(prepared.graph, prepared.plan.observed(), data, digest="bench")
