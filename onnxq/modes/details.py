@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.progress import Callback, report_to
 from onnxq.calibration.statistics.table import StatsTable
-from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
+from onnxq.modes.slower import can_be_timed
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.adapt.settle_types import runnable
 from onnxq.planning.plan import Fixed, Observed, QuantPlan
@@ -23,8 +23,7 @@ from onnxq.report.drawing import draw
 from onnxq.report.ranges import TensorRanges, ranges_of
 from onnxq.search.ranking import Sensitivity
 from onnxq.search.result import SearchResult
-from onnxq.targets import ORT_CPU, resolve_target
-from onnxq.targets.schema import Engine, Target
+from onnxq.targets.schema import Target
 from onnxq.tuning.latency import measure_latency
 from onnxq.verification.tensor_errors import tensor_errors
 from onnxq.verification.verify import VerifyResult
@@ -113,11 +112,8 @@ def _latency(
     float_graph: Graph, quantized: Graph, feeds: Sequence[Feed], target: Target, progress: Callback | None
 ) -> Latency | None:
     """Where the target is onnxruntime on a machine like this one."""
-    here = resolve_target(ORT_CPU)[0].name
-    if target.engine is not Engine.ONNXRUNTIME or target.name.split("-")[:2] != here.split("-")[:2] or not feeds:
+    if not feeds or not can_be_timed(float_graph, quantized, target):
         return None
-    if any(weights_are_large(graph.initializers.values()) for graph in (float_graph, quantized)):
-        return None  # there is room for one of them at a time
     report_to(progress, "measuring latency", 0, None)
     found = measure_latency(runnable(float_graph), runnable(quantized), feeds[0])
     if found is None:

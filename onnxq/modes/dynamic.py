@@ -70,6 +70,7 @@ def quantize_dynamic(request: Request, budget: Budget | None = None) -> Quantize
         qparams=qparams,
         expected=[d.node for d in whole.nodes if d.action is Action.INT8],
         metadata={"onnxq.mode": DYNAMIC},
+        mode=DYNAMIC,
         label="dynamic",
         checks=checks_of(found),
         notes=notes_of(found),

@@ -19,9 +19,11 @@ from onnxq.graph.weights_file import WeightsFile, name_file
 from onnxq.modes.details import Calibrated, details_of
 from onnxq.modes.recorded_options import OPTIONS_KEY
 from onnxq.modes.result import QuantizeResult
+from onnxq.modes.slower import slower_notes
 from onnxq.pipeline.facts import Clock, Counted, path_of, source_facts
 from onnxq.pipeline.reading import Reading
 from onnxq.planning.macs import plan_with_macs
+from onnxq.planning.modes import STATIC
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import QuantPlan, Role
 from onnxq.report.build import RunFacts, build_report
@@ -98,6 +100,7 @@ class Made:
         metadata: Entries beside those that every model gets.
         label: What the report calls the method.
         recovery: Steps that won back accuracy; None in modes that have none.
+        mode: How it was quantized.
         checks: Questions that were asked and answered already.
         warnings: What the user has to know.
         notes: Facts worth knowing.
@@ -121,6 +124,7 @@ class Made:
     metadata: Mapping[str, str]
     label: str
     recovery: tuple[str, ...] | None = None
+    mode: str = STATIC
     checks: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -193,7 +197,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         notes=(*plan.notes, *batches.notes, *made.notes),
         seconds=clock.seconds,
     )
-    facts = replace(facts, notes=(*facts.notes, *_kept_twice(made)))
+    facts = replace(facts, notes=(*facts.notes, *_kept_twice(made), *_slower(made, request, verification)))
     measured = plan_with_macs(plan, made.planned, feeds.shapes)
     report = build_report(
         verification,
@@ -235,6 +239,13 @@ def _kept_twice(made: Made) -> list[str]:
         f"the file holds {counted(len(kept), 'quantized weight')} in float too, first {kept[0]!r}, which "
         f"{graph.node(reader).op_type} {reader!r} reads"
     ]
+
+
+def _slower(made: Made, request: Request, verification: VerifyResult) -> tuple[str, ...]:
+    """What to say of the speed, unless placements were raced, which tells more."""
+    if made.tuning is not None:
+        return ()
+    return slower_notes(made.source, made.quantized, verification.kept, request.target, made.mode)
 
 
 def _data_facts(made: Made, request: Request) -> DataFacts:

@@ -95,6 +95,7 @@ def quantize_weights(request: Request, form: WeightForm, budget: Budget | None =
             expected=(),
             expected_weights=run.expected(tree),
             metadata={"onnxq.mode": WEIGHT_ONLY, "onnxq.weights": form.weights, "onnxq.rounding": form.rounding},
+            mode=WEIGHT_ONLY,
             label=f"{form.weights}, {form.rounding}",
             qualities=run.qualities,
             checks=checks_of(found),

@@ -13,6 +13,14 @@ SECONDS = 3.0
 """Time for all rounds together."""
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 15
 
+_SLOWER = 1.1
+"""Ratio from which on a model is called slower."""
+_FEW_ROUNDS = 7
+_FEW_SECONDS = 1.0
+"""Time that these rounds may take together."""
+_LEAST_MS = 0.1
+"""Below so much it is onnxruntime's own work that is timed."""
+
 
 def measure_latency(float_graph: Graph, quantized: Graph, feed: Feed, *, seconds: float = SECONDS) -> Race | None:
     """Medians of both models on one feed, with onnxruntime's own number of threads.
@@ -33,6 +41,32 @@ def measure_latency(float_graph: Graph, quantized: Graph, feed: Feed, *, seconds
         return race(models[0], models[1], feed, one_thread=False, rounds=rounds)
     except OnnxqError:
         return None
+
+
+def clearly_slower(float_graph: Graph, quantized: Graph, feed: Feed) -> Race | None:
+    """The race of both models where the quantized one is clearly slower; a look that costs a second at most.
+
+    Both run on one thread and in CPU time, to which other work on the machine adds little; where rounds differ all the
+    same, nothing is said.
+
+    Args:
+        float_graph: The float model.
+        quantized: The quantized one.
+        feed: An array for each input.
+
+    Returns:
+        None where it is not slower by 10 % in at least three of four rounds, and where that cannot be told: a run is
+        too short to be timed, or too long to be repeated, or onnxruntime cannot run one of them.
+    """
+    try:
+        models = [OrtModel(graph.to_model(), base_dir=graph.base_dir, threads=1) for graph in (float_graph, quantized)]
+        once = [_second_run(model, feed) for model in models]
+        if once[0] * 1e3 < _LEAST_MS or sum(once) * _FEW_ROUNDS > _FEW_SECONDS:
+            return None
+        found = race(models[0], models[1], feed, one_thread=True, rounds=_FEW_ROUNDS)
+    except OnnxqError:
+        return None
+    return found if found.low_ratio > _SLOWER else None
 
 
 def _second_run(model: OrtModel, feed: Feed) -> float:

@@ -31,11 +31,13 @@ class Race:
 
     Attributes:
         ratio: Median over rounds of the challenger's time divided by the champion's.
+        low_ratio: What three quarters of the rounds lie above.
         champion_ms: Median latency of the champion, in ms.
         challenger_ms: Median latency of the challenger, in ms.
     """
 
     ratio: float
+    low_ratio: float
     champion_ms: float
     challenger_ms: float
 
@@ -64,6 +66,7 @@ def race(champion: Run, challenger: Run, feed: Feed, *, one_thread: bool, rounds
             break
     return Race(
         ratio=statistics.median(_ratios(times)),
+        low_ratio=statistics.quantiles(_ratios(times), n=4)[0],
         champion_ms=statistics.median(times[0]),
         challenger_ms=statistics.median(times[1]),
     )
