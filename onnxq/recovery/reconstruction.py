@@ -48,7 +48,9 @@ from onnxq.recovery.weight_rounding import InputMoments, can_be_rounded, on_code
 STAGE = "reconstructing layers"
 
 KEPT_BYTES = 2**29
-"""What both walks may keep, 512 MiB; above it every other batch is let go, down to one."""
+"""What both walks may keep between two layers, 512 MiB; above it every other batch is let go, down to one."""
+PEAK_BYTES = 2**30
+"""What they may keep while a layer is looked at, its inputs and outputs; before it would be more, likewise."""
 
 _MOST_ROWS, _LEAST_ROWS = 2048, 512
 _ELEMENTS = 2**20
@@ -97,8 +99,8 @@ class _Reconstruction:
         rounded.sort()
         self._names = {node.name: list(node.input) for node in rounded.nodes}
         self._outputs = {node.name: list(node.output) for node in rounded.nodes}
-        self._float = Walk(runnable(solved.graph), solved.samples, solved.options)
-        self._rounded = Walk(runnable(rounded), solved.samples, solved.options)
+        self._float = Walk(runnable(solved.graph), solved.samples, solved.options, self._make_room)
+        self._rounded = Walk(runnable(rounded), solved.samples, solved.options, self._make_room)
 
     def run(self, sites: Sequence[Site]) -> Graph:
         for index, site in enumerate(sites):
@@ -106,10 +108,31 @@ class _Reconstruction:
             self._choose_weight(site)
             if site.bias is not None:
                 self._fit_bias(site, site.bias)
-            if self._float.size_bytes + self._rounded.size_bytes > KEPT_BYTES and len(self._float.samples) > 1:
-                self._float.thin_out()
-                self._rounded.thin_out()
+            if self._kept_bytes > KEPT_BYTES and len(self._float.samples) > 1:
+                self._thin_out()
         return self._result
+
+    @property
+    def _kept_bytes(self) -> int:
+        return self._float.size_bytes + self._rounded.size_bytes
+
+    def _thin_out(self) -> None:
+        self._float.thin_out()
+        self._rounded.thin_out()
+
+    def _make_room(self, batch_bytes: int) -> None:
+        """Let both walks go of batches while each of them will soon keep so much more of every batch."""
+        while len(self._float.samples) > 1:
+            if self._kept_bytes + 2 * batch_bytes * len(self._float.samples) <= PEAK_BYTES:
+                return
+            self._thin_out()
+
+    def _advanced(self, rounded: str, plain: str) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        """A tensor of the rounded graph and one of the float graph, on the same batches."""
+        found = self._rounded.advance(rounded)
+        before = self._rounded.halvings
+        wanted = self._float.advance(plain)
+        return found[:: 2 ** (self._rounded.halvings - before)], wanted
 
     def _choose_weight(self, site: Site) -> None:
         new = self._fitted_weight(site) if self._can_be_fitted(site) else None
@@ -136,8 +159,8 @@ class _Reconstruction:
         if site.weight not in self._qparams or node.input[1] != site.weight or not can_be_rounded(self._graph, site):
             return None
         weight = constant_values(self._result, site.weight) if wanted is None else wanted
-        total, moments = sum(batch.samples for batch in self._rounded.samples), Moments()
         values = self._rounded.advance(self._names[site.node][0])
+        total, moments = sum(batch.samples for batch in self._rounded.samples), Moments()
         for batch, value in zip(self._rounded.samples, values, strict=True):
             moments.add_sampled(node, value, weight.shape, batch.samples / total)
         inputs = InputMoments(moments, centred=site.bias is not None, left=self._left_by(site, weight))
@@ -183,11 +206,12 @@ class _Reconstruction:
         shape = tuple(int(d) for d in self._graph.initializers[site.weight].dims)
         groups, _, size = weight_rows(node, np.empty(shape, np.bool_)).shape
         rows = min(_MOST_ROWS, max(_LEAST_ROWS, _ELEMENTS // (groups * size)))
+        inputs = self._advanced(self._names[site.node][0], node.input[0])
         total = sum(batch.samples for batch in self._float.samples)
         found = []
-        for walk, tensor in ((self._rounded, self._names[site.node][0]), (self._float, node.input[0])):
+        for of_batches in inputs:
             rng, parts = np.random.default_rng(0), []
-            for batch, values in zip(walk.samples, walk.advance(tensor), strict=True):
+            for batch, values in zip(self._float.samples, of_batches, strict=True):
                 parts.append(sampled_patches(node, values, shape, -(-rows * batch.samples // total), rng))
             found.append(np.concatenate(parts, axis=1))
         return found[0], found[1]
@@ -204,9 +228,8 @@ class _Reconstruction:
 
     def _fit_bias(self, site: Site, bias: str) -> None:
         """Take the mean shift of the node's output off its bias, and off what the walk goes on with."""
-        wanted = self._float.advance(self._graph.node(site.last).output[0])
         output = self._outputs[site.last][0]
-        found = self._rounded.advance(output)
+        found, wanted = self._advanced(output, self._graph.node(site.last).output[0])
         channel = found[0].ndim - 1 if self._graph.node(site.node).op_type == "MatMul" else 1
         others = tuple(axis for axis in range(found[0].ndim) if axis != channel)
         total = sum(batch.samples for batch in self._float.samples)
@@ -247,4 +270,7 @@ def _taps(op: str, size: int, shape: Sequence[int]) -> int:
 
 
 def _shifted(values: NDArray[Any], shift: NDArray[np.float64]) -> NDArray[Any]:
-    return np.asarray(values - shift.astype(values.dtype))
+    """`values` less `shift`, in their own memory where they may be written to: those of all batches are many."""
+    out = values if values.flags.writeable else np.empty_like(values)
+    np.subtract(values, shift, out=out, casting="same_kind")
+    return out

@@ -6,7 +6,7 @@ cut through the graph rather than all of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -39,11 +39,25 @@ class Walk:
         graph: The graph, in topological order. Its constants may change while it is walked, its nodes may not.
         samples: Batches to run.
         options: How to run them.
+        make_room: Called before all but the first batch run through a piece, with the bytes that each of them will
+            leave; it may thin out.
+
+    Attributes:
+        samples: The batches that are left.
+        halvings: How often every other one was let go.
     """
 
-    def __init__(self, graph: Graph, samples: Sequence[Batch], options: CollectOptions) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        samples: Sequence[Batch],
+        options: CollectOptions,
+        make_room: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.graph = graph
         self.samples = list(samples)
+        self.halvings = 0
+        self._make_room = make_room
         at_once, threads = shared_threads(options.threads) if options.on_cpu else (1, options.threads)
         # Pieces are small: threads within a node wait for each other longer than they work.
         self._threads, self._options = ThreadPoolExecutor(at_once), replace(options, threads=threads)
@@ -59,6 +73,7 @@ class Walk:
     def thin_out(self) -> None:
         """Let go of every other batch."""
         self.samples, self._kept = self.samples[::2], self._kept[::2]
+        self.halvings += 1
 
     def advance(self, tensor: str) -> list[NDArray[Any]]:
         """The values of `tensor`, one array for each batch; what it depends on runs, as far as it has not yet.
@@ -114,7 +129,9 @@ class Walk:
                 raise NotKeptError(tensor)
             one.update(zip(session.output_names, values, strict=True))
 
-        list(self._threads.map(run_one, self._kept, self.samples))
+        run_one(self._kept[0], self.samples[0])
+        self._make_room(sum(self._kept[0][name].nbytes for name in session.output_names))
+        list(self._threads.map(run_one, self._kept[1:], self.samples[1:]))
         self._done |= inside
 
     def _is_read_later(self, tensor: str) -> bool:

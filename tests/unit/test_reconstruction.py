@@ -182,6 +182,29 @@ def test_batches_are_let_go_where_the_walks_keep_too_much(monkeypatch: pytest.Mo
     assert left == [2, 2, 1, 1]
 
 
+def test_batches_are_let_go_before_a_layer_would_take_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first piece runs: what comes out is what the batches that are left give alone."""
+    graph = chain()
+    plan, params = solved(graph, "tensorrt")
+    samples = batches(graph, *range(4))
+    alone = reconstruct(known(graph, plan, params, samples[:1], TARGETS["tensorrt"]), graph)
+    all_of_them = reconstruct(known(graph, plan, params, samples, TARGETS["tensorrt"]), graph)
+    monkeypatch.setattr(reconstruction, "PEAK_BYTES", 1)
+    found = reconstruct(known(graph, plan, params, samples, TARGETS["tensorrt"]), graph)
+    content = [g.to_model().SerializeToString(deterministic=True) for g in (found, alone, all_of_them)]
+    assert content[0] == content[1] != content[2]
+
+
+def test_batches_that_go_between_two_tensors_of_a_layer_go_from_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = chain()
+    plan, params = solved(graph, "tensorrt")
+    samples = batches(graph, *range(8))
+    size = sum(array.nbytes for batch in samples for array in batch.arrays.values())
+    for share in (1, 1.5, 2, 2.5, 3, 4, 5, 6):
+        monkeypatch.setattr(reconstruction, "PEAK_BYTES", int(share * size))
+        reconstruct(known(graph, plan, params, samples, TARGETS["tensorrt"]), graph)  # lists of other lengths raise
+
+
 def test_a_walk_runs_each_node_once_and_keeps_only_what_is_read_later() -> None:
     graph = chain()
     walk = Walk(graph, batches(graph, 1), OPTIONS)
