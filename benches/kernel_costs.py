@@ -32,6 +32,8 @@ CONVS = (
     (256, 7), (128, 28),
 )  # fmt: skip
 """Channels and size of square images; a dense and a depthwise Conv of each."""
+NARROW = ((8, 3, 1), (12, 3, 1), (12, 7, 1), (12, 1, 7), (12, 7, 3), (16, 7, 1), (20, 7, 1))
+"""Channels, height and width of filters on images of 64 x 62."""
 MATMULS = (
     (1, 256), (1, 512), (1, 1024), (17, 64), (17, 256), (98, 64), (98, 128), (98, 256), (128, 384), (128, 768),
     (16, 768),
@@ -240,6 +242,10 @@ def samples(rounds: int) -> dict[str, list[tuple[Work, float, float]]]:
             weight = (channels, 1, width, width)
             taken = kernel_us(conv(weight, pads=[width // 2] * 4, group=channels), out, rounds)
             found["DepthwiseConv"].append((conv_work(out, weight, channels), *taken))
+    for channels, height, width in NARROW:
+        weight, out = (channels, channels, height, width), (1, channels, 64, 62)
+        taken = kernel_us(conv(weight, pads=[height // 2, width // 2] * 2), out, rounds)
+        found["Conv"].append((conv_work(out, weight, 1), *taken))
     found["StemConv"] = []
     for channels, features, width, stride, size in STEMS:
         weight, side = (features, channels, width, width), (size - 1) // stride + 1

@@ -94,11 +94,19 @@ def _conv_kind(weight: Sequence[int], group: int, positions: int) -> str:
 
 
 def _known(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
-    """The sizes, where all but the first are known; an open first one is a batch of one sample."""
+    """The sizes, where all but the first are known; an open first one is a batch of one sample.
+
+    An open side of an image of which the other is known is taken to be as long: what computes such a side (framing of
+    sound, say) is often more than can be inferred.
+    """
     if shape is None:
         return None
-    sizes = tuple(d if isinstance(d, int) else 1 for d in shape)
-    return sizes if all(isinstance(d, int) for d in shape[1:]) else None
+    batch, *rest = shape
+    if len(shape) == IMAGE_RANK and isinstance(rest[0], int):
+        sides = [d for d in rest[1:] if isinstance(d, int)]
+        rest = [d if isinstance(d, int) or not sides else sides[0] for d in rest]
+    sizes = tuple(d for d in (batch if isinstance(batch, int) else 1, *rest) if isinstance(d, int))
+    return sizes if len(sizes) == len(shape) else None
 
 
 def _with_usual_sizes(graph: Graph) -> Graph:

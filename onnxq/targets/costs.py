@@ -1,11 +1,12 @@
 """What a node costs on an engine, as far as placement must know: a linear law for each kind of kernel.
 
-    ns = node + position * P + tap * P * kh * kw + mac * MACs + tail * T + weight * W + element * E
+    ns = node + position * P + tap * P * kh * kw + run * R + mac * MACs + tail * T + weight * W + element * E
 
 P counts output positions (pixels or rows), T the output channels beyond a multiple of 16, once for each position (for a
-depthwise kernel once for each tap), W the elements of the weight, E those of the output. The numbers are fitted to
-measured kernels by `benches/kernel_costs.py`; they have to tell what costs more from what costs less, not predict
-latency.
+depthwise kernel once for each tap), W the elements of the weight, E those of the output. R counts the rows of a dense
+filter that read fewer than 16 values (columns times input channels), once for each position: int8 kernels gather such
+short runs slowly. The numbers are fitted to measured kernels by `benches/kernel_costs.py`; they have to tell what costs
+more from what costs less, not predict latency.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Work:
 
     positions: int = 0
     taps: int = 0
+    runs: int = 0
     macs: int = 0
     tails: int = 0
     weights: int = 0
@@ -37,6 +39,7 @@ class KernelCost:
     node: float = 0.0
     position: float = 0.0
     tap: float = 0.0
+    run: float = 0.0
     mac: float = 0.0
     tail: float = 0.0
     weight: float = 0.0
@@ -48,6 +51,7 @@ class KernelCost:
             self.node
             + self.position * work.positions
             + self.tap * work.taps
+            + self.run * work.runs
             + self.mac * work.macs
             + self.tail * work.tails
             + self.weight * work.weights
@@ -98,9 +102,11 @@ def conv_work(output: Sequence[int], weight: Sequence[int], group: int) -> Work:
     positions = output[0] * math.prod(output[2:])
     taps = positions * math.prod(weight[2:])
     depthwise = group > 1 and weight[1] == 1
+    short = group == 1 and weight[1] * weight[-1] < _LANES
     return Work(
         positions=positions,
         taps=taps,
+        runs=positions * math.prod(weight[2:-1]) if short else 0,
         macs=positions * math.prod(weight),
         tails=(taps if depthwise else positions) * (output[1] % _LANES),
         weights=math.prod(weight),

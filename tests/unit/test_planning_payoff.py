@@ -113,6 +113,25 @@ def test_unknown_sizes_leave_nodes_in_int8() -> None:
     assert actions(plan)["c"] == "int8"
 
 
+@pytest.mark.parametrize(("shape", "left"), [((7, 1), "float"), ((1, 7), "int8")], ids=["7x1", "1x7"])
+@pytest.mark.parametrize("width", ["128", "T"], ids=["known", "open"])
+def test_a_dense_filter_of_short_rows_stays_float(shape: tuple[int, int], left: str, width: str) -> None:
+    """12 codes a row: the int8 kernel takes twice as long for 7 rows, two thirds as long for one of 84 (measured)."""
+    pads = f"{shape[0] // 2},{shape[1] // 2}"
+    text = f"""(float[N,12,128,W] x) => (float[N,12,128,W] y) {{
+    [c1] a = Conv<pads=[{pads},{pads}]>(x, w)
+    [r1] b = Relu(a)
+    [c2] c = Conv<pads=[{pads},{pads}]>(b, w)
+    [r2] d = Relu(c)
+    [c3] e = Conv<pads=[1,1,1,1]>(d, w3)
+    [r3] f = Relu(e)
+    [c4] y = Conv<pads=[1,1,1,1]>(f, w4)
+    }}""".replace("W", width)
+    weights = {"w": normal(12, 12, *shape), "w3": normal(64, 12, 3, 3), "w4": normal(12, 64, 3, 3)}
+    found = actions(planned(text, options=FASTEST, **weights))
+    assert (found["c2"], found["c3"], found["c4"]) == (left, "int8", "int8")
+
+
 def test_an_unknown_placement_is_refused() -> None:
     with pytest.raises(ConfigError, match="unknown placement 'best'; known: fast, full") as error:
         PlanOptions.of({"placement": "best"})
