@@ -9,6 +9,7 @@ import pytest
 
 from onnxq.graph.view import Graph
 from onnxq.passes.simplify.fold_batchnorm import FoldBatchnorm
+from onnxq.passes.simplify.infer_shapes import InferShapes
 from tests.graphs import apply, graph_of, normal, ops, reasons
 
 
@@ -153,6 +154,51 @@ def test_case_9_not_finite() -> None:
     graph = conv_bn(var=np.full(4, -1.0, np.float32))
     result = FoldBatchnorm().run(graph)
     assert (reasons(result), result.modified) == ("the folded weights would not be finite", False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rest"),
+    [
+        ("Flatten<axis=2>(m)", {"MatMul": 1, "Add": 1, "Flatten": 1, "Neg": 1}),  # LeViT in torch's older exporter
+        ("Reshape(m, s)", {"MatMul": 1, "Add": 1, "Reshape": 1, "Neg": 1}),
+    ],
+)
+def test_case_10_rows_of_a_product(rows: str, rest: dict[str, int]) -> None:
+    text = f"""(float[N,3,6] x) => (float[a,4] y) {{
+        m = MatMul(x, w) c = {rows} n = BatchNormalization(c, gamma, beta, mean, var) y = Neg(n) }}"""
+    constants = {"s": np.array([-1, 4])} if "s)" in rows else {}
+    graph = graph_of(text, w=normal(6, 4), **bn_parameters(4), **constants)
+    InferShapes().run(graph)
+    apply(graph, FoldBatchnorm())
+    assert ops(graph) == rest
+    assert graph.producer(graph.producer("n").input[0]).op_type == "Add"
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_case_10_a_product_itself(shift: bool) -> None:
+    text = "(float[N,6] x) => (float[N,4] y) { m = MatMul(x, w) y = BatchNormalization(m, gamma, beta, mean, var) }"
+    parameters = bn_parameters(4) | (
+        {} if shift else {"beta": np.zeros(4, np.float32), "mean": np.zeros(4, np.float32)}
+    )
+    graph = graph_of(text, w=normal(6, 4), **parameters)
+    InferShapes().run(graph)
+    apply(graph, FoldBatchnorm())
+    assert ops(graph) == ({"MatMul": 1, "Add": 1} if shift else {"MatMul": 1})
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape", "channels"),
+    [
+        ("Reshape(m, s)", [-1, 3], 3),  # columns that are no columns of the product
+        ("Reshape(m, s)", [-1, 4, 3], 4),  # 3 rows by 4 columns, read as 4 channels of 3 values
+    ],
+)
+def test_case_10_other_columns_stay(rows: str, shape: list[int], channels: int) -> None:
+    text = f"""(float[N,3,6] x) => (float[a,b] y) {{
+        m = MatMul(x, w) c = {rows} n = BatchNormalization(c, gamma, beta, mean, var) y = Flatten(n) }}"""
+    graph = graph_of(text, w=normal(6, 4), s=np.array(shape), **bn_parameters(channels))
+    InferShapes().run(graph)
+    assert not apply(graph, FoldBatchnorm()).modified
 
 
 def test_parameters_of_another_length_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""BatchNormalization folds into the Conv, ConvTranspose or Gemm before it.
+"""BatchNormalization folds into the Conv, ConvTranspose, Gemm or MatMul before it.
 
 In inference BatchNormalization is an affine map of each channel (axis 1):
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, helper
 
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.base import Pass, PassLog, PassResult
@@ -28,6 +28,7 @@ from onnxq.passes.simplify.linear import (
 )
 
 _DEFAULT_EPSILON = 1e-5
+_MATRIX_RANK = 2
 
 
 class FoldBatchnorm(Pass):
@@ -43,6 +44,8 @@ class FoldBatchnorm(Pass):
     8. Left alone: the input comes from elsewhere. In front of a padded Conv the shift does not fold, because the
        padding is put in after it.
     9. Left alone: folded weights that would not be finite.
+    10. MatMul, at once or behind a Flatten or Reshape that makes a matrix of its rows: the shift becomes an Add behind
+        the MatMul, where a bias stands.
     """
 
     def run(self, graph: Graph) -> PassResult:
@@ -60,7 +63,8 @@ class FoldBatchnorm(Pass):
 def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:
     if (reason := _mode_reason(graph, node)) is not None:  # case 7
         return reason
-    linear = sole_linear_producer(graph, node.input[0], BIASED_OPS)
+    rows = _rows_of_product(graph, node.input[0])
+    linear = sole_linear_producer(graph, rows or node.input[0], BIASED_OPS if rows is None else ("MatMul",))
     if isinstance(linear, str):  # cases 5, 6, 8
         return linear
     values = [graph.constant(name) for name in node.input[1:5]]
@@ -71,11 +75,46 @@ def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:
     if (other := next((p.shape for p in parameters if p.shape != (channels,)), None)) is not None:
         return f"the normalization has parameters of shape {other} for {channels} channels"
     scale, shift = affine_of(*parameters, epsilon=float(attribute(node, "epsilon", _DEFAULT_EPSILON)))
-    if (reason := fold_affine_map(graph, linear, scale, shift)) is not None:  # case 9
+    bias = None if rows is None else _in_type_of(graph, linear.input[1], shift)
+    if bias is not None and not np.isfinite(bias).all():
+        return "the folded weights would not be finite"
+    if (reason := fold_affine_map(graph, linear, scale, shift if bias is None else 0 * shift)) is not None:  # case 9
         return reason
-    take_over_output(graph, linear, node)
+    last = graph.producer(node.input[0])
+    take_over_output(graph, linear if last is None else last, node)
+    if bias is not None and bias.any():  # case 10
+        _add_behind(graph, linear, bias)
     log.edit(f"folded into {linear.op_type}", node.name, linear.name)
     return None
+
+
+def _rows_of_product(graph: Graph, tensor: str) -> str | None:
+    """The product of a MatMul whose rows `tensor`, a matrix, holds: itself, or what was made a matrix."""
+    if graph.rank(tensor) != _MATRIX_RANK:
+        return None
+    node = graph.producer(tensor)
+    if node is not None and node.op_type in ("Flatten", "Reshape") and node.domain in STANDARD_DOMAINS:
+        columns, own = graph.shape(tensor), graph.shape(node.input[0])
+        kept = columns and own and isinstance(own[-1], int) and columns[-1] == own[-1]
+        alone = len(graph.uses(tensor)) == 1 and not graph.is_output(tensor)
+        if not kept or not alone:
+            return None
+        tensor, node = node.input[0], graph.producer(node.input[0])
+    return tensor if node is not None and node.op_type == "MatMul" else None
+
+
+def _in_type_of(graph: Graph, weight: str, values: NDArray[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):  # what comes out not finite is refused
+        return values.astype(helper.tensor_dtype_to_np_dtype(graph.initializers[weight].data_type))
+
+
+def _add_behind(graph: Graph, matmul: NodeProto, bias: NDArray[Any]) -> None:
+    output = matmul.output[0]
+    product = graph.unique_name(f"{output}_product")
+    graph.copy_value_info(output, product)
+    graph.set_output(matmul, 0, product)
+    name = graph.add_initializer(graph.unique_name(f"{output}_bias"), bias)
+    graph.add_node("Add", [product, name], [output], name=f"{matmul.name}_bias")
 
 
 def affine_of(
