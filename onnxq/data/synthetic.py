@@ -22,6 +22,7 @@ from onnxq.data.inputs import InputSpec, InputSpecs
 from onnxq.errors import DataError, OnnxqError
 from onnxq.graph.model import get_metadata
 from onnxq.graph.view import Dim, Graph, attribute
+from onnxq.inference.outputs import FLOATS
 from onnxq.inference.session import make_session
 from onnxq.wording.plural import counted
 
@@ -164,10 +165,26 @@ def _runnable(
     why = (
         f"{failure.where}: {failure.message}" if failure else "its outputs are NaN or Inf"
     )  # its hint is of other data
+    broken = None if failure else _nan_constant(graph)
+    if broken is not None:
+        raise DataError(
+            f"the model gives NaN for every synthetic input, and its constant {broken!r} holds NaN",
+            hint="the training or the export has broken it: export the model again from sound weights.",
+        )
     raise DataError(
         f"no synthetic input fits the model ({counted(len(tried), 'shape')} tried): {why}",
         hint="pass real data= (--data).",
     )
+
+
+def _nan_constant(graph: Graph) -> str | None:
+    """The first constant that holds NaN; infinite ones are masks more often than faults."""
+    for name, tensor in graph.initializers.items():
+        if tensor.data_type in FLOATS:
+            values = graph.constant(name)
+            if values is not None and np.isnan(values).any():
+                return name
+    return None
 
 
 def _arrays(

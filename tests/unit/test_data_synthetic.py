@@ -153,6 +153,15 @@ def test_a_model_that_takes_no_guess_is_refused():
     assert text.count("Hint:") == 1
 
 
+@pytest.mark.parametrize(("value", "blamed"), [(np.nan, True), (-np.inf, False)])
+def test_a_constant_of_nan_is_blamed_for_it(value, blamed):
+    constants = {"w": np.full((4, 4), value, np.float32)}
+    g = graph([node("MatMul", "x w", "y")], constants, x=(FLOAT, [1, 4]))
+    text = "constant 'w' holds NaN\nHint: the training" if blamed else "its outputs are NaN or Inf\nHint: pass real"
+    with pytest.raises(DataError, match=text):
+        synthetic_batches(g)
+
+
 def test_a_model_that_gives_nan_on_every_guess_is_refused():
     g = graph([node("Log", "x", "y")], x=(FLOAT, [1, 64]))
     with pytest.raises(DataError, match=r"\(1 shape tried\): its outputs are NaN or Inf\n"):
