@@ -43,12 +43,27 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
-FILE = click.Path(path_type=Path, readable=False)
+
+class _FilePath(click.Path):
+    """A path that is not empty: an empty one would mean the working folder, and comes of a variable that is not set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty; where it comes from a variable of the shell, is that set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = _FilePath(path_type=Path, readable=False)
 """Whether a file can be read is found by who reads it: that is an error of the file (exit code 3), not of the usage."""
 COUNT = click.IntRange(min=1)
 
 DATA_SUFFIX = ".calib.npz"
 """Calibration data is looked for beside model.onnx under the name model.calib.npz."""
+
+
+def beside(model: Path, ending: str) -> Path:
+    """The file beside a model that has its name and another ending; also of ".", which is told to be no model later."""
+    return model.parent / (model.stem + ending)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +90,7 @@ class DataOptions:
 
     def beside(self, model: Path) -> DataOptions:
         """With the calibration data that lies beside the model, where none was named."""
-        found = model.with_name(model.stem + DATA_SUFFIX)
+        found = beside(model, DATA_SUFFIX)
         return replace(self, data=found) if self.data is None and found.is_file() else self
 
     def keywords(self) -> ReadingKeywords:

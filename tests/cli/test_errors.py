@@ -99,6 +99,16 @@ def test_files_that_are_no_model(run: Run, folder: Path, command: str, name: str
     assert files(folder) == before
 
 
+@pytest.mark.parametrize("place", [".", "/"])
+@pytest.mark.parametrize("command", ["quantize", "plan", "inspect", "sensitivity", "engine", "report"])
+def test_folders_without_a_name_are_no_models(run: Run, folder: Path, command: str, place: str) -> None:
+    before = files(folder)
+    result = run(command, place)
+    assert result.exit_code == 3, result.stderr
+    assert f"error: model '{place}': this is a folder, not a file\nhint: " in result.stderr
+    assert files(folder) == before
+
+
 def test_an_absent_model_is_told_before_what_is_wrong_with_options(run: Run, folder: Path) -> None:
     result = run("quantize", "absent.onnx", "--ranking", "r.json", "--junit", "r.xml")
     assert result.exit_code == 3
@@ -166,6 +176,8 @@ USAGE = {
     ("quantize", "model.onnx", "--mean", "0.5"): "images are described, but there is no data",
     ("verify", "model.onnx", "model.onnx", "--color", "bgr"): "images are described, but there is no data",
     ("calibrate", "model.onnx", "-o", "m.stats"): "there is no calibration data",
+    ("quantize", ""): "the path is empty; where it comes from a variable of the shell, is that set?",
+    ("quantize", "model.onnx", "--data", ""): "Invalid value for '--data': the path is empty",
     ("quantize",): "Missing argument 'MODEL'",
     ("quantise", "model.onnx"): "No such command 'quantise'",
 }

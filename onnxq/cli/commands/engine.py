@@ -86,7 +86,7 @@ def engine(  # noqa: PLR0913 - one parameter for each group of options
       onnxq engine model.int8.onnx --min-shape x:1x3x224x224 --opt-shape x:8x3x224x224 --max-shape x:32x3x224x224
       onnxq engine model.int8.onnx --data samples.npz --batch-size 8
     """
-    path = output or model.with_suffix(".engine")
+    path = output or options.beside(model, ".engine")
     inputs = {"the model": model, "the data": data_from.data, "the timing cache": building.timing_cache}
     check_places({"--output": path}, inputs=inputs, force=force)
     from onnxq.api.build_engine import build_engine  # noqa: PLC0415 - numpy and onnx only now

@@ -179,7 +179,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
       onnxq quantize model.onnx --mode dynamic
       onnxq quantize model.onnx --config int8.toml --report int8.html --force
     """
-    output = results.output or model.with_suffix(form.suffix(placement.activations))
+    output = results.output or options.beside(model, form.suffix(placement.activations))
     places = {
         "--output": output,
         "--report": results.report,
@@ -308,5 +308,4 @@ def _say_where_data_is_from(
 
         if brings_ranges(model):
             return
-        beside = model.with_name(model.stem + options.DATA_SUFFIX)
-        say(_SYNTHETIC.format(beside=beside), quiet=quiet)
+        say(_SYNTHETIC.format(beside=options.beside(model, options.DATA_SUFFIX)), quiet=quiet)

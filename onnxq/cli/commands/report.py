@@ -51,7 +51,7 @@ def report(sources: tuple[Path, ...], output: Path | None, target: str | None, f
             raise ArtifactError(
                 "this is a page already, and no report is read from one", where=f"report {str(source)!r}", hint=_HOW
             )
-    path = output or sources[0].with_suffix(".html")
+    path = output or options.beside(sources[0], ".html")
     check_places({"--output": path}, inputs={f"what is to be shown ({s})": s for s in sources}, force=force)
     documents = [(source, _read(source, target)) for source in sources]
     text = _page(documents)
