@@ -25,6 +25,7 @@ from onnxq.cli.parameters import (
     RESIZES,
     TARGETS,
     Bytes,
+    FilePath,
     ImageSize,
     Name,
     Numbers,
@@ -43,17 +44,7 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
-
-class _FilePath(click.Path):
-    """A path that is not empty: an empty one would mean the working folder, and comes of a variable that is not set."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "":
-            self.fail("the path is empty; where it comes from a variable of the shell, is that set?", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-FILE = _FilePath(path_type=Path, readable=False)
+FILE = FilePath(path_type=Path, readable=False)
 """Whether a file can be read is found by who reads it: that is an error of the file (exit code 3), not of the usage."""
 COUNT = click.IntRange(min=1)
 

@@ -209,3 +209,12 @@ class MetricName(click.ParamType):  # type: ignore[type-arg]
         close = difflib.get_close_matches(str(value), METRICS, n=1)
         guess = f" Did you mean {close[0]!r}?" if close else ""
         return self.fail(f"{value!r} is none of {', '.join(METRICS)}, python:FILE.py:FUNCTION.{guess}", param, ctx)
+
+
+class FilePath(click.Path):
+    """A path that is not empty: an empty one would mean the working folder, and comes of a variable that is not set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty; where it comes from a variable of the shell, is that set?", param, ctx)
+        return super().convert(value, param, ctx)

@@ -122,7 +122,7 @@ def _latency(
     return Latency(
         float_ms=found.champion_ms,
         quantized_ms=found.challenger_ms,
-        engine="onnxruntime on this machine's CPU",
+        engine="onnxruntime on one thread of this machine's CPU",
         samples=sizes[0] if sizes else 1,
     )
 

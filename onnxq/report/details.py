@@ -13,7 +13,7 @@ from onnxq.verification.compare import OutputError
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """How long one run takes on this machine, both models in turns.
+    """How long one run takes on one thread of this machine, in CPU time, both models in turns.
 
     Attributes:
         float_ms: Median for the float model, in ms.

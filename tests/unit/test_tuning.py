@@ -11,9 +11,11 @@ import pytest
 import onnxq
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
+from onnxq.tuning import latency
 from onnxq.tuning.blocks import blocks
-from onnxq.tuning.race import race
+from onnxq.tuning.race import Race, race
 from onnxq.tuning.search import Floats, Racing, Search
+from onnxq.verification.engines.onnxruntime import OrtModel
 from tests.graphs import graph_of, model_of, normal
 from tests.planned import planned
 
@@ -174,3 +176,22 @@ def test_what_cannot_be_tuned_is_refused(keywords: dict[str, Any], message: str)
     with pytest.raises(ConfigError, match=message) as error:
         onnxq.quantize(model, [FEED], **keywords)
     assert "--t" in str(error.value.hint)
+
+
+def test_reports_time_on_one_thread_that_other_work_does_not_slow_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, races = [], []
+
+    def loaded(*given: Any, **options: Any) -> OrtModel:
+        threads.append(options.get("threads"))
+        return OrtModel(*given, **options)
+
+    def watched(*given: Any, **options: Any) -> Race:
+        races.append(options["one_thread"])
+        return race(*given, **options)
+
+    monkeypatch.setattr(latency, "OrtModel", loaded)
+    monkeypatch.setattr(latency, "race", watched)
+    model = graph_of("(float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }", w=normal(64, 64))
+    found = latency.measure_latency(model, model, {"x": normal(8, 64)}, seconds=0.01)
+    assert found is not None
+    assert (threads, races) == ([1, 1], [True])

@@ -69,7 +69,8 @@ def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
         yield "The outputs are equal to the float model's."
     latency = report.get("latency")
     if latency:
-        yield f"One run takes {latency['quantized_ms']:.3g} ms, the float model {latency['float_ms']:.3g} ms."
+        times = f"One run takes {latency['quantized_ms']:.3g} ms, the float model {latency['float_ms']:.3g} ms"
+        yield f"{times} ({latency['engine']})."
 
 
 def worst_sqnr(report: Mapping[str, Any]) -> float | None:
