@@ -14,6 +14,7 @@ from tests.conformance.cases import Case
 from tests.conformance.judge import judge
 from tests.exported_models import exported_models, feeds_of
 from tests.fuzzing import budget
+from tests.versions import RUNTIME
 
 
 @pytest.mark.parametrize("target", ["ort-x64-vnni", "tensorrt", "openvino", "qnn", "xnnpack"])
@@ -33,6 +34,8 @@ def test_other_modes(mode: str, model: ModelProto) -> None:
 def _check(model: ModelProto, target: str, mode: str) -> None:
     verdict = judge(Case("exported", "node", model, tuple(feeds_of(model))), target, mode, placement="full")
     assume(verdict.outcome != "float fails")
+    # onnxruntime 1.23 has no QuantizeLinear of opset 23, nor ConvInteger for int8 weights.
+    assume(RUNTIME >= (1, 32) or "NOT_IMPLEMENTED" not in verdict.detail)
     if mode != "static" and "the model is quantized already" in verdict.detail:
         return  # they take no models with pairs
     assert verdict.outcome in ("int8", "nothing"), verdict.detail
