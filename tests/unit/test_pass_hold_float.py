@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxq
 from onnxq.graph.view import Graph
 from onnxq.passes.quantize.hold_float import HoldFloat
+from onnxq.verification.engines.onnxruntime import OrtModel
 from tests.graphs import model_of, normal
 
 ORT = "ort-x64-vnni"
@@ -98,3 +101,46 @@ def test_what_a_body_reads_is_kept_from_pairs_that_are_handed_down(move: str) ->
     assert result.report
     assert any(d.action.value == "int8" for d in result.plan.nodes)
     assert all(o.sqnr_db is None or o.sqnr_db > 20 for o in result.report.outputs)  # two int8 layers at most
+
+
+GELU = """(float[1,16,32,32] x) => (float[1,16,32,32] y) {
+[c1] a = Conv(x, w)
+[div] d = Div(a, root)
+[erf] e = Erf(d)
+[add] f = Add(e, one)
+[mul] g = Mul(a, f)
+[half] h = Mul(g, halved)
+[c2] y = Conv(h, w)
+}"""
+GELU_CONSTANTS: dict[str, Any] = {
+    "w": normal(16, 16, 1, 1),
+    "root": np.float32(np.sqrt(2.0)),
+    "one": np.float32(1.0),
+    "halved": np.float32(0.5),
+}
+
+
+def test_a_gelu_behind_a_conv_stays_one_kernel(tmp_path: Path) -> None:
+    """Case 4: without the Sum onnxruntime computes Div, Erf, Add and two Muls."""
+    data = [{"x": normal(1, 16, 32, 32, seed=i)} for i in range(2)]
+    result = onnxq.quantize(model_of(GELU, **GELU_CONSTANTS), data, target="ort-x64-vnni", placement="full")
+    held = [n for n in result.model.graph.node if n.name.endswith("_hold")]
+    assert [n.op_type for n in held] == ["Sum"]
+    assert result.report.passed
+    OrtModel(result.model, optimised_path=tmp_path / "run.onnx")
+    kinds = [n.op_type for n in onnx.load(tmp_path / "run.onnx", load_external_data=False).graph.node]
+    assert "Gelu" in kinds
+    assert not {"Erf", "Div"} & set(kinds)
+    assert onnxq.strip(result.model).holds == 1
+
+
+@pytest.mark.parametrize(("target", "text"), [
+    ("openvino", GELU),
+    ("ort-x64-vnni", GELU.replace("=> (float[1,16,32,32] y)", "=> (float[1,16,32,32] y, float[1,16,32,32] t)").replace(
+        "[c2]", "[tanh] t = Tanh(a)\n[c2]")),
+], ids=["another engine", "another reader"])  # fmt: skip
+def test_other_gelus_are_left_alone(target: str, text: str) -> None:
+    """Case 5."""
+    data = [{"x": normal(1, 16, 32, 32, seed=i)} for i in range(2)]
+    result = onnxq.quantize(model_of(text, **GELU_CONSTANTS), data, target=target, placement="full")
+    assert not [n for n in result.model.graph.node if n.name.endswith("_hold")]

@@ -10,6 +10,10 @@ Cases:
   3. What a body of If, Loop or Scan reads from outside, where only operators that move codes stand between it and a DQ:
      onnxruntime (1.20 to 1.32) would hand a Q/DQ pair down to that reader, for which a node has no input of its own,
      and end the process. The body gets the tensor through a Sum.
+  4. Where the plan's `whole_gelus` says so, the two operators of a GELU that read one DQ read it through one Sum.
+     onnxruntime gives every reader of a DQ one of its own before it looks for GELUs, does not find one then, and
+     computes its five operators one by one.
+  5. Any other reader of such a DQ (an int8 node, an Add), or a GELU that reads no DQ: nothing happens.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from onnxq.graph.view import CAPTURED, Graph, Use
 from onnxq.passes.base import Pass, PassLog, PassResult
 from onnxq.planning.plan import QuantPlan
 
+_GELU_READERS = 2
+"""What is scaled for the Erf, and the factor."""
 _MOVERS = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 
@@ -44,7 +50,25 @@ class HoldFloat(Pass):
                 captured = [use for use in graph.uses(tensor) if use.slot == CAPTURED]
                 if captured and _moves_from_pair(graph, node):
                     _hold(graph, tensor, captured, log)
+        for node in graph.nodes if self._plan.whole_gelus else ():
+            if node.op_type == "DequantizeLinear" and _is_read_by_gelu(graph, node.output[0]):
+                _hold(graph, node.output[0], graph.uses(node.output[0]), log)
         return log.result(graph)
+
+
+def _is_read_by_gelu(graph: Graph, tensor: str) -> bool:
+    """Whether a GELU, x * (1 + erf(x / sqrt(2))) / 2 in any order, is all that reads `tensor`."""
+    readers = [graph.node(use.node) for use in graph.uses(tensor)]
+    if (
+        len(readers) != _GELU_READERS
+        or graph.is_output(tensor)
+        or any(n.op_type not in ("Div", "Mul") for n in readers)
+    ):
+        return False
+    others = [graph.producer(t) for node in readers for t in node.input if t != tensor]
+    if any(node is not None and node.op_type == "DequantizeLinear" for node in others):
+        return False
+    return any(behind.op_type == "Erf" for node in readers for behind in graph.consumers(node.output[0]))
 
 
 def _hold(graph: Graph, tensor: str, uses: list[Use], log: PassLog) -> None:

@@ -63,7 +63,7 @@ _SIGN_KEEPERS = _MOVERS | {
 _DEEPEST = 64
 """Pairs stand much closer; this only keeps a graph without any from exhausting the stack."""
 _RELU6 = 6.0
-_HELD = re.compile(r"_held(_\d+)?")
+_HELD = re.compile(r"(_dequantized(_\d+)?)?_held(_\d+)?")
 _HINT = "onnxq strips Q/DQ models; ask the tool that made this one for its QDQ format"
 
 
