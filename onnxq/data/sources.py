@@ -216,6 +216,8 @@ class _Opening:
         """
         source = self.said.source
         if isinstance(source, (str, Path)):
+            if source == "":  # to Path, the working folder
+                raise DataError("the path of the data is empty", hint="check the path in data= (--data).")
             opened = self._path(Path(source))
         elif isinstance(source, np.ndarray):
             opened = ArraysSource({"": source}, self._needed(), self._size(), self.skip)

@@ -105,6 +105,8 @@ def load_graph(model: ModelSource) -> Graph:
             f"a model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}",
             hint="pass the path of an .onnx file",
         )
+    if model == "":  # to Path, the working folder
+        raise ModelError("the path of the model is empty", hint="pass the path of an .onnx file")
     path = Path(model)
     return _checked(_parsed(_file_content(path), f"model {str(path)!r}"), path.parent, f"model {str(path)!r}")
 

@@ -221,6 +221,13 @@ def test_quantized_model_is_refused(result: onnxq.QuantizeResult) -> None:
     )
 
 
+def test_an_empty_path_is_not_the_working_folder() -> None:
+    with pytest.raises(onnxq.ModelError, match=r"^the path of the model is empty"):
+        onnxq.plan("", target=ORT)
+    with pytest.raises(onnxq.DataError, match=r"^the path of the data is empty"):
+        onnxq.quantize(model(), "", target=ORT)
+
+
 def test_a_float_model_in_place_of_a_quantized_one_is_told() -> None:
     report = onnxq.verify(model(), model(), data(2))
     assert not report

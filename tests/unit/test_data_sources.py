@@ -128,6 +128,8 @@ def test_damaged_files_are_refused(tmp_path):
 
 def test_paths_of_no_use_are_refused(tmp_path):
     kinds = "data= (--data) takes a .npz or .npy file, a folder of them"
+    with pytest.raises(DataError, match=r"^the path of the data is empty\nHint: check the path in data= \(--data\)\.$"):
+        open_data("", inputs=ONE)
     with pytest.raises(DataError, match=r"none: no such file or folder\nHint: check the path in data= \(--data\)\.$"):
         open_data(tmp_path / "none", inputs=ONE)
     (tmp_path / "d.dat").write_text("1,2")
