@@ -19,7 +19,7 @@ from onnxq.graph.weights_file import WeightsFile, name_file
 from onnxq.modes.details import Calibrated, details_of
 from onnxq.modes.recorded_options import OPTIONS_KEY
 from onnxq.modes.result import QuantizeResult
-from onnxq.modes.slower import slower_notes
+from onnxq.modes.slower import slower_notes, ways_out
 from onnxq.pipeline.facts import Clock, Counted, path_of, source_facts
 from onnxq.pipeline.reading import Reading
 from onnxq.planning.macs import plan_with_macs
@@ -245,7 +245,8 @@ def _slower(made: Made, request: Request, verification: VerifyResult) -> tuple[s
     """What to say of the speed, unless placements were raced, which tells more."""
     if made.tuning is not None:
         return ()
-    return slower_notes(made.source, made.quantized, verification.kept, request.target, made.mode)
+    helps = ways_out(made.mode, request.wanted.placement)
+    return slower_notes(made.source, made.quantized, verification.kept, request.target, helps)
 
 
 def _data_facts(made: Made, request: Request) -> DataFacts:

@@ -15,8 +15,8 @@ _LEAST_ROUNDS, _MOST_ROUNDS = 5, 15
 
 _SLOWER = 1.1
 """Ratio from which on a model is called slower."""
-_FEW_ROUNDS = 7
-_FEW_SECONDS = 1.0
+_FEWEST_ROUNDS, _FEW_ROUNDS = 3, 7
+_FEW_SECONDS = 2.0
 """Time that these rounds may take together."""
 _LEAST_MS = 0.1
 """Below so much it is onnxruntime's own work that is timed."""
@@ -47,7 +47,7 @@ def measure_latency(float_graph: Graph, quantized: Graph, feed: Feed, *, seconds
 
 
 def clearly_slower(float_graph: Graph, quantized: Graph, feed: Feed) -> Race | None:
-    """The race of both models where the quantized one is clearly slower; a look that costs a second at most.
+    """The race of both models where the quantized one is clearly slower; a look that costs two seconds at most.
 
     Both run on one thread and in CPU time, to which other work on the machine adds little; where rounds differ all the
     same, nothing is said.
@@ -64,9 +64,10 @@ def clearly_slower(float_graph: Graph, quantized: Graph, feed: Feed) -> Race | N
     try:
         models = [OrtModel(graph.to_model(), base_dir=graph.base_dir, threads=1) for graph in (float_graph, quantized)]
         once = [_second_run(model, feed) for model in models]
-        if once[0] * 1e3 < _LEAST_MS or sum(once) * _FEW_ROUNDS > _FEW_SECONDS:
+        rounds = min(_FEW_ROUNDS, int(_FEW_SECONDS / max(sum(once), 1e-6)))
+        if once[0] * 1e3 < _LEAST_MS or rounds < _FEWEST_ROUNDS:
             return None
-        found = race(models[0], models[1], feed, one_thread=True, rounds=_FEW_ROUNDS)
+        found = race(models[0], models[1], feed, one_thread=True, rounds=rounds)
     except OnnxqError:
         return None
     return found if found.low_ratio > _SLOWER else None

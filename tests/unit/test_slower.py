@@ -92,7 +92,12 @@ def test_types_that_gain_no_speed_are_not_timed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_mode_has_ways_out() -> None:
-    assert set(slower._WAYS_OUT) == set(MODES)
+    assert all("mode=" in slower.ways_out(mode, "fast") for mode in MODES)
+
+
+def test_the_default_placement_is_no_way_out_of_itself() -> None:
+    assert "--placement" not in slower.ways_out("static", "fast")
+    assert "--placement fast" in slower.ways_out("static", "full")
 
 
 def test_three_quarters_of_the_rounds_lie_above_the_lower_ratio() -> None:
