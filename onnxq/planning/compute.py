@@ -81,7 +81,7 @@ def compute_site(graph: Graph, node: NodeProto, target: Target) -> ComputeSite |
     )
     if refusal is not None:
         return refusal
-    bias, bias_use, output = _bias(graph, node)
+    bias, bias_use, output = _bias(graph, node, target)
     return ComputeSite(
         node=node.name,
         rule=rule,
@@ -94,12 +94,14 @@ def compute_site(graph: Graph, node: NodeProto, target: Target) -> ComputeSite |
     )
 
 
-def _bias(graph: Graph, node: NodeProto) -> tuple[str | None, Use | None, str]:
+def _bias(graph: Graph, node: NodeProto, target: Target) -> tuple[str | None, Use | None, str]:
     """The constant bias of `node`, where it is read, and the tensor behind it."""
     output = node.output[0]
     if node.op_type != "MatMul":
         bias = node.input[BIAS] if len(node.input) > BIAS and node.input[BIAS] else None
         return bias, None if bias is None else Use(node.name, BIAS), output
+    if target.everywhere:
+        return None, None, output  # an Add is an operator of its own there
     found = biased_matmul(graph, node)
     if isinstance(found, Miss):
         return None, None, output

@@ -34,8 +34,9 @@ class Site:
 
 def sites_of(graph: Graph, plan: QuantPlan) -> list[Site]:
     """Every node with a rounded weight, in the order of the plan."""
+    settled = {tensor.name for tensor in plan.tensors.values() if tensor.role is Role.CONSTANT}
     return [
-        _site(graph, graph.node(use.node), tensor.name)
+        _site(graph, graph.node(use.node), tensor.name, settled)
         for tensor in plan.tensors.values()
         if tensor.role is Role.WEIGHT
         for use in tensor.uses
@@ -48,10 +49,12 @@ def weight_bytes(graph: Graph, plan: QuantPlan) -> int:
     return sum(4 * math.prod(int(d) for d in graph.initializers[name].dims) for name in weights)
 
 
-def _site(graph: Graph, node: NodeProto, weight: str) -> Site:
+def _site(graph: Graph, node: NodeProto, weight: str, settled: set[str]) -> Site:
     last, bias = node.name, node.input[2] if len(node.input) > 2 else ""
     if node.op_type == "MatMul":
         found = biased_matmul(graph, node)
-        last, bias = (node.name, "") if isinstance(found, Miss) else (found.nodes[-1], found.bindings["bias"])
+        # An Add whose constant has codes like an activation's is an operator of its own.
+        if not isinstance(found, Miss) and found.bindings["bias"] not in settled:
+            last, bias = found.nodes[-1], found.bindings["bias"]
     own = bool(bias) and graph.is_constant(bias) and len(graph.uses(bias)) == 1
     return Site(node=node.name, last=last, weight=weight, bias=bias if own else None)

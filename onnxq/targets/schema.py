@@ -175,7 +175,7 @@ class Target:
         fused_activations: Operators that disappear into the node before them.
         fusion_rule: Identifier of the rule by which they do (INPUTS only).
         everywhere: Whether every operator with a rule is quantized, not only where codes are wanted behind it: an
-            engine that computes on codes alone (REGIONS only).
+            engine that computes on codes alone, an Add behind a MatMul included (REGIONS only).
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
         pool_pairs: Whether a MaxPool with a pair on its output gets the same pair on its input (INPUTS only).
         concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).

@@ -9,7 +9,7 @@ import pytest
 import onnxq
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
-from onnxq.numerics import fake_quantize, sqnr_db
+from onnxq.numerics import fake_quantize, quantize, sqnr_db
 from onnxq.verification.engines import openvino as openvino_engine
 from tests.e2e.conftest import present
 from tests.graphs import computed, model_of, normal
@@ -92,6 +92,25 @@ def test_q1_to_q5_in_the_plan_for_qnn() -> None:
     assert forms["x"] == forms["y"] == ("uint16", None)
     assert int(params["u"].zero_point) == 128
     assert forms["b"][0] == forms["k"][0] == "int32"
+
+
+@pytest.mark.parametrize(("activations", "codes"), [(None, "uint8"), ("uint16", "uint16")])
+def test_q3_an_add_behind_a_product_is_an_operator_of_its_own(activations: str | None, codes: str) -> None:
+    text = "(float[n,6,8] x) => (float[n,6,16] y) { [m] a = MatMul(x, w) [d] b = Add(a, c) [r] y = Relu(b) }"
+    values = {"w": normal(8, 16), "c": normal(16, seed=1)}
+    data = [{"x": normal(2, 6, 8, seed=i)} for i in range(16)]
+    result = onnxq.quantize(model_of(text, **values), data, target="qnn", activations=activations)
+    forms = {k: (t.spec.qtype.name, t.role.value) for k, t in result.plan.tensors.items()}
+    assert forms["a"] == forms["b"] == (codes, "activation")
+    assert forms["c"] == (codes, "constant")
+    assert {d.node: d.action.value for d in result.plan.nodes} == dict.fromkeys("mdr", "int8")
+    # Recovery leaves the constant alone, for its codes were settled before: none of them is cut off.
+    stored = Graph(result.model)
+    add = next(node for node in stored.nodes if node.op_type == "Add")
+    added = stored.producer(add.input[1])
+    assert added is not None
+    params = result.qparams["c"]
+    assert np.array_equal(stored.constant(added.input[0]), quantize(values["c"], params))
 
 
 @pytest.mark.parametrize("activations", [None, "uint16"])
