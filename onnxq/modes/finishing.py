@@ -25,7 +25,7 @@ from onnxq.pipeline.reading import Reading
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.modes import STATIC
 from onnxq.planning.options import PlanOptions
-from onnxq.planning.plan import QuantPlan, Role
+from onnxq.planning.plan import Action, QuantPlan, Role
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.contents import DataFacts
 from onnxq.report.details import Details
@@ -33,13 +33,16 @@ from onnxq.report.gates import Gates
 from onnxq.search.budget import Budget
 from onnxq.search.reading import Judged, judged_by, open_for
 from onnxq.search.result import SearchResult
-from onnxq.targets.schema import Target
+from onnxq.targets.schema import Engine, Target
 from onnxq.tuning.search import Tuning
 from onnxq.verification.check import Check
 from onnxq.verification.verify import VerifyResult, verify_model
 from onnxq.version import VERSION
 from onnxq.weight_only.kept import Quality
 from onnxq.wording.plural import counted
+
+_MOST = 0.5
+"""Share of the arithmetic above which a user hears of a mode that runs it in int8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +200,9 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         notes=(*plan.notes, *batches.notes, *made.notes),
         seconds=clock.seconds,
     )
-    facts = replace(facts, notes=(*facts.notes, *_kept_twice(made), *_slower(made, request, verification)))
     measured = plan_with_macs(plan, made.planned, feeds.shapes)
+    notes = (*_kept_twice(made), *_faster_elsewhere(made, measured, request), *_slower(made, request, verification))
+    facts = replace(facts, notes=(*facts.notes, *notes))
     report = build_report(
         verification,
         facts,
@@ -238,6 +242,20 @@ def _kept_twice(made: Made) -> list[str]:
     return [
         f"the file holds {counted(len(kept), 'quantized weight')} in float too, first {kept[0]!r}, which "
         f"{graph.node(reader).op_type} {reader!r} reads"
+    ]
+
+
+def _faster_elsewhere(made: Made, measured: QuantPlan, request: Request) -> list[str]:
+    """What to say where another mode runs most of the arithmetic in int8, which this one leaves in float."""
+    if made.mode != STATIC or request.target.engine is not Engine.ONNXRUNTIME:
+        return []
+    recurrent = sum(d.macs or 0 for d in measured.nodes if d.op == "LSTM" and d.action is Action.FLOAT)
+    whole = sum(d.macs or 0 for d in measured.nodes)
+    if recurrent <= _MOST * whole:
+        return []
+    return [
+        f"{recurrent / whole:.0%} of the arithmetic is in LSTM, which stays float; mode='dynamic' (--mode dynamic) "
+        "runs it in int8"
     ]
 
 

@@ -104,6 +104,24 @@ def test_d3_lstm(direction: str, target: str) -> None:
     assert_runs(result, "DynamicQuantizeLSTM")
 
 
+@pytest.mark.parametrize(("hidden", "told"), [(32, True), (1, False)])
+def test_static_quantization_says_where_lstms_run_in_int8(hidden: int, *, told: bool) -> None:
+    """4 x 32 x (16 + 32) products a step are the LSTM's and 16 x 16 the other's; with one unit, 68 of 324."""
+    text = f"""(float[1,1,16] x) => (float[1,1,{hidden}] h, float[1,1,16] z) {{
+        [lstm] y, last = LSTM<hidden_size={hidden}>(x, w, r)
+        [axes] h = Squeeze(y, one)
+        [out] z = MatMul(x, v)
+        }}"""
+    values = {
+        "w": normal(1, 4 * hidden, 16), "r": normal(1, 4 * hidden, hidden, seed=1), "v": normal(16, 16),
+        "one": np.array([1]),
+    }  # fmt: skip
+    data = [{"x": normal(1, 1, 16, seed=i)} for i in range(4)]
+    result = onnxq.quantize(model_of(text, **values), data, target="ort-cpu", placement="full")
+    notes = [note for note in result.report.notes if "stays float; mode='dynamic' (--mode dynamic)" in note]
+    assert len(notes) == told
+
+
 def test_d4_attention_of_onnxruntime() -> None:
     node = helper.make_node("Attention", ["x", "w", "b"], ["y"], num_heads=2, domain="com.microsoft")
     given = model([node], [2, 5, 16], {"y": 3}, w=0.3 * normal(16, 48), b=0.3 * normal(48, seed=1))
