@@ -103,6 +103,11 @@ class _Reconstruction:
         self._rounded = Walk(runnable(rounded), solved.samples, solved.options, self._make_room)
 
     def run(self, sites: Sequence[Site]) -> Graph:
+        with self._float, self._rounded:
+            self._fit(sites)
+        return self._result
+
+    def _fit(self, sites: Sequence[Site]) -> None:
         for index, site in enumerate(sites):
             report_to(self._progress, STAGE, index, len(sites), unit="layer")
             self._choose_weight(site)
@@ -110,7 +115,6 @@ class _Reconstruction:
                 self._fit_bias(site, site.bias)
             if self._kept_bytes > KEPT_BYTES and len(self._float.samples) > 1:
                 self._thin_out()
-        return self._result
 
     @property
     def _kept_bytes(self) -> int:

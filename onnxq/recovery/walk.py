@@ -33,7 +33,7 @@ class NotKeptError(Exception):
 
 
 class Walk:
-    """One graph on its way from inputs to outputs.
+    """One graph on its way from inputs to outputs; a context manager, which ends its threads and lets all go.
 
     Args:
         graph: The graph, in topological order. Its constants may change while it is walked, its nodes may not.
@@ -52,18 +52,27 @@ class Walk:
         graph: Graph,
         samples: Sequence[Batch],
         options: CollectOptions,
-        make_room: Callable[[int], None] = lambda _: None,
+        make_room: Callable[[int], None] | None = None,
     ) -> None:
         self.graph = graph
         self.samples = list(samples)
         self.halvings = 0
-        self._make_room = make_room
+        self._make_room = make_room or _nothing
         at_once, threads = shared_threads(options.threads) if options.on_cpu else (1, options.threads)
         # Pieces are small: threads within a node wait for each other longer than they work.
         self._threads, self._options = ThreadPoolExecutor(at_once), replace(options, threads=threads)
         self._kept: list[dict[str, NDArray[Any]]] = [dict(batch.arrays) for batch in samples]
         self._done: set[str] = set()
         self._freed_bytes = 0
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+        self._kept.clear()
+        # Who makes room holds this walk: the two would keep the graph and its scratch files.
+        self._make_room = _nothing
 
     @property
     def size_bytes(self) -> int:
@@ -136,3 +145,7 @@ class Walk:
 
     def _is_read_later(self, tensor: str) -> bool:
         return any(use.node not in self._done for use in self.graph.uses(tensor))
+
+
+def _nothing(_: int) -> None:
+    """No room is needed."""

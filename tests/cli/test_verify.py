@@ -114,7 +114,8 @@ def test_sqnr_gate(folder: Path, level: str, passed: bool) -> None:
 
 
 def test_gates_decide_the_exit_code_of_a_good_model(folder: Path) -> None:
-    made = RUNNER.invoke(cli, ["quantize", NAMES[0], "--data", "data.npz", "-t", ORT, "-o", NAMES[1], "--force"])
+    options = ["-t", ORT, "--placement", "full", "-o", NAMES[1], "--force"]
+    made = RUNNER.invoke(cli, ["quantize", NAMES[0], "--data", "data.npz", *options])
     assert made.exit_code == 0, made.output
     assert verify("--target", ORT).exit_code == 0
     assert verify("--target", ORT, "--min-int8", "95", "--min-sqnr", "10").exit_code == 0

@@ -58,7 +58,7 @@ def absorbed(
     graph = graph_of(text, **constants)
     infer_shapes(graph)
     GiveBiases().run(graph)
-    plan = make_plan(graph, TARGETS[target], options=PlanOptions(), digest="")
+    plan = make_plan(graph, TARGETS[target], options=PlanOptions(placement="full"), digest="")
     return graph, absorb_biases(graph, plan, TARGETS[target], samples_of(graph), OPTIONS, exact_only=exact_only)
 
 

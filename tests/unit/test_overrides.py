@@ -285,6 +285,7 @@ def test_quantize_with_overrides_passes_its_checks(target: str) -> None:
         MODEL,
         DATA,
         target=target,
+        placement="full",
         overrides=[
             {"tensors": "x", "range": [-2.0, 2.0]},
             onnxq.Override(nodes="two", method="mse", per_channel=False),
@@ -311,7 +312,7 @@ def test_types_that_tables_offer_run_in_int8(target: str, change: dict[str, str]
     """Asks the engine: a type that kept nodes in float would not belong into the table."""
     if target == "openvino":
         pytest.importorskip("openvino")
-    result = onnxq.quantize(MODEL, DATA, target=target, overrides=[{"nodes": "*", **change}])
+    result = onnxq.quantize(MODEL, DATA, target=target, placement="full", overrides=[{"nodes": "*", **change}])
     assert result.report.engine is not None
     assert {n.precision.value for n in result.report.engine.nodes if n.op == "Conv"} == {"int8"}
     assert result.report, result.report.to_text()

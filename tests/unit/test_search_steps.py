@@ -18,7 +18,9 @@ from onnxq.targets.schema import Engine
 from tests.graphs import computed, model_of, normal
 
 QNN = TARGETS["qnn"]
-NPU = replace(TARGETS["openvino"], name="npu", engine=Engine.NONE, activation_types=frozenset({"int16"}), types={})
+NPU = replace(
+    TARGETS["openvino"], name="npu", engine=Engine.NONE, activation_types=frozenset({"int16"}), types={}, costs=None
+)
 
 TEXT = """(float[1,8,8,8] x) => (float[1,8,8,8] y) {
     [a] p = Conv<pads=[1,1,1,1]>(x, u, b)

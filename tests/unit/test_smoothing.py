@@ -34,7 +34,7 @@ OUTLIER[3] = 40.0
 def planned(graph: Graph, target: str) -> QuantPlan:
     infer_shapes(graph)
     GiveBiases().run(graph)
-    return make_plan(graph, TARGETS[target], options=PlanOptions(), digest="")
+    return make_plan(graph, TARGETS[target], options=PlanOptions(placement="full"), digest="")
 
 
 def batches(graph: Graph, count: int = 8) -> list[Batch]:
