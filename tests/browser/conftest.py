@@ -45,7 +45,7 @@ class Browser:
         self.driver.get_log("browser")
         self.driver.get("about:blank")
         self.driver.get(page.as_uri())
-        assert self.js("return document.documentElement.dataset.ready") == "true"
+        self.wait("document.documentElement.dataset.ready === 'true'")
 
     def js(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
