@@ -8,11 +8,13 @@ pass; between its passes it checks the graph's invariants and names the pass tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from onnx import NodeProto
+
 from onnxq.errors import InternalError
-from onnxq.graph.view import Graph
+from onnxq.graph.view import STANDARD_DOMAINS, Graph
 from onnxq.passes.invariants import broken_invariants
 
 
@@ -78,6 +80,26 @@ class PassLog:
 
     def result(self, graph: Graph) -> PassResult:
         return PassResult(graph, tuple(self.edits), tuple(self.misses))
+
+
+def rewrite_each(graph: Graph, op_type: str, rewrite: Callable[[Graph, NodeProto, PassLog], str | None]) -> PassResult:
+    """Try a rewrite on every node of one of ONNX's own operators, and prune what it leaves unread.
+
+    Args:
+        graph: Edited in place.
+        op_type: The operator.
+        rewrite: Edits the graph around a node and logs that, or gives the reason why it left the node alone; None where
+            there is nothing to say of it.
+    """
+    log = PassLog()
+    for node in graph.nodes:
+        if node.op_type == op_type and node.domain in STANDARD_DOMAINS:
+            reason = rewrite(graph, node, log)
+            if reason is not None:
+                log.miss(reason, node.name)
+    if log.edits:
+        graph.prune()
+    return log.result(graph)
 
 
 class InvariantError(InternalError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxq.planning.plan import Observed
+from onnxq.planning.plan import Observed, QuantPlan
 from tests.graphs import normal
 from tests.planned import actions, activations, planned, reason, tensors
 
@@ -320,18 +320,23 @@ def test_flatten_before_gemm_gets_pairs_on_both_sides() -> None:
     ]
 
 
-def test_matmul_of_rank_3_has_its_bias_added_in_float() -> None:
-    plan = planned(
-        """(float[N,4,16] x) => (float[N,4,16] y) {
+def plan_with_bias(sizes: str) -> QuantPlan:
+    """Two products of data of these sizes, with a bias and a Relu between."""
+    return planned(
+        f"""(float[{sizes}] x) => (float[{sizes}] y) {{
         [m1] a = MatMul(x, w)
         [add] b = Add(bias, a)
         [r] c = Relu(b)
         [m2] y = MatMul(c, v)
-        }""",
+        }}""",
         w=normal(16, 16),
         v=normal(16, 16),
         bias=BIAS,
     )
+
+
+def test_matmul_of_rank_3_has_its_bias_added_in_float() -> None:
+    plan = plan_with_bias("N,4,16")
     assert tensors(plan) == [
         "x u8 observed -> m1.0",
         "c u8 observed[0,] -> m2.0",
@@ -343,17 +348,7 @@ def test_matmul_of_rank_3_has_its_bias_added_in_float() -> None:
 
 
 def test_matmul_of_rank_2_takes_its_bias_in() -> None:
-    plan = planned(
-        """(float[N,16] x) => (float[N,16] y) {
-        [m1] a = MatMul(x, w)
-        [add] b = Add(bias, a)
-        [r] c = Relu(b)
-        [m2] y = MatMul(c, v)
-        }""",
-        w=normal(16, 16),
-        v=normal(16, 16),
-        bias=BIAS,
-    )
+    plan = plan_with_bias("N,16")
     assert "bias s32@0 x*w -> add.0" in tensors(plan)
     assert actions(plan) == {"m1": "int8", "add": "fused", "r": "fused", "m2": "int8"}
     assert reason(plan, "add") == "is the bias of 'm1' [C8]"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
-from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.passes.base import Pass, PassLog, PassResult, rewrite_each
 from onnxq.passes.simplify.linear import (
     BIASED_OPS,
     fold_affine_map,
@@ -49,15 +49,7 @@ class FoldBatchnorm(Pass):
     """
 
     def run(self, graph: Graph) -> PassResult:
-        log = PassLog()
-        for node in graph.nodes:
-            if node.op_type == "BatchNormalization" and node.domain in STANDARD_DOMAINS:
-                reason = _fold(graph, node, log)
-                if reason is not None:
-                    log.miss(reason, node.name)
-        if log.edits:
-            graph.prune()
-        return log.result(graph)
+        return rewrite_each(graph, "BatchNormalization", _fold)
 
 
 def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from onnx import NodeProto
 
 from onnxq.graph.constants import integers, integers_operand, operand, scalar
-from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
-from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.graph.view import Graph, attribute
+from onnxq.passes.base import Pass, PassLog, PassResult, rewrite_each
 
 
 class FoldPad(Pass):
@@ -26,15 +26,7 @@ class FoldPad(Pass):
     """
 
     def run(self, graph: Graph) -> PassResult:
-        log = PassLog()
-        for node in graph.nodes:
-            if node.op_type == "Pad" and node.domain in STANDARD_DOMAINS:
-                reason = _fold(graph, node, log)
-                if reason is not None:
-                    log.miss(reason, node.name)
-        if log.edits:
-            graph.prune()
-        return log.result(graph)
+        return rewrite_each(graph, "Pad", _fold)
 
 
 def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:

@@ -14,7 +14,7 @@ from onnx import NodeProto
 from onnxq.graph.constants import scalar
 from onnxq.graph.match import Miss, sole_consumer
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
-from onnxq.passes.base import Pass, PassLog, PassResult
+from onnxq.passes.base import Pass, PassLog, PassResult, rewrite_each
 
 _TOLERANCE = 1e-6
 """How far 1 / c written as a float32 constant may be from the quotient."""
@@ -32,19 +32,12 @@ class FuseHardSigmoid(Pass):
     """
 
     def run(self, graph: Graph) -> PassResult:
-        log = PassLog()
-        for clip in graph.nodes:
-            if clip.op_type != "Clip" or clip.domain not in STANDARD_DOMAINS or not graph.is_float(clip.output[0]):
-                continue
-            reason = _fuse(graph, clip, log)
-            if reason is not None:
-                log.miss(reason, clip.name)
-        if log.edits:
-            graph.prune()
-        return log.result(graph)
+        return rewrite_each(graph, "Clip", _fuse)
 
 
 def _fuse(graph: Graph, clip: NodeProto, log: PassLog) -> str | None:
+    if not graph.is_float(clip.output[0]):
+        return None
     ceiling = _ceiling(graph, clip)
     if ceiling is None:
         return "its limits are not 0 and a positive constant"  # case 3
