@@ -20,6 +20,8 @@ from onnxq.modes.dynamic import dynamic_subject
 from onnxq.modes.finishing import Request
 from onnxq.modes.weight_only import weight_subject
 from onnxq.pipeline.facts import Clock
+from onnxq.pipeline.nested import NestedRun, readable_for
+from onnxq.pipeline.nested_plans import whole_plan
 from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.pipeline.stages import (
     check_stats,
@@ -32,11 +34,11 @@ from onnxq.pipeline.stages import (
 from onnxq.planning.modes import DYNAMIC, STATIC
 from onnxq.planning.options import PlacementKeywords, PlanOptions, TypeKeywords
 from onnxq.planning.weight_form import FormKeywords, WeightForm
+from onnxq.recovery.registry import Recovery
 from onnxq.search.candidates import Candidates
 from onnxq.search.distance import Effect
 from onnxq.search.expected import expected_harm
-from onnxq.search.layers import layers_of
-from onnxq.search.measuring import Measurement, Subject, counted_plan, effects_of
+from onnxq.search.measuring import Measurement, Subject, effects_of
 from onnxq.search.ranking import By, ExpectedLayer, Quantized, Sensitivity
 from onnxq.targets import ORT_CPU, TargetSource, resolve_target
 
@@ -77,8 +79,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
         model: The float model.
         data: Samples; some are measured on, and in mode "static" all are calibrated on. None takes synthetic inputs.
         target: As for `quantize`.
-        mode: What the model is turned into, as for `quantize`. Nodes inside If, Loop and Scan are layers in mode
-            "weight-only" alone; in the others they stay float.
+        mode: What the model is turned into, as for `quantize`. Nodes inside If, Loop and Scan are layers too.
         samples: Samples to measure on, at most; they are spread over the data.
         quantize: "only" quantizes one layer at a time; "all-but" quantizes all layers but one at a time, and runs the
             whole model for each.
@@ -157,7 +158,7 @@ def _static_subject(request: Request, ranges: RangeKeywords, samples: int, clock
     """The layers of a model in mode "static", to be measured on so many samples."""
     chosen, stats = method_from_name(ranges["method"], percentile=ranges["percentile"]), stats_from(ranges["stats"])
     prepared = prepare(request.model, request.target, request.wanted, note=request.target_note)
-    batches, kept = keep_first(request.feeds(prepared.source), samples=samples)
+    batches, kept = keep_first(readable_for(prepared, request.feeds(prepared.source)), samples=samples)
     clock.lap("plan")
     if stats is None:
         known = observe(prepared, batches, chosen, request.collecting, request.progress)
@@ -165,13 +166,23 @@ def _static_subject(request: Request, ranges: RangeKeywords, samples: int, clock
         check_stats(prepared, stats)
         known = known_from_stats(prepared.plan, stats, chosen)
         read_through(batches)
+    inside = NestedRun(
+        prepared=prepared,
+        method=chosen,
+        options=request.collecting,
+        stats=stats,
+        recovery=Recovery.of("none"),
+        data=request.data,
+    ).solve(prepared.graph, batches)
     clock.lap("calibrate")
     qparams = solve_from_ranges(prepared.graph, prepared.plan, known.ranges, prepared.target)
-    layers = layers_of(prepared.graph, counted_plan(prepared.plan, prepared.graph, kept), prepared.target)
-    if not layers:
-        raise nothing_to_quantize(prepared.plan)
-    candidates = Candidates(prepared=prepared, options=request.wanted, qparams=qparams, recovered=prepared.graph)
-    return Subject(space=candidates.space(layers, known.stats), samples=kept, method=known.label)
+    candidates = Candidates(
+        prepared=prepared, options=request.wanted, qparams=qparams, recovered=prepared.graph, stats=known.stats
+    )
+    space = candidates.with_inside(inside.parts).space(kept)
+    if not space.layers:
+        raise nothing_to_quantize(whole_plan(prepared.plan, prepared.nested))
+    return Subject(space=space, samples=kept, method=known.label)
 
 
 def _check(samples: int, seconds: float | None) -> None:

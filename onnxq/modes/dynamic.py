@@ -82,20 +82,20 @@ def quantize_dynamic(request: Request, budget: Budget | None = None) -> Quantize
 
 
 def dynamic_subject(request: Request, samples: int, clock: Clock) -> Subject:
-    """The layers of a model in mode "dynamic", to be measured on so many samples; what is in subgraphs stays float.
+    """The layers of a model in mode "dynamic", to be measured on so many samples.
 
     Raises:
         OnnxqError: as `quantize_dynamic`.
     """
     planned = plan_dynamically(request.model, request.target, request.wanted, ())
     with blamed_on(planned.source):
-        if not any(d.action in (Action.INT8, Action.WEIGHTS) for d in planned.plan.nodes):
-            raise _nothing(planned.plan)
+        if not any(d.action in (Action.INT8, Action.WEIGHTS) for d in planned.whole.nodes):
+            raise _nothing(planned.whole)
         reader, kept = keep_first(request.feeds(planned.source), samples=samples)
         read_through(reader)
         clock.lap("plan")
         plan = counted_plan(planned.plan, planned.graph, kept)
-        space = _space(replace(planned, plan=plan, nested=()), request.target)
+        space = _space(replace(planned, plan=plan), request.target)
     return Subject(space=space, samples=kept, method=DYNAMIC)
 
 
@@ -105,7 +105,7 @@ def _space(planned: DynamicPlan, target: Target) -> Space:
         ShareConstants().run(quantized)
         return quantized
 
-    return dynamic_space(planned, solve_dynamic(planned.graph, planned.plan, target), made)
+    return dynamic_space(planned, target, made)
 
 
 def _searched(planned: DynamicPlan, request: Request, budget: Budget) -> tuple[DynamicPlan, Batches, SearchResult]:

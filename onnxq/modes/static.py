@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxq.calibration.solve import QParamsTable, RangeTable, replaced_note, solve_from_ranges
-from onnxq.calibration.statistics.table import StatsTable
 from onnxq.data.batches import Batch, Batches
 from onnxq.data.kept import keep_first
 from onnxq.graph.saving import file_for_weights
@@ -46,8 +45,6 @@ from onnxq.recovery.levelling import Levelled, level_channels
 from onnxq.recovery.solved import Solved
 from onnxq.report.contents import DataFacts
 from onnxq.search.candidates import Candidate, Candidates
-from onnxq.search.layers import layers_of
-from onnxq.search.measuring import counted_plan
 from onnxq.search.mixed import search_within
 from onnxq.search.reading import first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
@@ -110,9 +107,9 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     stats = levelled.stats_of_graph(known.stats)
     wider = wider_for(prepared, request.wanted, stats, choices.method, clip_weights=clips)
     candidates = Candidates(
-        prepared=prepared, options=request.wanted, qparams=qparams, recovered=recovered, wider=wider
-    )
-    chosen, found = _searched(candidates, stats, supply, request, choices)
+        prepared=prepared, options=request.wanted, qparams=qparams, recovered=recovered, wider=wider, stats=stats
+    ).with_inside(inside.parts)
+    chosen, found = _searched(candidates, supply, request, choices)
     if found is not None:
         clock.lap("search")
     with file_for_weights(request.output, prepared.graph.initializers.values()) as file:
@@ -120,9 +117,9 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
             source=prepared.source,
             planned=prepared.graph,
             quantized=chosen.quantized(file),
-            plan=inside.with_outer(chosen.plan),
-            qparams={**chosen.qparams, **inside.qparams},
-            expected=expected_int8(prepared, inside.with_outer(chosen.plan)),
+            plan=chosen.whole_plan,
+            qparams=chosen.all_params,
+            expected=expected_int8(prepared, chosen.whole_plan),
             metadata=metadata_of(chosen.plan, known, choices.recovery, synthetic=_made_up(known, request, choices)),
             label=known.label,
             recovery=_steps(prepared, supply, choices),
@@ -221,7 +218,7 @@ def _levelled(
 def _recovered(
     prepared: Prepared, qparams: QParamsTable, supply: _Supply, request: Request, choices: Choices
 ) -> tuple[Graph, InsideNested]:
-    """The float graph with the constants that will be quantized, int8 inside its subgraphs."""
+    """The float graph with the constants that will be quantized, and what its subgraphs are quantized from."""
     # A training has settled its weights and biases itself.
     solved = Solved(
         graph=prepared.graph,
@@ -240,7 +237,8 @@ def _recovered(
         recovery=choices.recovery,
         data=request.data,
     )
-    return nested.apply(choices.recovery.adjusted(solved), supply.calibration)
+    recovered = choices.recovery.adjusted(solved)
+    return recovered, nested.solve(recovered, supply.calibration)
 
 
 def _steps(prepared: Prepared, supply: _Supply, choices: Choices) -> tuple[str, ...]:
@@ -251,18 +249,17 @@ def _steps(prepared: Prepared, supply: _Supply, choices: Choices) -> tuple[str, 
 
 
 def _searched(
-    candidates: Candidates, stats: StatsTable, supply: _Supply, request: Request, choices: Choices
+    candidates: Candidates, supply: _Supply, request: Request, choices: Choices
 ) -> tuple[Candidate, SearchResult | None]:
     """The form that meets the budget; the whole plan, and no result, where there is none."""
     prepared, budget = candidates.prepared, choices.budget
     if budget is None:
-        return Candidate(prepared.plan, candidates.qparams, candidates.recovered, prepared.widened), None
+        return candidates.whole(), None
     judged = request.judged(prepared.source, supply.batches, budget)
     samples = supply.samples or first_samples(judged.batches)
-    layers = layers_of(prepared.graph, counted_plan(prepared.plan, prepared.graph, samples), prepared.target)
     floats, wide, found = search_within(
         budget,
-        candidates.space(layers, stats),
+        candidates.space(samples),
         judged,
         samples,
         options=request.collecting,

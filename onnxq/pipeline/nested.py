@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxq.calibration.methods import Method
 from onnxq.calibration.runner import CollectOptions, collect
-from onnxq.calibration.solve import solve_from_ranges
+from onnxq.calibration.solve import QParamsTable, solve_from_ranges
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.data.batches import Batches
 from onnxq.data.kept import keep_first
-from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
-from onnxq.numerics.qparams import QuantParams
-from onnxq.passes.adapt.share_constants import ShareConstants
 from onnxq.pipeline.nested_plans import Nested, batches_inside, is_run, whole_plan
 from onnxq.pipeline.stages import (
     Known,
@@ -25,44 +22,66 @@ from onnxq.pipeline.stages import (
     nothing_to_quantize,
     observe,
     read_through,
-    rewrite,
 )
-from onnxq.planning.plan import Action, QuantPlan
+from onnxq.planning.plan import Action
 from onnxq.recovery.registry import Recovery
 from onnxq.recovery.solved import Solved
 
 
-@dataclass(kw_only=True)
-class InsideNested:
-    """What became of the subgraphs.
+@dataclass(frozen=True, kw_only=True)
+class SolvedInside:
+    """A subgraph with all that it is quantized from.
 
     Attributes:
-        plan: What is inside subgraphs, less those that stay float; nothing of the model's own graph.
-        stats: Statistics by tensor, with its path.
-        qparams: Parameters by tensor, with its path.
-        replaced: Tensors, with their paths, that got the range of `max` in place of the method's.
+        nested: The subgraph, and its plan.
+        path: Where it is in the model; ends in a slash.
+        stats: Statistics of its activations, by tensor.
+        qparams: Its parameters, by key of its plan.
+        recovered: Its float graph with the constants that will be quantized; subgraphs in it are float.
+        inner: Subgraphs in it.
+    """
+
+    nested: Nested
+    path: str
+    stats: StatsTable
+    qparams: QParamsTable
+    recovered: Graph
+    inner: tuple[SolvedInside, ...] = ()
+
+    def walk(self) -> Iterator[SolvedInside]:
+        """This one and all in it."""
+        yield self
+        for one in self.inner:
+            yield from one.walk()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsideNested:
+    """What was found out about the subgraphs of a model.
+
+    Attributes:
+        parts: Those of the model's own graph that can be quantized.
         skipped: Paths of subgraphs that stay float because no batch ran them.
     """
 
-    plan: QuantPlan
-    stats: dict[str, TensorStats] = field(default_factory=dict)
-    qparams: dict[str, QuantParams] = field(default_factory=dict)
-    replaced: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    parts: tuple[SolvedInside, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def stats(self) -> dict[str, TensorStats]:
+        """Statistics by tensor, with its path."""
+        return {
+            f"{one.path}{name}": stats
+            for part in self.parts
+            for one in part.walk()
+            for name, stats in one.stats.tensors.items()
+        }
 
     def notes(self) -> tuple[str, ...]:
         """What the user should know."""
         return tuple(
             f"{path} stays float: no calibration data runs it (data= (--data) that does)" for path in self.skipped
         )
-
-    def with_outer(self, plan: QuantPlan) -> QuantPlan:
-        """`plan`, which is of the model's own graph, with what is inside subgraphs."""
-        return replace(plan, tensors={**plan.tensors, **self.plan.tensors}, nodes=(*plan.nodes, *self.plan.nodes))
-
-    def added_to(self, stats: StatsTable) -> StatsTable:
-        """`stats` with those of what is inside."""
-        return replace(stats, tensors={**stats.tensors, **self.stats}) if self.stats else stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,42 +104,34 @@ class NestedRun:
     recovery: Recovery
     data: Any
 
-    def apply(self, graph: Graph, batches: Batches) -> tuple[Graph, InsideNested]:
-        """`graph` with int8 inside its subgraphs, and what there is to know of them.
+    def solve(self, graph: Graph, batches: Batches) -> InsideNested:
+        """What is needed to quantize the subgraphs.
 
         Args:
-            graph: The model's graph, float so far; it is not changed.
+            graph: The model's graph, float; it is not changed.
             batches: Its calibration data.
 
         Raises:
             OnnxqError: as the stages do.
         """
-        nothing = replace(self.prepared.plan, tensors={}, nodes=())
-        found = InsideNested(plan=whole_plan(nothing, self.prepared.nested))
-        if not self.prepared.nested:
-            return graph, found
-        graph = graph.copy()
-        self._quantize(graph, self.prepared.nested, batches, "", found)
-        if found.skipped:
-            found.plan = _without(found.plan, found.skipped)
-        ShareConstants().run(graph)
-        return graph, found
+        skipped: list[str] = []
+        parts = self._solve(graph, self.prepared.nested, batches, "", skipped)
+        return InsideNested(parts=parts, skipped=tuple(skipped))
 
-    def _quantize(
-        self, graph: Graph, nested: Sequence[Nested], batches: Batches, path: str, found: InsideNested
-    ) -> None:
-        """Quantize the subgraphs of `graph`, which stands at `path`, in place."""
+    def _solve(
+        self, graph: Graph, nested: Sequence[Nested], batches: Batches, path: str, skipped: list[str]
+    ) -> tuple[SolvedInside, ...]:
+        """The subgraphs of `graph`, which stands at `path`."""
+        found = []
         for one in nested:
             here = f"{path}{one.subgraph.path}/"
             inside = batches_inside(graph, one, batches, self.options)
             known = self._known(one, inside, here, graph, batches)
             if known is None:
-                found.skipped.append(here.rstrip("/"))
+                skipped.append(here.rstrip("/"))
                 continue
-            self._rewrite(graph, one, known, inside, here, found)
-        if nested:
-            graph.prune()
-            graph.sort()
+            found.append(self._solved(one, known, inside, here, skipped))
+        return tuple(found)
 
     def _known(self, one: Nested, inside: Batches, here: str, graph: Graph, batches: Batches) -> Known | None:
         """What is known of the activations inside; None where nothing runs it."""
@@ -136,9 +147,7 @@ class NestedRun:
             return Known(no_stats(sub), {}, self.method.label)
         return observe(sub, inside, self.method, self.options, None)
 
-    def _rewrite(  # noqa: PLR0913, PLR0917 - the parts of one subgraph
-        self, graph: Graph, one: Nested, known: Known, inside: Batches, here: str, found: InsideNested
-    ) -> None:
+    def _solved(self, one: Nested, known: Known, inside: Batches, here: str, skipped: list[str]) -> SolvedInside:
         target = self.prepared.target
         clips = self.recovery.clips_weights
         qparams = solve_from_ranges(one.graph, one.plan, known.ranges, target, clip_weights=clips)
@@ -156,11 +165,14 @@ class NestedRun:
                     target=target,
                 )
             )
-        self._quantize(content, one.inner, inside, here, found)
-        with_subgraph(graph, one.subgraph, rewrite(content, one.plan, qparams))
-        found.stats |= {f"{here}{name}": s for name, s in known.stats.tensors.items()}
-        found.qparams |= {f"{here}{name}": q for name, q in qparams.items()}
-        found.replaced += [f"{here}{name}" for name in known.replaced]
+        return SolvedInside(
+            nested=one,
+            path=here,
+            stats=known.stats,
+            qparams=qparams,
+            recovered=content,
+            inner=self._solve(content, one.inner, inside, here, skipped),
+        )
 
 
 def check_plan(prepared: Prepared) -> None:
@@ -208,9 +220,3 @@ def _under(stats: StatsTable, path: str) -> StatsTable:
     """The statistics of what is at `path`, by name without it."""
     found = {name[len(path) :]: one for name, one in stats.tensors.items() if name.startswith(path)}
     return replace(stats, tensors=found)
-
-
-def _without(plan: QuantPlan, paths: Sequence[str]) -> QuantPlan:
-    gone = tuple(f"{path}/" for path in paths)
-    tensors = {name: t for name, t in plan.tensors.items() if not name.startswith(gone)}
-    return replace(plan, tensors=tensors, nodes=tuple(d for d in plan.nodes if not d.node.startswith(gone)))

@@ -19,10 +19,14 @@ from onnxq.calibration.solve import QParamsTable
 from onnxq.calibration.statistics.table import StatsTable
 from onnxq.data.batches import Batch
 from onnxq.graph.match import Miss, biased_matmul
+from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.adapt.settle_types import runnable
+from onnxq.passes.adapt.share_constants import ShareConstants
+from onnxq.pipeline.nested import SolvedInside
+from onnxq.pipeline.nested_plans import Nested, whole_plan
 from onnxq.pipeline.stages import Prepared, rewrite
 from onnxq.planning.modes import STATIC
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions
@@ -31,7 +35,8 @@ from onnxq.planning.planner import make_plan
 from onnxq.search.effects import Bench
 from onnxq.search.expected import expected_noise
 from onnxq.search.fewest import Excluded
-from onnxq.search.layers import Layer
+from onnxq.search.layers import Layer, at_path, below, layers_of
+from onnxq.search.measuring import counted_plan
 from onnxq.search.space import NotMadeError, Space, Step
 from onnxq.search.wider import Wider
 
@@ -47,16 +52,45 @@ class Candidate:
         qparams: Its parameters.
         graph: The float graph with the constants that it was quantized from.
         widened: Whether that graph was brought from float16 to float32.
+        inside: The forms of the subgraphs of If, Loop and Scan that are quantized.
     """
 
     plan: QuantPlan
     qparams: QParamsTable
     graph: Graph
     widened: bool = False
+    inside: tuple[tuple[Nested, Candidate], ...] = ()
+
+    @property
+    def whole_plan(self) -> QuantPlan:
+        """The plan with what is in subgraphs, by path."""
+        return whole_plan(self.plan, [replace(one, plan=form.whole_plan, inner=()) for one, form in self.inside])
+
+    @property
+    def all_params(self) -> QParamsTable:
+        """The parameters with those of what is in subgraphs, by key with the path."""
+        found = dict(self.qparams)
+        for one, form in self.inside:
+            found |= {f"{one.subgraph.path}/{key}": params for key, params in form.all_params.items()}
+        return found
 
     def quantized(self, weights: WeightsFile | None = None) -> Graph:
         """The quantized graph, its weights in the file `weights` if there is one."""
-        return rewrite(self.graph, self.plan, self.qparams, widened=self.widened, weights=weights)
+        graph = self._with_bodies()
+        if self.inside:
+            ShareConstants().run(graph)
+        return rewrite(graph, self.plan, self.qparams, widened=self.widened, weights=weights)
+
+    def _with_bodies(self) -> Graph:
+        """The float graph with quantized subgraphs."""
+        if not self.inside:
+            return self.graph
+        graph = self.graph.copy()
+        for one, form in self.inside:
+            with_subgraph(graph, one.subgraph, rewrite(form._with_bodies(), form.plan, form.qparams))
+        graph.prune()
+        graph.sort()
+        return graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +103,8 @@ class Candidates:
         qparams: Parameters of the whole plan.
         recovered: The float graph after recovery (corrected biases), of the same nodes.
         wider: The whole model with wider activations, where the target has such a step between 8 bits and float.
+        stats: Statistics of its activations, as far as there are any.
+        inside: The forms of its subgraphs of If, Loop and Scan, as far as they are quantized.
     """
 
     prepared: Prepared
@@ -76,22 +112,55 @@ class Candidates:
     qparams: QParamsTable
     recovered: Graph
     wider: Wider | None = None
+    stats: StatsTable | None = None
+    inside: tuple[tuple[Nested, Candidates], ...] = ()
+
+    def with_inside(self, parts: Sequence[SolvedInside]) -> Candidates:
+        """These, with the forms of subgraphs."""
+        found = []
+        for part in parts:
+            one = part.nested
+            forms = Candidates(
+                prepared=replace(self.prepared, source=one.graph, graph=one.graph, plan=one.plan, nested=()),
+                options=self.options.inside(one.subgraph.path),
+                qparams=part.qparams,
+                recovered=part.recovered,
+                stats=part.stats,
+            )
+            found.append((one, forms.with_inside(part.inner)))
+        return replace(self, inside=tuple(found))
+
+    def whole(self) -> Candidate:
+        """The form of the whole plan."""
+        prepared = self.prepared
+        inside = tuple((one, forms.whole()) for one, forms in self.inside)
+        return Candidate(prepared.plan, self.qparams, self.recovered, prepared.widened, inside)
 
     def make(self, excluded: Collection[str], wide: Collection[str] = ()) -> Candidate:
         """The form with the layers `excluded` in float, besides what the plan leaves in float, and `wide` in 16 bits.
 
+        Args:
+            excluded: Names of layers; of those in subgraphs with their path.
+            wide: Names of layers outside of subgraphs.
+
         Raises:
             NotMadeError: it would quantize a tensor that the whole plan does not, or in another way.
         """
+        inside = tuple((one, forms.make(below(excluded, f"{one.subgraph.path}/"))) for one, forms in self.inside)
+        excluded = frozenset(name for name in excluded if self.prepared.graph.has_node(name))
+        return replace(self._made(excluded, wide) if excluded or wide else self.whole(), inside=inside)
+
+    def _made(self, excluded: Collection[str], wide: Collection[str]) -> Candidate:
         prepared = self.prepared
         # What the whole plan keeps in float for speed stays there: chosen anew, it might quantize other nodes.
         speed = {TUNE_RULE} if prepared.target.costs is None else {TUNE_RULE, prepared.target.costs.rule}
         slower = {d.node: d for d in prepared.plan.nodes if d.rule in speed}
+        path = f"{self.options.path}/" if self.options.path else ""
         # Overrides are in the whole plan; here one might name what is in float now, which would be an error.
         options = replace(
             self.options,
             overrides=(),
-            exclude=(*self.options.exclude, *(glob.escape(name) for name in sorted(excluded))),
+            exclude=(*self.options.exclude, *(glob.escape(f"{path}{name}") for name in sorted(excluded))),
             placement=FULL,
             slower=frozenset(slower),
         )
@@ -111,14 +180,34 @@ class Candidates:
             nodes = tuple(replace(d, reason=reason) if d.node in wide else d for d in nodes)
         return Candidate(replace(plan, nodes=nodes), qparams, self._restored(excluded), prepared.widened)
 
-    def space(self, layers: Sequence[Layer], stats: StatsTable | None) -> Space:
+    def layers(self, plan: QuantPlan) -> list[Layer]:
+        """The layers of the whole plan, in graph order, those in subgraphs behind the graph around.
+
+        Args:
+            plan: The plan of the model's own graph, with its arithmetic counted.
+        """
+        found = layers_of(self.prepared.graph, plan, self.prepared.target)
+        for one, forms in self.inside:
+            found += [at_path(layer, f"{one.subgraph.path}/") for layer in forms.layers(one.plan)]
+        return found
+
+    def expected(self) -> dict[str, float]:
+        """Expected noise of each layer alone, by name in the order of `layers`."""
+        prepared = self.prepared
+        own = layers_of(prepared.graph, prepared.plan, prepared.target)
+        found = expected_noise(prepared.graph, prepared.plan, self.qparams, self.stats, own)
+        for one, forms in self.inside:
+            found |= {f"{one.subgraph.path}/{name}": noise for name, noise in forms.expected().items()}
+        return found
+
+    def space(self, samples: Sequence[Batch]) -> Space:
         """What a search over these forms chooses among.
 
         Args:
-            layers: The layers of the whole plan.
-            stats: Statistics of its activations, as far as there are any.
+            samples: Batches whose shapes arithmetic is counted for.
         """
         prepared = self.prepared
+        layers = self.layers(counted_plan(prepared.plan, prepared.graph, samples))
 
         def made(floats: Excluded, wide: Excluded) -> Graph:
             return self.make(floats, wide).quantized()
@@ -126,7 +215,8 @@ class Candidates:
         def bench(samples: Sequence[Batch], options: CollectOptions) -> Bench:
             return Bench(graph=runnable(prepared.graph), qparams=self.qparams, samples=samples, options=options)
 
-        names = frozenset(layer.node for layer in layers)
+        # What is in subgraphs is run in whole models alone, and has no wider form.
+        names = frozenset(layer.node for layer in layers if prepared.graph.has_node(layer.node))
         return Space(
             mode=STATIC,
             source=prepared.source,
@@ -136,7 +226,7 @@ class Candidates:
             layers=layers,
             cost={layer.node: layer.cost for layer in layers},
             counted="arithmetic",
-            own_noise=cache(lambda: expected_noise(prepared.graph, prepared.plan, self.qparams, stats, layers)),
+            own_noise=cache(self.expected),
             step=None if self.wider is None else Step(type=self.wider.type, role="activations", layers=names),
             make=made,
             bench=bench,

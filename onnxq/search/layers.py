@@ -9,8 +9,8 @@ The nodes that are fused into it belong to it, and so do the pairs that these no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,16 @@ def layers_of(graph: Graph, plan: QuantPlan, target: Target) -> list[Layer]:
             )
         )
     return found
+
+
+def at_path(layer: Layer, path: str) -> Layer:
+    """`layer` under the name that it has in the model where its graph lies at `path`, which ends in a slash."""
+    return replace(layer, node=f"{path}{layer.node}")
+
+
+def below(names: Collection[str], path: str) -> frozenset[str]:
+    """Those of `names` that lie at `path`, which ends in a slash, as they are called there."""
+    return frozenset(name[len(path) :] for name in names if name.startswith(path))
 
 
 def _followed(graph: Graph, plan: QuantPlan, node: str, fused: set[str]) -> tuple[list[str], str]:
