@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxq.cli.parameters import BLOCK_SIZES, MODES, ROUNDINGS, WEIGHT_FORMATS, WEIGHTS, Name, Size
+from onnxq.cli.parameters import BLOCK_SIZES, MODES, NO_ACTIVATIONS, ROUNDINGS, WEIGHT_FORMATS, WEIGHTS, Name, Size
 
 if TYPE_CHECKING:
     from onnxq.planning.weight_form import FormKeywords
@@ -43,7 +43,8 @@ class FormOptions:
     def suffix(self, activations: str | None) -> str:
         """What the output is called after the model's own name, with activations of a type (None: the default)."""
         default = "int4" if self.mode == "weight-only" else "int8"
-        return f".{self.weights or activations or default}.onnx"
+        kind = None if activations == NO_ACTIVATIONS else activations
+        return f".{self.weights or kind or default}.onnx"
 
 
 FORM_OPTIONS = (

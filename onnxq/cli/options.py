@@ -294,7 +294,8 @@ def plan_options() -> Decorator:
         click.option(
             "--activations",
             type=Name(ACTIVATIONS),
-            help="Type of the activations, if not the target's own; weights follow. See docs/types.md.",
+            help="Type of the activations, if not the target's own; weights follow. none: float, in mode weight-only. "
+            "See docs/types.md.",
         ),
     )
 

@@ -11,6 +11,7 @@ from onnxq.keywords import defaults_of
 from onnxq.modes.choices import StaticKeywords
 from onnxq.planning.modes import DYNAMIC, MODES, STATIC, WEIGHT_ONLY, WEIGHT_TYPES
 from onnxq.planning.weight_form import FormKeywords
+from onnxq.targets.forms import NO_ACTIVATIONS
 
 _FORM = frozenset(defaults_of(FormKeywords))
 _CALIBRATION = frozenset(
@@ -41,6 +42,8 @@ def check_mode(mode: str, group: type, given: Mapping[str, object]) -> None:
             hint=f"did you mean mode={close[0]!r} (--mode {close[0]})?" if close else "pass mode= (--mode)",
         )
     for name, default in defaults_of(group).items():
+        if mode == WEIGHT_ONLY and name == "activations" and given.get(name) == NO_ACTIVATIONS:
+            continue
         if name in given and name in _MEANINGLESS[mode] and given[name] != default:
             raise ConfigError(
                 f"{name}={given[name]!r} has no meaning in mode {mode!r}",

@@ -38,7 +38,7 @@ class TypeKeywords(TypedDict, total=False):
         Keyword(
             None,
             "Type of the activations' codes, one that the target takes: int8, uint8, int16, uint16 or fp8. The "
-            "target's own unless given (docs/types.md).",
+            'target\'s own unless given (docs/types.md); "none" stands for float, in mode "weight-only" alone.',
         ),
     ]
     weights: Annotated[

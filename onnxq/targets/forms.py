@@ -10,6 +10,9 @@ from onnxq.numerics.qtypes import QTYPES, QType, qtype_from_name
 from onnxq.numerics.specs import QuantSpec
 from onnxq.targets.schema import Engine, Target, TypeRule, WeightGuard
 
+NO_ACTIVATIONS = "none"
+"""In place of a type of activations: they stay float, as mode "weight-only" has them."""
+
 BLOCK_OPSET = 21
 """The first opset whose DequantizeLinear takes a scale for each block."""
 
@@ -105,6 +108,11 @@ def in_type(spec: QuantSpec, qtype: QType) -> QuantSpec:
 def _wanted(target: Target, name: str | None, own: QType, known: Collection[str], what: str) -> QType:
     if name is None:
         return own
+    if what == "activations" and name == NO_ACTIVATIONS:
+        raise ConfigError(
+            "activations='none' leaves activations in float: that is mode 'weight-only'",
+            hint="pass mode='weight-only' (--mode weight-only), or leave activations= (--activations) out",
+        )
     qtype = qtype_from_name(name)
     if qtype != own and qtype.name not in known:
         taken = " or ".join([own.name, *sorted(set(known) - {own.name})])

@@ -57,6 +57,15 @@ def test_the_plan_is_that_of_quantize(model: onnx.ModelProto, form: dict[str, An
     ]
 
 
+def test_no_type_of_activations_stands_for_float_ones(model: onnx.ModelProto) -> None:
+    given = {"x": np.ones((4, 64), np.float32)}
+    without = onnxq.quantize(model, given, mode="weight-only")
+    assert onnxq.quantize(model, given, mode="weight-only", activations="none").model.graph == without.model.graph
+    for mode, message in (("static", "that is mode 'weight-only'"), ("dynamic", "has no meaning in mode 'dynamic'")):
+        with pytest.raises(ConfigError, match=message):
+            onnxq.plan(model, mode=mode, activations="none")
+
+
 def test_rows_name_the_type_of_codes(model: onnx.ModelProto) -> None:
     _, dynamic = explain(model, mode="dynamic")
     assert {row.node: row.runs for row in dynamic.nodes} == {

@@ -72,6 +72,7 @@ def test_another_type_keeps_the_form_as_far_as_it_has_one() -> None:
     ("tensorrt", "fp8", "int8", "multiplies codes of like types only, not float8e4m3fn activations by int8 weights"),
     ("tensorrt", "int7", None, "unknown quantized type 'int7'"),
     ("tensorrt", None, "int16", "tensorrt takes no weights of type 'int16'"),
+    ("tensorrt", "none", None, "that is mode 'weight-only'\nHint: pass mode='weight-only' .--mode weight-only."),
 ])  # fmt: skip
 def test_what_a_target_does_not_take(target: str, activations: str | None, weights: str | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
