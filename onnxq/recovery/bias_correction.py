@@ -35,7 +35,6 @@ from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.float_types import float_tensor
 from onnxq.graph.view import Graph, attribute
 from onnxq.numerics.arrays import fake_quantize
-from onnxq.numerics.qparams import QuantParams
 from onnxq.passes.adapt.settle_types import runnable
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.shadow import rounded_form, with_shadow
@@ -83,12 +82,14 @@ def correct_biases(  # noqa: PLR0913 - the parts of one run
         found, means = _mean_shifts(graph, plan, rounded, samples, options, others=others, linear=linear)
         shifts |= found
         for site in linear:
-            shifts[site.bias or ""] = _linear_shift(graph, start, site, qparams[site.weight], means[site.node])
+            shifts[site.bias or ""] = _linear_shift(graph, start, site, qparams, means[site.node])
     if not shifts:
         return start
     corrected = start.copy()
+    sites = {site.bias: site for site in every}
     for name, shift in shifts.items():
-        bias = constant_values(start, name)
+        # The shift was measured with the bias as it is stored; a correction of less than half a code changes nothing.
+        bias = sites[name].stored(constant_values(start, name), qparams)
         # One number for all columns becomes a number for each.
         shape = bias.shape if bias.size == shift.size else (*bias.shape[:-1], shift.size)
         value = np.broadcast_to(bias.astype(np.float64), shape) - shift.reshape(shape)
@@ -122,10 +123,14 @@ def _is_linear(graph: Graph, site: Site) -> bool:
 
 
 def _linear_shift(
-    graph: Graph, start: Graph, site: Site, params: QuantParams, means: tuple[NDArray[np.float64], NDArray[np.float64]]
+    graph: Graph,
+    start: Graph,
+    site: Site,
+    qparams: QParamsTable,
+    means: tuple[NDArray[np.float64], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    """E[y' - y] of a matrix product from the means of its input, (rounded, float)."""
-    node = graph.node(site.node)
+    """E[y' - y] of a matrix product and its bias from the means of its input, (rounded, float)."""
+    node, params = graph.node(site.node), qparams[site.weight]
     weight = constant_values(graph, site.weight)
     chosen = weight if start.initializers[site.weight] is graph.initializers[site.weight] else None
     rounded = fake_quantize(constant_values(start, site.weight) if chosen is None else chosen, params)
@@ -136,7 +141,9 @@ def _linear_shift(
     for first in range(0, weight.shape[0], _ROWS):
         rows = slice(first, first + _ROWS)
         shift += after[rows] @ rounded[rows].astype(np.float64) - before[rows] @ weight[rows].astype(np.float64)
-    return shift * float(attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0)
+    bias = constant_values(start, site.bias or "").astype(np.float64)
+    own = (site.stored(bias, qparams) - bias).reshape(-1)
+    return shift * float(attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0) + own
 
 
 def _mean_shifts(  # noqa: PLR0913 - the parts of one run

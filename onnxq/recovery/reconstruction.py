@@ -247,13 +247,15 @@ class _Reconstruction:
         if passed is not None:
             along = [-1 if axis == channel else 1 for axis in range(found[0].ndim)]
             shift = best_shift(passed, found, wanted, shift.reshape(along)).reshape(-1)
-        old = constant_values(self._result, bias)
+        old = site.stored(constant_values(self._result, bias), self._qparams)
         # One number for all columns becomes a number for each.
         shape = old.shape if old.size == shift.size else (*old.shape[:-1], shift.size)
-        value = np.broadcast_to(old.astype(np.float64), shape) - shift.reshape(shape)
+        start = np.broadcast_to(old.astype(np.float64), shape)
+        value = site.stored((start - shift.reshape(shape)).astype(np.float32), self._qparams)
         self._result.add_initializer(bias, float_tensor(value, self._result.initializers[bias].data_type, bias))
         along = [-1 if axis == channel else 1 for axis in range(found[0].ndim)]
-        self._rounded.replace(output, [_shifted(got, shift.reshape(along)) for got in found])
+        taken = (shift if site.codes is None else start - value).reshape(along)
+        self._rounded.replace(output, [_shifted(got, taken) for got in found])
 
 
 def _fitted_rows(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto
 
+from onnxq.calibration.solve import QParamsTable
 from onnxq.graph.match import Miss, biased_matmul
-from onnxq.graph.view import Graph
+from onnxq.graph.view import Graph, Use
+from onnxq.numerics.arrays import fake_quantize
 from onnxq.planning.plan import QuantPlan, Role
 
 MOST_WEIGHTS_BYTES = 2**28
@@ -24,19 +29,27 @@ class Site:
         last: The node that computes its output, bias included: the Add behind a MatMul, else the node itself.
         weight: Name of the weight.
         bias: Name of the constant bias that nobody else reads; None where there is none.
+        codes: Key of the plan whose codes that bias has, where its Add is an operator of its own; None where a bias has
+            32 bits or stays float.
     """
 
     node: str
     last: str
     weight: str
     bias: str | None
+    codes: str | None = None
+
+    def stored(self, bias: NDArray[np.floating], qparams: QParamsTable) -> NDArray[np.floating]:
+        """What is left of values of the bias once the model stores them."""
+        params = None if self.codes is None else qparams.get(self.codes)
+        return bias if params is None else fake_quantize(bias, params)
 
 
 def sites_of(graph: Graph, plan: QuantPlan) -> list[Site]:
     """Every node with a rounded weight, in the order of the plan."""
-    settled = {tensor.name for tensor in plan.tensors.values() if tensor.role is Role.CONSTANT}
+    coded = {use: key for key, tensor in plan.tensors.items() if tensor.role is Role.CONSTANT for use in tensor.uses}
     return [
-        _site(graph, graph.node(use.node), tensor.name, settled)
+        _site(graph, graph.node(use.node), tensor.name, coded)
         for tensor in plan.tensors.values()
         if tensor.role is Role.WEIGHT
         for use in tensor.uses
@@ -49,12 +62,12 @@ def weight_bytes(graph: Graph, plan: QuantPlan) -> int:
     return sum(4 * math.prod(int(d) for d in graph.initializers[name].dims) for name in weights)
 
 
-def _site(graph: Graph, node: NodeProto, weight: str, settled: set[str]) -> Site:
-    last, bias = node.name, node.input[2] if len(node.input) > 2 else ""
+def _site(graph: Graph, node: NodeProto, weight: str, coded: Mapping[Use, str]) -> Site:
+    last, bias = node, node.input[2] if len(node.input) > 2 else ""
     if node.op_type == "MatMul":
         found = biased_matmul(graph, node)
-        # An Add whose constant has codes like an activation's is an operator of its own.
-        if not isinstance(found, Miss) and found.bindings["bias"] not in settled:
-            last, bias = found.nodes[-1], found.bindings["bias"]
+        if not isinstance(found, Miss):
+            last, bias = graph.node(found.nodes[-1]), found.bindings["bias"]
     own = bool(bias) and graph.is_constant(bias) and len(graph.uses(bias)) == 1
-    return Site(node=node.name, last=last, weight=weight, bias=bias if own else None)
+    codes = coded.get(graph.uses(bias)[0]) if own else None
+    return Site(node=node.name, last=last.name, weight=weight, bias=bias if own else None, codes=codes)
