@@ -53,9 +53,9 @@ class StaticKeywords(RangeKeywords, total=False):
         str | None,
         Keyword(
             None,
-            '"latency" races placements under onnxruntime on this machine and keeps the fastest whose outputs are as '
-            "close to the float model's, within 1 dB, as those of the default one. Interrupted, it goes on with the "
-            "best so far.",
+            '"latency" races placements on this machine under the engine of the target, onnxruntime or OpenVINO, and '
+            "keeps the fastest whose outputs are as close to the float model's, within 1 dB, as those of the default "
+            "one. Interrupted, it goes on with the best so far.",
         ),
     ]
     tune_seconds: Annotated[float, Keyword(DEFAULT_SECONDS, "How long that may take.")]

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from onnxq.calibration.progress import Callback, report_to
 from onnxq.calibration.statistics.table import StatsTable
 from onnxq.graph.view import Graph
-from onnxq.modes.slower import can_be_timed
+from onnxq.modes.slower import timers_for
 from onnxq.numerics.qparams import QuantParams
-from onnxq.passes.adapt.settle_types import runnable
 from onnxq.planning.plan import Fixed, Observed, QuantPlan
 from onnxq.report.details import Details, Latency
 from onnxq.report.drawing import draw
@@ -111,18 +110,19 @@ def _bounds(plan: QuantPlan) -> dict[str, tuple[float | None, float | None]]:
 def _latency(
     float_graph: Graph, quantized: Graph, feeds: Sequence[Feed], target: Target, progress: Callback | None
 ) -> Latency | None:
-    """Where the target is onnxruntime on a machine like this one."""
-    if not feeds or not can_be_timed(float_graph, quantized, target):
+    """Where the target's engine runs on this machine."""
+    timers = timers_for(float_graph, quantized, target) if feeds else ()
+    if not timers:
         return None
     report_to(progress, "measuring latency", 0, None)
-    found = measure_latency(runnable(float_graph), runnable(quantized), feeds[0])
+    found = measure_latency(timers, float_graph, quantized, feeds[0])
     if found is None:
         return None
     sizes = [len(array) for array in feeds[0].values() if array.ndim]
     return Latency(
-        float_ms=found.champion_ms,
-        quantized_ms=found.challenger_ms,
-        engine="onnxruntime on one thread of this machine's CPU",
+        float_ms=found.race.champion_ms,
+        quantized_ms=found.race.challenger_ms,
+        engine=f"{found.engine} on one thread of this machine's CPU",
         samples=sizes[0] if sizes else 1,
     )
 

@@ -263,7 +263,7 @@ def _slower(made: Made, request: Request, verification: VerifyResult) -> tuple[s
     """What to say of the speed, unless placements were raced, which tells more."""
     if made.tuning is not None:
         return ()
-    helps = ways_out(made.mode, request.wanted.placement)
+    helps = ways_out(made.mode, request.wanted.placement, request.target)
     return slower_notes(made.source, made.quantized, verification.kept, request.target, helps)
 
 

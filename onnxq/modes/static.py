@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnxq.calibration.solve import QParamsTable, RangeTable, replaced_note, solve_from_ranges
+from onnxq.calibration.solve import QParamsTable, replaced_note, solve_from_ranges
 from onnxq.data.batches import Batch, Batches
 from onnxq.data.kept import keep_first
 from onnxq.graph.saving import file_for_weights
@@ -17,7 +17,7 @@ from onnxq.inference.providers import provider_names
 from onnxq.modes.choices import Choices
 from onnxq.modes.finishing import Made, Request, finish
 from onnxq.modes.result import QuantizeResult
-from onnxq.modes.tuned import for_all_placements, tune_placement
+from onnxq.modes.tuned import for_all_placements, timers_for_tuning, tune_placement
 from onnxq.pipeline.arguments import check_overrides, check_rewrites
 from onnxq.pipeline.facts import (
     Clock,
@@ -49,7 +49,7 @@ from onnxq.search.mixed import search_within
 from onnxq.search.reading import first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
 from onnxq.search.wider import wider_for, with_step
-from onnxq.tuning.search import Racing, Tuning
+from onnxq.tuning.search import Racing
 
 HELD_OUT_BATCHES = 8
 """Batches set aside from calibration, where the data allows it, to compare float and int8 on."""
@@ -81,6 +81,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
         OnnxqError: as `onnxq.quantize`.
     """
     clock = Clock()
+    timers = () if choices.tune is None else timers_for_tuning(request.target)
     request = replace(request, wanted=with_step(request.wanted, request.target, choices.budget))
     prepared = _planned(request, choices)
     clock.lap("plan")
@@ -88,8 +89,14 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     known = _known(prepared, supply, request, choices)
     clock.lap("calibrate")
     tuning = None
-    if choices.tune is not None:
-        prepared, tuning = _raced(prepared, known.ranges, supply, request, choices)
+    if timers:
+        racing = Racing(
+            seconds=choices.tune_seconds,
+            threads=request.collecting.threads,
+            progress=choices.tune_progress,
+            timers=timers,
+        )
+        prepared, tuning = tune_placement(prepared, request.wanted, known.ranges, supply.held_out, racing)
         clock.lap("tune")
     known = of_rescaled(known, choices.recovery)
     prepared, known, levelled = _levelled(prepared, known, supply, request, choices)
@@ -183,15 +190,6 @@ def _known(prepared: Prepared, supply: _Supply, request: Request, choices: Choic
     if request.data is not None and choices.are_given:
         read_through(supply.calibration)
     return known
-
-
-def _raced(
-    prepared: Prepared, ranges: RangeTable, supply: _Supply, request: Request, choices: Choices
-) -> tuple[Prepared, Tuning]:
-    """The model with the fastest placement."""
-    threads = request.collecting.threads
-    racing = Racing(seconds=choices.tune_seconds, threads=threads, progress=choices.tune_progress)
-    return tune_placement(prepared, request.wanted, ranges, supply.held_out, racing)
 
 
 def _levelled(

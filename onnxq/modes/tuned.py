@@ -8,16 +8,19 @@ from onnxq.calibration.methods import MOVING_AVERAGE, Method
 from onnxq.calibration.solve import RangeTable, solve_from_ranges
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.data.batches import Batch, Batches
-from onnxq.errors import ConfigError
+from onnxq.errors import ConfigError, ModelError
 from onnxq.graph.view import Graph
 from onnxq.pipeline.stages import Prepared, rewrite
+from onnxq.planning.input_payoff import HANDS_ON_CODES
 from onnxq.planning.options import FULL, PlanOptions
-from onnxq.planning.plan import Observed, QuantPlan, TensorPlan
+from onnxq.planning.plan import Action, Observed, QuantPlan, TensorPlan
 from onnxq.planning.planner import make_plan
-from onnxq.targets.schema import Placement
+from onnxq.targets.schema import Engine, Placement, Target
 from onnxq.tuning.blocks import blocks
 from onnxq.tuning.race import Feed
 from onnxq.tuning.search import Floats, Racing, Search, Tuning
+from onnxq.tuning.timers import Timer, timers_of
+from onnxq.verification.engines.openvino import not_installed
 
 LATENCY = "latency"
 
@@ -44,17 +47,29 @@ def check_tuning(tune: str | None, seconds: float, method: Method, cache: Tensor
         )
 
 
-def for_all_placements(prepared: Prepared, options: PlanOptions) -> Prepared:
-    """`prepared` with a plan that observes the tensors of every placement.
+def timers_for_tuning(target: Target) -> tuple[Timer, ...]:
+    """What times placements for `target`.
 
     Raises:
-        ConfigError: the target's engine is not onnxruntime.
+        ConfigError: nothing does that on this machine.
+        EngineMissingError: the engine that would is not installed.
     """
-    if prepared.target.placement is not Placement.REGIONS:
-        raise ConfigError(
-            f"placements are measured under onnxruntime, and the target is {prepared.target.name}",
-            hint="leave out tune= (--tune), or choose target='ort-cpu' (--target ort-cpu)",
-        )
+    if found := timers_of(target):
+        return found
+    if target.engine is Engine.OPENVINO:
+        raise not_installed()
+    why = {
+        Engine.TENSORRT: "TensorRT runs on a GPU, where onnxq times nothing",
+        Engine.ONNXRUNTIME: f"{target.name} is for machines of another kind",
+    }.get(target.engine, f"the engine of {target.name} does not run there")
+    raise ConfigError(
+        f"placements are raced on the machine that runs onnxq: {why}",
+        hint="leave out tune= (--tune), or choose target='ort-cpu' or 'openvino' (--target)",
+    )
+
+
+def for_all_placements(prepared: Prepared, options: PlanOptions) -> Prepared:
+    """`prepared` with a plan that observes the tensors of every placement."""
     tensors: dict[str, TensorPlan] = dict(prepared.plan.tensors)
     for name, tensor in _planned(prepared, options, frozenset()).tensors.items():
         if name not in tensors or not isinstance(tensors[name].source, Observed):
@@ -80,6 +95,9 @@ def tune_placement(
 
     Returns:
         The model with the plan of that placement, and what the search found.
+
+    Raises:
+        ModelError: the engine takes the float model or the default placement not.
     """
     costs = prepared.target.costs
     dear = frozenset(d.node for d in prepared.plan.nodes if costs is not None and d.rule == costs.rule)
@@ -92,6 +110,8 @@ def tune_placement(
 
     def build(floats: Floats) -> Graph | None:
         plan = plan_of(floats)
+        if floats != dear and not any(decision.action is Action.INT8 for decision in plan.nodes):
+            return None  # a float model is not what was asked for, however fast
         if not all(name in ranges for name in plan.observed()):
             return None
         return rewrite(prepared.graph, plan, solve_from_ranges(prepared.graph, plan, ranges, prepared.target))
@@ -99,9 +119,17 @@ def tune_placement(
     batches = list(held_out.stream())
     feeds = [dict(batch.arrays) for batch in batches]
     search = Search(build, prepared.source, feeds, _one_sample(prepared.graph, batches[0]), racing)
-    tuning = search.run(
-        dear, frozenset(), lambda floats: blocks(prepared.graph, plan_of(floats), prepared.target.compute, dear)
-    )
+    handing = HANDS_ON_CODES if prepared.target.placement is Placement.INPUTS else frozenset()
+    try:
+        tuning = search.run(
+            dear,
+            frozenset(),
+            lambda floats: blocks(prepared.graph, plan_of(floats), prepared.target.compute, dear, handing),
+        )
+    except ModelError as error:
+        raise ModelError(
+            f"placements cannot be raced: {error.message}", where=error.where, hint="leave out tune= (--tune)"
+        ) from error
     plan = plan_of(tuning.floats)
     return replace(prepared, plan=replace(plan, notes=(*prepared.plan.notes, tuning.summary()))), tuning
 

@@ -32,6 +32,8 @@ _WRITES_CODES = _ELEMENTWISE | {"GlobalAveragePool", "ReduceMean"}
 _MOVES_CODES = frozenset({
     "Concat", "DepthToSpace", "Flatten", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 })  # fmt: skip
+HANDS_ON_CODES = _WRITES_CODES | _MOVES_CODES
+"""Operators behind an int8 node that do not end what runs on codes."""
 _GELU = "Gelu"
 
 

@@ -25,7 +25,10 @@ INT8, FLOAT = "int8", "float"
 
 _STEPS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 """By how much the margin is widened until something is left in int8."""
-_NO_GAIN = "int8 is not expected to be faster than float here: the layers are too small"
+_NO_GAIN = (
+    "int8 is not expected to be faster than float here: the layers are too small; tune='latency' (--tune latency) "
+    "measures it"
+)
 
 
 class Payoff(ABC):
@@ -97,15 +100,14 @@ class Payoff(ABC):
         )
 
 
-def dear_nodes(payoff: Payoff, way_out: str = "") -> tuple[dict[str, Refusal], tuple[str, ...]]:
+def dear_nodes(payoff: Payoff) -> tuple[dict[str, Refusal], tuple[str, ...]]:
     """Nodes that are better left in float, with the reason; and what a user should know about that.
 
     Args:
         payoff: The costs of the graph.
-        way_out: What helps where nothing pays, in words.
     """
     refusals = payoff.refusals()
-    return refusals, () if payoff.pays else (f"{_NO_GAIN}; {way_out}" if way_out else _NO_GAIN,)
+    return refusals, () if payoff.pays else (_NO_GAIN,)
 
 
 def picoseconds(ns: float) -> int:

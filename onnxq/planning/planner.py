@@ -170,8 +170,7 @@ def _dear_nodes(
         return {}, ()
     if target.placement is Placement.INPUTS:
         return dear_nodes(InputPayoff(graph, target.costs, sites))
-    payoff = RegionPayoff(graph, target.costs, Regions(graph, target, sites, selection), sites)
-    return dear_nodes(payoff, "tune='latency' (--tune latency) measures it")
+    return dear_nodes(RegionPayoff(graph, target.costs, Regions(graph, target, sites, selection), sites))
 
 
 # ---- activations: regions ----------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ _FASTER = {
     ),
     WEIGHT_ONLY: (
         "Weights in few bits save memory, and time only where reading weights takes it (large models, one token at a "
-        "time); --mode dynamic computes in int8.",
+        "time); --mode dynamic computes in int8 on ONNX Runtime, --mode static on every engine.",
         "",
     ),
 }

@@ -12,7 +12,7 @@ _MOST_NAMED = 2
 
 
 def blocks(
-    graph: Graph, plan: QuantPlan, kernels: Collection[str], dear: Collection[str]
+    graph: Graph, plan: QuantPlan, kernels: Collection[str], dear: Collection[str], handing: Collection[str] = ()
 ) -> Iterator[tuple[str, frozenset[str]]]:
     """Sets of nodes to take from int8 to float together, or back.
 
@@ -21,13 +21,15 @@ def blocks(
         plan: The placement to change.
         kernels: Operator types with weights.
         dear: Nodes that are in float because their costs say so.
+        handing: Types of operators that hand codes on where the plan has them in float: where pairs stand on inputs,
+            the engine sees to that.
 
     Yields:
         A name and the nodes: first the int8 regions, of which there may be one, then every int8 node with weights, then
         every node of `dear` with weights.
     """
     int8 = [d.node for d in plan.nodes if d.action is Action.INT8 and d.op in kernels]
-    regions = _regions(graph, plan)
+    regions = _regions(graph, plan, handing)
     found: dict[str, list[str]] = {}
     for name in int8:
         found.setdefault(regions.group_of(name) or name, []).append(name)
@@ -41,9 +43,13 @@ def blocks(
             yield _title([decision.node]), frozenset([decision.node])
 
 
-def _regions(graph: Graph, plan: QuantPlan) -> Groups:
+def _regions(graph: Graph, plan: QuantPlan, handing: Collection[str]) -> Groups:
     """Int8 nodes that hand codes to each other."""
-    running = {d.node for d in plan.nodes if d.action not in (Action.FLOAT, Action.OTHER)}
+    running = {
+        d.node
+        for d in plan.nodes
+        if d.action not in (Action.FLOAT, Action.OTHER) or (d.action is Action.FLOAT and d.op in handing)
+    }
     groups = Groups()
     for name in running:
         for tensor in graph.node(name).input:

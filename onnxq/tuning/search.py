@@ -5,8 +5,8 @@ A placement is the set of nodes that are kept in float. The search starts with t
   2. races the winner against each placement that differs in one block: an int8 region or a single int8 node taken to
      float, a single float node that could run in int8 taken to int8;
   3. puts together the changes that helped, and races that.
-A challenger wins by a margin, and only if its outputs stay close enough to the float model's. Time limit and interrupt
-leave the best one so far.
+A challenger wins by a margin, and only if its outputs, as the engine that times it computes them, stay close enough to
+those that the float model has under onnxruntime in float32. Time limit and interrupt leave the best one so far.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from onnxq.errors import InternalError, ModelError
 from onnxq.graph.view import Graph
-from onnxq.tuning.race import Feed, Race, Run, race
+from onnxq.tuning.race import Feed, Race, race
+from onnxq.tuning.timers import ONNXRUNTIME, Model, Timer, loaded
 from onnxq.verification.compare import OutputComparison
-from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.wording.plural import counted
 
 DEFAULT_SECONDS = 60.0
@@ -63,6 +63,7 @@ class Tuning:
     """What the search found.
 
     Attributes:
+        engine: Who timed, in words.
         floats: Nodes to keep in float.
         is_default: Whether that is what the default placement does.
         trials: Every placement that was raced, in order.
@@ -73,6 +74,7 @@ class Tuning:
         stopped: "" where it came to its end, else "time limit" or "interrupted".
     """
 
+    engine: str
     floats: Floats
     is_default: bool
     trials: tuple[Trial, ...]
@@ -92,7 +94,7 @@ class Tuning:
             else f"{self.best_ms:.3g} ms, default placement {self.default_ms:.3g} ms"
         )
         raced = f"{counted(len(self.trials), 'placement')} in {self.seconds:.0f} s{cut}"
-        return f"tuned for latency on this machine, {raced}: {found}{against}"
+        return f"tuned for latency on this machine, under {self.engine}, {raced}: {found}{against}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +105,13 @@ class Racing:
         seconds: Time limit.
         threads: Threads to time with; None means one.
         progress: Told how many placements were raced, and what was changed.
+        timers: Who times, see `timers_of`.
     """
 
     seconds: float = DEFAULT_SECONDS
     threads: int | None = None
     progress: Callable[[int, str], None] | None = None
+    timers: tuple[Timer, ...] = (ONNXRUNTIME,)
 
 
 class _OutOfTimeError(Exception):
@@ -122,18 +126,19 @@ class Search:
         float_model: The float model.
         feeds: Inputs to compare on, at least one.
         sample: Inputs to time with.
-        racing: Time limit, threads, progress.
+        racing: Time limit, threads, progress, engine.
     """
 
     def __init__(self, build: Build, float_model: Graph, feeds: Sequence[Feed], sample: Feed, racing: Racing) -> None:
         self._build = build
+        self._float_model = float_model
+        self._timers = racing.timers
         self._feeds = feeds
         self._feed = sample
         self._threads = 1 if racing.threads is None else racing.threads
         self._started = time.perf_counter()
         self._deadline = self._started + racing.seconds
         self._progress = racing.progress or (lambda count, what: None)
-        self._reference = self._session(float_model)
         self._trials: list[Trial] = []
 
     def run(self, start: Floats, full: Floats, blocks: Callable[[Floats], Iterable[tuple[str, Floats]]]) -> Tuning:
@@ -143,8 +148,14 @@ class Search:
             start: What the default placement keeps in float.
             full: What has to stay in float.
             blocks: For a placement the sets of nodes to change over together, each with its name.
+
+        Raises:
+            ModelError: the engine takes the float model or the default placement not.
         """
-        self._best, self._model = start, self._load(start)
+        self._best = start
+        self._timer, models = loaded(self._timers, (self._float_model, self._built(start)), self._threads)
+        self._reference, self._model = models
+        self._exact = self._reference if self._timer is ONNXRUNTIME else ONNXRUNTIME.load(self._float_model, None)
         self._floor_db = self._sqnr_db(self._model) - BUDGET_DB
         self._default_ms = self._best_ms = race(self._model, self._model, self._feed, one_thread=self._one).champion_ms
         stopped = ""
@@ -174,6 +185,7 @@ class Search:
             found = race(self._model, self._reference, self._feed, one_thread=self._one)
             float_ms, best_ms = found.challenger_ms, found.champion_ms
         return Tuning(
+            engine=self._timer.title,
             floats=best,
             is_default=best == start,
             trials=tuple(self._trials),
@@ -224,34 +236,38 @@ class Search:
             self._best, self._model, self._best_ms = floats, model, found.challenger_ms
         return kept
 
-    def _race(self, model: Run) -> Race:
+    def _race(self, model: Model) -> Race:
         if time.perf_counter() > self._deadline:
             raise _OutOfTimeError
         return race(self._model, model, self._feed, one_thread=self._one)
 
-    def _load(self, floats: Floats) -> OrtModel:
+    def _built(self, floats: Floats) -> Graph:
         built = self._build(floats)
         if built is None:
             raise InternalError("the default placement cannot be built")
-        return self._session(built)
+        return built
 
-    def _session(self, graph: Graph) -> OrtModel:
-        return OrtModel(graph.to_model(), base_dir=graph.base_dir, threads=self._threads)
+    def _load(self, floats: Floats) -> Model:
+        return self._timer.load(self._built(floats), self._threads)
 
-    def _load_or_none(self, floats: Floats) -> OrtModel | None:
-        """The model of a placement; None where there is none, or onnxruntime refuses it."""
+    def _load_or_none(self, floats: Floats) -> Model | None:
+        """The model of a placement; None where there is none, or the engine refuses it, some only when run."""
         if time.perf_counter() > self._deadline:
             raise _OutOfTimeError
         built = self._build(floats)
+        if built is None:
+            return None
         try:
-            return None if built is None else self._session(built)
+            model = self._timer.load(built, self._threads)
+            model(self._feed)
         except ModelError:
             return None
+        return model
 
-    def _sqnr_db(self, model: OrtModel) -> float:
+    def _sqnr_db(self, model: Model) -> float:
         comparison = OutputComparison()
         for feed in self._feeds:
-            comparison.add(self._reference(feed), model(feed))
+            comparison.add(self._exact(feed), model(feed))
         found = [output.sqnr_db for output in comparison.result() if output.sqnr_db is not None]
         return min(found, default=float("inf"))
 

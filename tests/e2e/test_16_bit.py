@@ -10,7 +10,7 @@ import onnxq
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
 from onnxq.numerics import fake_quantize, sqnr_db
-from onnxq.verification.engines import openvino as openvino_engine
+from onnxq.verification.engines.openvino_model import core
 from tests.e2e.conftest import present
 from tests.graphs import computed, model_of, normal
 
@@ -54,8 +54,7 @@ def test_c18_onnxruntime_has_no_kernel_for_16_bits(name: str, tmp_path: object) 
 def test_v6_openvino_computes_in_float(name: str) -> None:
     pytest.importorskip("openvino")
     model = made("openvino", activations=name).model
-    core = openvino_engine.core()
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU")
+    compiled = core().compile_model(core().read_model(model.SerializeToString()), "CPU")
     info = [op.get_rt_info() for op in compiled.get_runtime_model().get_ordered_ops()]
     precisions = [str(i["runtimePrecision"].value) for i in info if str(i["layerType"].value) == "Convolution"]
     assert precisions and set(precisions) <= {"f32", "bf16", "f16"}

@@ -9,13 +9,14 @@ from onnx import ModelProto, TensorProto
 
 import onnxq
 from onnxq.numerics import fake_quantize, sqnr_db
-from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
+from onnxq.verification.engines.openvino import is_installed
+from onnxq.verification.engines.openvino_model import core
 from tests.e2e.test_dynamic import text_model
 from tests.e2e.test_weight_only import EXACT_DB, weight_only
 from tests.graphs import normal
 
-needs_openvino = pytest.mark.skipif(not openvino_engine.is_installed(), reason="OpenVINO is not installed")
+needs_openvino = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
 needs_tensorrt = pytest.mark.skipif(tensorrt_engine.installed_package() is None, reason="TensorRT is not installed")
 
 FORMS: tuple[dict[str, Any], ...] = (
@@ -43,10 +44,9 @@ def test_openvino_computes_with_the_values_that_were_chosen(shape: tuple[int, in
     assert spec.block_size in (None, 16, 32, 64)
     assert spec.qtype.bits == 8 or shape[0] % 2 == 0
     values = fake_quantize(normal(*shape), result.qparams["w"])
-    core = openvino_engine.core()
     exact = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-    read = core.read_model(result.model.SerializeToString())
-    compiled, as_it_is = core.compile_model(read, "CPU", exact), core.compile_model(read, "CPU")
+    read = core().read_model(result.model.SerializeToString())
+    compiled, as_it_is = core().compile_model(read, "CPU", exact), core().compile_model(read, "CPU")
     for rows in (1, 2, 3, 5, 8):
         want = x[:rows] @ values
         assert sqnr_db(want, compiled({"x": x[:rows]})[0]) > EXACT_DB

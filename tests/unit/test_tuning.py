@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from typing import Any
 
@@ -9,13 +10,18 @@ import numpy as np
 import pytest
 
 import onnxq
-from onnxq.errors import ConfigError
+from onnxq.errors import ConfigError, EngineMissingError, ModelError
 from onnxq.graph.view import Graph
+from onnxq.modes import tuned
+from onnxq.planning.input_payoff import HANDS_ON_CODES
+from onnxq.targets import TARGETS
 from onnxq.tuning import latency
+from onnxq.tuning import search as search_module
 from onnxq.tuning.blocks import blocks
-from onnxq.tuning.race import Race, race
+from onnxq.tuning.race import Feed, Race, race
 from onnxq.tuning.search import Floats, Racing, Search
-from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.tuning.timers import ONNXRUNTIME, Model, Timer, loaded, timers_of
+from onnxq.verification.engines import openvino
 from tests.graphs import graph_of, model_of, normal
 from tests.planned import planned
 
@@ -168,7 +174,8 @@ def test_quantize_tunes_and_tells() -> None:
         ({"tune": "size"}, "unknown aim 'size'"),
         ({"tune": "latency", "tune_seconds": 0.0}, "the time limit is 0.0 s"),
         ({"tune": "latency", "method": "moving-average"}, "tuning needs statistics of all tensors"),
-        ({"tune": "latency", "target": "openvino"}, "measured under onnxruntime, and the target is openvino"),
+        ({"tune": "latency", "target": "tensorrt"}, "TensorRT runs on a GPU, where onnxq times nothing"),
+        ({"tune": "latency", "target": "qnn"}, "the engine of qnn does not run there"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(keywords: dict[str, Any], message: str) -> None:
@@ -178,20 +185,129 @@ def test_what_cannot_be_tuned_is_refused(keywords: dict[str, Any], message: str)
     assert "--t" in str(error.value.hint)
 
 
+def test_placements_for_other_machines_are_not_raced() -> None:
+    other = "ort-x64-vnni" if platform.machine().lower() in ("aarch64", "arm64") else "ort-arm64"
+    with pytest.raises(ConfigError, match=f"{other} is for machines of another kind"):
+        onnxq.quantize("no such.onnx", target=other, tune="latency")
+
+
+def test_an_engine_that_is_missing_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "is_installed", lambda: False)
+    with pytest.raises(EngineMissingError, match="OpenVINO is not installed") as error:
+        onnxq.quantize("no such.onnx", target="openvino", tune="latency")
+    assert "pip install 'onnxq[openvino]'" in str(error.value.hint)
+    assert timers_of(TARGETS["openvino"]) == ()
+
+
+def test_where_an_engine_refuses_one_model_the_next_way_takes_all() -> None:
+    """In bfloat16 OpenVINO refuses some models, and two of a race must not differ in that."""
+    taken: list[str] = []
+
+    def picky(graph: Graph, threads: int | None) -> Model:
+        taken.append(f"picky {len(graph.nodes)}")
+        if len(graph.nodes) > 1:
+            raise ModelError("no suitable implementations")
+        return ONNXRUNTIME.load(graph, threads)
+
+    timers = [Timer(title="picky", load=picky), ONNXRUNTIME]
+    graphs = [conv(), heavy(1)]
+    timer, models = loaded(timers, graphs, 1)
+    assert (timer, len(models)) == (ONNXRUNTIME, 2)
+    assert taken == ["picky 1", f"picky {len(graphs[1].nodes)}"]
+    assert loaded(timers, graphs[:1], 1)[0].title == "picky"
+    with pytest.raises(ModelError, match="no suitable implementations"):
+        loaded(timers[:1], graphs, 1)
+
+
+def test_accuracy_is_that_of_the_engine_against_exact_floats() -> None:
+    """An engine that computes float and the fast placement wrong, alike, and only the default placement right."""
+
+    def load(graph: Graph, threads: int | None) -> Model:
+        exact, wrong = ONNXRUNTIME.load(graph, threads), graph is not slow
+
+        def run(feed: Feed) -> dict[str, Any]:
+            return {name: value + wrong for name, value in exact(feed).items()}
+
+        return run
+
+    slow = heavy(24, CLOSE)
+    racing = Racing(timers=(Timer(title="an engine", load=load),))
+    found = Search({A: slow, NONE: heavy(0, CLOSE)}.get, conv(), [FEED], FEED, racing).run(A, NONE, lambda floats: [])
+    assert found.floats == A
+    assert found.trials[0].sqnr_db is not None
+    assert found.trials[0].sqnr_db < 30.0  # the models themselves are 60 dB apart
+    assert "under an engine" in found.summary()
+
+
+def test_a_placement_that_fails_when_run_is_passed_over() -> None:
+    def load(graph: Graph, threads: int | None) -> Model:
+        model, broken = ONNXRUNTIME.load(graph, threads), graph is fast
+
+        def run(feed: Feed) -> Any:
+            if broken:
+                raise ModelError("cannot be run")
+            return model(feed)
+
+        return run
+
+    fast = heavy(0)
+    racing = Racing(timers=(Timer(title="an engine", load=load),))
+    found = Search({A: heavy(2), NONE: fast}.get, conv(), [FEED], FEED, racing).run(A, NONE, lambda floats: [])
+    assert found.is_default
+    assert found.trials == ()
+
+
+def test_something_stays_in_int8_however_fast_float_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Races that the model with fewer pairs always wins."""
+    counts: dict[int, int] = {}
+
+    def load(graph: Graph, threads: int | None) -> Model:
+        model = ONNXRUNTIME.load(graph, threads)
+        counts[id(model)] = sum(node.op_type == "QuantizeLinear" for node in graph.nodes)
+        return model
+
+    def by_pairs(champion: Any, challenger: Any, *_: Any, **__: Any) -> Race:
+        ratio = 0.5 if counts[id(challenger)] < counts[id(champion)] else 2.0
+        return Race(ratio=ratio, low_ratio=ratio, champion_ms=1.0, challenger_ms=ratio)
+
+    monkeypatch.setattr(search_module, "race", by_pairs)
+    monkeypatch.setattr(tuned, "timers_of", lambda _: (Timer(title="an engine", load=load),))
+    model = model_of(NET, w=normal(16, 16, 3, 3), v=normal(16, 1, 5, 5), u=normal(16, 16, 1, 1))
+    data = [{"x": normal(2, 16, 12, 12, seed=i)} for i in range(6)]
+    result = onnxq.quantize(model, data, target="openvino", tune="latency", placement="full", recover="none")
+    assert result.tuning is not None
+    assert not result.tuning.is_default
+    assert [d.node for d in result.plan.nodes if d.action.value == "int8"] != []
+
+
+def test_blocks_where_pairs_stand_on_inputs_reach_over_what_hands_codes_on() -> None:
+    text = """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
+    [c1] a = Conv(x, w)
+    [h] b = HardSwish(a)
+    [c2] c = Conv(b, w)
+    [s] d = Softmax(c)
+    [c3] y = Conv(d, w)
+    }"""
+    graph = graph_of(text, w=normal(16, 16, 1, 1))
+    found = list(blocks(graph, planned(graph, target="openvino"), {"Conv"}, (), HANDS_ON_CODES))
+    assert [names for _, names in found] == [{"c1", "c2"}, {"c3"}, {"c1"}, {"c2"}, {"c3"}]
+
+
 def test_reports_time_on_one_thread_that_other_work_does_not_slow_down(monkeypatch: pytest.MonkeyPatch) -> None:
     threads, races = [], []
 
-    def loaded(*given: Any, **options: Any) -> OrtModel:
-        threads.append(options.get("threads"))
-        return OrtModel(*given, **options)
+    def load(graph: Graph, count: int | None) -> Model:
+        threads.append(count)
+        return ONNXRUNTIME.load(graph, count)
 
     def watched(*given: Any, **options: Any) -> Race:
         races.append(options["one_thread"])
         return race(*given, **options)
 
-    monkeypatch.setattr(latency, "OrtModel", loaded)
     monkeypatch.setattr(latency, "race", watched)
     model = graph_of("(float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }", w=normal(64, 64))
-    found = latency.measure_latency(model, model, {"x": normal(8, 64)}, seconds=0.01)
+    timers = [Timer(title="an engine", load=load)]
+    found = latency.measure_latency(timers, model, model, {"x": normal(8, 64)}, seconds=0.01)
     assert found is not None
+    assert found.engine == "an engine"
     assert (threads, races) == ([1, 1], [True])

@@ -112,7 +112,9 @@ _RANGE_OPTIONS = (
         help="TensorRT's calibration cache, for --target tensorrt: its scales, and no calibration.",
     ),
     click.option(
-        "--tune", type=Name(("latency",)), help="Race placements on this machine and keep the fastest; ort targets."
+        "--tune",
+        type=Name(("latency",)),
+        help="Race placements on this machine and keep the fastest; ort targets and openvino.",
     ),
     click.option(
         "--tune-seconds",

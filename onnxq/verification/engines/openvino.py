@@ -8,33 +8,28 @@ Source: https://docs.openvino.ai/2024/openvino-workflow/running-inference/optimi
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import re
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from onnxq.errors import ConfigError, EngineMissingError
-from onnxq.files.scratch import scratch_folder
+from onnxq.errors import EngineMissingError, ModelError
 from onnxq.graph.view import Graph
+from onnxq.verification.engines.openvino_model import OpenvinoModel, said, version
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
-from onnxq.verification.engines.source import model_file
 from onnxq.verification.reasons.openvino import INT8_OPS, why_float
 from onnxq.verification.reasons.reason import Reason, past_pairs
 from onnxq.verification.structure import MATRIX_OPS, is_float_type, is_qdq, quantizes_by_pairs
 
 ENGINE = "openvino"
-_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
-"""Properties of a model that computes alike on all CPUs: by default float is bfloat16 on those with AMX (V11)."""
-_EXACT = {**_FLOAT32, "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+_EXACT = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 """Properties of a model that computes as ONNX defines it."""
 _MARKER = re.compile(r"@onnxq(\d+)@")
 _INT8_PRECISIONS = frozenset({"i8", "u8"})
@@ -50,6 +45,14 @@ def is_installed() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
+def not_installed() -> EngineMissingError:
+    """What is raised where it cannot."""
+    return EngineMissingError(
+        "OpenVINO is not installed",
+        hint="pip install 'onnxq[openvino]' (from a clone: pip install '.[openvino]')",
+    )
+
+
 def executed_precision(
     model: ModelProto | str | Path,
     *,
@@ -57,6 +60,8 @@ def executed_precision(
     feeds: Sequence[Mapping[str, NDArray[Any]]] = (),
 ) -> EngineReport:
     """Ask OpenVINO's CPU plugin how it runs each node of a quantized model on this machine.
+
+    What is float computes in float32, so that it computes alike on all CPUs (V11).
 
     Args:
         model: The quantized model, or the path of its file.
@@ -70,10 +75,7 @@ def executed_precision(
         EngineMissingError: OpenVINO is not installed.
     """
     if not is_installed():
-        raise EngineMissingError(
-            "OpenVINO is not installed",
-            hint="pip install 'onnxq[openvino]' (from a clone: pip install '.[openvino]')",
-        )
+        raise not_installed()
     if not isinstance(model, ModelProto):
         model = onnx.load(str(model))
     graph = Graph(model)
@@ -84,19 +86,18 @@ def executed_precision(
         node.name = f"@onnxq{index}@"
     started = time.perf_counter()
     try:
-        compiled = _compile(marked, base_dir)
-    except ConfigError:
-        raise  # no room in the temporary folder: nothing that OpenVINO said of the model
-    except Exception as error:  # openvino raises plain RuntimeError and others
-        return EngineReport(engine=ENGINE, version=_version(), accepted=False, problems=(_first_line(error),))
+        loaded = OpenvinoModel(marked, base_dir=base_dir)
+    except ModelError as error:
+        return EngineReport(engine=ENGINE, version=version(), accepted=False, problems=(said(error),))
     seconds = time.perf_counter() - started
     # Activations of weight-only products are quantized in groups by default: not what is to be compared here.
-    exact = compiled if quantizes_by_pairs(graph) or not feeds else _compile(marked, base_dir, _EXACT)
-    outputs, run_problem = _run(exact, feeds, graph.outputs)
-    executed = [_runtime_info(op) for op in compiled.get_runtime_model().get_ordered_ops()]
+    as_it_is = quantizes_by_pairs(graph) or not feeds
+    exact = loaded if as_it_is else OpenvinoModel(marked, base_dir=base_dir, properties=_EXACT)
+    outputs, run_problem = _run(exact, feeds)
+    executed = [_runtime_info(op) for op in loaded.compiled.get_runtime_model().get_ordered_ops()]
     return EngineReport(
         engine=ENGINE,
-        version=_version(),
+        version=version(),
         accepted=True,
         nodes=_Reader(graph, names, executed).executions(),
         engine_ops=dict(Counter(f"{i['layerType']}:{i['runtimePrecision']}" for i in executed)),
@@ -106,55 +107,14 @@ def executed_precision(
     )
 
 
-@functools.cache
-def core() -> Any:
-    """OpenVINO's `Core`, one for the life of the process.
-
-    The CPU plugin of a Core sets the stack on which signals are handled (sigaltstack), and puts
-    the one before it back when it goes. Of two Cores that go in the order they came, the second leaves the freed stack
-    of the first, and the next signal, a Ctrl-C say, ends the process with a segmentation fault (seen with 2026.4).
-    """
-    import openvino  # noqa: PLC0415  # an optional package
-
-    return openvino.Core()
-
-
-def _version() -> str:
-    import openvino  # noqa: PLC0415  # an optional package
-
-    return str(openvino.__version__)
-
-
-def _compile(model: ModelProto, base_dir: Path | None, properties: Mapping[str, str] = _FLOAT32) -> Any:
-    with scratch_folder() as folder:
-        path = model_file(model, folder, base_dir)
-        return core().compile_model(core().read_model(str(path)), "CPU", dict(properties))
-
-
 def _run(
-    compiled: Any, feeds: Sequence[Mapping[str, NDArray[Any]]], outputs: Collection[str]
+    model: OpenvinoModel, feeds: Sequence[Mapping[str, NDArray[Any]]]
 ) -> tuple[tuple[Mapping[str, NDArray[Any]], ...], str]:
-    """The outputs for each batch, by name (OpenVINO has names of what it merged, too); or none, and why."""
-    names = {name for port in compiled.inputs for name in port.get_names()}
-    found = []
-    for feed in feeds:
-        try:
-            result = compiled({name: value for name, value in feed.items() if name in names})
-        except Exception as error:  # openvino raises plain RuntimeError and others
-            return (), _first_line(error)
-        found.append(
-            {
-                name: np.array(result[port])
-                for port in compiled.outputs
-                for name in set(port.get_names()).intersection(outputs)
-            }
-        )
-    return tuple(found), ""
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    """The outputs for each batch; or none, and why."""
+    try:
+        return tuple(model(feed) for feed in feeds), ""
+    except ModelError as error:
+        return (), said(error)
 
 
 def _runtime_info(op: Any) -> dict[str, str]:
