@@ -51,8 +51,10 @@ def test_a_slow_model_is_noted_and_fails_no_check() -> None:
     assert all(way in found[0] for way in ("--tune latency", "--placement fast", "--mode dynamic"))
 
 
-@X64
 def test_the_model_does_not_depend_on_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = latency.Timed(Race(ratio=2.0, low_ratio=2.0, champion_ms=1.0, challenger_ms=2.0), "an engine")
+    monkeypatch.setattr(slower, "timers_for", lambda *_: TIMERS)
+    monkeypatch.setattr(slower, "clearly_slower", lambda *_: slow)
     with_note = full()
     monkeypatch.setattr(slower, "clearly_slower", lambda *_: None)
     without = full()
