@@ -198,7 +198,7 @@ def _levelled(
     """The model with channels of very uneven reach made even, and ranges that fit it."""
     # Scales that others have settled, a training or TensorRT, stay.
     settled = prepared.trained is not None or choices.cache is not None
-    levelled = Levelled(graph=prepared.graph, ranges=known.ranges)
+    levelled = Levelled(graph=prepared.graph, plan=prepared.plan, ranges=known.ranges)
     if choices.recovery.levels and not settled:
         levelled = level_channels(
             prepared.graph,
@@ -208,9 +208,12 @@ def _levelled(
             method=choices.method,
             samples=supply.samples,
             options=request.collecting,
+            # Where everything is to be int8, a float Mul would stand alone.
+            divides=not prepared.target.everywhere,
             progress=request.progress,
         )
-    return replace(prepared, graph=levelled.graph), replace(known, ranges=levelled.ranges), levelled
+    prepared = replace(prepared, graph=levelled.graph, plan=levelled.plan)
+    return prepared, replace(known, ranges=levelled.ranges), levelled
 
 
 def _recovered(

@@ -1,7 +1,7 @@
 """Values of activations, channel by channel, on a few samples: what recovery chooses by.
 
-Of each tensor at most ROWS positions are kept, spread evenly over the samples and over each of them, and the extremes
-of each channel over all positions.
+Of each tensor at most ROWS positions are kept, fewer where it has more than 256 channels, spread evenly over the
+samples and over each of them, and the extremes of each channel over all positions.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from onnxq.inference.outputs import with_readable_outputs
 from onnxq.passes.adapt.settle_types import runnable
 
 ROWS = 1024
+ELEMENTS = 2**18
+"""Of wide tensors so many values tell as much, and every trial of scales quantizes them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,18 +63,18 @@ def sample_channels(
     if not names or not samples:
         return {}
     session = options.session(with_readable_outputs(runnable(graph), names))
-    share = max(1, ROWS // len(samples))
     parts: dict[str, list[ChannelSamples]] = {name: [] for name in names}
     for batch in samples:
         for name, values in zip(names, session.run(batch.arrays, where=batch.label), strict=True):
             if values.size:
-                parts[name].append(_taken(np.asarray(values, np.float32), axes[name], share))
+                parts[name].append(_taken(np.asarray(values, np.float32), axes[name], len(samples)))
     return {name: _joined(found) for name, found in parts.items() if found}
 
 
-def _taken(values: NDArray[np.float32], axes: tuple[int, ...], share: int) -> ChannelSamples:
+def _taken(values: NDArray[np.float32], axes: tuple[int, ...], batches: int) -> ChannelSamples:
     others = [axis for axis in range(values.ndim) if axis not in axes]
     channels = int(np.prod([values.shape[axis] for axis in axes]))
+    share = max(1, min(ROWS, ELEMENTS // max(1, channels)) // batches)
     rows = values.transpose([*others, *axes]).reshape(-1, channels)
     # A prime-like step would do as well; evenly spaced positions are the same on every run.
     picked = np.unique(np.linspace(0, len(rows) - 1, min(share, len(rows))).astype(np.int64))

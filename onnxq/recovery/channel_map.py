@@ -98,6 +98,7 @@ class ChannelMap:
     floors: dict[int, float] = field(default_factory=dict)
     widens: bool = False
     _parent: list[int] = field(default_factory=list)
+    _roots: Ids | None = None
 
     @property
     def channels(self) -> int:
@@ -105,12 +106,13 @@ class ChannelMap:
 
     def new_channels(self, count: int) -> Ids:
         """Numbers for `count` channels that have just been written."""
-        first = len(self._parent)
+        first, self._roots = len(self._parent), None
         self._parent.extend(range(first, first + count))
         return np.arange(first, first + count, dtype=np.int64)
 
     def unite(self, one: Ids, other: Ids) -> None:
         """Let channels of the same place be scaled together."""
+        self._roots = None
         for a, b in zip(one.reshape(-1).tolist(), other.reshape(-1).tolist(), strict=True):
             low, high = sorted((self._root(a), self._root(b)))
             self._parent[high] = low
@@ -131,7 +133,9 @@ class ChannelMap:
 
     def roots(self) -> Ids:
         """int64, shape (channels,): the class of each channel, which is its smallest member."""
-        return np.array([self._root(channel) for channel in range(self.channels)], np.int64)
+        if self._roots is None:
+            self._roots = np.array([self._root(channel) for channel in range(self.channels)], np.int64)
+        return self._roots
 
     def free(self) -> NDArray[np.bool_]:
         """bool, shape (channels,): whether the class of a channel may be scaled, and something reads it."""

@@ -92,6 +92,17 @@ def _linear(graph: Graph, node: NodeProto, channels: ChannelMap) -> str | None:
     return None
 
 
+def summed_axis(graph: Graph, node: NodeProto) -> tuple[int, int] | None:
+    """The axis of a node's data that its constant weight sums over, and its size; None where it is no such node."""
+    slots = [slot for slot in (1, 2) if operand(node, slot)]
+    if node.domain not in STANDARD_DOMAINS or _RULES.get(node.op_type) is not _linear or len(slots) < 1:
+        return None
+    if any(not _is_own(graph, node.input[slot]) for slot in slots):
+        return None
+    placed = _weight_axes(graph, node, tuple(int(d) for d in graph.initializers[node.input[1]].dims))
+    return None if placed is None else (placed[0], int(placed[1].max()) + 1)
+
+
 def _weight_axes(graph: Graph, node: NodeProto, dims: tuple[int, ...]) -> tuple[int, Ids, Ids] | None:
     """The channel axis of data and output, and for each element of the weight the input and the output channel.
 

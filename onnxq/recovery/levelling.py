@@ -33,9 +33,10 @@ from onnxq.planning.plan import Observed, QuantPlan, Role, SharedWith
 from onnxq.recovery.activation_samples import ChannelSamples, sample_channels
 from onnxq.recovery.channel_map import ChannelMap, Site, rescaled
 from onnxq.recovery.channel_rules import map_channels
+from onnxq.recovery.dividers import Divided, with_dividers
 from onnxq.recovery.site_noise import SiteNoise
 from onnxq.recovery.sites import MOST_WEIGHTS_BYTES, weight_bytes
-from onnxq.recovery.smoothing import best_scales
+from onnxq.recovery.smoothing import ChannelFacts, best_scales
 from onnxq.wording.plural import counted
 
 STAGE = "levelling channels"
@@ -55,11 +56,13 @@ class Levelled:
 
     Attributes:
         graph: A graph that computes the same but for float32 rounding.
+        plan: Its plan: that of the graph as it was, but for tensors that a Mul of their own divides (`dividers.py`).
         ranges: The range of each observed tensor.
         stats: Statistics of the tensors that were divided, on the samples.
     """
 
     graph: Graph
+    plan: QuantPlan
     ranges: RangeTable
     stats: Mapping[str, TensorStats] = field(default_factory=dict)
 
@@ -85,53 +88,85 @@ def level_channels(  # noqa: PLR0913 - the parts of one run
     method: Method,
     samples: Sequence[Batch],
     options: CollectOptions,
+    divides: bool = False,
     progress: Callback | None = None,
 ) -> Levelled:
     """Divide the channels of tensors that one scale serves badly.
 
     Args:
         graph: The float graph of the plan, in topological order, with shapes inferred; it is not changed.
-        plan: What will be quantized. It holds for the new graph as well.
+        plan: What will be quantized.
         ranges: The range of each observed tensor.
         stats: What they were found in; may lack tensors.
         method: How ranges are chosen.
         samples: Batches to measure on; of fewer than `FEWEST_SAMPLES` samples nothing changes.
         options: How to run them.
+        divides: Whether a tensor may get a Mul of its own where nothing that writes it can divide its channels.
         progress: Told that it begins.
 
     Raises:
         DataError: onnxruntime fails on the samples.
         ModelError: onnxruntime cannot load the model.
     """
-    unchanged = Levelled(graph=graph, ranges=ranges)
+    unchanged = Levelled(graph=graph, plan=plan, ranges=ranges)
     if sum(batch.samples for batch in samples) < FEWEST_SAMPLES or weight_bytes(graph, plan) > MOST_WEIGHTS_BYTES:
         return unchanged
     report_to(progress, STAGE, 0, None)
-    channels = map_channels(graph, widens=True)
-    sites = [site for site in channels.sites() if _can_be_divided(graph, plan, channels, site)]
-    axes = {name: channels.views[name].axes for site in sites for name in _observed(plan, site)}
-    seen = sample_channels(runnable(graph), axes, samples, options)
-    scales, touched = np.ones(channels.channels), list[str]()
-    for site in sites:
-        found = _scales(graph, plan, channels, site, seen)
-        if found is not None:
-            scales = scales * found
-            touched += _observed(plan, site)
+    divided = _divided(graph, plan) if divides else Divided(graph=graph, plan=plan, origins={})
+    channels = map_channels(divided.graph, widens=True)
+    scales, touched = _chosen(divided, channels, samples, options)
     if not touched:
         return unchanged
-    result = rescaled(graph, channels, scales)
+    growth = {name: _growth(seen, stats.tensors.get(divided.origins.get(name, name))) for name, seen in touched.items()}
+    result = divided.only(touched, plan, rescaled(divided.graph, channels, scales))
     batches = Batches(lambda: iter(samples), inputs=InputSpecs.from_graph(graph))
-    divided = collect(runnable(result), touched, batches, digest=plan.digest, options=options).tensors
-    found_ranges = {t: _range(plan, t, divided[t], method, _growth(seen[t], stats.tensors.get(t))) for t in touched}
-    return Levelled(graph=result, ranges={**ranges, **found_ranges}, stats=divided)
+    found = collect(runnable(result.graph), list(touched), batches, digest=plan.digest, options=options).tensors
+    own = {name: _range(result.plan, name, found[name], method, growth[name]) for name in touched}
+    return Levelled(graph=result.graph, plan=result.plan, ranges={**ranges, **own}, stats=found)
+
+
+def _divided(graph: Graph, plan: QuantPlan) -> Divided:
+    """The graph with a Mul wherever there is no other way to divide channels."""
+    sites = _sites(graph, plan, map_channels(graph, widens=True))
+    return with_dividers(graph, plan, [name for site in sites for name in site.tensors])
+
+
+def _chosen(
+    divided: Divided, channels: ChannelMap, samples: Sequence[Batch], options: CollectOptions
+) -> tuple[NDArray[np.float64], dict[str, ChannelSamples]]:
+    """The scale of every channel, and the observed tensors that are divided, with what was seen of them."""
+    graph, plan = divided.graph, divided.plan
+    sites, facts = _sites(graph, plan, channels), ChannelFacts.of(graph, channels)
+    axes = {name: channels.views[name].axes for site in sites for name in _observed(plan, site)}
+    seen = sample_channels(runnable(graph), axes, samples, options)
+    scales, touched = np.ones(channels.channels), dict[str, ChannelSamples]()
+    for site in sites:
+        noise = SiteNoise.of(graph, plan, channels, site, seen)
+        found = None if noise is None else _scales(facts, site, noise)
+        if found is not None:
+            scales = scales * found
+            touched |= {name: seen[name] for name in _observed(plan, site)}
+    return scales, touched
 
 
 def _observed(plan: QuantPlan, site: Site) -> list[str]:
     return [t for t in site.tensors if t in plan.tensors and isinstance(plan.tensors[t].source, Observed)]
 
 
-def _can_be_divided(graph: Graph, plan: QuantPlan, channels: ChannelMap, site: Site) -> bool:
-    """Whether all parameters that depend on the site's channels can follow."""
+def _sites(graph: Graph, plan: QuantPlan, channels: ChannelMap) -> list[Site]:
+    """The sites whose channels can be divided: all parameters that depend on them can follow."""
+    roots = channels.roots()
+    settled = set[int]()  # constants with codes of their own have one scale
+    for coefficient in channels.coefficients:
+        planned = plan.tensors.get(graph.node(coefficient.node).input[coefficient.slot])
+        if planned is not None and planned.role is Role.CONSTANT:
+            settled |= set(roots[coefficient.ids.reshape(-1)].tolist())
+    return [
+        site for site in channels.sites() if settled.isdisjoint(site.classes.tolist()) and _can_be_divided(plan, site)
+    ]
+
+
+def _can_be_divided(plan: QuantPlan, site: Site) -> bool:
     if not _observed(plan, site):
         return False
     for name in site.tensors:
@@ -143,24 +178,14 @@ def _can_be_divided(graph: Graph, plan: QuantPlan, channels: ChannelMap, site: S
         free = isinstance(source, Observed) and source.reach is None and planned.group is None
         if not (follows or free):
             return False
-    # Constants with codes of their own have one scale.
-    roots, own = channels.roots(), set(site.classes.tolist())
-    for coefficient in channels.coefficients:
-        if not own.isdisjoint(roots[coefficient.ids.reshape(-1)].tolist()):
-            planned = plan.tensors.get(graph.node(coefficient.node).input[coefficient.slot])
-            if planned is not None and planned.role is Role.CONSTANT:
-                return False
     return True
 
 
-def _scales(
-    graph: Graph, plan: QuantPlan, channels: ChannelMap, site: Site, seen: Mapping[str, ChannelSamples]
-) -> NDArray[np.float64] | None:
+def _scales(facts: ChannelFacts, site: Site, noise: SiteNoise) -> NDArray[np.float64] | None:
     """The scale of every channel, 1 outside the site; None where there is little to be gained."""
-    noise = SiteNoise.of(graph, plan, channels, site, seen)
-    if noise is None or noise.estimate(np.ones(channels.channels)) < LOUD:
+    if noise.estimate(np.ones(facts.roots.size)) < LOUD:
         return None
-    smoothed, scales = best_scales(graph, channels, site, noise)
+    smoothed, scales = best_scales(facts, site, noise)
     return scales if smoothed.strength is not None and smoothed.estimated_db >= NEEDED_GAIN_DB else None
 
 

@@ -118,11 +118,12 @@ def smooth(
         return SmoothingResult(graph=graph)
     axes = {name: channels.views[name].axes for site in sites for name in _quantized(plan, site)}
     observed = sample_channels(graph, axes, samples, options)
+    facts = ChannelFacts.of(graph, channels)
     found: list[tuple[Smoothed, NDArray[np.float64], SiteNoise]] = []
     for site in sites:
         noise = SiteNoise.of(graph, plan, channels, site, observed)
         if noise is not None:
-            smoothed, scales = best_scales(graph, channels, site, noise)
+            smoothed, scales = best_scales(facts, site, noise)
             found.append((smoothed, scales, noise))
     if all(smoothed.strength is None for smoothed, _, _ in found):
         return SmoothingResult(graph=graph, sites=tuple(smoothed for smoothed, _, _ in found))
@@ -171,15 +172,34 @@ def _accepted(
     return SmoothingResult(graph=result, sites=tuple(sites), gain_db=gain_db)
 
 
-def best_scales(
-    graph: Graph, channels: ChannelMap, site: Site, noise: SiteNoise
-) -> tuple[Smoothed, NDArray[np.float64]]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChannelFacts:
+    """What scales of a site depend on beside its activations; arrays of shape (channels,).
+
+    Attributes:
+        roots: int64, the class of each channel.
+        weights: float64, largest magnitude of the weights that read each class.
+        limits: float64, the smallest scale that each class may have.
+    """
+
+    roots: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    limits: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, graph: Graph, channels: ChannelMap) -> ChannelFacts:
+        """The facts of a whole graph: found once, for all sites."""
+        weights = extremes(graph, channels, 1, np.ones(channels.channels))
+        return cls(roots=channels.roots(), weights=weights, limits=channels.lower_limits())
+
+
+def best_scales(facts: ChannelFacts, site: Site, noise: SiteNoise) -> tuple[Smoothed, NDArray[np.float64]]:
     """The best strength, and the scale of every channel with it; 1 outside the site."""
-    before = noise.estimate(np.ones(channels.channels))
-    best, strength, chosen = before, None, np.ones(channels.channels)
-    weights = extremes(graph, channels, 1, np.ones(channels.channels))
+    ones = np.ones(facts.roots.size)
+    before = noise.estimate(ones)
+    best, strength, chosen = before, None, ones
     for alpha in STRENGTHS:
-        scales = _scales(channels, site, noise.magnitudes, weights, alpha)
+        scales = _scales(facts, site, noise.magnitudes, alpha)
         now = noise.estimate(scales)
         if now < best:
             best, strength, chosen = now, alpha, scales
@@ -192,22 +212,20 @@ def best_scales(
     ), chosen
 
 
-def _scales(
-    channels: ChannelMap, site: Site, magnitudes: NDArray[np.float64], weights: NDArray[np.float64], alpha: float
-) -> NDArray[np.float64]:
+def _scales(facts: ChannelFacts, site: Site, magnitudes: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
     """float64, shape (channels,): the scales of strength `alpha`.
 
     They are set so that the largest activation stays where it is: channels of the same tensors that cannot be scaled
     then lose nothing.
     """
-    a, w = magnitudes[site.classes], weights[site.classes]
+    a, w = magnitudes[site.classes], facts.weights[site.classes]
     alive = (a > 0.0) & (w > 0.0)
-    result = np.ones(channels.channels)
+    result = np.ones(facts.roots.size)
     if not alive.any():
         return result
     own = a[alive] ** alpha / w[alive] ** (1.0 - alpha)
     own *= np.max(a[alive] / own) / np.max(a[alive])
     own = np.maximum(own, own.max() / LARGEST_RATIO)
-    by_class = np.ones(channels.channels)
-    by_class[site.classes[alive]] = np.maximum(own, channels.lower_limits()[site.classes[alive]])
-    return by_class[channels.roots()]
+    by_class = np.ones(facts.roots.size)
+    by_class[site.classes[alive]] = np.maximum(own, facts.limits[site.classes[alive]])
+    return by_class[facts.roots]

@@ -32,6 +32,7 @@ from onnxq.planning.modes import STATIC
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions
 from onnxq.planning.plan import QuantPlan, Role, SharedWith
 from onnxq.planning.planner import make_plan
+from onnxq.recovery.dividers import RULE as LEVEL_RULE
 from onnxq.search.effects import Bench
 from onnxq.search.expected import expected_noise
 from onnxq.search.fewest import Excluded
@@ -152,9 +153,10 @@ class Candidates:
 
     def _made(self, excluded: Collection[str], wide: Collection[str]) -> Candidate:
         prepared = self.prepared
-        # What the whole plan keeps in float for speed stays there: chosen anew, it might quantize other nodes.
-        speed = {TUNE_RULE} if prepared.target.costs is None else {TUNE_RULE, prepared.target.costs.rule}
-        slower = {d.node: d for d in prepared.plan.nodes if d.rule in speed}
+        # What the whole plan keeps in float for speed stays there, and so does what divides channels: chosen anew, it
+        # might quantize other nodes.
+        rules = {TUNE_RULE, LEVEL_RULE, *([] if prepared.target.costs is None else [prepared.target.costs.rule])}
+        slower = {d.node: d for d in prepared.plan.nodes if d.rule in rules}
         path = f"{self.options.path}/" if self.options.path else ""
         # Overrides are in the whole plan; here one might name what is in float now, which would be an error.
         options = replace(

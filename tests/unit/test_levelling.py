@@ -66,11 +66,21 @@ def seen(graph: Graph, plan: QuantPlan, data: Batches) -> StatsTable:
     return collect(graph, plan.observed(), data, digest="", options=OPTIONS)
 
 
-def levelled(graph: Graph, plan: QuantPlan, stats: StatsTable | None = None, data: Batches | None = None) -> Levelled:
+def levelled(
+    graph: Graph,
+    plan: QuantPlan,
+    stats: StatsTable | None = None,
+    data: Batches | None = None,
+    *,
+    divides: bool = False,
+) -> Levelled:
     data = batches(graph, *range(6)) if data is None else data
     stats = seen(graph, plan, data) if stats is None else stats
     ranges = ranges_from_stats(plan, stats, METHOD).ranges
-    return level_channels(graph, plan, ranges, stats=stats, method=METHOD, samples=list(data.stream()), options=OPTIONS)
+    samples = list(data.stream())
+    return level_channels(
+        graph, plan, ranges, stats=stats, method=METHOD, samples=samples, options=OPTIONS, divides=divides
+    )
 
 
 @pytest.mark.parametrize("target", ["ort-x64-vnni", "tensorrt"])
