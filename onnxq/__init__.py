@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from onnxq.data.images import ImageOptions
     from onnxq.evaluation.evaluate import evaluate
     from onnxq.evaluation.evaluation import Evaluation
+    from onnxq.inference.custom_ops import register_custom_ops
     from onnxq.modes.result import QuantizeResult
     from onnxq.planning.overrides import Override
     from onnxq.planning.plan import QuantPlan
@@ -73,6 +74,7 @@ _LAZY = {
     "plan": "onnxq.api.plan",
     "preview": "onnxq.previews.preview",
     "quantize": "onnxq.api.quantize",
+    "register_custom_ops": "onnxq.inference.custom_ops",
     "sensitivity": "onnxq.api.sensitivity",
     "strip": "onnxq.api.strip",
     "verify": "onnxq.api.verify",
@@ -112,6 +114,7 @@ __all__ = [
     "plan",
     "preview",
     "quantize",
+    "register_custom_ops",
     "sensitivity",
     "strip",
     "verify",

@@ -24,7 +24,7 @@ Nothing that is passed in is changed. Errors are `onnxq.OnnxqError` with `messag
 _SECTIONS = {
     "Do": (
         "quantize", "plan", "preview", "calibrate", "evaluate", "sensitivity", "verify", "build_engine", "strip",
-        "channel_ranges", "load_stats",
+        "channel_ranges", "load_stats", "register_custom_ops",
     ),
     "Say": ("Data", "ImageOptions", "Override"),
     "Get": (

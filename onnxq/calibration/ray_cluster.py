@@ -34,6 +34,7 @@ from onnxq.data.inputs import InputSpecs
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.saving import self_contained
 from onnxq.graph.view import Graph
+from onnxq.inference.custom_ops import custom_op_libraries, register_custom_ops
 from onnxq.inference.session import runtime_version
 from onnxq.version import VERSION
 
@@ -64,6 +65,7 @@ class Task:
         taps: Names of the tensors.
         digest: Digest of the float model.
         options: How to collect.
+        libraries: Custom operators, at the same places on every node.
     """
 
     model: bytes
@@ -71,6 +73,7 @@ class Task:
     taps: tuple[str, ...]
     digest: str
     options: CollectOptions
+    libraries: tuple[str, ...] = ()
 
 
 class Worker:
@@ -83,6 +86,8 @@ class Worker:
 
     def __init__(self, task: list[Any]) -> None:
         self._task: Task = _imported().get(task[0])
+        for library in self._task.libraries:
+            register_custom_ops(library)
         self._graph = Graph(ModelProto.FromString(self._task.model), self._task.base_dir)
         self._options = ReusedSessions.of(self._task.options)
 
@@ -124,6 +129,7 @@ class RayCluster:
             taps=tuple(taps),
             digest=digest,
             options=replace(options, threads=self._threads),
+            libraries=custom_op_libraries(),
         )
         self._workers: list[Any] = []
         self._shared: Any = None

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxq.errors import DataError, ModelError
 from onnxq.files.scratch import ScratchFolder, blamed_on_room
@@ -31,6 +31,7 @@ from onnxq.graph.external_data import (
 )
 from onnxq.graph.messages import attribute, frame_of
 from onnxq.graph.scratch_weights import is_of_large_model
+from onnxq.inference.custom_ops import session_options
 from onnxq.inference.mapped_weights import with_drafts_mapped
 from onnxq.inference.providers import known_providers
 from onnxq.numerics.qtypes import QTYPES
@@ -44,6 +45,23 @@ _FATAL_ONLY = 4
 
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
 _FOLDER_OPTION_SINCE = (1, 21)
+
+_TENSOR_TYPES = {
+    f"tensor({name})": dtype
+    for name, dtype in (
+        ("float", TensorProto.FLOAT),
+        ("float16", TensorProto.FLOAT16),
+        ("bfloat16", TensorProto.BFLOAT16),
+        ("double", TensorProto.DOUBLE),
+        ("int64", TensorProto.INT64),
+        ("int32", TensorProto.INT32),
+        ("uint8", TensorProto.UINT8),
+        ("int8", TensorProto.INT8),
+        ("bool", TensorProto.BOOL),
+        ("string", TensorProto.STRING),
+    )
+}
+"""onnxruntime's words for types."""
 
 _FAILED_NODE = re.compile(r"while running (\S+) node\. Name:'(.*?)' Status Message: (.*)", re.DOTALL)
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
@@ -64,6 +82,10 @@ class Session:
         self._held = held
         self.output_names: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
         self.providers: tuple[str, ...] = tuple(session.get_providers())
+
+    def output_types(self) -> list[ValueInfoProto]:
+        """What onnxruntime knows of the outputs, in order; without a type where they are no tensors."""
+        return [_value_info(output) for output in self._session.get_outputs()]
 
     def run(self, feed: Mapping[str, NDArray[Any]], *, where: str = "input") -> list[NDArray[Any]]:
         """Run the model once.
@@ -190,7 +212,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         ConfigError: a provider is not part of this onnxruntime.
         ModelError: onnxruntime cannot load the model.
     """
-    options = ort.SessionOptions()
+    options = session_options()
     options.log_severity_level = _FATAL_ONLY
     read = onnx.load(model, load_external_data=False) if isinstance(model, Path) else model
     options.graph_optimization_level = optimisation_level(read, optimise)
@@ -249,9 +271,9 @@ def hint_of_loading(error: str) -> str | None:
     """The way out of an error of onnxruntime, where it can be told."""
     if "is not a registered function/op" in error:
         return (
-            "the operator is not one of onnxruntime's own: it comes from a library (custom operators, a plugin of "
-            "TensorRT), and onnxq loads none. Quantize the model without it, cut off with onnx.utils.extract_model(), "
-            "or export the part with operators of ONNX"
+            "the operator is not one of onnxruntime's own. If it comes from a library for onnxruntime, name that: "
+            "onnxq.register_custom_ops(path) (--custom-ops LIB). If it is a plugin of TensorRT, quantize the model "
+            "without it, cut off with onnx.utils.extract_model(), or export the part with operators of ONNX"
         )
     if "NOT_IMPLEMENTED" not in error:
         return None
@@ -350,6 +372,13 @@ def runtime_version() -> str:
 def _version() -> tuple[int, int]:
     major, minor = ort.__version__.split(".")[:2]
     return int(major), int(minor)
+
+
+def _value_info(output: ort.NodeArg) -> ValueInfoProto:
+    if output.type not in _TENSOR_TYPES:
+        return ValueInfoProto(name=output.name)
+    # Of a scalar and of a tensor of unknown rank onnxruntime says the same.
+    return helper.make_tensor_value_info(output.name, _TENSOR_TYPES[output.type], output.shape or None)
 
 
 def _run_error(error: Exception, feed: Mapping[str, NDArray[Any]], where: str) -> DataError:

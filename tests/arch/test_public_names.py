@@ -15,7 +15,7 @@ PUBLIC = {
     "GateError", "ImageOptions", "InternalError", "InterruptedRunError", "ModelError", "OnnxqError", "Override",
     "PlanError", "Preview", "QuantPlan", "QuantizeResult", "Report", "SearchResult", "Sensitivity", "StatsTable",
     "StripResult", "UnsupportedModelError", "__version__", "build_engine", "calibrate", "channel_ranges",
-    "evaluate", "load_stats", "plan", "preview", "quantize", "sensitivity", "strip", "verify",
+    "evaluate", "load_stats", "plan", "preview", "quantize", "register_custom_ops", "sensitivity", "strip", "verify",
 }  # fmt: skip
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "rich", "click")
 

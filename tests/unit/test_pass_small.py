@@ -18,6 +18,7 @@ from onnxq.passes.simplify.dedupe_initializers import DedupeInitializers
 from onnxq.passes.simplify.infer_shapes import InferShapes
 from onnxq.passes.simplify.lift_constants import LiftConstants
 from onnxq.passes.simplify.remove_unused import RemoveUnused
+from onnxq.passes.simplify.type_custom_operators import TypeCustomOperators
 from onnxq.passes.until_stable import UntilStable
 from tests.graphs import apply, graph_of, model_of, normal, ops, reasons
 
@@ -219,3 +220,19 @@ class TestManagers:
             InvariantError, match=r"pass _BreakGraph broke the graph: node 'broken': .*before it: RemoveUnused"
         ):
             PassManager([RemoveUnused(), _BreakGraph()], name="m").run(graph)
+
+
+class TestTypeCustomOperators:
+    """Whether onnxruntime knows an operator is seen in tests/e2e/test_custom_ops.py."""
+
+    def test_case_2_onnxruntime_does_not_know_it(self) -> None:
+        graph = graph_of("(float[N,3] x) => (float[N,3] y) { t = other.Twice(x) y = Neg(t) }")
+        result = TypeCustomOperators().run(graph)
+        assert not result.modified
+        assert "does not know" in reasons(result)
+
+    def test_case_3_nothing_to_ask(self) -> None:
+        graph = graph_of("(float[N,3] x) => (float[N,3] y) { y = Neg(x) }")
+        result = TypeCustomOperators().run(graph)
+        assert not result.modified
+        assert not result.misses

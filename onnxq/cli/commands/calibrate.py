@@ -11,6 +11,7 @@ from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.documents import stats_document
 from onnxq.cli.files import check_places
+from onnxq.cli.libraries import custom_ops_option
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import print_json, say
 from onnxq.errors import ConfigError
@@ -68,6 +69,7 @@ _LONG_RUN_OPTIONS = (
 @options.json_option("what was collected")
 @options.quiet_option()
 @config_option(apart=("output",))
+@custom_ops_option()
 @options.debug_option()
 def calibrate(  # noqa: PLR0913 - one parameter for each group of options
     *,

@@ -10,6 +10,7 @@ import click
 from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places, write_text
+from onnxq.cli.libraries import custom_ops_option
 from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Points, TargetName
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, errors_in_junit, leave_on_failed_checks, warn
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
 @options.force_option()
 @options.json_option("the evaluation")
 @config_option(apart=("data", "limit", "shuffle", "output", "report", "junit"))
+@custom_ops_option()
 @options.debug_option()
 def evaluate(  # noqa: PLR0913 - one parameter for each option
     *,

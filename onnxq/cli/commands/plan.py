@@ -11,6 +11,7 @@ from onnxq.cli.configuration import config_option
 from onnxq.cli.documents import plan_document
 from onnxq.cli.filters import Filters, filter_options
 from onnxq.cli.forms import FORM_OPTIONS, FormOptions
+from onnxq.cli.libraries import custom_ops_option
 from onnxq.cli.parameters import METHODS, Name
 from onnxq.cli.render import print_json, show
 
@@ -27,6 +28,7 @@ from onnxq.cli.render import print_json, show
 @click.option("--percentile", type=float, help="For --method percentile.  [default: 99.99]", metavar="P")
 @options.json_option("the plan")
 @config_option()
+@custom_ops_option()
 @options.debug_option()
 def plan(  # noqa: PLR0913 - one parameter for each group of options
     *,

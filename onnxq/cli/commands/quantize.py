@@ -13,6 +13,7 @@ from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places
 from onnxq.cli.forms import FORM_OPTIONS, FormOptions
 from onnxq.cli.gates import GATE_OPTIONS, GateOptions
+from onnxq.cli.libraries import custom_ops_option
 from onnxq.cli.parameters import METHOD_NAMES, Name, Recover
 from onnxq.cli.progress import calibration_progress, tuning_progress
 from onnxq.cli.render import (
@@ -153,6 +154,7 @@ _RESULT_OPTIONS = (
 @options.grouped(SearchOptions, "searching", *SEARCH_OPTIONS)
 @options.grouped(GateOptions, "gates", *GATE_OPTIONS)
 @config_option()
+@custom_ops_option()
 @options.debug_option()
 def quantize(  # noqa: PLR0913 - one parameter for each group of options
     *,

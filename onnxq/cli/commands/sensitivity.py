@@ -11,6 +11,7 @@ from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places, write_text
 from onnxq.cli.forms import FORM_OPTIONS, FormOptions
+from onnxq.cli.libraries import custom_ops_option
 from onnxq.cli.parameters import METHODS, QUANTIZED, RANK_BY, Name
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, say, warn
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 @options.json_option("the ranking")
 @options.quiet_option()
 @config_option(apart=("report",))
+@custom_ops_option()
 @options.debug_option()
 def sensitivity(  # noqa: PLR0913 - one parameter for each option
     *,

@@ -12,6 +12,7 @@ from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places
 from onnxq.cli.gates import GATE_OPTIONS, GateOptions
+from onnxq.cli.libraries import custom_ops_option
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import (
     check_report_suffix,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @options.json_option("the report")
 @options.quiet_option()
 @config_option(apart=("report", "junit"))
+@custom_ops_option()
 @options.debug_option()
 def verify(  # noqa: PLR0913 - one parameter for each group of options
     *,

@@ -21,6 +21,7 @@ from onnxq.passes.simplify.pool_globally import PoolGlobally
 from onnxq.passes.simplify.remove_identity import RemoveIdentity
 from onnxq.passes.simplify.remove_unused import RemoveUnused
 from onnxq.passes.simplify.settle_reshape import SettleReshape
+from onnxq.passes.simplify.type_custom_operators import TypeCustomOperators
 from onnxq.passes.simplify.unfold_softmax import UnfoldSoftmax
 from onnxq.passes.simplify.uniform_prelu import UniformPRelu
 from onnxq.passes.until_stable import UntilStable
@@ -34,6 +35,7 @@ def normalise_float() -> PassManager:
             ClearAmbiguousDimensions(),
             LiftConstants(),
             InferShapes(),
+            TypeCustomOperators(),
             UntilStable(
                 [
                     InlineIf(),

@@ -26,6 +26,7 @@ from onnxq.errors import ModelError
 from onnxq.files.scratch import scratch_folder
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
+from onnxq.inference.custom_ops import session_options
 from onnxq.inference.session import hint_of_loading, loadable, optimisation_level
 from onnxq.runtime import ort
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
@@ -72,7 +73,7 @@ class OrtModel:
         optimised_path: Path | None = None,
         exact: bool = False,
     ) -> None:
-        options = ort.SessionOptions()
+        options = session_options()
         options.log_severity_level = 4
         read = model if isinstance(model, ModelProto) else onnx.load(model, load_external_data=False)
         options.graph_optimization_level = optimisation_level(read, optimised)
