@@ -121,11 +121,11 @@ def prepare(
         pairs = TrainedPairs()
         if done:
             PassManager([LiftConstants(), RemoveIdentity(), StripPairs(pairs)], name="strip pairs").run(graph)
-        passes = normalise_float().run(graph)
+        passes = normalise_float(trained=bool(done)).run(graph)
         graph = with_whole_operators(graph, table)
         PassManager(give_biases, name="prepare").run(graph)
         digest = model_digest(source)
-        nested_passes = PassManager([normalise_float(), *give_biases], name="prepare subgraph")
+        nested_passes = PassManager([normalise_float(trained=bool(done)), *give_biases], name="prepare subgraph")
         nested = plan_nested(graph, table, nested_passes, options=options, digest=digest, source=source)
         made = make_plan(graph, table, options=options, digest=digest, notes=notes, source=source)
         trained = trained_params(graph, made, pairs) if done else None

@@ -53,20 +53,16 @@ class FoldBatchnorm(Pass):
 
 
 def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:
-    if (reason := _mode_reason(graph, node)) is not None:  # case 7
-        return reason
+    affine = constant_affine(graph, node)
+    if isinstance(affine, str):  # cases 6, 7
+        return affine
+    scale, shift = affine
     rows = _rows_of_product(graph, node.input[0])
     linear = sole_linear_producer(graph, rows or node.input[0], BIASED_OPS if rows is None else ("MatMul",))
     if isinstance(linear, str):  # cases 5, 6, 8
         return linear
-    values = [graph.constant(name) for name in node.input[1:5]]
-    parameters = [v.astype(np.float64) for v in values if v is not None]
-    if len(parameters) != 4:  # case 6
-        return "a parameter of the normalization is not a constant"
-    channels = output_channels(graph, linear)
-    if (other := next((p.shape for p in parameters if p.shape != (channels,)), None)) is not None:
-        return f"the normalization has parameters of shape {other} for {channels} channels"
-    scale, shift = affine_of(*parameters, epsilon=float(attribute(node, "epsilon", _DEFAULT_EPSILON)))
+    if scale.shape != (output_channels(graph, linear),):
+        return f"the normalization has parameters of shape {scale.shape} for {output_channels(graph, linear)} channels"
     bias = None if rows is None else _in_type_of(graph, linear.input[1], shift)
     if bias is not None and not np.isfinite(bias).all():
         return "the folded weights would not be finite"
@@ -107,6 +103,19 @@ def _add_behind(graph: Graph, matmul: NodeProto, bias: NDArray[Any]) -> None:
     graph.set_output(matmul, 0, product)
     name = graph.add_initializer(graph.unique_name(f"{output}_bias"), bias)
     graph.add_node("Add", [product, name], [output], name=f"{matmul.name}_bias")
+
+
+def constant_affine(graph: Graph, node: NodeProto) -> tuple[NDArray[Any], NDArray[Any]] | str:
+    """Scale and shift, float64 of shape (C,), of a BatchNormalization, or the reason why it is not such a map."""
+    if (reason := _mode_reason(graph, node)) is not None:
+        return reason
+    values = [graph.constant(name) for name in node.input[1:5]]
+    parameters = [v.astype(np.float64) for v in values if v is not None]
+    if len(parameters) != 4:
+        return "a parameter of the normalization is not a constant"
+    if len({v.shape for v in parameters}) > 1:
+        return f"the normalization has parameters of shapes {' and '.join(str(v.shape) for v in parameters)}"
+    return affine_of(*parameters, epsilon=float(attribute(node, "epsilon", _DEFAULT_EPSILON)))
 
 
 def affine_of(

@@ -17,6 +17,7 @@ from onnxq.passes.simplify.fuse_hard_sigmoid import FuseHardSigmoid
 from onnxq.passes.simplify.infer_shapes import InferShapes
 from onnxq.passes.simplify.inline_if import InlineIf
 from onnxq.passes.simplify.lift_constants import LiftConstants
+from onnxq.passes.simplify.merge_branches import MergeBranches
 from onnxq.passes.simplify.pool_globally import PoolGlobally
 from onnxq.passes.simplify.remove_identity import RemoveIdentity
 from onnxq.passes.simplify.remove_unused import RemoveUnused
@@ -27,8 +28,12 @@ from onnxq.passes.simplify.uniform_prelu import UniformPRelu
 from onnxq.passes.until_stable import UntilStable
 
 
-def normalise_float() -> PassManager:
-    """The passes that every float model goes through first. A second run makes no edits."""
+def normalise_float(*, trained: bool = False) -> PassManager:
+    """The passes that every float model goes through first. A second run makes no edits.
+
+    Args:
+        trained: Whether the weights have codes of a training, which a sum of weights would lose.
+    """
     return PassManager(
         [
             RemoveUnused(),
@@ -48,6 +53,7 @@ def normalise_float() -> PassManager:
                     FoldPad(),
                     FoldBatchnorm(),
                     FoldAffine(),
+                    *(() if trained else (MergeBranches(),)),
                     PoolGlobally(),
                     InferShapes(),
                 ],
