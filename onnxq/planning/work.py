@@ -99,8 +99,8 @@ def _known(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
     An open side of an image of which the other is known is taken to be as long: what computes such a side (framing of
     sound, say) is often more than can be inferred.
     """
-    if shape is None:
-        return None
+    if not shape:
+        return None if shape is None else ()
     batch, *rest = shape
     if len(shape) == IMAGE_RANK and isinstance(rest[0], int):
         sides = [d for d in rest[1:] if isinstance(d, int)]

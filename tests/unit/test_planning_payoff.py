@@ -86,6 +86,20 @@ def test_a_narrow_gate_is_not_multiplied_in_int8() -> None:
     assert actions(planned(text, **constants))["mul"] == "int8"
 
 
+def test_a_mul_by_a_scalar_is_no_gate() -> None:
+    """Networks without normalization scale the output of each block by one number, a constant of rank 0."""
+    text = """(float[N,64,28,28] x) => (float[N,64,28,28] y) {
+    [c1] a = Conv<pads=[1,1,1,1]>(x, w)
+    [pool] p = GlobalAveragePool(a)
+    [sig] s = Sigmoid(p)
+    [gate] g = Mul(a, s)
+    [scale] m = Mul(g, two)
+    [c2] y = Conv<pads=[1,1,1,1]>(m, w)
+    }"""
+    found = actions(planned(text, options=FASTEST, w=normal(64, 64, 3, 3), two=np.float32(2)))
+    assert (found["gate"], found["scale"]) == ("int8", "int8")
+
+
 def test_a_softmax_over_channels_keeps_its_conv_in_int8() -> None:
     """The box head of YOLOv8: behind a float Conv that Softmax is six times slower (measured)."""
     text = """(float[N,64,4,2100] x) => (float[N,16,4,2100] y) {
