@@ -58,16 +58,20 @@ class InputPairs:
         for product in products:
             for slot, tensor in enumerate(product.operands):
                 self.uses.setdefault(tensor, []).append(Use(product.node, slot))
-        if target.residual_add:
-            for node in graph.nodes:
-                if node.op_type == "Add" and node.domain in STANDARD_DOMAINS and not selection.forbids(node):
-                    self._quantize_skip(node)
-        if target.pool_pairs:
-            for node in graph.nodes:
-                if node.op_type == "MaxPool" and node.domain in STANDARD_DOMAINS and not selection.forbids(node):
-                    self._quantize_pool(node)
+        for node in graph.nodes:
+            if node.domain in STANDARD_DOMAINS and not selection.forbids(node):
+                self._quantize_neighbour(node)
         if target.concat_shares:
             self._share()
+
+    def _quantize_neighbour(self, node: NodeProto) -> None:
+        """Let a node without weights read pairs, where the target has a rule for it."""
+        if node.op_type == "Add" and self._target.residual_add:
+            self._quantize_skip(node)
+        elif node.op_type == "MaxPool" and self._target.pool_pairs:
+            self._quantize_pool(node)
+        elif node.op_type in _MOVES_ONLY and node.op_type != "MaxPool" and self._target.moved_pairs:
+            self._quantize_moved(node)
 
     # ---- MaxPool (V10) -------------------------------------------------------------------------------------------
 
@@ -80,6 +84,34 @@ class InputPairs:
             return
         self.uses.setdefault(x, []).append(Use(pool.name, 0))
         self.groups.union([x, y])
+
+    # ---- what moves values (V13) ---------------------------------------------------------------------------------
+
+    def _quantize_moved(self, mover: NodeProto) -> None:
+        """Let `mover` read the pair that its input has, where all that reads what it moves reads a pair as well."""
+        x = mover.input[0]
+        moved = self._moved_to_pairs(mover) if x in self.uses else None
+        if moved:
+            self.uses[x].append(Use(mover.name, 0))
+            self.groups.union([x, *moved])
+
+    def _moved_to_pairs(self, mover: NodeProto) -> list[str] | None:
+        """The tensors with pairs that `mover` makes or hands on; None where something reads one of them in float."""
+        found: list[str] = []
+        for tensor in filter(None, mover.output):
+            if self._graph.is_output(tensor):
+                return None
+            with_pair = set(self.uses.get(tensor, ()))
+            found += [tensor] if with_pair else []
+            for use in self._graph.uses(tensor):
+                if use in with_pair:
+                    continue
+                reader = None if use.slot else self._graph.node(use.node)
+                further = self._moved_to_pairs(reader) if reader is not None and _only_moves(reader) else None
+                if further is None:
+                    return None
+                found += further
+        return found
 
     # ---- residual Add (R22) --------------------------------------------------------------------------------------
 
@@ -153,7 +185,11 @@ class InputPairs:
                 members = [t for t in node.input if t in self.uses]
                 if members:
                     self.groups.union([node.output[0], *members])
-            elif node.op_type in _MOVES_ONLY and node.input[0] in self.uses:
+            elif _only_moves(node) and node.input[0] in self.uses:
                 outputs = [t for t in node.output if t in self.uses]
                 if outputs:
                     self.groups.union([node.input[0], *outputs])
+
+
+def _only_moves(node: NodeProto) -> bool:
+    return node.op_type in _MOVES_ONLY and node.domain in STANDARD_DOMAINS

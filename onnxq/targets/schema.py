@@ -178,6 +178,8 @@ class Target:
             engine that computes on codes alone, an Add behind a MatMul included (REGIONS only).
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
         pool_pairs: Whether a MaxPool with a pair on its output gets the same pair on its input (INPUTS only).
+        moved_pairs: Whether an operator that only moves values reads the pair that its input has, where all that reads
+            what it moves has pairs (INPUTS only).
         concat_shares: Whether the quantized inputs and the output of a Concat share parameters (INPUTS only).
         whole_operators: Operators that the engine wants as one node, since it does not see through several that
             compute the same; known is HardSwish.
@@ -216,6 +218,7 @@ class Target:
     everywhere: bool = False
     residual_add: bool = False
     pool_pairs: bool = False
+    moved_pairs: bool = False
     concat_shares: bool = False
     whole_operators: frozenset[str] = frozenset()
     full_products: bool = False

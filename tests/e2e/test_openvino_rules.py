@@ -250,6 +250,34 @@ def test_v10_a_max_pool_behind_a_concat_runs_in_int8() -> None:
     assert len(around) == 1
 
 
+@pytest.mark.parametrize(
+    "moved",
+    [
+        "s, t = Split<axis=1>(b)",
+        "s = Slice(b, n0, n8, n1) t = Slice(b, n8, n16, n1)",
+        "r = Reshape(b, five) q = Transpose<perm=[0,2,1,3,4]>(r) p = Reshape(q, four) s, t = Split<axis=1>(p)",
+        "q = Transpose<perm=[0,1,3,2]>(b) s, t = Split<axis=1>(q)",
+    ],
+    ids=["split", "slice", "shuffle", "transpose"],
+)
+def test_v13_a_conv_beside_what_moves_its_input_runs_in_int8(moved: str) -> None:
+    text = f"""(float[1,16,8,8] x) => (float[1,8,8,8] y) {{ [a] a = Conv(x, w) b = Relu(a) {moved}
+    [c] c = Conv(s, v) [d] d = Conv(t, v) e = Add(c, d) [h] h = Conv(b, u) y = Add(e, h) }}"""
+    sizes = {f"n{i}": np.array([i]) for i in (0, 1, 8, 16)}
+    shapes = {"five": np.array([1, 2, 8, 8, 8]), "four": np.array([1, 16, 8, 8])}
+    constants = {k: v for k, v in {**sizes, **shapes}.items() if f", {k})" in moved or f", {k}," in moved}
+    weights = {"w": normal(16, 16, 1, 1), "v": normal(8, 8, 1, 1, seed=1), "u": normal(8, 16, 1, 1, seed=2)}
+    feeds = [{"x": normal(1, 16, 8, 8, seed=i)} for i in range(4)]
+    made = onnxq.quantize(
+        model_of(text, **weights, **constants), feeds, target="openvino", recover="none", placement="full"
+    )
+    assert made.report.failed_checks == ()
+    assert {d.node: d.action.value for d in made.plan.nodes}["h"] == "int8"
+    codes = {t.name: t.raw_data for t in made.model.graph.initializer}
+    pairs = [n for n in made.model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in ("b", "s", "t")]
+    assert len({codes[n.input[1]] for n in pairs}) == 1
+
+
 def test_a_conv_transpose_that_openvino_calls_after_an_output_is_found() -> None:
     """The output is handed through a sequence, of which nothing is left but the name."""
     model = model_of(

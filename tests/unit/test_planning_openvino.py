@@ -31,3 +31,22 @@ def test_and_runs_in_int8(text: str) -> None:
     report = onnxq.quantize(model_of(text, w=normal(16, 16, 2, 2)), data, target="openvino").report
     assert report.passed, report.failed_checks
     assert {r.node: r.executed for r in report.layers}["t"] == "int8"
+
+
+BESIDE = """(float[1,16,8,8] x) => (float[1,8,8,8] y) {
+[m] s, t = Split<axis=1>(x)
+[c] c = Conv(s, v)
+[d] d = OP
+e = Add(c, d)
+[h] h = Conv(x, u)
+y = Add(e, h)
+}"""
+WEIGHTS = {"v": normal(8, 8, 1, 1), "u": normal(8, 16, 1, 1, seed=1)}
+
+
+@pytest.mark.parametrize(("op", "read"), [("Conv(t, v)", True), ("Sigmoid(t)", False)], ids=["codes", "float"])
+def test_v13_a_split_reads_the_pair_of_its_input_where_codes_are_wanted_behind_it(op: str, read: bool) -> None:
+    plan = planned(BESIDE.replace("OP", op), target="openvino", **WEIGHTS)
+    readers = {use.node for use in plan.tensors["x"].uses}
+    assert readers == ({"h", "m"} if read else {"h"})
+    assert (plan.tensors["s"].group == plan.tensors["x"].group is not None) == read
