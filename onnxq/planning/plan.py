@@ -152,7 +152,8 @@ class QuantPlan:
         holds: Tensors behind float nodes that the engine would else take into int8 (`passes/quantize/hold_float.py`).
         one_width: Whether all activations of a node must have codes of one width (`passes/quantize/convert_widths.py`).
         slow_prelu: Whether PRelu is computed by other operators (`passes/adapt/part_prelu.py`).
-        whole_gelus: Whether GELUs are kept in one piece (`passes/quantize/hold_float.py`).
+        own_dequantizers: Whether the engine gives each reader of a DequantizeLinear one of its own
+            (`passes/quantize/hold_float.py`).
         nonzero_biases: Whether Convs with several readers need a bias that is not zero (`nonzero_biases.py`).
         notes: Facts about the plan that a user should read (which target was picked and why, ...).
     """
@@ -165,7 +166,7 @@ class QuantPlan:
     holds: tuple[str, ...] = ()
     one_width: bool = False
     slow_prelu: bool = False
-    whole_gelus: bool = False
+    own_dequantizers: bool = False
     nonzero_biases: bool = False
     notes: tuple[str, ...] = field(default=())
 

@@ -100,7 +100,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         holds=holds,
         one_width=target.everywhere,
         slow_prelu=target.slow_prelu,
-        whole_gelus=target.engine is Engine.ONNXRUNTIME,
+        own_dequantizers=target.engine is Engine.ONNXRUNTIME,
         nonzero_biases=target.nonzero_biases,
         notes=(*notes, *overridden.notes),
     )

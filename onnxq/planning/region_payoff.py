@@ -3,6 +3,7 @@
 To the network of `onnxq.planning.payoff` come
 
     writer --DQ--> reader                                 the writer in int8, this reader in float
+    writer --DQ and copy--> floats --DQ--> reader         likewise, where there are many: they share one DQ
     reader --endless--> tensor --Q--> writer              the writer in float, any reader in int8
     Conv --layout--> Conv                                 one in int8, the other in float, elementwise operators between
     Conv --kernel--> activation                           the Conv in int8, so that its activation is a node of its own
@@ -18,7 +19,7 @@ from onnxq.graph.view import Graph
 from onnxq.planning.compute import ComputeSite
 from onnxq.planning.cut import ENDLESS, Network
 from onnxq.planning.payoff import FLOAT, INT8, Payoff, picoseconds
-from onnxq.planning.regions import Regions
+from onnxq.planning.regions import MOST_DEQUANTIZERS, Regions
 from onnxq.targets.costs import CostTable
 from onnxq.targets.schema import HARD_SWISH
 
@@ -67,11 +68,15 @@ class RegionPayoff(Payoff):
         # A MatMul writes codes or floats, whichever is wanted, at the same cost.
         site = None if writer is None else self._sites.get(writer)
         free = site is not None and not site.rule.output_quantized
-        for name in dict.fromkeys(use.node for use in graph.uses(tensor)):
+        readers = list(dict.fromkeys(use.node for use in graph.uses(tensor)))
+        floats = (writer,) if len(readers) <= MOST_DEQUANTIZERS else ("floats", tensor)
+        if writer is not None and not free and len(readers) > MOST_DEQUANTIZERS:
+            network.add((writer,), floats, picoseconds(dequantize * MOST_DEQUANTIZERS))
+        for name in readers:
             reader = graph.node(name)
             reads_codes = name in regions.members and tensor in regions.data_inputs(reader)
             if writer is not None and not free:
-                network.add((writer,), (name,) if reads_codes else FLOAT, picoseconds(dequantize))
+                network.add(floats, (name,) if reads_codes else FLOAT, picoseconds(dequantize))
             if reads_codes:
                 network.add((name,), ("tensor", tensor), ENDLESS)
         if writer is not None and graph.is_output(tensor) and not free:

@@ -28,6 +28,8 @@ from onnxq.targets.schema import Target
 _SMALL_OPERAND = 16
 # onnxruntime 1.31 drops two activations in a row in front of a Q, but not three of one type.
 _MOST_FUSED = 2
+MOST_DEQUANTIZERS = 2
+"""So many float readers of one tensor of codes have a DequantizeLinear each; more share one, whose result is copied."""
 
 
 class Regions:

@@ -134,13 +134,30 @@ def test_a_gelu_behind_a_conv_stays_one_kernel(tmp_path: Path) -> None:
     assert onnxq.strip(result.model).holds == 1
 
 
-@pytest.mark.parametrize(("target", "text"), [
-    ("openvino", GELU),
-    ("ort-x64-vnni", GELU.replace("=> (float[1,16,32,32] y)", "=> (float[1,16,32,32] y, float[1,16,32,32] t)").replace(
-        "[c2]", "[tanh] t = Tanh(a)\n[c2]")),
-], ids=["another engine", "another reader"])  # fmt: skip
-def test_other_gelus_are_left_alone(target: str, text: str) -> None:
-    """Case 5."""
+def test_other_gelus_are_left_alone() -> None:
+    """Case 6."""
     data = [{"x": normal(1, 16, 32, 32, seed=i)} for i in range(2)]
-    result = onnxq.quantize(model_of(text, **GELU_CONSTANTS), data, target=target, placement="full")
+    result = onnxq.quantize(model_of(GELU, **GELU_CONSTANTS), data, target="openvino", placement="full")
     assert not [n for n in result.model.graph.node if n.name.endswith("_hold")]
+
+
+FLOAT_READERS = """(float[1,16,16,16] x) => (float[1,16,16,16] y, float[1,16,16,16] z) {{
+[c1] a = Conv(x, w)
+[c2] y = Conv(a, w)
+[t] b = Tanh(a)
+[e] c = Exp(a)
+{third}
+[s] z = Sub({last}, c)
+}}"""
+
+
+@pytest.mark.parametrize(("third", "dequantizers"), [("[h] d = Sub(b, a)", 1), ("", 2)], ids=["three", "two"])
+def test_case_5_many_float_readers_share_a_dequantizer(tmp_path: Path, third: str, dequantizers: int) -> None:
+    """Of the result of c1, which the int8 Conv c2 reads as codes; that of c2 leaves the model by one of its own."""
+    text = FLOAT_READERS.format(third=third, last="d" if third else "b")
+    data = [{"x": normal(1, 16, 16, 16, seed=i)} for i in range(2)]
+    result = onnxq.quantize(model_of(text, w=CONVS["u"][:, :, :1, :1]), data, target=ORT, placement="full")
+    assert executed(result)["c2"] == "int8"
+    OrtModel(result.model, optimised_path=tmp_path / "run.onnx")
+    kinds = [n.op_type for n in onnx.load(tmp_path / "run.onnx", load_external_data=False).graph.node]
+    assert kinds.count("DequantizeLinear") == dequantizers + 1

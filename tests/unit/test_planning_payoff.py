@@ -223,3 +223,12 @@ def test_a_float_max_pool_is_held_in_front_of_codes() -> None:
     }"""
     plan = planned(text, options=FASTEST, w1=normal(16, 3, 3, 3), w2=normal(64, 16, 3, 3))
     assert (actions(plan)["pool"], plan.holds) == ("float", ("p",))
+
+
+def test_many_float_readers_pay_for_one_dequantizer() -> None:
+    """A DequantizeLinear for each of twelve readers would cost more than the Conv before them saves."""
+    count = 12
+    tails = " ".join(f"t{i} = Tanh(b)" for i in range(count))
+    outputs = ", ".join(f"float[N,64,28,28] t{i}" for i in range(count))
+    text = f"(float[N,64,28,28] x) => ({outputs}) {{ [c0] a = Conv(x, v) [c] b = Conv(a, v) {tails} }}"
+    assert actions(planned(text, options=FASTEST, v=normal(64, 64, 1, 1)))["c"] == "int8"

@@ -10,10 +10,12 @@ Cases:
   3. What a body of If, Loop or Scan reads from outside, where only operators that move codes stand between it and a DQ:
      onnxruntime (1.20 to 1.32) would hand a Q/DQ pair down to that reader, for which a node has no input of its own,
      and end the process. The body gets the tensor through a Sum.
-  4. Where the plan's `whole_gelus` says so, the two operators of a GELU that read one DQ read it through one Sum.
+  4. Where the plan's `own_dequantizers` says so, the two operators of a GELU that read one DQ read it through one Sum.
      onnxruntime gives every reader of a DQ one of its own before it looks for GELUs, does not find one then, and
      computes its five operators one by one.
-  5. Any other reader of such a DQ (an int8 node, an Add), or a GELU that reads no DQ: nothing happens.
+  5. Likewise three and more float nodes that read one DQ, as the Concats of a DenseNet do: one DQ and a copy cost less
+     than a DQ for each. Int8 nodes go on reading the DQ itself.
+  6. Any other reader of such a DQ (an int8 node, an Add), or a GELU that reads no DQ: nothing happens.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from onnx import NodeProto
 
 from onnxq.graph.view import CAPTURED, Graph, Use
 from onnxq.passes.base import Pass, PassLog, PassResult
-from onnxq.planning.plan import QuantPlan
+from onnxq.planning.plan import Action, QuantPlan
+from onnxq.planning.regions import MOST_DEQUANTIZERS
 
 _GELU_READERS = 2
 """What is scaled for the Erf, and the factor."""
@@ -38,6 +41,7 @@ class HoldFloat(Pass):
 
     def __init__(self, plan: QuantPlan) -> None:
         self._plan = plan
+        self._in_float = {decision.node for decision in plan.nodes if decision.action is Action.FLOAT}
 
     def run(self, graph: Graph) -> PassResult:
         log = PassLog()
@@ -50,10 +54,19 @@ class HoldFloat(Pass):
                 captured = [use for use in graph.uses(tensor) if use.slot == CAPTURED]
                 if captured and _moves_from_pair(graph, node):
                     _hold(graph, tensor, captured, log)
-        for node in graph.nodes if self._plan.whole_gelus else ():
-            if node.op_type == "DequantizeLinear" and _is_read_by_gelu(graph, node.output[0]):
-                _hold(graph, node.output[0], graph.uses(node.output[0]), log)
+        for node in graph.nodes if self._plan.own_dequantizers else ():
+            if node.op_type == "DequantizeLinear" and not graph.is_constant(node.input[0]):
+                self._hold_readers(graph, node.output[0], log)
         return log.result(graph)
+
+    def _hold_readers(self, graph: Graph, tensor: str, log: PassLog) -> None:
+        """Hand what a DQ gives to float readers through one Sum, where a DQ for each is worse."""
+        if _is_read_by_gelu(graph, tensor):
+            _hold(graph, tensor, graph.uses(tensor), log)
+            return
+        uses = [use for use in graph.uses(tensor) if use.slot != CAPTURED and use.node in self._in_float]
+        if len({use.node for use in uses}) > MOST_DEQUANTIZERS:
+            _hold(graph, tensor, uses, log)
 
 
 def _is_read_by_gelu(graph: Graph, tensor: str) -> bool:
