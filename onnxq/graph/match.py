@@ -125,3 +125,15 @@ def activation_after(graph: Graph, node: NodeProto, kinds: Collection[str] = ACT
     if reader.input[0] != node.output[0]:
         return Miss(f"{node.output[0]!r} is a parameter of {reader.op_type}", nodes)
     return Match(MappingProxyType({"input": node.output[0], "output": reader.output[0]}), nodes)
+
+
+def gelu_readers(graph: Graph, tensor: str) -> list[NodeProto]:
+    """The two readers of `tensor`, where a GELU of single operators is all that reads it; empty where not.
+
+    x * (1 + erf(x / sqrt(2))) / 2, in any order: what is scaled for the Erf, and the factor.
+    """
+    readers = [graph.node(use.node) for use in graph.uses(tensor)]
+    if len(readers) != 2 or graph.is_output(tensor) or any(n.op_type not in ("Div", "Mul") for n in readers):
+        return []
+    behind = [node for reader in readers for node in graph.consumers(reader.output[0])]
+    return readers if any(node.op_type == "Erf" for node in behind) else []

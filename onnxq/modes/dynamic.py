@@ -17,6 +17,7 @@ from onnxq.inference.faults import blamed_on
 from onnxq.modes.finishing import Made, Request, finish
 from onnxq.modes.result import QuantizeResult
 from onnxq.numerics.qparams import QuantParams
+from onnxq.passes.adapt.part_fused_sums import PartFusedSums
 from onnxq.passes.adapt.share_constants import ShareConstants
 from onnxq.passes.adapt.store_in_half import StoreInHalf
 from onnxq.pipeline.facts import Clock
@@ -151,4 +152,6 @@ def _quantized(
         quantized.prune()
         quantized.sort()
     UseDynamicKernels(plan, own).run(quantized)
+    if target.slow_sums:
+        PartFusedSums().run(quantized)
     return quantized, {**{f"{path}{key}": params for key, params in own.items()}, **found}

@@ -23,6 +23,7 @@ from onnxq.inference.faults import blamed_on
 from onnxq.modes.finishing import Made, Request, finish
 from onnxq.modes.result import QuantizeResult
 from onnxq.numerics.qparams import QuantParams
+from onnxq.passes.adapt.part_fused_sums import PartFusedSums
 from onnxq.passes.adapt.share_constants import ShareConstants
 from onnxq.pipeline.facts import Clock
 from onnxq.pipeline.stages import nothing_to_quantize, read_through
@@ -250,6 +251,8 @@ class _Run:
             if rounded.grid.scale.size <= _LARGEST_SHOWN:
                 self.qparams[f"{path}{key}"] = qparams_of(rounded, tensor.spec, site)
         use_domain(graph, MICROSOFT)
+        if self.request.target.slow_sums:
+            PartFusedSums().run(graph)
         graph.frame.ir_version = max(graph.frame.ir_version, _INT4_IR)
         graph.prune()
         graph.sort()

@@ -30,6 +30,7 @@ from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.inference.faults import blamed_on
 from onnxq.passes.adapt.fuse_hard_swish import with_whole_operators
+from onnxq.passes.adapt.part_fused_sums import PartFusedSums
 from onnxq.passes.adapt.part_prelu import PartPRelu
 from onnxq.passes.adapt.settle_types import note_of_types, runnable, settle_types
 from onnxq.passes.adapt.store_in_half import StoreInHalf
@@ -181,6 +182,8 @@ def rewrite(
     ]
     if plan.slow_prelu:
         passes.append(PartPRelu())
+    if plan.slow_sums:
+        passes.append(PartFusedSums())
     if plan.nonzero_biases:
         passes.append(NonzeroBiases())
     if plan.one_width:

@@ -13,6 +13,9 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use, attribute
 from onnxq.targets.forms import type_rule
 from onnxq.targets.schema import ChannelAxis, ComputeRule, Target, TypeRule
 
+_DEEP_GROUP = 32
+"""Channels of a group from which on OpenVINO's kernels for AMX read a filter tap by tap, not row by row (V14)."""
+
 DATA, WEIGHT, BIAS = 0, 1, 2
 """Input slots of Conv, ConvTranspose, MatMul and Gemm."""
 
@@ -78,6 +81,7 @@ def compute_site(graph: Graph, node: NodeProto, target: Target) -> ComputeSite |
         _operand_refusal(graph, node, rule, target)
         or _size_refusal(graph, node, rule, target)
         or _kernel_refusal(graph, node, typed, target)
+        or _row_refusal(graph, node, rule, target)
     )
     if refusal is not None:
         return refusal
@@ -172,6 +176,22 @@ def _kernel_refusal(graph: Graph, node: NodeProto, typed: TypeRule, target: Targ
     if typed.max_taps and taps > typed.max_taps:
         return Refusal(f"its filter has {taps} taps; the engine has kernels for {typed.max_taps} at most", typed.rules)
     return None
+
+
+def _row_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, target: Target) -> Refusal | None:
+    """What kernels compute wrongly that put all taps of a filter's row and all channels of a group in one."""
+    if not rule.longest_row:
+        return None
+    dims = [int(d) for d in graph.initializers[node.input[WEIGHT]].dims]
+    channels, row = dims[1], dims[1] * dims[-1]
+    alone = attribute(node, "group", 1) == 1
+    if not 1 < channels < _DEEP_GROUP or row <= rule.longest_row or (alone and row % rule.longest_row):
+        return None
+    return Refusal(
+        f"{target.title} computes it wrongly on CPUs with AMX: a row of its filter holds {row} codes of {channels} "
+        "channels",
+        "V14",
+    )
 
 
 def _gemm_refusal(graph: Graph, node: NodeProto, rule: ComputeRule) -> Refusal | None:

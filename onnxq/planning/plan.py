@@ -154,6 +154,7 @@ class QuantPlan:
         slow_prelu: Whether PRelu is computed by other operators (`passes/adapt/part_prelu.py`).
         own_dequantizers: Whether the engine gives each reader of a DequantizeLinear one of its own
             (`passes/quantize/hold_float.py`).
+        slow_sums: Whether Adds that would be fused into slow kernels are Sums (`passes/adapt/part_fused_sums.py`).
         nonzero_biases: Whether Convs with several readers need a bias that is not zero (`nonzero_biases.py`).
         notes: Facts about the plan that a user should read (which target was picked and why, ...).
     """
@@ -167,6 +168,7 @@ class QuantPlan:
     one_width: bool = False
     slow_prelu: bool = False
     own_dequantizers: bool = False
+    slow_sums: bool = False
     nonzero_biases: bool = False
     notes: tuple[str, ...] = field(default=())
 

@@ -101,6 +101,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         one_width=target.everywhere,
         slow_prelu=target.slow_prelu,
         own_dequantizers=target.engine is Engine.ONNXRUNTIME,
+        slow_sums=target.slow_sums,
         nonzero_biases=target.nonzero_biases,
         notes=(*notes, *overridden.notes),
     )

@@ -21,7 +21,14 @@ OPENVINO = Target(
     weight_types=frozenset({"int16"}),
     types={name: TypeRule(simulated=True, rules="V6") for name in ("int16", "uint16")},
     compute={
-        "Conv": ComputeRule(op="Conv", axis=ChannelAxis.FIRST, output_quantized=False, bias=BiasForm.FLOAT, rules="V1"),
+        "Conv": ComputeRule(
+            op="Conv",
+            axis=ChannelAxis.FIRST,
+            output_quantized=False,
+            bias=BiasForm.FLOAT,
+            longest_row=64,
+            rules="V1",
+        ),
         "ConvTranspose": ComputeRule(
             op="ConvTranspose",
             axis=ChannelAxis.SECOND,

@@ -105,6 +105,7 @@ ORT_X64_VNNI = Target(
     taken=frozenset({"AveragePool", "ConvTranspose", "Softmax", "Where"}),
     fused_activations=frozenset({"Relu", "Clip"}),
     slow_prelu=True,
+    slow_sums=True,
     tables="C19",
     costs=ORT_X64_COSTS,
     float_reasons=_FLOAT_REASONS,

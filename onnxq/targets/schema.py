@@ -75,6 +75,9 @@ class ComputeRule:
         min_features: A reduced or produced dimension smaller than this stays float.
         weight: Form of its weights, if it is not the target's.
         grouped: Whether it runs in int8 with several groups too.
+        longest_row: Codes that a row of a Conv's filter (its last size times the channels of a group) may hold where a
+            group has 2 to 31 channels: longer ones are computed wrongly, those of one group only where this divides
+            them. They stay float; 0 for no limit.
         signed: Form of its data input where that has negative values, if it is not the target's (INPUTS only).
         rules: Identifiers of the rules behind it, as listed in the target's documentation.
     """
@@ -90,6 +93,7 @@ class ComputeRule:
     min_features: int = 0
     weight: QuantSpec | None = None
     grouped: bool = True
+    longest_row: int = 0
     signed: QuantSpec | None = None
     rules: str
 
@@ -186,6 +190,8 @@ class Target:
         full_products: Whether the placement "full" quantizes products of two activations (attention), which otherwise
             only types with such a rule do (INPUTS only).
         slow_prelu: Whether PRelu is slower than other operators that compute the same (`passes/adapt/part_prelu.py`).
+        slow_sums: Whether what the engine fuses with an Add behind it or before it is slower than its parts
+            (`passes/adapt/part_fused_sums.py`).
         nonzero_biases: Whether a Conv that several nodes read needs a bias that is not zero (see
             `passes/quantize/nonzero_biases.py`).
         tables: Rule by which the tables of Gather are int8 with a scale for each row; empty where they stay float.
@@ -223,6 +229,7 @@ class Target:
     whole_operators: frozenset[str] = frozenset()
     full_products: bool = False
     slow_prelu: bool = False
+    slow_sums: bool = False
     nonzero_biases: bool = False
     tables: str = ""
     min_opset: int = 13

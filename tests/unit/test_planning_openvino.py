@@ -1,4 +1,4 @@
-"""Placement for OpenVINO: the one operator whose activations have another form (V2)."""
+"""Placement for OpenVINO: the one operator whose activations have another form (V2), Convs that are wrong (V14)."""
 
 from __future__ import annotations
 
@@ -50,3 +50,28 @@ def test_v13_a_split_reads_the_pair_of_its_input_where_codes_are_wanted_behind_i
     readers = {use.node for use in plan.tensors["x"].uses}
     assert readers == ({"h", "m"} if read else {"h"})
     assert (plan.tensors["s"].group == plan.tensors["x"].group is not None) == read
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "filters", "stays_float"),
+    [
+        (24, 8, (3, 3), True),  # a row of 72 codes
+        (16, 8, (3, 3), False),  # of 48
+        (24, 8, (3, 1), False),  # of 24
+        (32, 8, (3, 3), False),  # groups deep enough
+        (1, 64, (7, 99), False),  # depthwise
+        (16, 1, (8,), True),  # of 128, which 64 divides
+        (24, 1, (3,), False),  # of 72
+    ],
+)
+def test_convs_with_long_rows_of_few_channels_stay_float(
+    channels: int, groups: int, filters: tuple[int, ...], stays_float: bool
+) -> None:
+    sizes = ",".join("100" for _ in filters)
+    text = f"(float[1,{channels * groups},{sizes}] x) => (float[1,{16 * groups},{sizes.replace('100', 'M')}] y)"
+    weight = normal(16 * groups, channels, *filters)
+    plan = planned(f"{text} {{ [c] y = Conv<group = {groups}>(x, w) }}", target="openvino", w=weight)
+    (found,) = plan.nodes
+    assert (found.rule == "V14") is stays_float
+    if stays_float:
+        assert found.reason.startswith("OpenVINO computes it wrongly on CPUs with AMX: a row of its filter holds ")

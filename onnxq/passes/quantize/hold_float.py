@@ -22,13 +22,12 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
+from onnxq.graph.match import gelu_readers
 from onnxq.graph.view import CAPTURED, Graph, Use
 from onnxq.passes.base import Pass, PassLog, PassResult
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.regions import MOST_DEQUANTIZERS
 
-_GELU_READERS = 2
-"""What is scaled for the Erf, and the factor."""
 _MOVERS = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 
@@ -61,7 +60,7 @@ class HoldFloat(Pass):
 
     def _hold_readers(self, graph: Graph, tensor: str, log: PassLog) -> None:
         """Hand what a DQ gives to float readers through one Sum, where a DQ for each is worse."""
-        if _is_read_by_gelu(graph, tensor):
+        if _is_alone_in_gelu(graph, tensor):
             _hold(graph, tensor, graph.uses(tensor), log)
             return
         uses = [use for use in graph.uses(tensor) if use.slot != CAPTURED and use.node in self._in_float]
@@ -69,19 +68,10 @@ class HoldFloat(Pass):
             _hold(graph, tensor, uses, log)
 
 
-def _is_read_by_gelu(graph: Graph, tensor: str) -> bool:
-    """Whether a GELU, x * (1 + erf(x / sqrt(2))) / 2 in any order, is all that reads `tensor`."""
-    readers = [graph.node(use.node) for use in graph.uses(tensor)]
-    if (
-        len(readers) != _GELU_READERS
-        or graph.is_output(tensor)
-        or any(n.op_type not in ("Div", "Mul") for n in readers)
-    ):
-        return False
-    others = [graph.producer(t) for node in readers for t in node.input if t != tensor]
-    if any(node is not None and node.op_type == "DequantizeLinear" for node in others):
-        return False
-    return any(behind.op_type == "Erf" for node in readers for behind in graph.consumers(node.output[0]))
+def _is_alone_in_gelu(graph: Graph, tensor: str) -> bool:
+    """Whether a GELU is all that reads `tensor`, and reads no other DQ."""
+    others = [graph.producer(t) for node in gelu_readers(graph, tensor) for t in node.input if t != tensor]
+    return bool(others) and not any(node is not None and node.op_type == "DequantizeLinear" for node in others)
 
 
 def _hold(graph: Graph, tensor: str, uses: list[Use], log: PassLog) -> None:

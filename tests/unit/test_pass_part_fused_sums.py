@@ -1,0 +1,123 @@
+"""One test for each numbered case of PartFusedSums, and what onnxruntime then makes of whole models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import ModelProto
+
+import onnxq
+from onnxq.graph.shapes import infer_shapes
+from onnxq.graph.view import Graph
+from onnxq.passes.adapt.part_fused_sums import PartFusedSums
+from tests.graphs import apply, graph_of, model_of, normal, ops
+
+NORM = {"g": normal(64), "h": normal(64, seed=1)}
+ERF = "u = Div(b, q) e = Erf(u) f = Add(e, one) v = Mul(b, f) y = Mul(v, half)"
+NUMBERS = {"q": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+
+
+def parted(text: str, opset: int = 17, **constants: object) -> Graph:
+    """The graph of `text` after the pass; `apply` compares the outputs, here to the bit."""
+    graph = graph_of(text, opset=opset, **constants)
+    infer_shapes(graph)
+    apply(graph, PartFusedSums(), rtol=0.0)
+    return graph
+
+
+def test_case_1() -> None:
+    graph = parted(
+        """(float[1,4,64] x, float[1,4,64] s) => (float[1,4,64] y)
+        { [add] a = Add(x, s) y = LayerNormalization(a, g, h) }""",
+        **NORM,
+    )
+    assert ops(graph) == {"Sum": 1, "LayerNormalization": 1}
+    assert graph.nodes[0].name == "add"
+
+
+def test_case_1_in_single_operators() -> None:
+    text = """(float[1,4,64] x, float[1,4,64] s) => (float[1,4,64] y) {
+        a = Add(x, s) m = ReduceMean<axes = [-1]>(a) d = Sub(a, m) p = Mul(d, d) n = ReduceMean<axes = [-1]>(p)
+        o = Add(n, one) r = Sqrt(o) y = Div(d, r) }"""
+    assert ops(parted(text, one=np.float32(1e-5)))["Sum"] == 1
+
+
+@pytest.mark.parametrize(("gelu", "opset"), [(ERF, 17), ("y = Gelu(b)", 20)])
+def test_case_2(gelu: str, opset: int) -> None:
+    text = f"(float[1,4,64] x) => (float[1,4,64] y) {{ a = MatMul(x, w) b = Add(a, h) {gelu} }}"
+    constants = {"w": normal(64, 64), "h": normal(64), **(NUMBERS if gelu is ERF else {})}
+    assert ops(parted(text, opset, **constants))["Sum"] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(float[1,4,64] x, float[1,4,64] s) => (float[1,4,64] y) { y = Add(x, s) }",
+        "(float[1,4,64] x) => (float[1,4,64] y) { a = Add(x, g) y = LayerNormalization(a, g, h) }",
+        "(float[4,64] x) => (float[4,64] y) { a = MatMul(x, w) b = Add(a, h) y = Gelu(b) }",
+        '(float[1,4,64] x) => (float[1,4,64] y) { a = MatMul(x, w) b = Add(a, h) y = Gelu<approximate = "tanh">(b) }',
+        "(float[1,4,64] x) => (float[1,4,64] y, float[1,4,64] b) { a = MatMul(x, w) b = Add(a, h) y = Gelu(b) }",
+        "(float[1,4,64] x, float[1,4,64] s) => (float[1,4,64] y) { b = Add(x, s) y = Gelu(b) }",
+    ],
+)
+def test_case_3(text: str) -> None:
+    known = {**NORM, "w": normal(64, 64)}
+    used = {name: value for name, value in known.items() if f"{name})" in text or f"{name}," in text}
+    assert "Sum" not in ops(parted(text, 20, **used))
+
+
+def test_case_3_of_another_type() -> None:
+    text = "(double[1,4,64] x, double[1,4,64] s) => (double[1,4,64] y) { a = Add(x, s) y = LayerNormalization(a, g) }"
+    graph = graph_of(text, g=np.ones(64))
+    infer_shapes(graph)
+    assert not PartFusedSums().run(graph).modified
+
+
+def post_norm_block() -> ModelProto:
+    """Two products with biases and GELU, a residual and a normalisation behind it, as in BERT."""
+    return model_of(
+        f"""(float[N,48,128] x) => (float[N,48,128] z) {{
+        a = MatMul(x, w) b = Add(a, bias) {ERF} c = MatMul(y, k) d = Add(c, h) e2 = Add(d, x)
+        z = LayerNormalization(e2, g, h) }}""",
+        w=normal(128, 512) / 11,
+        k=normal(512, 128, seed=2) / 23,
+        bias=normal(512, seed=3),
+        g=normal(128, seed=4),
+        h=normal(128, seed=5),
+        **NUMBERS,
+    )
+
+
+def optimised(model: ModelProto, folder: Path) -> Counter[str]:
+    """Operators of the graph that onnxruntime makes of `model`."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+FUSED = ("SkipLayerNormalization", "BiasGelu")
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weight-only"])
+def test_onnxruntime_fuses_no_sum(mode: str, tmp_path: Path) -> None:
+    model = post_norm_block()
+    assert all(optimised(model, tmp_path)[op] == 1 for op in FUSED)  # else the pass has lost its reason
+    data = {"x": normal(8, 48, 128, seed=9)}
+    result = onnxq.quantize(model, data, target="ort-x64-vnni", mode=mode)
+    assert result.report
+    found = optimised(result.model, tmp_path)
+    assert not any(found[op] for op in FUSED)
+    # The GELU stays one kernel, and so does the normalisation.
+    assert found["Gelu"] == found["LayerNormalization"] == 1
+
+
+def test_other_engines_keep_the_add() -> None:
+    result = onnxq.quantize(post_norm_block(), {"x": normal(8, 48, 128, seed=9)}, target="openvino", recover="none")
+    assert "Sum" not in {node.op_type for node in result.model.graph.node}
