@@ -72,7 +72,6 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
     verdicts = {n.name: _verdict(graph, n, target, options, selection, logged) for n in graph.nodes}
     sites = {name: v for name, v in verdicts.items() if isinstance(v, ComputeSite)}
     dear, remarks = _dear_nodes(graph, target, sites, options, selection)
-    notes = (*notes, *remarks)
     sites = {name: site for name, site in sites.items() if name not in dear}
     verdicts |= dear
     if target.placement is Placement.REGIONS:
@@ -103,7 +102,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         own_dequantizers=target.engine is Engine.ONNXRUNTIME,
         slow_sums=target.slow_sums,
         nonzero_biases=target.nonzero_biases,
-        notes=(*notes, *overridden.notes),
+        notes=(*notes, *remarks, *overridden.notes),
     )
 
 

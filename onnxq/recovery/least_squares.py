@@ -3,6 +3,8 @@
     A = argmin |D - A Z|^2 + damping * mean(diag H) |A|^2 = G (H + damping * mean(diag H) I)^-1
     H = sum z z^T,  G = sum d z^T                         D: the error to undo, Z: inputs, both centred
 
+where a bias takes their means. Where there is none, neither is centred: what A makes of the mean of Z stays.
+
 Whether a fit holds on other data is seen on other data: samples are parted, each half is fitted and judged on the other
 one, and the damping that leaves the least there is taken, or none.
 """
@@ -25,12 +27,13 @@ _FEWEST_ROWS, _ROWS_OF_COLUMN = 16, 0.5
 """Fewer samples than this, or than this for each input, prove nothing either way."""
 
 
-def fitted(inputs: Stack, errors: Stack) -> Stack | None:
+def fitted(inputs: Stack, errors: Stack, *, centred: bool = True) -> Stack | None:
     """The linear map from inputs to errors.
 
     Args:
         inputs: float64, shape (g, n, k): n samples in their order, in each of g groups.
         errors: float64, shape (g, n, m).
+        centred: Whether a bias takes the means.
 
     Returns:
         float64, shape (g, m, k); None where no fit holds on samples that it was not made from.
@@ -40,7 +43,7 @@ def fitted(inputs: Stack, errors: Stack) -> Stack | None:
         return None
     # Neighbouring rows are of the same sample: quarters, not single rows, take turns.
     halves = [np.flatnonzero((np.arange(rows) * 4 // rows) % 2 == half) for half in (0, 1)]
-    sums = [_Sums.of(inputs[:, half], errors[:, half]) for half in halves]
+    sums = [_Sums.of(inputs[:, half], errors[:, half], centred=centred) for half in halves]
     left = [sum(sums[1 - i].left(sums[i].solved(damping)) for i in (0, 1)) for damping in DAMPINGS]
     best = int(np.argmin(left))
     if not left[best] < (1.0 - NEEDED_SHARE) * (sums[0].power + sums[1].power):  # false for NaN as well
@@ -51,12 +54,12 @@ def fitted(inputs: Stack, errors: Stack) -> Stack | None:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Moments of inputs z and errors d about their means: all that a fit, and judging one, needs.
+    """Moments of inputs z and errors d about their means, or about 0: all that a fit, and judging one, needs.
 
     Attributes:
         count: How many rows.
-        inputs: Mean of z, (g, 1, k).
-        errors: Mean of d, (g, 1, m).
+        inputs: Mean of z, (g, 1, k); 0 where moments are about 0.
+        errors: Mean of d, (g, 1, m); likewise.
         moments: Sum of z z^T, (g, k, k).
         products: Sum of z d^T, (g, k, m).
         power: Sum of d^2.
@@ -70,8 +73,8 @@ class _Sums:
     power: float
 
     @classmethod
-    def of(cls, inputs: Stack, errors: Stack) -> _Sums:
-        z_mean, d_mean = inputs.mean(axis=1, keepdims=True), errors.mean(axis=1, keepdims=True)
+    def of(cls, inputs: Stack, errors: Stack, *, centred: bool) -> _Sums:
+        z_mean, d_mean = (values.mean(axis=1, keepdims=True) * centred for values in (inputs, errors))
         z, d = inputs - z_mean, errors - d_mean
         turned = z.transpose(0, 2, 1)
         return cls(inputs.shape[1], z_mean, d_mean, turned @ z, turned @ d, float(np.square(d).sum()))

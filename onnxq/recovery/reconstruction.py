@@ -179,7 +179,7 @@ class _Reconstruction:
             for w in (constant_values(self._graph, site.weight), weight)
         )
         errors = wanted @ rows - data @ own
-        return float((np.square(errors).mean(axis=1) if site.bias is None else errors.var(axis=1)).sum())
+        return _power(errors, centred=site.bias is not None)
 
     def _fitted_weight(self, site: Site) -> NDArray[np.float32] | None:
         """The weight with the fit of the errors in it; None where nothing is to be had."""
@@ -191,17 +191,17 @@ class _Reconstruction:
         old = constant_values(self._result, site.weight)
         old_rows = weight_rows(node, old.astype(np.float64)).transpose(0, 2, 1)
         outputs = wanted @ rows.transpose(0, 2, 1)
-        errors = outputs - data @ old_rows
-        if errors.var(axis=1).sum() < _QUIET * outputs.var(axis=1).sum():
+        errors, centred = outputs - data @ old_rows, site.bias is not None
+        if _power(errors, centred=centred) < _QUIET * _power(outputs, centred=True):
             return None
-        step = _fitted_rows(node.op_type, data, errors, old.shape)
+        step = _fitted_rows(node.op_type, data, errors, old.shape, centred=centred)
         if step is None:
             return None
         new = old + weight_from_rows(node, step, old.shape).astype(np.float32)
         new = self._guarded(site, new, old)
         params = self._qparams[site.weight]
         codes = [weight_rows(node, fake_quantize(w, params).astype(np.float64)) for w in (old, new)]
-        before, after = ((data @ w.transpose(0, 2, 1) - outputs).var(axis=1).sum() for w in codes)
+        before, after = (_power(data @ w.transpose(0, 2, 1) - outputs, centred=centred) for w in codes)
         return new if after < before else None
 
     def _patches(self, site: Site) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -258,15 +258,20 @@ class _Reconstruction:
         self._rounded.replace(output, [_shifted(got, taken) for got in found])
 
 
+def _power(values: NDArray[np.float64], *, centred: bool) -> float:
+    """Mean square over the rows of (g, n, m), or variance where a bias takes the mean; summed over all outputs."""
+    return float((values.var(axis=1) if centred else np.square(values).mean(axis=1)).sum())
+
+
 def _fitted_rows(
-    op: str, data: NDArray[np.float64], errors: NDArray[np.float64], shape: tuple[int, ...]
+    op: str, data: NDArray[np.float64], errors: NDArray[np.float64], shape: tuple[int, ...], *, centred: bool
 ) -> NDArray[np.float64] | None:
     """What to add to the weight, (g, m, K)."""
     groups, rows, size = data.shape
     taps = _taps(op, size, shape)
     if taps == 1:
-        return fitted(data, errors)
-    found = fitted(data.reshape(groups, rows, size // taps, taps).mean(axis=-1), errors)
+        return fitted(data, errors, centred=centred)
+    found = fitted(data.reshape(groups, rows, size // taps, taps).mean(axis=-1), errors, centred=centred)
     return None if found is None else np.repeat(found / taps, taps, axis=-1)
 
 
