@@ -14,7 +14,7 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.numerics.qtypes import INT8
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.compute import Refusal
-from onnxq.planning.decisions import CONTROL_FLOW, NO_FLOAT
+from onnxq.planning.decisions import CONTROL_FLOW, NO_FLOAT, foreign_reason
 from onnxq.planning.logarithms import LOGARITHM_RULE, logged_nodes, logged_reason
 from onnxq.planning.macs import macs
 from onnxq.planning.options import PlanOptions, Selection
@@ -127,7 +127,7 @@ def _decision(
     elif node.name in biases:
         action, reason, rule = Action.FUSED, f"is the bias of {biases[node.name]!r}", "D1"
     elif node.domain not in STANDARD_DOMAINS:
-        action, reason, rule = Action.FLOAT, f"operator of domain {node.domain!r} is not known to onnxq", ""
+        action, reason, rule = Action.FLOAT, foreign_reason(node), ""
     elif node.op_type in CONTROL_FLOW:
         action, rule = Action.FLOAT, ""
         reason = "control flow; what is inside is planned on its own, and listed by its path"

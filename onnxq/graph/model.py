@@ -242,6 +242,13 @@ def _foreign(form: FileFormat, where: str) -> ModelError:
     return ModelError(f"this is {form.what}, not an ONNX model", where=where, hint=form.hint)
 
 
+_ORT_OPERATOR = "SimplifiedLayerNormalization"
+"""What onnxruntime's optimizer writes under ONNX's own domain, where ONNX has no such operator."""
+_SAVED_BY_ORT = (
+    f"onnxruntime's optimizer wrote {_ORT_OPERATOR}, which ONNX does not have: give the model as it was before that"
+)
+
+
 def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
     _check_frame(model, where)
     if model.functions:
@@ -261,9 +268,9 @@ def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
     try:
         check_graph(graph)
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # a text that is none, in a name or attribute
-        raise ModelError(
-            f"this is not a valid ONNX model: {str(error).strip()}", where=where, hint="export the model again"
-        ) from error
+        saved = any(node.op_type == _ORT_OPERATOR for node in graph.nodes)
+        hint = _SAVED_BY_ORT if saved else "export the model again"
+        raise ModelError(f"this is not a valid ONNX model: {str(error).strip()}", where=where, hint=hint) from error
     return graph
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from onnx import NodeProto
 
 from onnxq.graph.float_types import computes_no_float, is_quantizable
+from onnxq.graph.messages import MICROSOFT
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
 from onnxq.planning.compute import DATA, WEIGHT, ComputeSite, ProductSite, Refusal
 from onnxq.planning.macs import macs
@@ -15,7 +16,22 @@ from onnxq.planning.tables import Decided
 from onnxq.targets.schema import Placement, Target
 
 CONTROL_FLOW = ("If", "Loop", "Scan")
+_FUSED = frozenset({
+    "Attention", "BiasGelu", "EmbedLayerNormalization", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "Gelu",
+    "MultiHeadAttention", "NhwcFusedConv", "QuickGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+})  # fmt: skip
+_BLOCKED_DOMAIN = "com.microsoft.nchwc"
+"""Where onnxruntime's optimizer puts Convs that take channels in blocks."""
 NO_FLOAT = "computes shapes, indices or other values that are not float: there is nothing to quantize"
+
+
+def foreign_reason(node: NodeProto) -> str:
+    """Why a node of another domain than ONNX's own stays float."""
+    unknown = f"operator of domain {node.domain!r} is not known to onnxq"
+    if node.domain == _BLOCKED_DOMAIN or (node.domain == MICROSOFT and node.op_type in _FUSED):
+        return f"{unknown}; onnxruntime's optimizer made it of others: give the model as it was before that"
+    return unknown
+
 
 Verdict = ComputeSite | ProductSite | Refusal | None
 """What the table makes of a node on its own; None for a node that it does not know."""
@@ -71,7 +87,7 @@ def _reason_of_product(read: Mapping[int, str], target: Target) -> str:
 
 def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
     if node.domain not in STANDARD_DOMAINS:
-        return f"operator of domain {node.domain!r} is not known to onnxq"
+        return foreign_reason(node)
     if node.op_type in CONTROL_FLOW:
         if target.placement is Placement.REGIONS:
             return "control flow; what is inside is planned on its own, and listed by its path"

@@ -12,7 +12,7 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.numerics.qtypes import INT8
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.compute import Refusal
-from onnxq.planning.decisions import CONTROL_FLOW, NO_FLOAT
+from onnxq.planning.decisions import CONTROL_FLOW, NO_FLOAT, foreign_reason
 from onnxq.planning.macs import macs
 from onnxq.planning.options import PlanOptions, Selection
 from onnxq.planning.overridden import apply_overrides
@@ -166,7 +166,7 @@ def _decision(
     elif isinstance(verdict, Refusal):
         action, reason, rule = Action.FLOAT, verdict.reason, verdict.rule
     elif node.domain not in STANDARD_DOMAINS:
-        action, reason, rule = Action.FLOAT, f"operator of domain {node.domain!r} is not known to onnxq", ""
+        action, reason, rule = Action.FLOAT, foreign_reason(node), ""
     elif node.op_type in CONTROL_FLOW:
         action, rule = Action.FLOAT, ""
         reason = "control flow; what is inside is planned on its own, and listed by its path"

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from tests.cli.conftest import Run, samples, tiny_model
+from tests.graphs import model_of, normal
 
 MODELS = Path(__file__).parents[2] / "models"
 TRAINED = ("digits_resnet", "wordlang_transformer")
@@ -235,7 +236,30 @@ def test_operators_of_unknown_domains_stay_float_and_that_is_said(run: Run, fold
     onnx.save(tiny_model(after="Gelu", domain="com.microsoft"), str(folder / "custom.onnx"))
     result = run("quantize", "custom.onnx", "--data", "data.npz")
     assert result.exit_code == 0
-    assert "operator of domain 'com.microsoft' is not known to onnxq" in " ".join(result.stdout.split())
+    said = " ".join(result.stdout.split())
+    assert "operator of domain 'com.microsoft' is not known to onnxq" in said
+    assert "onnxruntime's optimizer made it of others: give the model as it was before that" in said
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weight-only"])
+def test_a_model_that_onnxruntime_has_optimised_is_told_from_one_as_it_was_exported(run: Run, mode: str) -> None:
+    text = "(float[4,64] x) => (float[4,64] y) { a = MatMul(x, w) b = com.microsoft.BiasGelu(a, c) y = MatMul(b, v) }"
+    model = model_of(text, w=normal(64, 64), v=normal(64, 64), c=normal(64))
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, "optimised.onnx")
+    result = run("plan", "optimised.onnx", "--mode", mode, "--placement", "full")
+    assert "onnxruntime's optimizer made it of others" in " ".join(result.stdout.split())
+
+
+def test_an_operator_that_onnxruntime_alone_has_under_the_name_of_onnx_is_told(run: Run) -> None:
+    text = "(float[4,64] x) => (float[4,64] y) { a = MatMul(x, w) y = SimplifiedLayerNormalization(a, c) }"
+    onnx.save(model_of(text, w=normal(64, 64), c=normal(64)), "optimised.onnx")
+    result = run("plan", "optimised.onnx")
+    assert result.exit_code == 3
+    hint = (
+        "optimizer wrote SimplifiedLayerNormalization, which ONNX does not have: give the model as it was before that"
+    )
+    assert hint in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("name", TRAINED)
