@@ -21,6 +21,7 @@ from onnxq.numerics import qtype_from_name
 from onnxq.planning.modes import MODES, WEIGHT_TYPES
 from onnxq.planning.weight_form import FORMATS, ROUNDINGS
 from onnxq.targets import ORT_CPU, TARGET_NAMES
+from onnxq.targets.forms import NO_ACTIVATIONS
 
 NOTHING: dict[str, Any] = dict.fromkeys(DataOptions.__dataclass_fields__)
 
@@ -36,7 +37,8 @@ def test_names_are_those_of_the_library() -> None:
     assert sorted(parameters.MODES) == sorted(MODES)
     assert {name for names in WEIGHT_TYPES.values() for name in names} <= set(parameters.WEIGHTS)
     # What a static model may have is a matter of the target's table.
-    for name in (*parameters.WEIGHTS, *parameters.ACTIVATIONS):
+    assert parameters.NO_ACTIVATIONS == NO_ACTIVATIONS
+    for name in {*parameters.WEIGHTS, *parameters.ACTIVATIONS} - {NO_ACTIVATIONS}:
         assert qtype_from_name(name).min_opset
     assert set(parameters.ROUNDINGS) == set(ROUNDINGS)
     assert set(parameters.WEIGHT_FORMATS) == set(FORMATS)
