@@ -24,7 +24,7 @@ from onnxq.verification.engines.onnxruntime import OrtModel, as_array
 Run = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 """A model, ready to run: feed in, outputs by name out."""
 
-_SLACK_DB = 3.0
+SLACK_DB = 3.0
 """Twice the noise power."""
 _CLEAN_DB = 60.0
 """Above this, single flipped ties decide the SQNR."""
@@ -237,7 +237,9 @@ def compare_outputs(
     return comparison.result()
 
 
-def worse_than(found: OutputComparison, reference: OutputComparison, called: str) -> list[str]:
+def worse_than(
+    found: OutputComparison, reference: OutputComparison, called: str, *, slack_db: float = SLACK_DB
+) -> list[str]:
     """Outputs that one way of computing a quantized model pushes away from the float model, and another does not.
 
     Flipped ties only re-draw the quantization noise; doubled noise power means that the function was changed. Where a
@@ -248,6 +250,7 @@ def worse_than(found: OutputComparison, reference: OutputComparison, called: str
         found: Errors of the way in question, on some batches.
         reference: Errors of Q and DQ computed as ONNX defines them, on the same ones.
         called: What the reference is called in sentences ("unoptimised").
+        slack_db: Noise that may be added without a word, in dB.
 
     Returns:
         A sentence for each output that is worse.
@@ -262,7 +265,7 @@ def worse_than(found: OutputComparison, reference: OutputComparison, called: str
                 worse.append(
                     f"{one.name!r} differs in {one.mismatch_share:.1%}, {called} in {other.mismatch_share:.1%}"
                 )
-        elif one.sqnr_db < min(other.sqnr_db, _CLEAN_DB) - _SLACK_DB and not _is_redrawn(
+        elif one.sqnr_db < min(other.sqnr_db, _CLEAN_DB) - slack_db and not _is_redrawn(
             found.noise_by_part(one.name), reference.noise_by_part(one.name)
         ):
             worse.append(f"{one.name!r} has {one.sqnr_db:.1f} dB, {called} {other.sqnr_db:.1f} dB")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -101,6 +103,27 @@ def test_a_good_model_for_openvino_passes():
         "engine as accurate as Q/DQ": True,
         "int8 nodes run in int8": True,
     }
+
+
+@pytest.mark.skipif(not openvino_engine.is_installed(), reason="OpenVINO is not installed")
+@pytest.mark.parametrize(("noise_db", "fails"), [(20.0, False), (0.0, True)])
+def test_openvino_s_outputs_warn_where_they_are_noisier_and_fail_where_they_are_something_else(
+    monkeypatch, noise_db, fails
+):
+    asked = openvino_engine.executed_precision
+
+    def noisy(model, **options):
+        report, rng, share = asked(model, **options), np.random.default_rng(0), 10 ** (-noise_db / 20)
+        outputs = [
+            {n: v + share * np.sqrt(np.mean(v**2)) * rng.standard_normal(v.shape) for n, v in out.items()}
+            for out in report.outputs
+        ]
+        return replace(report, outputs=tuple(outputs))
+
+    monkeypatch.setattr(openvino_engine, "executed_precision", noisy)
+    result = verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "openvino")  # some 40 dB with Q/DQ as written
+    assert ("engine as accurate as Q/DQ" in {c.name for c in result.failed}) is fails
+    assert any("less accurately than their Q/DQ" in w for w in result.warnings) is not fails
 
 
 def test_without_openvino_a_warning_says_so(monkeypatch):
