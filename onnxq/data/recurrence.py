@@ -127,6 +127,12 @@ class Recurrence:
 
 
 def _check(graph: Graph, inputs: InputSpecs, output: str, name: str) -> None:
+    if output in inputs and output not in graph.outputs and name in graph.outputs:
+        raise ConfigError(
+            f"{output!r} is an input and {name!r} an output; outputs come first",
+            where="state",
+            hint=f"pass state={{{name!r}: {output!r}}} (--state {name}={output}).",
+        )
     for kind, given, names in (("output", output, list(graph.outputs)), ("input", name, list(inputs))):
         if given not in names:
             close = difflib.get_close_matches(given, names, n=1)

@@ -88,7 +88,7 @@ class SearchResult:
     def _share(self, macs: int, weights: int) -> str:
         if self.counted == "weights":
             return f"{weights / max(1, self.weights):.1%} of the weights"
-        return f"{macs / self.macs:.1%} of the arithmetic" if self.macs else "no arithmetic"
+        return f"{macs / self.macs:.1%} of the arithmetic that could be int8" if self.macs else "no arithmetic"
 
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the search."""

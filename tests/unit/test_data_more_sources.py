@@ -434,6 +434,7 @@ def test_states_that_are_wrong():
     for state, message in (
         ({"z": "s"}, r"^state: the model has no output 'z'\nHint: its outputs are 'y', 't'"),
         ({"t": "ss"}, r"^state: the model has no input 'ss'\nHint: did you mean 's'\?"),
+        ({"s": "t"}, r"'s' is an input and 't' an output; outputs come first\nHint: pass .*\(--state t=s\)"),
         ({"t": "s", "y": "s"}, "two outputs lead to one input"),
     ):
         with pytest.raises(ConfigError, match=message):
