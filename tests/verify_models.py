@@ -84,13 +84,18 @@ def float_conv() -> ModelProto:
 
 
 def int8_conv(
-    *, weight_axis: int = 0, dtype: Any = np.uint8, output_pair: bool = True, output_zero_point: int = 0
+    *,
+    weight_axis: int = 0,
+    dtype: Any = np.uint8,
+    output_pair: bool = True,
+    output_zero_point: int = 0,
+    amax: float = 127.0,
 ) -> ModelProto:
-    """`float_conv` with Q/DQ around Conv + Relu."""
+    """`float_conv` with Q/DQ around Conv + Relu; the largest code of a weight is `amax`."""
     zero = dtype(128) if dtype is np.uint8 else dtype(0)
     b = ModelBuilder()
     x = b.pair(b.input("x", ["N", 8, 6, 6]), 1 / 127, zero)
-    conv = b.node("Conv", [x, b.weight("w", weights(8, 8, 3, 3), weight_axis)], "c", pads=[1, 1, 1, 1])
+    conv = b.node("Conv", [x, b.weight("w", weights(8, 8, 3, 3), weight_axis, amax)], "c", pads=[1, 1, 1, 1])
     b.node("Relu", [conv], "r" if output_pair else "y")
     if output_pair:
         b.pair("r", 12 / 255, dtype(output_zero_point), "y")

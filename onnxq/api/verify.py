@@ -85,7 +85,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     feeds = Counted(batches, progress)
     # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
     candidate = quantized.to_model() if quantized.base_dir is None else quantized
-    verification = verify_model(source, candidate, feeds, table.name, engine=table.engine)
+    verification = verify_model(source, candidate, feeds, table.name, engine=table.engine, guard=table.guard)
     facts = RunFacts(
         size_before_bytes=size_bytes(float_model, source),
         size_after_bytes=size_bytes(quantized_model, quantized),

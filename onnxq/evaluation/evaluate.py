@@ -29,8 +29,8 @@ from onnxq.keywords import complete, takes
 from onnxq.passes.adapt.settle_types import runnable
 from onnxq.pipeline.arguments import check_order
 from onnxq.pipeline.reading import Reading, ReadingKeywords
-from onnxq.targets import resolve_target
-from onnxq.targets.schema import Engine
+from onnxq.targets import TARGETS, resolve_target
+from onnxq.verification.engines.ort_products import has_kernels_of
 from onnxq.verification.side_by_side import check_same_inputs
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
             as 0.5 or "0.5%"; a metric of 0..1 is taken as a share. `passed` and `checks` of the result tell.
         min_score: A demand: least score of a quantized model; percent for shares, else in the metric's unit.
         target: The engine the quantized models are for. For tensorrt and openvino they run without onnxruntime's
-            optimisations, Q and DQ as written. None takes what each model's metadata say, else onnxruntime.
+            optimisations, Q and DQ as written; so do those for CPUs with VNNI on a CPU without it. None takes what each
+            model's metadata say, else onnxruntime.
         progress: Called after each batch, with a StageProgress.
         options: As for `quantize`: batch_size, limit, layout, images, threads, providers.
 
@@ -179,8 +180,9 @@ def _named(model: ModelSource, quantized: ModelSource | Sequence[ModelSource]) -
 def _is_fused(graph: Graph, target: str | None) -> bool:
     """Whether a quantized model is run by int8 kernels, as its engine would, or by Q and DQ."""
     if target is not None:
-        return resolve_target(target)[0].engine is Engine.ONNXRUNTIME
-    return get_metadata(graph.frame).get("onnxq.target", "ort-").startswith("ort-")
+        return has_kernels_of(resolve_target(target)[0])
+    named = get_metadata(graph.frame).get("onnxq.target", "ort-")
+    return has_kernels_of(TARGETS[named]) if named in TARGETS else named.startswith("ort-")
 
 
 def _evaluation(

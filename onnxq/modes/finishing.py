@@ -184,6 +184,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         expected_int8=made.expected,
         expected_weights=made.expected_weights,
         engine=request.target.engine,
+        guard=request.target.guard,
     )
     path = request.output
     beside = file is not None or needs_data_file(result)

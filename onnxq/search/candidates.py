@@ -40,6 +40,7 @@ from onnxq.search.layers import Layer, at_path, below, layers_of
 from onnxq.search.measuring import counted_plan
 from onnxq.search.space import NotMadeError, Space, Step
 from onnxq.search.wider import Wider
+from onnxq.verification.engines.ort_products import has_kernels_of
 
 REASON = "left in float for the accuracy budget"
 
@@ -224,7 +225,7 @@ class Candidates:
             source=prepared.source,
             digest=prepared.plan.digest,
             target=prepared.target.name,
-            fused=prepared.target.name.startswith("ort-"),
+            fused=has_kernels_of(prepared.target),
             layers=layers,
             cost={layer.node: layer.cost for layer in layers},
             counted="arithmetic",

@@ -75,12 +75,15 @@ class Stretch:
         return f"{self.op} {self.node!r}: {self.wide:.2%} of its values differ beyond rounding, {most}"
 
 
-def fused_agreement(graph: Graph, feed: Mapping[str, NDArray[Any]]) -> tuple[Stretch, ...]:
+def fused_agreement(
+    graph: Graph, feed: Mapping[str, NDArray[Any]], *, unsaturated: bool = False
+) -> tuple[Stretch, ...]:
     """Compare every stretch of a quantized graph between two quantizations, fused against unfused.
 
     Args:
         graph: A quantized model; it is not changed.
         feed: One batch: an array for each input.
+        unsaturated: Whether kernels that do not saturate are taken on any CPU.
 
     Returns:
         One entry for each quantized activation and each float output that is not simply dequantized; empty where
@@ -93,7 +96,7 @@ def fused_agreement(graph: Graph, feed: Mapping[str, NDArray[Any]]) -> tuple[Str
     if not cuts:
         return ()
     reference = OrtModel(_with_codes(graph, cuts).to_model(), optimised=False, base_dir=graph.base_dir)(feed)
-    fused = OrtModel(_cut(graph, cuts).to_model(), base_dir=graph.base_dir)
+    fused = OrtModel(_cut(graph, cuts).to_model(), base_dir=graph.base_dir, unsaturated=unsaturated)
     codes = {_cut_name(n): reference[n.output[0]] for n in cuts}
     given = {name: value for name, value in {**feed, **codes}.items() if name in fused.inputs}
     got = fused(given)

@@ -21,7 +21,7 @@ from onnxq.verification.engines import onnxruntime as ort_engine
 from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
 from onnxq.verification.engines.onnxruntime import OrtModel
-from onnxq.verification.engines.ort_products import products_check
+from onnxq.verification.engines.ort_products import products_check, saturates
 from onnxq.verification.engines.result import EngineReport, NodeExecution
 from onnxq.verification.engines.tensorrt_run import no_device
 from onnxq.verification.lint_tensorrt import Violation, lint_tensorrt
@@ -37,6 +37,10 @@ _AS_ACCURATE = "engine as accurate as Q/DQ"
 _OPENVINO_SLACK_DB = 20.0
 """OpenVINO's ties fall otherwise than Q/DQ's, and the few held-out samples of a saturated softmax then differ by 12 dB
 (PP-OCR's angle classifier) where 256 samples differ by 0.3. Kernels that are wrong cost 30 dB (V14)."""
+_OPENVINO_SATURATES = (
+    "This CPU has no VNNI, and OpenVINO's int8 sums saturate on it. A table of your own with base = 'openvino' and "
+    "guard = 'pair-sum' keeps weights small enough for them, target= (--target FILE.toml)."
+)
 
 Shapes = Sequence[Mapping[str, tuple[int, ...]]]
 
@@ -64,19 +68,20 @@ class Answer:
     meant_inside: list[str] = field(default_factory=list)
 
 
-def ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed]) -> Answer:
+def ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed], *, unsaturated: bool = False) -> Answer:
     """Executed kernels, and fused against unfused computation on the first batch.
 
     Args:
         quantized: The quantized model.
         feeds: Batches; subgraphs are run on the first that reaches them.
+        unsaturated: Whether kernels that do not saturate are taken on any CPU.
     """
     quantized = runnable(quantized)
     report = ort_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir)
     answer = Answer(engine=report)
-    answer.stretches = fused_agreement(quantized, feeds[0])
+    answer.stretches = fused_agreement(quantized, feeds[0], unsaturated=unsaturated)
     for inside in quantized_subgraphs(quantized, feeds):
-        _ask_inside(answer, inside)
+        _ask_inside(answer, inside, unsaturated=unsaturated)
     if (wrong_products := products_check(quantized, report, answer.stretches)) is not None:
         answer.checks.append(wrong_products)
     if not answer.stretches and not quantizes_by_pairs(quantized):
@@ -86,7 +91,7 @@ def ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed]) -> Answer:
     return answer
 
 
-def _ask_inside(answer: Answer, inside: Inside) -> None:
+def _ask_inside(answer: Answer, inside: Inside, *, unsaturated: bool) -> None:
     """What onnxruntime makes of a subgraph, asked on its own."""
     report = inside.named(ort_engine.executed_precision(inside.graph.to_model(), base_dir=inside.graph.base_dir))
     answer.meant_inside += [f"{inside.path}/{name}" for name in meant_for_int8(inside.graph)]
@@ -98,7 +103,7 @@ def _ask_inside(answer: Answer, inside: Inside) -> None:
             f"{inside.path} was not run: no held-out input comes to it; give samples that do, data= (--data)."
         )
     else:
-        answer.stretches += inside.placed(fused_agreement(inside.graph, inside.feed))
+        answer.stretches += inside.placed(fused_agreement(inside.graph, inside.feed, unsaturated=unsaturated))
 
 
 def ask_openvino(float_graph: Graph, quantized: Graph, feeds: Sequence[Feed]) -> Answer:
@@ -133,6 +138,8 @@ def ask_openvino(float_graph: Graph, quantized: Graph, feeds: Sequence[Feed]) ->
             else:
                 answer.checks.append(check)
         hidden = [s.path for s in subgraphs(quantized)]
+        if less and saturates():
+            answer.warnings.append(_OPENVINO_SATURATES)
         if hidden:
             answer.warnings.append(f"OpenVINO tells nothing of the nodes inside {', '.join(hidden)}.")
         if answer.engine.run_problem:

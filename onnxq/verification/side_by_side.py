@@ -31,11 +31,13 @@ class Loading(NamedTuple):
         optimised: Whether it may optimise the graph.
         exact: Whether products with weights behind a DequantizeLinear alone stay in float32; otherwise it multiplies
             them in int8.
+        unsaturated: Whether kernels that do not saturate are taken on any CPU.
     """
 
     graph: Graph
     optimised: bool = True
     exact: bool = False
+    unsaturated: bool = False
 
 
 def outputs_of(models: Sequence[Loading], feeds: Iterable[Feed]) -> Iterator[tuple[Feed, tuple[Outputs, ...]]]:
@@ -76,7 +78,13 @@ def _copied(value: Any) -> Any:
 
 def _load(model: Loading) -> OrtModel:
     graph = model.graph
-    return OrtModel(graph.to_model(), optimised=model.optimised, base_dir=graph.base_dir, exact=model.exact)
+    return OrtModel(
+        graph.to_model(),
+        optimised=model.optimised,
+        base_dir=graph.base_dir,
+        exact=model.exact,
+        unsaturated=model.unsaturated,
+    )
 
 
 def check_same_inputs(float_graph: Graph, quantized: Graph, name: str = "the quantized model") -> None:

@@ -1,7 +1,7 @@
 """Asks the target's real engine about a quantized model, and measures the distance to the float one.
 
 ort-*     The optimised graph is read back. Float outputs against those of the fused graph; fused against unfused
-          computation, stretch by stretch.
+          computation, stretch by stretch. Where this CPU saturates and the target's does not, by kernels that do not.
 tensorrt  Linter for R1 to R12; parsed and built where TensorRT is installed, and run where there is a GPU too. Float
           outputs against Q/DQ semantics (onnxruntime without optimisations).
 none      (a target of a user's own) Float outputs against Q/DQ semantics, and nothing else.
@@ -26,12 +26,14 @@ from onnxq.errors import ConfigError, DataError
 from onnxq.graph.subgraphs import subgraphs
 from onnxq.graph.view import Graph
 from onnxq.passes.adapt.settle_types import runnable
-from onnxq.targets.schema import Engine
+from onnxq.targets import TARGETS
+from onnxq.targets.schema import Engine, WeightGuard
 from onnxq.verification.agreement import Stretch
 from onnxq.verification.answers import Answer, ask_onnxruntime, ask_openvino, ask_tensorrt
 from onnxq.verification.check import Check, check_all
 from onnxq.verification.compare import OutputComparison, OutputError, worse_than
-from onnxq.verification.engines.result import EngineReport, NodeExecution
+from onnxq.verification.engines.ort_products import saturates
+from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
@@ -45,6 +47,11 @@ _NO_ENGINE = (
     "No engine was asked: the table of target {target!r} says engine = 'none'. Outputs alone were compared. "
     "Look on the device what it makes of the model; a table of your own may name an engine, target= (--target "
     "FILE.toml)."
+)
+_SATURATES = (
+    "This CPU has no VNNI: onnxruntime's int8 kernels saturate on it, which those that {target} is for do not. Kernels "
+    "that do not saturate either answered in their place. A model to run on this CPU is made for ort-x64-avx2, target= "
+    "(--target)."
 )
 _KEPT_BATCHES = 4
 """Batches that the engine itself is asked about."""
@@ -99,6 +106,7 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
     expected_int8: Sequence[str] = (),
     expected_weights: Sequence[str] = (),
     engine: Engine | None = None,
+    guard: WeightGuard | None = None,
 ) -> VerifyResult:
     """Verify a quantized model on the engine it was made for.
 
@@ -111,6 +119,8 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
         expected_int8: Names of nodes that must run in int8 (of the plan); empty asks only for what the graph shows.
         expected_weights: Names of nodes whose weights the engine must read in few bits.
         engine: Who is asked; None leaves that to the target's name.
+        guard: What the target's weights are guarded against: without a guard it is for CPUs that do not saturate. None
+            leaves that to the target's name.
 
     Returns:
         The checks, the engine's account and the measured errors.
@@ -125,14 +135,18 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
         quantized = _typed(Graph(quantized_model, float_graph.base_dir))
     else:
         quantized = _typed(quantized_model.copy())
-    measured = _measure(float_graph, quantized, feeds, optimised=asked is Engine.ONNXRUNTIME)
+    guarded = (_guard_of(target_name) if guard is None else guard) is not WeightGuard.NONE
+    unsaturated = asked is Engine.ONNXRUNTIME and not guarded and saturates()
+    measured = _measure(float_graph, quantized, feeds, optimised=asked is Engine.ONNXRUNTIME, unsaturated=unsaturated)
     started = time.perf_counter()
     if asked is Engine.TENSORRT:
         answer = ask_tensorrt(float_graph, quantized, measured.shapes, measured.kept[:_KEPT_BATCHES])
     elif asked is Engine.OPENVINO:
         answer = ask_openvino(float_graph, quantized, measured.kept[:_KEPT_BATCHES])
     elif asked is Engine.ONNXRUNTIME:
-        answer = ask_onnxruntime(quantized, measured.kept)
+        answer = ask_onnxruntime(quantized, measured.kept, unsaturated=unsaturated)
+        if unsaturated and answer.engine is not None and answer.engine.of(Precision.INT8):
+            answer.warnings.append(_SATURATES.format(target=target_name))
     else:
         answer = Answer(warnings=[_NO_ENGINE.format(target=target_name)])
     if answer.engine is not None and answer.engine.nodes:
@@ -173,6 +187,10 @@ def _engine_of(target_name: str) -> Engine:
     return Engine(target_name)
 
 
+def _guard_of(target_name: str) -> WeightGuard:
+    return TARGETS[target_name].guard if target_name in TARGETS else WeightGuard.NONE
+
+
 @dataclass(frozen=True)
 class _Measured:
     outputs: tuple[OutputError, ...]
@@ -189,15 +207,19 @@ def _typed(graph: Graph) -> Graph:
     return graph
 
 
-def _measure(float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, optimised: bool) -> _Measured:
+def _measure(
+    float_graph: Graph, quantized: Graph, feeds: Iterable[Feed], *, optimised: bool, unsaturated: bool
+) -> _Measured:
     """Float model against the quantized one, in one pass over the batches."""
     started = time.perf_counter()
     check_same_inputs(float_graph, quantized)
     float_graph, quantized = runnable(float_graph), runnable(quantized)
-    models = [Loading(float_graph), Loading(quantized, optimised)] + ([Loading(quantized, False)] if optimised else [])
+    models = [Loading(float_graph), Loading(quantized, optimised, unsaturated=unsaturated)]
+    if optimised:
+        models.append(Loading(quantized, False))
     if optimised and dequantizes_weights_alone(quantized):
         # onnxruntime multiplies such weights in int8 by default: not what is to be compared here.
-        models.append(Loading(quantized, exact=True))
+        models.append(Loading(quantized, exact=True, unsaturated=unsaturated))
     nested = any(True for _ in subgraphs(quantized))
     comparison, twin, plain = OutputComparison(), OutputComparison(), OutputComparison()
     parts, faint = OutputParts(float_graph), OutputComparison()

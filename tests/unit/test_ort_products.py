@@ -1,14 +1,18 @@
-"""Products of codes that onnxruntime before 1.25 computes wrong on CPUs with AMX."""
+"""Products of codes that onnxruntime before 1.25 computes wrong on CPUs with AMX, and those that saturate on AVX2."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 import onnxq
 from onnxq.graph.view import Graph
+from onnxq.targets import TARGETS
 from onnxq.verification.agreement import Stretch
 from onnxq.verification.engines import ort_products
 from onnxq.verification.engines.onnxruntime import executed_precision
@@ -37,6 +41,49 @@ def test_newer_versions_multiply_right() -> None:
     if RUNTIME < (1, 25):
         pytest.skip("older versions do where the CPU has no AMX")
     assert ort_products.multiplies_codes_right()
+
+
+def saturating(left: NDArray[np.uint8], right: NDArray[np.int8], zero_point: np.uint8) -> NDArray[np.int32]:
+    """(left - zero_point) @ right, two products at a time added in 16 bits, as AVX2 does."""
+    products = left.astype(np.int32)[:, :, None] * right.astype(np.int32)[None]
+    pairs = np.clip(products[:, ::2] + products[:, 1::2], -(2**15), 2**15 - 1)
+    found: NDArray[np.int32] = pairs.sum(axis=1) - int(zero_point) * right.astype(np.int32).sum(axis=0)
+    return found
+
+
+def exact(left: NDArray[np.uint8], right: NDArray[np.int8], zero_point: np.uint8) -> NDArray[np.int32]:
+    """(left - zero_point) @ right."""
+    found: NDArray[np.int32] = (left.astype(np.int32) - int(zero_point)) @ right.astype(np.int32)
+    return found
+
+
+@pytest.mark.parametrize(("product", "expected"), [(saturating, True), (exact, False)])
+def test_saturation_is_told_from_wrong_products(monkeypatch: pytest.MonkeyPatch, product: Any, expected: bool) -> None:
+    monkeypatch.setattr(ort_products, "_product", product)
+    assert ort_products.multiplies_codes_right.__wrapped__()
+    assert ort_products.saturates.__wrapped__() is expected
+
+
+def test_leftovers_are_wrong_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_leftovers(left: NDArray[np.uint8], right: NDArray[np.int8], zero_point: np.uint8) -> NDArray[np.int32]:
+        product = exact(left, right, zero_point)
+        product[31, -1] += 5
+        return product
+
+    monkeypatch.setattr(ort_products, "_product", with_leftovers)
+    assert not ort_products.multiplies_codes_right.__wrapped__()
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+@pytest.mark.parametrize(
+    ("target", "same"), [("ort-x64-vnni", False), ("ort-arm64", False), ("ort-x64-avx2", True), ("tensorrt", None)]
+)
+def test_targets_whose_kernels_this_cpu_has(
+    monkeypatch: pytest.MonkeyPatch, saturates: bool, target: str, same: bool | None
+) -> None:
+    monkeypatch.setattr(ort_products, "saturates", lambda: saturates)
+    expected = same is not None and (same or not saturates)
+    assert ort_products.has_kernels_of(TARGETS[target]) is expected
 
 
 @pytest.mark.usefixtures("wrong_products")

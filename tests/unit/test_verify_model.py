@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+import onnxq
 from onnxq.errors import ConfigError, DataError
 from onnxq.graph.view import Graph
+from onnxq.targets.schema import Engine, WeightGuard
 from onnxq.verification.compare import OutputComparison, OutputError, worse_than
 from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
 from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.engines.result import EngineReport
 from onnxq.verification.verify import VerifyResult, _unsound, verify_model
+from tests.graphs import model_of
 from tests.verify_models import conv_feeds, float_conv, int8_conv, tensorrt_conv
 
 FLOAT_GRAPH = Graph(float_conv())
@@ -43,6 +47,52 @@ def test_a_graph_is_taken_as_well_and_left_as_it_was():
     before = graph.to_model().SerializeToString(deterministic=True)
     assert verify_model(FLOAT_GRAPH, graph, conv_feeds(), "ort-x64-vnni")
     assert graph.to_model().SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize(
+    ("target", "guard", "stood_in"),
+    [
+        ("ort-x64-vnni", None, True),
+        ("ort-arm64", None, True),
+        ("ort-x64-avx2", None, False),
+        ("my-cpu", WeightGuard.NONE, True),
+        ("my-cpu", WeightGuard.PAIR_SUM, False),
+    ],
+)
+def test_a_cpu_that_saturates_is_not_asked_about_others(
+    monkeypatch: pytest.MonkeyPatch, target: str, guard: WeightGuard | None, stood_in: bool
+) -> None:
+    asked = list[str | None]()
+
+    class Asked(OrtModel):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            if options.get("optimised", True):
+                asked.append(_config(self, "session.x64quantprecision"))
+
+    monkeypatch.setattr("onnxq.verification.verify.saturates", lambda: True)
+    monkeypatch.setattr("onnxq.verification.agreement.OrtModel", Asked)
+    result = verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), target, engine=Engine.ONNXRUNTIME, guard=guard)
+    assert asked == ["1" if stood_in else None]
+    said = [w for w in result.warnings if w.startswith("This CPU has no VNNI: onnxruntime's int8 kernels saturate")]
+    assert len(said) == stood_in
+    assert all(f"those that {target} is for do not" in one for one in said)
+
+
+def _config(model: OrtModel, key: str) -> str | None:
+    try:
+        return model._session.get_session_options().get_session_config_entry(key)
+    except RuntimeError:  # it was not set
+        return None
+
+
+def test_sums_that_saturate_on_some_cpus_are_right_for_others() -> None:
+    """Codes of 127 times codes of 255: wherever this runs, it passes for CPUs that do not saturate."""
+    text = "(float[N,16] x) => (float[N,8] y) { y = MatMul(x, w) }"
+    model, data = model_of(text, w=np.ones((16, 8), np.float32)), [{"x": np.full((2, 16), 3, np.float32)}] * 2
+    result = onnxq.quantize(model, data, target="ort-x64-vnni", placement="full", recover="none")
+    assert not result.report.failed_checks
+    assert onnxq.evaluate(model, result.model, data[0], metric="sqnr").models[-1].score > 30  # dB; saturated: 6
 
 
 def test_a_wrong_axis_fails_twice():
@@ -95,7 +145,8 @@ def test_without_tensorrt_the_linter_decides_and_a_warning_says_so(monkeypatch):
 
 @pytest.mark.skipif(not openvino_engine.is_installed(), reason="OpenVINO is not installed")
 def test_a_good_model_for_openvino_passes():
-    result = verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "openvino")
+    # Codes that do not saturate on CPUs without VNNI either.
+    result = verify_model(FLOAT_GRAPH, int8_conv(amax=63.0), conv_feeds(), "openvino")
     assert _checks(result) == {
         "outputs are sound": True,
         "model compiles": True,
@@ -107,8 +158,9 @@ def test_a_good_model_for_openvino_passes():
 
 @pytest.mark.skipif(not openvino_engine.is_installed(), reason="OpenVINO is not installed")
 @pytest.mark.parametrize(("noise_db", "fails"), [(20.0, False), (0.0, True)])
+@pytest.mark.parametrize("saturates", [True, False])
 def test_openvino_s_outputs_warn_where_they_are_noisier_and_fail_where_they_are_something_else(
-    monkeypatch, noise_db, fails
+    monkeypatch, noise_db, fails, saturates
 ):
     asked = openvino_engine.executed_precision
 
@@ -121,9 +173,11 @@ def test_openvino_s_outputs_warn_where_they_are_noisier_and_fail_where_they_are_
         return replace(report, outputs=tuple(outputs))
 
     monkeypatch.setattr(openvino_engine, "executed_precision", noisy)
-    result = verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "openvino")  # some 40 dB with Q/DQ as written
+    monkeypatch.setattr("onnxq.verification.answers.saturates", lambda: saturates)
+    result = verify_model(FLOAT_GRAPH, int8_conv(amax=63.0), conv_feeds(), "openvino")  # some 35 dB as written
     assert ("engine as accurate as Q/DQ" in {c.name for c in result.failed}) is fails
     assert any("less accurately than their Q/DQ" in w for w in result.warnings) is not fails
+    assert any(w.startswith("This CPU has no VNNI, and OpenVINO's int8 sums sat") for w in result.warnings) is saturates
 
 
 def test_without_openvino_a_warning_says_so(monkeypatch):

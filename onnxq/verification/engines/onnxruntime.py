@@ -58,6 +58,7 @@ class OrtModel:
         threads: Threads inside one operator; None lets onnxruntime choose.
         optimised_path: Where to write the graph that onnxruntime executes (weights go to a file beside it).
         exact: Whether products with weights behind a DequantizeLinear are computed in float32, not in int8.
+        unsaturated: Whether kernels that do not saturate are taken also where this CPU is faster with others.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -72,6 +73,7 @@ class OrtModel:
         threads: int | None = None,
         optimised_path: Path | None = None,
         exact: bool = False,
+        unsaturated: bool = False,
     ) -> None:
         options = session_options()
         options.log_severity_level = 4
@@ -79,6 +81,8 @@ class OrtModel:
         options.graph_optimization_level = optimisation_level(read, optimised)
         if exact:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        if unsaturated:
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         if optimised_path is not None:

@@ -1,5 +1,10 @@
 """Whether onnxruntime multiplies codes right on this CPU.
 
+Without VNNI x64 CPUs add two products of an unsigned and a signed code in 16 bits, which saturates where both are
+large: 2 * 255 * 127 > 2^15 - 1. Target `ort-x64-avx2` is made for that. About models for other CPUs onnxruntime is
+asked with `session.x64quantprecision`, by which it takes kernels for unsigned codes that do not saturate.
+https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/session/onnxruntime_session_options_config_keys.h
+
 Before version 1.25 it does not where the CPU has AMX: of every 32 rows of a product the last one holds leftovers of
 memory in its last columns, if those are 17 to 31 more than a multiple of 32. MatMul, Gemm, and Conv where it goes
 through a matrix product (grouped, or channels that are no multiple of 4). The model is right, and so it is computed
@@ -14,10 +19,12 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxq.graph.view import Graph, attribute
 from onnxq.runtime import ort
+from onnxq.targets.schema import Engine, Target, WeightGuard
 from onnxq.verification.agreement import Stretch
 from onnxq.verification.check import Check
 from onnxq.verification.engines.result import EngineReport, Precision
@@ -33,8 +40,26 @@ def multiplies_codes_right() -> bool:
     """Whether a product of codes in one of those sizes comes out right."""
     rng = np.random.default_rng(0)
     left = rng.integers(0, 256, (2 * _TILE, 2 * _TILE)).astype(np.uint8)
-    right = rng.integers(-127, 128, (2 * _TILE, _TILE - 1)).astype(np.int8)
+    # No two products add up to more than 16 bits hold: saturation is another matter.
+    right = rng.integers(-64, 65, (2 * _TILE, _TILE - 1)).astype(np.int8)
     zero_point = np.uint8(37)  # with none, leftovers of the row before are sometimes what they should be
+    return bool(np.array_equal(_product(left, right, zero_point), (left.astype(np.int32) - zero_point) @ right))
+
+
+@functools.cache
+def saturates() -> bool:
+    """Whether this CPU adds two products of an unsigned and a signed code in 16 bits."""
+    left, right = np.full((1, _TILE), 255, np.uint8), np.full((_TILE, 1), 127, np.int8)
+    return int(_product(left, right, np.uint8(0))[0, 0]) != _TILE * 255 * 127
+
+
+def has_kernels_of(target: Target) -> bool:
+    """Whether onnxruntime on this CPU computes in int8 what it does on the CPU that `target` is for."""
+    return target.engine is Engine.ONNXRUNTIME and (target.guard is not WeightGuard.NONE or not saturates())
+
+
+def _product(left: NDArray[np.uint8], right: NDArray[np.int8], zero_point: np.uint8) -> NDArray[np.int32]:
+    """(left - zero_point) @ right as onnxruntime computes it."""
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["left", "right", "zero_point"], ["product"])],
         "product",
@@ -47,7 +72,8 @@ def multiplies_codes_right() -> bool:
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (product,) = session.run(None, {"left": left})
-    return bool(np.array_equal(product, (left.astype(np.int32) - zero_point) @ right.astype(np.int32)))
+    found: NDArray[np.int32] = product
+    return found
 
 
 def products_check(graph: Graph, engine: EngineReport, stretches: Iterable[Stretch]) -> Check | None:
