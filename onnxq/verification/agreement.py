@@ -26,6 +26,7 @@ from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import Graph
 from onnxq.planning.bounds import known_bounds
 from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.engines.own_codes import with_own_codes
 from onnxq.verification.structure import code_type, is_qdq
 
 TIE_CODES = 1
@@ -96,7 +97,8 @@ def fused_agreement(
     if not cuts:
         return ()
     reference = OrtModel(_with_codes(graph, cuts).to_model(), optimised=False, base_dir=graph.base_dir)(feed)
-    fused = OrtModel(_cut(graph, cuts).to_model(), base_dir=graph.base_dir, unsaturated=unsaturated)
+    cut = _cut(graph, cuts).to_model()
+    fused = OrtModel(with_own_codes(cut) if unsaturated else cut, base_dir=graph.base_dir, unsaturated=unsaturated)
     codes = {_cut_name(n): reference[n.output[0]] for n in cuts}
     given = {name: value for name, value in {**feed, **codes}.items() if name in fused.inputs}
     got = fused(given)

@@ -13,6 +13,7 @@ from onnxq.errors import DataError
 from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.engines.own_codes import with_own_codes
 
 Feed = Mapping[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
@@ -77,9 +78,9 @@ def _copied(value: Any) -> Any:
 
 
 def _load(model: Loading) -> OrtModel:
-    graph = model.graph
+    graph, made = model.graph, model.graph.to_model()
     return OrtModel(
-        graph.to_model(),
+        with_own_codes(made) if model.unsaturated else made,
         optimised=model.optimised,
         base_dir=graph.base_dir,
         exact=model.exact,

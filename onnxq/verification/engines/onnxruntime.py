@@ -58,7 +58,8 @@ class OrtModel:
         threads: Threads inside one operator; None lets onnxruntime choose.
         optimised_path: Where to write the graph that onnxruntime executes (weights go to a file beside it).
         exact: Whether products with weights behind a DequantizeLinear are computed in float32, not in int8.
-        unsaturated: Whether kernels that do not saturate are taken also where this CPU is faster with others.
+        unsaturated: Whether kernels that do not saturate are taken also where this CPU is faster with others. No two
+            nodes may read the same int8 constants (`own_codes.py`).
 
     Raises:
         ModelError: onnxruntime cannot load the model.
