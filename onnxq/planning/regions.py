@@ -26,6 +26,8 @@ from onnxq.targets.schema import Target
 
 # An operand this many times smaller than the output (a squeeze-and-excite gate) is quantized for its neighbour's sake.
 _SMALL_OPERAND = 16
+_CONVERTS_OTHERS = frozenset({"Add", "Concat"})
+"""Of these one operand in codes is enough, whatever computes the others."""
 # onnxruntime 1.31 drops two activations in a row in front of a Q, but not three of one type.
 _MOST_FUSED = 2
 MOST_DEQUANTIZERS = 2
@@ -182,8 +184,8 @@ class Regions:
     def _reads_codes(self, node: NodeProto) -> bool:
         inputs = self.data_inputs(node)
         carried = [self._is_code(t) for t in inputs]
-        if node.op_type == "Add" and any(self.code_writer(t) is not None for t in inputs):
-            # One pair for the other operand, or a DQ for this one and a Q behind the Add: int8 costs less.
+        if node.op_type in _CONVERTS_OTHERS and any(self.code_writer(t) is not None for t in inputs):
+            # A Q for the other operands, or a DQ for this one and a Q behind the node: int8 costs less.
             return True
         return any(carried) and all(
             is_code or self._is_small(t, node.output[0]) for t, is_code in zip(inputs, carried, strict=True)

@@ -212,20 +212,33 @@ def test_concat_inputs_keep_ranges_of_their_own() -> None:
     ]
 
 
-def test_concat_with_one_float_input_stays_float() -> None:
-    plan = planned(
-        """(float[N,16,8,8] x) => (float[N,16,8,8] y) {
-        [c1] a = Conv<pads=[1,1,1,1]>(x, w)
-        [tanh] b = Tanh(a)
-        [c2] c = Conv<pads=[1,1,1,1]>(x, w)
-        [cat] d = Concat<axis=1>(b, c)
+def concat_behind(*operators: str) -> QuantPlan:
+    """The plan of a Concat of two Convs with an operator behind each, or none, in front of a third Conv."""
+    behind = [f"o{i} = {op}(a{i})" if op else "" for i, op in enumerate(operators)]
+    ends = [f"o{i}" if op else f"a{i}" for i, op in enumerate(operators)]
+    return planned(
+        f"""(float[N,16,8,8] x) => (float[N,16,8,8] y) {{
+        a0 = Conv<pads=[1,1,1,1]>(x, w) {behind[0]}
+        a1 = Conv<pads=[1,1,1,1]>(x, w) {behind[1]}
+        [cat] d = Concat<axis=1>({ends[0]}, {ends[1]})
         [c3] y = Conv<pads=[1,1,1,1]>(d, v)
-        }""",
+        }}""",
         w=W,
         v=normal(16, 32, 3, 3),
     )
+
+
+def test_concat_reads_codes_where_one_input_has_them() -> None:
+    """As behind the ConvTranspose of a U-Net: a Q for that input is less than one behind the Concat and a DQ."""
+    plan = concat_behind("Tanh", "")
+    assert actions(plan)["cat"] == "int8"
+    assert [a for a in activations(plan) if "cat" in a] == ["o0 u8 observed[-1,1] -> cat.0", "a1 u8 observed -> cat.1"]
+
+
+def test_concat_of_float_inputs_stays_float() -> None:
+    plan = concat_behind("Tanh", "Tanh")
     assert actions(plan)["cat"] == "float"
-    assert "b" not in plan.tensors
+    assert not {"o0", "o1"} & set(plan.tensors)
 
 
 def test_max_pool_moves_codes_with_the_parameters_of_its_input() -> None:
