@@ -54,21 +54,24 @@ def test_case_2(gelu: str, opset: int) -> None:
     assert ops(parted(text, opset, **constants))["Sum"] == 1
 
 
-DEQUANTIZED = "w = DequantizeLinear(codes, scale)"
+PAIR = "q = QuantizeLinear(x, scale) p = DequantizeLinear(q, scale)"
+WEIGHT = "w = DequantizeLinear(codes, scale)"
 CODES = {"codes": normal(64, 64).astype(np.int8), "scale": np.float32(0.5)}
 
 
 @pytest.mark.parametrize("batch", ["1", "N"])
 def test_case_3(batch: str) -> None:
-    text = f"(float[{batch},4,64] x) => (float[{batch},4,64] y) {{ {DEQUANTIZED} a = MatMul(x, w) y = Add(h, a) }}"
+    shape = f"float[{batch},4,64]"
+    text = f"({shape} x) => ({shape} y) {{ {PAIR} {WEIGHT} a = MatMul(p, w) y = Add(h, a) }}"
     assert ops(parted(text, h=normal(64), **CODES))["Sum"] == 1
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        f"(float[4,64] x) => (float[4,64] y) {{ {DEQUANTIZED} a = MatMul(x, w) y = Add(h, a) }}",
-        f"(float[1,4,64] x) => (float[1,4,64] y, float[1,4,64] a) {{ {DEQUANTIZED} a = MatMul(x, w) y = Add(h, a) }}",
+        f"(float[4,64] x) => (float[4,64] y) {{ {PAIR} {WEIGHT} a = MatMul(p, w) y = Add(h, a) }}",
+        f"(float[1,4,64] x) => (float[1,4,64] y, float[1,4,64] a) {{ {PAIR} {WEIGHT} a = MatMul(p, w) y = Add(h, a) }}",
+        f"(float[1,4,64] x) => (float[1,4,64] y) {{ {WEIGHT} a = MatMul(x, w) y = Add(h, a) }}",
     ],
 )
 def test_case_4_of_codes(text: str) -> None:
