@@ -16,6 +16,7 @@ from onnxq.passes.simplify.fold_pad import FoldPad
 from onnxq.passes.simplify.fuse_hard_sigmoid import FuseHardSigmoid
 from onnxq.passes.simplify.infer_shapes import InferShapes
 from onnxq.passes.simplify.inline_if import InlineIf
+from onnxq.passes.simplify.lift_activations import LiftActivations
 from onnxq.passes.simplify.lift_constants import LiftConstants
 from onnxq.passes.simplify.merge_branches import MergeBranches
 from onnxq.passes.simplify.pool_globally import PoolGlobally
@@ -55,6 +56,7 @@ def normalise_float(*, trained: bool = False) -> PassManager:
                     FoldAffine(),
                     *(() if trained else (MergeBranches(),)),
                     PoolGlobally(),
+                    LiftActivations(),
                     InferShapes(),
                 ],
                 name="fold",
