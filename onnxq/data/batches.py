@@ -47,14 +47,13 @@ class Batch:
 
     def fingerprint(self) -> str:
         """Sum of the samples' hashes modulo 2**128, as 32 hexadecimal digits."""
+        inputs = [_hashed(n, self.arrays[n], n in self.per_sample) for n in sorted(self.arrays)]
         total = 0
         for i in range(self.samples):
             digest = hashlib.blake2b(digest_size=_FINGERPRINT_BYTES)
-            for name in sorted(self.arrays):
-                array = self.arrays[name]
-                sample = array[i] if name in self.per_sample else array
-                digest.update(f"{name}\0{array.dtype.str}\0{sample.shape}\0".encode())
-                data = sample.data.cast("B") if sample.ndim and sample.size else sample.tobytes()
+            for head, samples in inputs:
+                digest.update(head)
+                data = samples[i % len(samples)]
                 for start in range(0, len(data), _CRC_BYTES):
                     digest.update(zlib.crc32(data[start : start + _CRC_BYTES]).to_bytes(4, "little"))
             total += int.from_bytes(digest.digest(), "little")
@@ -66,6 +65,14 @@ class Batch:
             return self
         arrays = {n: a[start:stop] if n in self.per_sample else a for n, a in self.arrays.items()}
         return replace(self, arrays=arrays, samples=stop - start)
+
+
+def _hashed(name: str, array: NDArray[Any], per_sample: bool) -> tuple[bytes, list[memoryview]]:
+    """What the hash of a sample says of an input, and its values: of each sample, or once for all of them."""
+    count, shape = (len(array), array.shape[1:]) if per_sample else (1, array.shape)
+    data = array.data.cast("B") if array.ndim and array.size else memoryview(array.tobytes())
+    size = len(data) // count
+    return f"{name}\0{array.dtype.str}\0{shape}\0".encode(), [data[i * size : (i + 1) * size] for i in range(count)]
 
 
 @dataclass(frozen=True)

@@ -23,17 +23,12 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxq.errors import DataError, ModelError
 from onnxq.files.scratch import ScratchFolder, blamed_on_room
-from onnxq.graph.external_data import (
-    in_draft,
-    is_external,
-    take_inside,
-    weights_are_large,
-)
+from onnxq.graph.external_data import in_draft, is_external, take_inside, weights_are_large
 from onnxq.graph.messages import attribute, frame_of
 from onnxq.graph.scratch_weights import is_of_large_model
 from onnxq.inference.custom_ops import session_options
 from onnxq.inference.mapped_weights import with_drafts_mapped
-from onnxq.inference.providers import known_providers
+from onnxq.inference.providers import DEFAULT_PROVIDERS, known_providers
 from onnxq.numerics.qtypes import QTYPES
 from onnxq.runtime import ort
 
@@ -236,6 +231,10 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
         raise ModelError(
             f"onnxruntime cannot load the model: {_useful(str(error))}", hint=hint_of_loading(str(error))
         ) from error
+    if tuple(chosen) == DEFAULT_PROVIDERS:
+        # onnxruntime keeps the bytes that it was given, to fall back to the CPU; nothing public makes it let go.
+        session.disable_fallback()
+        session._model_bytes = None
     return Session(session, held)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import tracemalloc
 import weakref
 from typing import ClassVar
 from unittest import mock
@@ -171,7 +172,8 @@ def test_padding_of_a_single_block_stays_in_the_model(channels, lanes):
     assert (choice.lanes, choice.stride) == (lanes, 1)
     (place,) = layout._places["taken"].values()
     assert place.shape == (2, 20 * blocked.blocks, lanes)
-    agree(layout.extracts(values)[0], extract(x, rows=2, blocked=blocked))
+    (part,) = layout.extracts(values)
+    agree(part, extract(x, rows=2, blocked=blocked))
 
 
 # ---- rows of runs ----------------------------------------------------------------------------------------------------
@@ -207,10 +209,33 @@ def test_rows_of_several_shapes_wait_until_there_are_enough():
     for number, target in enumerate([short, long, short, long, short, long, short]):
         waiting.add(target, number)
         taken += waiting.enough()
-    # 30 + 50 wait after the fifth: no room for another long one.
-    assert taken == [(long, [1, 3])]
-    assert list(waiting.rest()) == [(short, [0, 2, 4, 6]), (long, [5])]
+    # 30 + 75 wait after the sixth.
+    assert taken == [(long, [1, 3, 5])]
+    assert list(waiting.rest()) == [(short, [0, 2, 4, 6])]
     assert list(waiting.rest()) == list(waiting.enough()) == []
+
+
+def test_two_rows_of_about_half_of_what_may_wait_are_read_together():
+    target, waiting = Target(layout=Elements(51), shapes=()), WaitingRows(100)
+    waiting.add(target, 0)
+    assert list(waiting.enough()) == []
+    waiting.add(target, 1)
+    assert list(waiting.enough()) == [(target, [0, 1])]
+
+
+def test_reading_rows_copies_the_elements_of_one_tap_at_a_time():
+    taps = [np.zeros((16, 3072), np.float32)] * 8
+    layout, values = summarise(taps, [None] * len(taps), rows=[16] * len(taps), runs=2)
+    copied = 2 * taps[0].nbytes
+    tracemalloc.start()
+    try:
+        sizes = [part.taken.nbytes for part in layout.extracts(values)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sizes == [copied] * len(taps)
+    # The part that is read while the next one is made, and small change; all taps together would be 8.
+    assert peak < 3 * copied
 
 
 def test_a_row_longer_than_all_that_may_wait_is_read_at_once():

@@ -102,8 +102,7 @@ class TapReader:
             self._shapes.refuse(run.batch, run.target.shapes)
             yield from self._as_arrays(run.batch)
             return
-        values, layout = run.row.values, run.target.layout
-        if not layout.finite(values):
+        if not run.finite:
             run.target.free.append(run.row)
             yield from self._as_arrays(run.batch)
             return
@@ -157,17 +156,27 @@ class TapReader:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Run:
-    """A run that has ended: what was fed, what it wrote into, and the other outputs; None where it failed."""
+    """A run that has ended.
+
+    Attributes:
+        batch: What was fed.
+        target: What it wrote into.
+        row: Of the target.
+        others: The other outputs; None where it failed.
+        finite: Whether all that it summarised was finite.
+    """
 
     batch: Batch
     target: Target
     row: Row
     others: list[NDArray[Any]] | None
+    finite: bool
 
 
 def _run(session: Session, batch: Batch, target: Target, row: Row) -> _Run:
     try:
         others = session.run_into(batch.arrays, row.binding, where=batch.label)
     except DataError:
-        return _Run(batch=batch, target=target, row=row, others=None)
-    return _Run(batch=batch, target=target, row=row, others=others)
+        return _Run(batch=batch, target=target, row=row, others=None, finite=False)
+    # Looked at here, while it is in the cache of the processor's core.
+    return _Run(batch=batch, target=target, row=row, others=others, finite=target.layout.finite(row.values))

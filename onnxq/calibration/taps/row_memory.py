@@ -80,7 +80,7 @@ class Summarised:
 
     @property
     def most_elements(self) -> int:
-        """Elements of rows that wait to be counted, and of those that are free, at most."""
+        """Elements that make waiting rows be counted, and most elements of rows that are free."""
         counted = sum(summary.tap.counted for summary in self.summaries)
         return max(TAP_ELEMENTS * counted, LEAST_ELEMENTS)
 
@@ -124,7 +124,7 @@ class WaitingRows:
     """Rows of finished runs that wait to be counted together, by target; nothing is copied.
 
     Args:
-        most_elements: Of rows that wait.
+        most_elements: Of rows that wait; those with which there are as many are read together.
     """
 
     def __init__(self, most_elements: int) -> None:
@@ -138,14 +138,17 @@ class WaitingRows:
         self._elements += target.layout.elements
 
     def enough(self) -> Iterator[tuple[Target, list[Row]]]:
-        """Rows of one target that should be counted before another one is added, if there are such."""
+        """Rows of one target that should be counted before another one is added, if there are such.
+
+        The row with which there are enough is among them: two of half the size are worth reading together.
+        """
         for target, rows in self._rows.items():
             if len(rows) == _MOST_ROWS:
                 yield self._taken(target)
                 return
         if self._rows:
             longest = max(self._rows, key=lambda target: len(self._rows[target]) * target.layout.elements)
-            if self._elements + longest.layout.elements > self._most_elements:
+            if self._elements >= self._most_elements:
                 yield self._taken(longest)
 
     def rest(self) -> Iterator[tuple[Target, list[Row]]]:

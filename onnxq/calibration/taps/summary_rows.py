@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,15 +74,15 @@ class RowLayout:
         """Whether all that a run read was finite; False also where a sum of finite elements was not."""
         return bool(np.isfinite(row[: self._checked]).all())
 
-    def extracts(self, rows: Sequence[NDArray[np.float32]]) -> list[Extract]:
-        """What the runs say of each tap.
+    def extracts(self, rows: Sequence[NDArray[np.float32]]) -> Iterator[Extract]:
+        """What the runs say of each tap, one after the other: what was taken is copied into memory that is free again.
 
         Args:
             rows: Of finite runs, each of shape (elements,).
         """
         high, low = self._extremes(rows, "high", np.maximum), self._extremes(rows, "low", np.minimum)
-        return [
-            Extract(
+        for tap, found in enumerate(self.taps):
+            yield Extract(
                 count=self.counts[tap] * len(rows),
                 nonfinite=0,
                 # + 0.0 turns -0.0 into 0.0. Where `low` was left out, nothing is below 0.
@@ -91,8 +91,6 @@ class RowLayout:
                 taken=self._taken(rows, tap),
                 weight=self.choices[tap].stride if found.counted else 1,
             )
-            for tap, found in enumerate(self.taps)
-        ]
 
     def _extremes(self, rows: Sequence[NDArray[np.float32]], kind: str, reduce: np.ufunc) -> dict[int, float]:
         places = self._places[kind]
