@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx.inliner
 from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, NodeProto, TensorProto
 
@@ -31,6 +30,7 @@ from onnxq.graph.external_data import (
     tensors_of,
 )
 from onnxq.graph.formats import TF_SAVED_MODEL, FileFormat, foreign_format
+from onnxq.graph.functions import with_functions_inlined
 from onnxq.graph.opset import upgrade_opset
 from onnxq.graph.saving import save_model
 from onnxq.graph.shapes import infer_shapes
@@ -251,8 +251,7 @@ _SAVED_BY_ORT = (
 
 def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
     _check_frame(model, where)
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+    model = with_functions_inlined(model, where)
     check_data(tensors_of(model.graph), base_dir)
     _check_names(model, where)
     graph = Graph(model, base_dir)

@@ -44,3 +44,13 @@ def test_the_model_computes_the_same() -> None:
     assert quantized.SerializeToString(deterministic=True) == kept
     codes = [t.name for t in own.graph.initializer if t.data_type == 3]
     assert sorted(codes) == sorted(n for node in own.graph.node for n in node.input if n in codes)
+
+
+@pytest.mark.parametrize(("mode", "stood_in"), [("weight-only", False), ("dynamic", True), ("static", True)])
+def test_weights_alone_are_asked_about_as_ever(monkeypatch: pytest.MonkeyPatch, mode: str, stood_in: bool) -> None:
+    """Their products are of floats; onnxruntime 1.23 ends the process where the option is set."""
+    monkeypatch.setattr("onnxq.verification.verify.saturates", lambda: True)
+    model = model_of("(float[N,32] x) => (float[N,32] y) { y = MatMul(x, w) }", w=normal(32, 32))
+    data = {"x": normal(4, 32)}
+    report = onnxq.quantize(model, data, target="ort-x64-vnni", mode=mode, placement="full").report
+    assert any(w.startswith("This CPU has no VNNI") for w in report.warnings) is stood_in

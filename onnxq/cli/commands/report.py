@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def _read(source: Path, target: str | None) -> dict[str, Any]:
     try:
         if source.stat().st_size > _LARGEST_BYTES:
             raise ArtifactError("the file is too large to be a report", where=where)
-        document = json.loads(source.read_text(encoding="utf-8"))
+        text = source.read_text(encoding="utf-8")
+        document = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError as error:
         raise ArtifactError("there is no such file", where=where, hint=_HOW) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -118,6 +120,18 @@ def _read(source: Path, target: str | None) -> dict[str, Any]:
     if found not in _SCHEMAS:
         raise ArtifactError(f"the schema is {found!r}, not one of {', '.join(_SCHEMAS)}", where=where, hint=_HOW)
     return document  # type: ignore[no-any-return]
+
+
+def _finite(text: str) -> float:
+    """A number of a document. Python also reads NaN and Infinity, which JSON does not have, and makes Inf of 1e999.
+
+    Raises:
+        ValueError: JSON cannot hold it.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 _HOW = "reports are written by `onnxq quantize --report FILE.json` and `onnxq verify --report FILE.json`"

@@ -25,6 +25,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxq.errors import ModelError
 from onnxq.files.scratch import scratch_folder
 from onnxq.graph.external_data import weights_are_large
+from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.inference.custom_ops import session_options
 from onnxq.inference.session import hint_of_loading, loadable, optimisation_level
@@ -160,8 +161,7 @@ def executed_precision(model: ModelProto | str | Path, *, base_dir: Path | None 
 
 def _typed_graph(model: ModelProto, base_dir: Path | None) -> Graph:
     graph = Graph(model, base_dir)
-    inferred = onnx.shape_inference.infer_shapes(graph.skeleton(), data_prop=True)
-    graph.set_value_info(inferred.graph.value_info)
+    infer_shapes(graph)
     return graph
 
 

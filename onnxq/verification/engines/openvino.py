@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from onnxq.errors import EngineMissingError, ModelError
+from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.openvino_model import OpenvinoModel, said, version
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
@@ -79,7 +80,7 @@ def executed_precision(
     if not isinstance(model, ModelProto):
         model = onnx.load(str(model))
     graph = Graph(model)
-    graph.set_value_info(onnx.shape_inference.infer_shapes(graph.skeleton(), data_prop=True).graph.value_info)
+    infer_shapes(graph)
     marked = graph.to_model()
     names = [node.name for node in marked.graph.node]
     for index, node in enumerate(marked.graph.node):
