@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from onnxq.cli.files import check_places, write_text
 from onnxq.cli.parameters import TARGETS, TargetName
 from onnxq.cli.render import say
 from onnxq.errors import ArtifactError, ConfigError
+from onnxq.report.checked_document import parse_document, problem_of
 
 _SCHEMAS = ("onnxq.report/1", "onnxq.sensitivity/1", "onnxq.evaluation/1")
 _LARGEST_BYTES = 512 * 2**20
@@ -110,8 +109,7 @@ def _read(source: Path, target: str | None) -> dict[str, Any]:
     try:
         if source.stat().st_size > _LARGEST_BYTES:
             raise ArtifactError("the file is too large to be a report", where=where)
-        text = source.read_text(encoding="utf-8")
-        document = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        document = parse_document(source.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError("there is no such file", where=where, hint=_HOW) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -119,19 +117,9 @@ def _read(source: Path, target: str | None) -> dict[str, Any]:
     found = document.get("schema") if isinstance(document, dict) else None
     if found not in _SCHEMAS:
         raise ArtifactError(f"the schema is {found!r}, not one of {', '.join(_SCHEMAS)}", where=where, hint=_HOW)
+    if (problem := problem_of(document, found)) is not None:
+        raise ArtifactError(f"the report is damaged: {problem}", where=where, hint=_HOW)
     return document  # type: ignore[no-any-return]
-
-
-def _finite(text: str) -> float:
-    """A number of a document. Python also reads NaN and Infinity, which JSON does not have, and makes Inf of 1e999.
-
-    Raises:
-        ValueError: JSON cannot hold it.
-    """
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is no number of JSON")
-    return number
 
 
 _HOW = "reports are written by `onnxq quantize --report FILE.json` and `onnxq verify --report FILE.json`"
