@@ -78,8 +78,8 @@ def quantize(  # noqa: PLR0913 - what every call is about; all else is in groups
             `{input name: array}`, a torch DataLoader or Dataset, an onnxruntime CalibrationDataReader, or one of these
             in an `onnxq.Data` that says more of it. The last batches are set aside to compare float and int8 on. None
             takes synthetic inputs, which leave the accuracy unknown; the report and the model's metadata say so.
-        target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt, openvino, qnn or xnnpack;
-            or the path of a .toml file with a table of your own.
+        target: Name of the target: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt, openvino,
+            openvino-avx2, qnn or xnnpack; or the path of a .toml file with a table of your own.
         mode: "static" quantizes weights and activations, with ranges from data. "dynamic" (ONNX Runtime) quantizes
             weights, and activations while the model runs: no calibration, and `data` serves for the report alone.
             "weight-only" stores weights in few bits and computes in float. See docs/modes.md.

@@ -315,7 +315,8 @@ def target_option(default: str | None = "ort-cpu", unasked: str | bool = True) -
         default=default,
         show_default=unasked,
         help="Engine that will run the model: ort-cpu (this machine's CPU), ort-x64-avx2, ort-x64-vnni, ort-arm64, "
-        "tensorrt, openvino, qnn, xnnpack, or a .toml file with a table of your own.",
+        "tensorrt, openvino (on this machine's CPU), openvino-avx2, qnn, xnnpack, or a .toml file with a table of your "
+        "own.",
     )
 
 

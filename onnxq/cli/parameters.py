@@ -16,7 +16,9 @@ import click
 from onnxq.wording.sizes import bytes_from
 from onnxq.wording.targets import closest_target
 
-TARGETS = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino", "qnn", "xnnpack")
+TARGETS = (
+    "ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino", "openvino-avx2", "qnn", "xnnpack",
+)  # fmt: skip
 METHODS = ("auto", "entropy", "max", "mse", "percentile")
 METHOD_NAMES = (*METHODS, "moving-average")
 MODES = ("static", "dynamic", "weight-only")

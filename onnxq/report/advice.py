@@ -40,7 +40,7 @@ _FASTER = {
 }
 """What helps against too much noise or time, by mode: in words, and as an option."""
 
-_EXTRAS = {"tensorrt": "tensorrt", "openvino": "openvino"}
+_EXTRAS = {"tensorrt": "tensorrt", "openvino": "openvino", "openvino-avx2": "openvino"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def _failures(report: Mapping[str, Any]) -> Iterator[Advice]:
 def _way_out(check: str, names: _Names) -> str:
     if check.startswith(("SQNR at least", "accuracy budget")):
         return f"{names.again} {_REMEDY[names.mode]}"
-    if check.startswith("outputs are sound"):
+    if check.startswith(("outputs are sound", "outputs follow")):
         return (
             f"onnxq sensitivity {names.model}{names.in_mode} --data {names.data}{names.read_as} "
             f"--target {names.target} --report layers.html"

@@ -17,9 +17,13 @@ from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.verify import VerifyResult
+from onnxq.wording.plural import counted
 
 POOR_SQNR_DB = 10.0
 """Below it errors are a third of the signal: classifiers mostly survive 15 dB, regressions do not."""
+
+_TOO_FEW_SAMPLES = 8
+"""Of fewer, the largest value seen says little about the largest that there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +173,11 @@ def _data_warnings(data: DataFacts | None) -> tuple[str, ...]:
         )
     if data is not None and data.synthetic_comparison:
         return ("The errors were measured on synthetic inputs; measure on real ones with data=... (--data SRC).",)
+    if data is not None and 0 < data.samples < _TOO_FEW_SAMPLES:
+        return (
+            f"The ranges come from {counted(data.samples, 'sample')}, and other inputs will lie outside. Calibrate "
+            "with a few hundred: data=... (--data SRC), and limit= (--limit) if you set it.",
+        )
     return ()
 
 

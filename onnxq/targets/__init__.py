@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxq.errors import ConfigError
 from onnxq.targets.custom import load_target
-from onnxq.targets.openvino import OPENVINO
+from onnxq.targets.openvino import OPENVINO, OPENVINO_AVX2
 from onnxq.targets.ort_cpu import ORT_ARM64, ORT_X64_AVX2, ORT_X64_VNNI
 from onnxq.targets.qnn import QNN
 from onnxq.targets.schema import Target
@@ -17,7 +17,7 @@ from onnxq.targets.xnnpack import XNNPACK
 from onnxq.wording.targets import closest_target
 
 TARGETS: dict[str, Target] = {
-    t.name: t for t in (ORT_X64_AVX2, ORT_X64_VNNI, ORT_ARM64, TENSORRT, OPENVINO, QNN, XNNPACK)
+    t.name: t for t in (ORT_X64_AVX2, ORT_X64_VNNI, ORT_ARM64, TENSORRT, OPENVINO, OPENVINO_AVX2, QNN, XNNPACK)
 }
 ORT_CPU = "ort-cpu"
 """The name that stands for ONNX Runtime on the CPU of this machine."""
@@ -45,6 +45,10 @@ def resolve_target(name: TargetSource) -> tuple[Target, str | None]:
         )
     if isinstance(name, os.PathLike) or str(name).lower().endswith(TARGET_FILE_SUFFIX):
         return load_target(Path(name), TARGETS), f"the target's table comes from {os.fspath(name)}"
+    if name == OPENVINO.name and _is_x64() and not cpu_has_vnni():
+        return OPENVINO_AVX2, (
+            "openvino means openvino-avx2 on this machine (no VNNI): weights that could saturate are guarded"
+        )
     if name in TARGETS:
         return TARGETS[name], None
     if name != ORT_CPU:
@@ -66,6 +70,10 @@ def resolve_target(name: TargetSource) -> tuple[Target, str | None]:
             "guarded; for CPUs with VNNI quantize with target ort-x64-vnni"
         )
     return ORT_X64_AVX2, "ort-cpu means ort-x64-avx2 on this machine (no VNNI): weights that could saturate are guarded"
+
+
+def _is_x64() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def cpu_has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:

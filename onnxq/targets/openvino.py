@@ -5,10 +5,22 @@ Measured on OpenVINO 2026.4: this placement runs every Conv in u8 and is faster 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
 from onnxq.targets.openvino_costs import OPENVINO_COSTS
-from onnxq.targets.schema import HARD_SWISH, BiasForm, ChannelAxis, ComputeRule, Engine, Placement, Target, TypeRule
+from onnxq.targets.schema import (
+    HARD_SWISH,
+    BiasForm,
+    ChannelAxis,
+    ComputeRule,
+    Engine,
+    Placement,
+    Target,
+    TypeRule,
+    WeightGuard,
+)
 
 OPENVINO = Target(
     name="openvino",
@@ -60,4 +72,11 @@ OPENVINO = Target(
         "R28": "doc, not measured",
         "R35": "run on onnxruntime",
     },
+)
+
+OPENVINO_AVX2 = replace(
+    OPENVINO,
+    name="openvino-avx2",
+    guard=WeightGuard.PAIR_SUM,
+    sources={**OPENVINO.sources, "V15": "run"},
 )

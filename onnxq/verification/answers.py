@@ -38,8 +38,8 @@ _OPENVINO_SLACK_DB = 20.0
 """OpenVINO's ties fall otherwise than Q/DQ's, and the few held-out samples of a saturated softmax then differ by 12 dB
 (PP-OCR's angle classifier) where 256 samples differ by 0.3. Kernels that are wrong cost 30 dB (V14)."""
 _OPENVINO_SATURATES = (
-    "This CPU has no VNNI, and OpenVINO's int8 sums saturate on it. A table of your own with base = 'openvino' and "
-    "guard = 'pair-sum' keeps weights small enough for them, target= (--target FILE.toml)."
+    "This CPU has no VNNI, and OpenVINO's int8 sums saturate on it (V15). target='openvino-avx2' (--target "
+    "openvino-avx2) keeps weights small enough for them."
 )
 
 Shapes = Sequence[Mapping[str, tuple[int, ...]]]

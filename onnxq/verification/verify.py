@@ -35,6 +35,7 @@ from onnxq.verification.compare import OutputComparison, OutputError, worse_than
 from onnxq.verification.engines.ort_products import saturates
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.kernels import kernel_checks
+from onnxq.verification.likeness import likeness_check
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
 from onnxq.verification.side_by_side import Loading, check_same_inputs, outputs_of
@@ -115,7 +116,7 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
         quantized_model: The quantized model; any Q/DQ model, not only onnxq's own. As a message it may refer only to
             external data in the float model's folder; a graph knows its own folder.
         feeds: Held-out batches: an array for each input. Read once.
-        target_name: "ort-...", "tensorrt" or "openvino"; with `engine`, any name.
+        target_name: Name of a target that has an engine; with `engine`, any name.
         expected_int8: Names of nodes that must run in int8 (of the plan); empty asks only for what the graph shows.
         expected_weights: Names of nodes whose weights the engine must read in few bits.
         engine: Who is asked; None leaves that to the target's name.
@@ -180,12 +181,10 @@ def _engine_of(target_name: str) -> Engine:
     """
     if target_name.startswith("ort-"):
         return Engine.ONNXRUNTIME
-    if target_name not in ("tensorrt", "openvino"):
-        raise ConfigError(
-            f"unknown target {target_name!r}",
-            hint="targets are ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt and openvino (target=, --target)",
-        )
-    return Engine(target_name)
+    if target_name in TARGETS and TARGETS[target_name].engine is not Engine.NONE:
+        return TARGETS[target_name].engine
+    known = ", ".join(name for name, target in TARGETS.items() if target.engine is not Engine.NONE)
+    raise ConfigError(f"unknown target {target_name!r}", hint=f"targets are {known} (target=, --target)")
 
 
 def _guard_of(target_name: str) -> WeightGuard:
@@ -241,6 +240,8 @@ def _measure(
     values = any(e.elements for e in outputs)
     unsound = [_unsound(e) for e in outputs if not e.is_sound and not (values and e.is_empty)]
     checks = [check_all("outputs are sound", unsound, len(outputs), "outputs")]
+    if (likeness := likeness_check(float_graph, outputs, faint.errors())) is not None:
+        checks.append(likeness)
     if optimised:
         worse = worse_than(twin, plain, "unoptimised")
         checks.append(check_all("optimised as accurate as unoptimised", worse, len(outputs), "outputs"))

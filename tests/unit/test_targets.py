@@ -17,7 +17,10 @@ ALL = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
 def test_names() -> None:
-    known = ("ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino", "qnn", "xnnpack")
+    known = (
+        "ort-cpu", "ort-x64-avx2", "ort-x64-vnni", "ort-arm64", "tensorrt", "openvino", "openvino-avx2",
+        "qnn", "xnnpack",
+    )  # fmt: skip
     assert known == TARGET_NAMES
     assert all(name == target.name for name, target in TARGETS.items())
 
@@ -60,7 +63,9 @@ def test_others_have_asymmetric_uint8_activations(name: str) -> None:
 
 
 def test_only_x64_without_vnni_guards_its_weights() -> None:
-    assert [t.name for t in TARGETS.values() if t.guard is not WeightGuard.NONE] == ["ort-x64-avx2"]
+    assert [t.name for t in TARGETS.values() if t.guard is not WeightGuard.NONE] == [
+        "ort-x64-avx2", "openvino-avx2",
+    ]  # fmt: skip
 
 
 @ALL
@@ -77,7 +82,8 @@ def test_onnxruntime_rules_are_known_to_its_verification() -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_full_name_needs_no_note(name: str) -> None:
+def test_a_full_name_needs_no_note(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("onnxq.targets.cpu_has_vnni", lambda: True)
     assert resolve_target(name) == (TARGETS[name], None)
 
 
@@ -100,8 +106,8 @@ def test_unknown_name(given: str, hint: str) -> None:
     with pytest.raises(ConfigError) as error:
         resolve_target(given)
     assert str(error.value) == (
-        f"unknown target {given!r}; known: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt, openvino, qnn, "
-        f"xnnpack{hint}"
+        f"unknown target {given!r}; known: ort-cpu, ort-x64-avx2, ort-x64-vnni, ort-arm64, tensorrt, openvino, "
+        f"openvino-avx2, qnn, xnnpack{hint}"
     )
 
 
@@ -137,6 +143,25 @@ def test_ort_cpu_follows_the_machine(
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr("onnxq.targets.cpu_has_vnni", lambda: vnni)
     assert resolve_target(ORT_CPU) == (TARGETS[name], note)
+
+
+@pytest.mark.parametrize(
+    ("machine", "vnni", "name"),
+    [
+        ("x86_64", True, "openvino"),
+        ("x86_64", False, "openvino-avx2"),
+        ("AMD64", None, "openvino-avx2"),
+        ("aarch64", False, "openvino"),
+    ],
+)
+def test_openvino_follows_the_machine(
+    monkeypatch: pytest.MonkeyPatch, machine: str, vnni: bool | None, name: str
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr("onnxq.targets.cpu_has_vnni", lambda: vnni)
+    table, note = resolve_target("openvino")
+    assert table is TARGETS[name]
+    assert (note is None) is (name == "openvino")
 
 
 @pytest.mark.parametrize(

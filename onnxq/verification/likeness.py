@@ -1,0 +1,50 @@
+"""Whether the outputs still say what the float model's say: more signal than noise, by a factor of two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from onnxq.graph.view import Graph
+from onnxq.planning.bounds import known_bounds
+from onnxq.verification.check import Check, check_all
+from onnxq.verification.compare import SLACK_DB, OutputError
+
+_SMALL_SCORE_ERROR = 0.1
+"""Of scores from 0 to 1: probabilities of 0.001 and 0.002 have -3 dB of each other, and mean the same."""
+
+
+def likeness_check(graph: Graph, outputs: Sequence[OutputError], parts: Sequence[OutputError] = ()) -> Check | None:
+    """Whether each float output has at least 3 dB SQNR: an error with less than half of the signal's power.
+
+    Scores (an output of Sigmoid, Softmax and the like, and a faint part of an output that stays within 1) may have
+    less, as long as none of them is off by more than 0.1: where a model detects nothing, all of them are near 0.
+
+    Args:
+        graph: The float model.
+        outputs: The error of each of its outputs.
+        parts: Errors of faint parts of outputs, see `OutputParts`.
+
+    Returns:
+        The check; None where no output is float and holds anything but zeros.
+    """
+    judged = [(error, _is_score(graph, error.name)) for error in _with_signal(outputs)]
+    judged += [(error, error.peak <= 1.0) for error in _with_signal(parts)]
+    if not judged:
+        return None
+    unlike = [
+        f"{error.name!r} has {error.sqnr_db:.1f} dB SQNR, more noise than half of the signal"
+        for error, score in judged
+        if error.sqnr_db is not None
+        and error.sqnr_db < SLACK_DB
+        and not (score and (error.max_abs or 0.0) <= _SMALL_SCORE_ERROR)
+    ]
+    return check_all("outputs follow the float model's", unlike, len(judged), "outputs")
+
+
+def _with_signal(errors: Iterable[OutputError]) -> list[OutputError]:
+    return [error for error in errors if error.sqnr_db is not None and error.is_sound and error.peak > 0.0]
+
+
+def _is_score(graph: Graph, output: str) -> bool:
+    bounds = known_bounds(graph, output)
+    return bounds.lower == 0.0 and bounds.upper == 1.0

@@ -1,0 +1,67 @@
+"""Rule V15: on x64 without VNNI OpenVINO's int8 sums saturate, and guarded weights keep them from it.
+
+ONEDNN_MAX_CPU_ISA makes OpenVINO take any x64 CPU for one with AVX2 alone. It is read once, so each run is a process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnxq.verification.engines.openvino import is_installed
+
+pytestmark = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
+
+PROGRAM = """
+import json, sys
+import numpy as np, onnxq
+from onnxq.targets import TARGETS
+from onnxq.verification.compare import OutputComparison
+from onnxq.verification.engines.onnxruntime import OrtModel
+from onnxq.verification.engines.openvino_model import OpenvinoModel
+from tests.graphs import graph_of
+
+rng = np.random.default_rng(0)
+# Large values of one sign side by side: the products of codes near 255 and 127 leave int16 two at a time.
+CASES = {
+    "Conv": ("(float[N,32,12,12] x) => (float[N,32,10,10] y) { y = Conv(x, w) }", (8, 32, 12, 12), (32, 32, 3, 3)),
+    "MatMul": ("(float[N,128] x) => (float[N,128] y) { y = MatMul(x, w) }", (32, 128), (128, 128)),
+}
+text, inputs, weights = CASES[sys.argv[1]]
+model = graph_of(text, w=rng.uniform(0.7, 1.0, weights).astype(np.float32)).to_model()
+x = {"x": rng.uniform(0.7, 1.0, inputs).astype(np.float32)}
+want, found = OrtModel(model)(x), {}
+for name in ("openvino", "openvino-avx2"):
+    made = onnxq.quantize(model, x, target=TARGETS[name], placement="full").model
+    comparison = OutputComparison()
+    comparison.add(want, OpenvinoModel(made)(x))
+    found[name] = comparison.result()[0].sqnr_db
+print(json.dumps(found))
+"""
+
+
+def sqnr_db(op: str) -> dict[str, float]:
+    """SQNR of OpenVINO's own output with plain and with guarded weights, in dB."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, op],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("op", ["Conv", "MatMul"])
+def test_v15_guarded_weights_do_not_saturate(op: str) -> None:
+    """8 bits on both sides leave 35 dB and more; sums cut off at 32767 leave less than 20."""
+    found = sqnr_db(op)
+    assert found["openvino"] < 20
+    assert found["openvino-avx2"] > 35
