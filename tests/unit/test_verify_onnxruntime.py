@@ -200,7 +200,7 @@ def test_a_model_over_the_protobuf_limit_goes_through_a_folder(monkeypatch):
 
 def test_fused_and_unfused_agree_to_a_tie():
     """Codes may differ by one where a value lies between two; nothing else may differ."""
-    stretches = fused_agreement(Graph(int8_conv()), conv_feeds(1)[0])
+    stretches = fused_agreement(Graph(int8_conv(amax=63)), conv_feeds(1)[0])  # no CPU saturates
     assert [s.op for s in stretches] == ["QuantizeLinear", "Relu"]
     assert all(s.agrees for s in stretches)
     assert all(s.largest <= 1 for s in stretches)
