@@ -40,6 +40,15 @@ def test_case_1() -> None:
     assert graph.nodes[0].name == "add"
 
 
+def test_case_1_with_positions(tmp_path: Path) -> None:
+    text = """(float[1,4,64] x) => (float[1,4,64] y) { n = Neg(x) a = Add(n, s) y = LayerNormalization(a, g, h) }"""
+    constants = {**NORM, "s": normal(1, 4, 64, seed=2)}
+    assert optimised(model_of(text, **constants), tmp_path)["SkipLayerNormalization"] == 1  # the reason
+    graph = parted(text, **constants)
+    assert ops(graph) == {"Neg": 1, "Sum": 1, "LayerNormalization": 1}
+    assert optimised(graph.to_model(), tmp_path)["SkipLayerNormalization"] == 0
+
+
 def test_case_1_in_single_operators() -> None:
     text = """(float[1,4,64] x, float[1,4,64] s) => (float[1,4,64] y) {
         a = Add(x, s) m = ReduceMean<axes = [-1]>(a) d = Sub(a, m) p = Mul(d, d) n = ReduceMean<axes = [-1]>(p)

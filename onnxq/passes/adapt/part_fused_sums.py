@@ -15,6 +15,8 @@ and a Sum computes the same at the same speed. https://onnx.ai/onnx/operators/on
 
 from __future__ import annotations
 
+from math import prod
+
 from onnx import NodeProto, TensorProto
 
 from onnxq.graph.match import gelu_readers
@@ -29,7 +31,8 @@ _LEAST_RANK = 3
 class PartFusedSums(Pass):
     """See the module's docstring. Runs after the pairs are inserted, so that a Q counts as a reader.
 
-    1. An Add of two activations that a LayerNormalization reads, as one operator or as ReduceMean and Sub.
+    1. An Add of two activations, or of one and a constant that differs from row to row (positions), that a
+       LayerNormalization reads, as one operator or as ReduceMean and Sub.
     2. The Add of a bias behind a product of rank 3 and more that a GELU with erf reads, and nothing else does.
     3. The Add of a constant behind a product of rank 3 and more whose operands both come from a DequantizeLinear. Where
        sizes are open as well: onnxruntime may know more of them, or be given them.
@@ -51,7 +54,8 @@ class PartFusedSums(Pass):
 
 
 def _is_residual(graph: Graph, add: NodeProto) -> bool:  # case 1
-    if any(graph.is_constant(tensor) for tensor in add.input):
+    # A bias, one value for each column, has no part in the fusion; positions do.
+    if any(graph.is_constant(tensor) and prod(graph.initializers[tensor].dims[:-1]) == 1 for tensor in add.input):
         return False
     readers = [graph.node(use.node) for use in graph.uses(add.output[0]) if use.slot == 0]
     kinds = {node.op_type for node in readers if node.domain in STANDARD_DOMAINS}
