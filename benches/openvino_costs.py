@@ -2,10 +2,10 @@
 
 Kernels stand in chains of four, float32 or behind Q/DQ pairs, on one thread; OpenVINO's own profile tells what the
 second and the third take, which read and write what their neighbours do. Of the runs the fastest third counts, for
-other work on the machine only ever adds. All is measured twice, in processes of their own: with all that the CPU has
-(AMX, say), and with AVX512-VNNI at most, since one placement has to serve both. The law of
-`onnxq.targets.costs.KernelCost` is fitted to both together. What is printed is the source of the literals in
-`onnxq/targets/openvino_costs.py`.
+other work on the machine only ever adds. For `openvino` all is measured twice, in processes of their own: with all
+that the CPU has (AMX, say), and with AVX512-VNNI at most, since one placement has to serve both. The law of
+`onnxq.targets.costs.KernelCost` is fitted to both together. For `openvino-avx2` (`--target`) it is measured with AVX2
+at most. What is printed is the source of the literals in `onnxq/targets/openvino_costs.py`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from benches import machine
 from benches.kernel_costs import STEMS, Chain, fitted
 from onnxq.targets.costs import Work, conv_work, matmul_work
 
-ISAS = ("", "AVX512_CORE_VNNI")
-"""Values of ONEDNN_MAX_CPU_ISA; empty for no limit."""
+ISAS = {"openvino": ("", "AVX512_CORE_VNNI"), "openvino-avx2": ("AVX2",)}
+"""Values of ONEDNN_MAX_CPU_ISA by target; empty for no limit."""
 KINDS = frozenset({"Convolution", "GroupConvolution", "FullyConnected"})
 CONVERSIONS = frozenset({"FakeQuantize", "Reorder", "Subgraph"})
 POINTWISE = (
@@ -164,6 +164,7 @@ def samples(runs: int) -> Iterator[Sample]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=90, help="runs of each chain")
+    parser.add_argument("--target", choices=sorted(ISAS), default="openvino")
     parser.add_argument("--raw", action="store_true", help="print the measurements as JSON lines, do not fit")
     options = parser.parse_args()
     if options.raw:
@@ -172,7 +173,7 @@ def main() -> int:
         return 0
     print("\n".join(f"# {key}: {value}" for key, value in machine.facts().items()))
     found: dict[str, list[tuple[Work, float, float]]] = {}
-    for isa in ISAS:
+    for isa in ISAS[options.target]:
         command = [sys.executable, "-m", "benches.openvino_costs", "--raw", "--runs", str(options.runs)]
         limited = {**os.environ, "OMP_NUM_THREADS": "1", **({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})}
         done = subprocess.run(command, env=limited, check=True, capture_output=True, text=True)

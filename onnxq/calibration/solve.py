@@ -344,12 +344,14 @@ def constant_values(graph: Graph, name: str, *, role: Role = Role.WEIGHT) -> NDA
 
 
 def _guarded(node: NodeProto, values: NDArray[Any], params: QuantParams) -> QuantParams:
-    """`params` made safe for the order in which the kernel of `node` reduces (C14)."""
+    """`params` made safe for the order in which the kernel of `node` reduces (C14, V15)."""
     if node.op_type == "Conv":
         if values.shape[1] == 1 and attribute(node, "group", 1) == values.shape[0]:
             return params  # the depthwise kernel multiplies in 32 bits
         # (M, C, kh, kw) is walked as (kh, kw, C).
         return guard_pair_sums(values, params, walk=[*range(2, values.ndim), 1], channel=0)
+    if node.op_type == "ConvTranspose":
+        return params  # OpenVINO's kernel does not saturate, and onnxruntime has none
     if node.op_type == "Gemm" and attribute(node, "transB", 0):
         return guard_pair_sums(values, params, walk=[1], channel=0)
     return guard_pair_sums(values, params, walk=[values.ndim - 2], channel=values.ndim - 1)

@@ -23,7 +23,7 @@ from onnxq.targets.costs import CostTable, Work
 INT8, FLOAT = "int8", "float"
 """Source and sink of the network; node names and tensors are tuples there."""
 
-_STEPS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
+_STEPS = (1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 """By how much the margin is widened until something is left in int8."""
 _NO_GAIN = (
     "int8 is not expected to be faster than float here: the layers are too small; tune='latency' (--tune latency) "

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.openvino_costs import OPENVINO_COSTS
+from onnxq.targets.openvino_costs import OPENVINO_AVX2_COSTS, OPENVINO_COSTS
 from onnxq.targets.schema import (
     HARD_SWISH,
     BiasForm,
@@ -78,5 +78,6 @@ OPENVINO_AVX2 = replace(
     OPENVINO,
     name="openvino-avx2",
     guard=WeightGuard.PAIR_SUM,
+    costs=OPENVINO_AVX2_COSTS,
     sources={**OPENVINO.sources, "V15": "run"},
 )

@@ -12,6 +12,9 @@ much longer a GELU takes behind an int8 MatMul (0.35 ns for an element without A
 There is no margin: what costs as much in int8 stays float. With a tenth in favour of int8, kwt1's products of 98 x 64
 by 64 x 64 ran in int8, and the whole model took 5 % longer, with AMX and without. Of 18 other models one changes by it,
 PP-OCRv4's recogniser by two Convs, and gets no slower.
+
+Without VNNI (`--target openvino-avx2`, on an AMD EPYC with AVX2 alone) an int8 Conv takes half the time of a float one,
+a depthwise one nearly the same, and an int8 MatMul longer than a float one at every size: such products stay float.
 """
 
 from __future__ import annotations
@@ -38,5 +41,27 @@ OPENVINO_COSTS = CostTable(
     dequantize=KernelCost(element=0.1),
     margin=1.0,
     source="OpenVINO 2026.4, x64 with AVX512-VNNI and with AMX, float32, one thread (benches/openvino_costs.py)",
+    rule="V12",
+)
+
+OPENVINO_AVX2_COSTS = CostTable(
+    float_kernels={
+        "Conv": KernelCost(position=1.01, tap=0.262, mac=0.0272, tail=0.169, weight=0.143, element=0.0888),
+        "StemConv": KernelCost(tap=0.166, mac=0.029, weight=62.5, element=0.206),
+        "DepthwiseConv": KernelCost(mac=0.0421, weight=0.955, element=0.444),
+        "MatMul": KernelCost(node=220, position=26.3, mac=0.0322, weight=0.225),
+        "Gemm": KernelCost(node=220, position=26.3, mac=0.0322, weight=0.225),
+    },
+    int8_kernels={
+        "Conv": KernelCost(node=652, run=1.19, mac=0.0134, tail=0.165, weight=0.0363, element=0.238),
+        "StemConv": KernelCost(mac=0.0143, element=0.59),
+        "DepthwiseConv": KernelCost(node=1860, mac=0.0374, weight=3.36, element=0.548),
+        "MatMul": KernelCost(node=5730, position=225, mac=0.0341, weight=0.097),
+        "Gemm": KernelCost(node=5730, position=225, mac=0.0341, weight=0.097),
+    },
+    quantize=KernelCost(node=1000, element=0.4),
+    dequantize=KernelCost(element=0.1),
+    margin=1.0,
+    source="OpenVINO 2026.4, x64 with AVX2 alone, one thread (benches/openvino_costs.py)",
     rule="V12",
 )

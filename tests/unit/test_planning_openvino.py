@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 import onnxq
+from onnxq.planning.options import FAST, PlanOptions
+from onnxq.planning.plan import Action
 from onnxq.verification.engines.openvino import is_installed
 from tests.graphs import model_of, normal
 from tests.planned import activations, planned
@@ -75,3 +77,18 @@ def test_convs_with_long_rows_of_few_channels_stay_float(
     assert (found.rule == "V14") is stays_float
     if stays_float:
         assert found.reason.startswith("OpenVINO computes it wrongly on CPUs with AMX: a row of its filter holds ")
+
+
+PRODUCT = """(float[1,64,28,28] x) => (float[1,28,28,256] y) {
+[c] c = Conv<pads=[1,1,1,1]>(x, w)
+t = Transpose<perm=[0,2,3,1]>(c)
+[m] y = MatMul(t, u)
+}"""
+
+
+@pytest.mark.parametrize(("target", "int8"), [("openvino", ["c", "m"]), ("openvino-avx2", ["c"])])
+def test_v12_without_vnni_products_stay_float(target: str, int8: list[str]) -> None:
+    """784 rows of 64 by 256: OpenVINO takes longer for such in int8 on AVX2, with VNNI a third of the time."""
+    options = PlanOptions(placement=FAST)
+    plan = planned(PRODUCT, target=target, options=options, w=normal(64, 64, 3, 3), u=normal(64, 256))
+    assert [d.node for d in plan.nodes if d.action is Action.INT8] == int8
