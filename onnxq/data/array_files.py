@@ -11,6 +11,7 @@ import io
 import math
 import os
 import struct
+import sys
 import tokenize
 import zipfile
 import zlib
@@ -45,6 +46,9 @@ _DAMAGED = (
     tokenize.TokenError,
     RecursionError,
 )
+
+_MOST_DIMENSIONS = 32
+"""Of numpy before 2.0; ONNX knows no operator for as many."""
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """How numpy's `savez` and `savez_compressed` pack members."""
@@ -154,7 +158,9 @@ def _column(member: _Member, where: str) -> Column:
         raise DataError(
             "it holds Python objects, which are not read from files", where=where, hint="save plain arrays."
         )
-    if dtype.itemsize == 0 or any(size < 0 for size in shape):
+    # An array without elements may claim any other sizes, and numpy refuses those that no array could have.
+    reach = math.prod(size or 1 for size in shape) * dtype.itemsize
+    if dtype.itemsize == 0 or any(size < 0 for size in shape) or reach > sys.maxsize or len(shape) > _MOST_DIMENSIONS:
         raise ValueError(f"an array of shape {shape} and type {dtype}")
     claimed, present = math.prod(shape) * dtype.itemsize, member.size_bytes - member.stream.tell()
     if claimed > present:

@@ -22,6 +22,7 @@ import onnxq
 from onnxq.data.inputs import InputSpecs
 from onnxq.data.sources import open_data
 from onnxq.errors import ArtifactError, DataError, ModelError
+from onnxq.evaluation.labels import load_labels
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
 from tests.graphs import model_of, normal
@@ -213,6 +214,9 @@ def test_arrays_that_are_there_twice(tmp_path: Path) -> None:
         "{'descr': '<f4', 'fortran_order': 7, 'shape': (4,), }",
         "{'descr': 'what', 'fortran_order': False, 'shape': (4,), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': 4, }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 9223372036854775807), }",
+        "{'descr': '<f4', 'fortran_order': True, 'shape': (0, 9223372036854775807), }",
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'1, ' * 65}), }}",
         "__import__('os').getcwd()",
         "(" * 3000,
         "{" * 90,
@@ -224,6 +228,8 @@ def test_headers(tmp_path: Path, header: str) -> None:
     (tmp_path / "d.npy").write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text + bytes(64))
     with pytest.raises(DataError):
         read(tmp_path / "d.npy")
+    with pytest.raises(DataError):
+        load_labels(tmp_path / "d.npy", None, limit=None)
 
 
 def test_test_data_that_points_to_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
