@@ -16,7 +16,7 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError, Message
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxq.errors import ModelError
 from onnxq.graph.checking import check_graph, lacks_type
@@ -252,6 +252,10 @@ _SAVED_BY_ORT = (
 def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
     _check_frame(model, where)
     model = with_functions_inlined(model, where)
+    _check_texts(model.graph, where)
+    for entry in model.metadata_props:
+        _check_text(entry.key, where)
+        _check_text(entry.value, where)
     check_data(tensors_of(model.graph), base_dir)
     _check_names(model, where)
     graph = Graph(model, base_dir)
@@ -271,6 +275,33 @@ def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
         hint = _SAVED_BY_ORT if saved else "export the model again"
         raise ModelError(f"this is not a valid ONNX model: {str(error).strip()}", where=where, hint=hint) from error
     return graph
+
+
+def _check_texts(graph: GraphProto, where: str) -> None:
+    """Names are texts: protobuf hands out bytes where they are not in UTF-8."""
+    for node in graph.node:
+        for name in (
+            node.name,
+            node.op_type,
+            node.domain,
+            *node.input,
+            *node.output,
+            *(a.name for a in node.attribute),
+        ):
+            _check_text(name, where)
+        for body in bodies(node):
+            _check_texts(body, where)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        for name in (value.name, *(dim.dim_param for dim in dims if dim.HasField("dim_param"))):
+            _check_text(name, where)
+    for tensor in graph.initializer:
+        _check_text(tensor.name, where)
+
+
+def _check_text(name: str | bytes, where: str) -> None:
+    if not isinstance(name, str):
+        raise ModelError(f"the name {name!r} is not in UTF-8", where=where, hint=_NOT_ONNX)
 
 
 def _check_names(model: ModelProto, where: str) -> None:

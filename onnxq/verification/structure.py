@@ -73,11 +73,6 @@ def dequantizes_weights_alone(graph: Graph) -> bool:
     return "DequantizeLinear" in _ops(graph.nodes) and not quantizes_by_pairs(graph)
 
 
-def quantizes_activations(graph: Graph) -> bool:
-    """Whether activations get codes, by pairs or while the model runs: only then are codes multiplied by codes."""
-    return not {"QuantizeLinear", "DynamicQuantizeLinear", *INTEGER_OPS}.isdisjoint(_ops(graph.nodes))
-
-
 def _ops(nodes: Iterable[NodeProto]) -> Iterator[str]:
     for node in nodes:
         yield node.op_type

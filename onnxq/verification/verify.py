@@ -39,7 +39,7 @@ from onnxq.verification.likeness import likeness_check
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
 from onnxq.verification.side_by_side import Loading, check_same_inputs, outputs_of
-from onnxq.verification.structure import dequantizes_weights_alone, quantizes_activations
+from onnxq.verification.structure import dequantizes_weights_alone, quantizes_by_pairs
 from onnxq.wording.plural import counted
 
 Feed = Mapping[str, NDArray[Any]]
@@ -50,10 +50,11 @@ _NO_ENGINE = (
     "FILE.toml)."
 )
 _SATURATES = (
-    "This CPU has no VNNI: onnxruntime's int8 kernels saturate on it, which those that {target} is for do not. Kernels "
-    "that do not saturate either answered in their place. A model to run on this CPU is made for ort-x64-avx2, target= "
-    "(--target)."
+    "This CPU has no VNNI: onnxruntime's int8 kernels saturate on it, which those that {target} is for do not. "
+    "{instead} A model to run on this CPU is made for ort-x64-avx2, target= (--target)."
 )
+_STOOD_IN = "Kernels that do not saturate either answered in their place."
+_ANSWERED = "They answered all the same, so errors may be larger than there."
 _KEPT_BATCHES = 4
 """Batches that the engine itself is asked about."""
 _KEPT_FOR_SUBGRAPHS = 32
@@ -137,8 +138,9 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
     else:
         quantized = _typed(quantized_model.copy())
     guarded = (_guard_of(target_name) if guard is None else guard) is not WeightGuard.NONE
-    # onnxruntime 1.23 ends the process by that on weights alone in few bits, whose products are of floats.
-    unsaturated = asked is Engine.ONNXRUNTIME and not guarded and saturates() and quantizes_activations(quantized)
+    saturated = asked is Engine.ONNXRUNTIME and not guarded and saturates()
+    # onnxruntime 1.23 ends the process by that on weights alone in few bits, and no version minds LSTMs and Loops.
+    unsaturated = saturated and quantizes_by_pairs(quantized)
     measured = _measure(float_graph, quantized, feeds, optimised=asked is Engine.ONNXRUNTIME, unsaturated=unsaturated)
     started = time.perf_counter()
     if asked is Engine.TENSORRT:
@@ -147,8 +149,9 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
         answer = ask_openvino(float_graph, quantized, measured.kept[:_KEPT_BATCHES])
     elif asked is Engine.ONNXRUNTIME:
         answer = ask_onnxruntime(quantized, measured.kept, unsaturated=unsaturated)
-        if unsaturated and answer.engine is not None and answer.engine.of(Precision.INT8):
-            answer.warnings.append(_SATURATES.format(target=target_name))
+        if saturated and answer.engine is not None and answer.engine.of(Precision.INT8):
+            instead = _STOOD_IN if unsaturated else _ANSWERED
+            answer.warnings.append(_SATURATES.format(target=target_name, instead=instead))
     else:
         answer = Answer(warnings=[_NO_ENGINE.format(target=target_name)])
     if answer.engine is not None and answer.engine.nodes:

@@ -284,7 +284,7 @@ def test_distances_from_float_compare_quantized_models_with_each_other() -> None
 
 
 def test_models_for_tensorrt_run_q_and_dq_as_written(tmp_path: Path) -> None:
-    for target, run_as in (("tensorrt", "Q and DQ as written"), ("ort-x64-vnni", "onnxruntime, int8 kernels")):
+    for target, run_as in (("tensorrt", "Q and DQ as written"), ("ort-x64-avx2", "onnxruntime, int8 kernels")):
         made = onnxq.quantize(wide(), normal(64, 32, seed=4), target=target).model
         found = onnxq.evaluate(wide(), made, normal(16, 32, seed=5))
         assert (found.metric, found.models[1].run_as) == ("sqnr", run_as)

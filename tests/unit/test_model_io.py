@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import AttributeProto, ModelProto, TensorProto, helper
 
 from onnxq.errors import ConfigError, ModelError, UnsupportedModelError
 from onnxq.graph import saving
@@ -477,3 +477,21 @@ class TestUpgradeOpset:
             body = b (float[3] i) => (float[3] o) { o = Softmax<axis=0>(i) }>("", x) }"""
         with pytest.raises(UnsupportedModelError, match=r"node 'Scan_y' \(Scan\): Softmax in its body changed"):
             upgrade_opset(graph_of(text, opset=8), 13)
+
+
+@pytest.mark.parametrize(
+    "name", ["m_name", "m_out", "m_size", "m_weight", "m_inner", "m_key", "m_value", "m_attribute"]
+)
+def test_names_that_are_not_in_utf_8(name: str) -> None:
+    """protobuf hands them out as bytes, and onnx's checker looks at few of them."""
+    model = model_of(
+        """(float[m_size,16] x, bool c) => (float[n,8] y) { [m_name] m_out = MatMul(x, m_weight) y = If (c) <
+        then_branch = a () => (float[n,8] p) { [m_inner] p = Relu(m_out) },
+        else_branch = b () => (float[n,8] q) { q = LeakyRelu<alpha=0.1>(m_out) } > }""",
+        m_weight=normal(16, 8),
+    )
+    model.metadata_props.add(key="m_key", value="m_value")
+    model.graph.node[0].attribute.add(name="m_attribute", type=AttributeProto.INT, i=1)
+    content = model.SerializeToString().replace(name.encode(), b"\x9d" + name[1:].encode())
+    with pytest.raises(ModelError, match=f"the name b'.x9d{name[1:]}' is not in UTF-8"):
+        load_graph(content)
