@@ -160,7 +160,8 @@ def _column(member: _Member, where: str) -> Column:
         )
     # An array without elements may claim any other sizes, and numpy refuses those that no array could have.
     reach = math.prod(size or 1 for size in shape) * dtype.itemsize
-    if dtype.itemsize == 0 or any(size < 0 for size in shape) or reach > sys.maxsize or len(shape) > _MOST_DIMENSIONS:
+    unsound = any(isinstance(size, bool) or size < 0 for size in shape)  # Python counts True among the integers
+    if dtype.itemsize == 0 or unsound or reach > sys.maxsize or len(shape) > _MOST_DIMENSIONS:
         raise ValueError(f"an array of shape {shape} and type {dtype}")
     claimed, present = math.prod(shape) * dtype.itemsize, member.size_bytes - member.stream.tell()
     if claimed > present:

@@ -252,10 +252,11 @@ _SAVED_BY_ORT = (
 def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
     _check_frame(model, where)
     model = with_functions_inlined(model, where)
+    for message in (model, model.graph, *model.opset_import, *model.metadata_props):
+        for field, text in message.ListFields():
+            if field.type == field.TYPE_STRING:
+                _check_text(text, where)
     _check_texts(model.graph, where)
-    for entry in model.metadata_props:
-        _check_text(entry.key, where)
-        _check_text(entry.value, where)
     check_data(tensors_of(model.graph), base_dir)
     _check_names(model, where)
     graph = Graph(model, base_dir)
@@ -280,15 +281,17 @@ def _checked(model: ModelProto, base_dir: Path | None, where: str) -> Graph:
 def _check_texts(graph: GraphProto, where: str) -> None:
     """Names are texts: protobuf hands out bytes where they are not in UTF-8."""
     for node in graph.node:
-        for name in (
-            node.name,
-            node.op_type,
-            node.domain,
-            *node.input,
-            *node.output,
-            *(a.name for a in node.attribute),
-        ):
+        for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
             _check_text(name, where)
+        for attribute in node.attribute:
+            _check_text(attribute.name, where)
+            if attribute.ref_attr_name:
+                raise ModelError(
+                    f"attribute {attribute.name!r} of {node.op_type} node {node.name!r} is that of a function, and the "
+                    "node is in none",
+                    where=where,
+                    hint="export the model again",
+                )
         for body in bodies(node):
             _check_texts(body, where)
     for value in (*graph.input, *graph.output, *graph.value_info):

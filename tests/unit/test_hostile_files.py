@@ -217,6 +217,7 @@ def test_arrays_that_are_there_twice(tmp_path: Path) -> None:
         "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 9223372036854775807), }",
         "{'descr': '<f4', 'fortran_order': True, 'shape': (0, 9223372036854775807), }",
         f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'1, ' * 65}), }}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 16), }",
         "__import__('os').getcwd()",
         "(" * 3000,
         "{" * 90,

@@ -480,8 +480,12 @@ class TestUpgradeOpset:
 
 
 @pytest.mark.parametrize(
-    "name", ["m_name", "m_out", "m_size", "m_weight", "m_inner", "m_key", "m_value", "m_attribute"]
-)
+    "name",
+    [
+        "m_name", "m_out", "m_size", "m_weight", "m_inner", "m_key", "m_value", "m_attribute", "m_producer", "m_remark",
+        "m_graph", "m_domain",
+    ],
+)  # fmt: skip
 def test_names_that_are_not_in_utf_8(name: str) -> None:
     """protobuf hands them out as bytes, and onnx's checker looks at few of them."""
     model = model_of(
@@ -492,6 +496,15 @@ def test_names_that_are_not_in_utf_8(name: str) -> None:
     )
     model.metadata_props.add(key="m_key", value="m_value")
     model.graph.node[0].attribute.add(name="m_attribute", type=AttributeProto.INT, i=1)
+    model.producer_name, model.doc_string, model.graph.name = "m_producer", "m_remark", "m_graph"
+    model.opset_import.add(domain="m_domain", version=1)
     content = model.SerializeToString().replace(name.encode(), b"\x9d" + name[1:].encode())
     with pytest.raises(ModelError, match=f"the name b'.x9d{name[1:]}' is not in UTF-8"):
         load_graph(content)
+
+
+def test_attributes_of_functions_outside_of_them() -> None:
+    model = model_of("(float[n,16] x) => (float[n,16] y) { [leaky] y = LeakyRelu<alpha=0.1>(x) }")
+    model.graph.node[0].attribute[0].ref_attr_name = "slope"
+    with pytest.raises(ModelError, match="attribute 'alpha' of LeakyRelu node 'leaky' is that of a function"):
+        load_graph(model)
