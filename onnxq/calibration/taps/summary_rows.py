@@ -28,11 +28,8 @@ class Place:
 
     output: str
     start: int
+    stop: int
     shape: tuple[int, ...]
-
-    @property
-    def stop(self) -> int:
-        return self.start + math.prod(self.shape)
 
 
 class RowLayout:
@@ -60,9 +57,10 @@ class RowLayout:
         for kind in KINDS:
             for tap, summary in enumerate(summaries):
                 if kind in summary.outputs:
-                    place = Place(output=summary.outputs[kind], start=self.elements, shape=written[tap][kind])
+                    start, shape = self.elements, written[tap][kind]
+                    self.elements += math.prod(shape)
+                    place = Place(output=summary.outputs[kind], start=start, stop=self.elements, shape=shape)
                     self._places[kind][tap] = place
-                    self.elements = place.stop
         self._checked = min((place.start for place in self._places["taken"].values()), default=self.elements)
 
     def arrays(self, row: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -96,7 +94,8 @@ class RowLayout:
         places = self._places[kind]
         if not places:
             return {}
-        first, last = min(p.start for p in places.values()), max(p.stop for p in places.values())
+        # They lie in the order in which they were placed.
+        first, last = places[next(iter(places))].start, places[next(reversed(places))].stop
         ends = rows[0][first:last].copy()
         for row in rows[1:]:
             reduce(ends, row[first:last], out=ends)
