@@ -28,8 +28,8 @@ MOST_RUNS = 16
 WAITING_TASKS = 4
 """Tasks that wait while all threads are busy: enough work for the time that the calling thread spends counting."""
 
-WAITING_BYTES = 1 << 20
-"""Beyond so many bytes (1 MiB) of inputs and results that wait it is a single task that does."""
+WAITING_BYTES = 1 << 21
+"""Beyond so many bytes (2 MiB) of inputs and results that wait it is a single task that does."""
 
 
 class RunQueue(Generic[Outcome]):
