@@ -31,6 +31,7 @@ from onnxq.report.quantized_model import explain_model, tensor_rows
 from onnxq.report.report import Report
 from onnxq.targets import ORT_CPU, TARGETS, TargetSource, resolve_target
 from onnxq.targets.schema import Target
+from onnxq.verification.likeness import likeness_check
 from onnxq.verification.verify import verify_model
 
 if TYPE_CHECKING:
@@ -106,7 +107,10 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     report = build_report(
         verification,
         facts,
-        extra_checks=origin_check(source, quantized, verification.outputs),
+        extra_checks=(
+            *origin_check(source, quantized, verification.outputs),
+            *(() if data is None else likeness_check(source, verification.outputs)),
+        ),
         rows=tensor_rows(explain_model(quantized.copy(), table)),
         details=inner,
     )

@@ -36,6 +36,7 @@ from onnxq.search.result import SearchResult
 from onnxq.targets.schema import Engine, Target
 from onnxq.tuning.search import Tuning
 from onnxq.verification.check import Check
+from onnxq.verification.likeness import likeness_check
 from onnxq.verification.verify import VerifyResult, verify_model
 from onnxq.version import VERSION
 from onnxq.weight_only.kept import Quality
@@ -209,7 +210,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         facts,
         plan=measured,
         qparams=made.qparams,
-        extra_checks=made.checks,
+        extra_checks=(*made.checks, *_likeness(made, facts.data, verification)),
         qualities=made.qualities,
         details=_details(made, measured, request, verification) if request.details else None,
     )
@@ -230,6 +231,13 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         search=made.search,
         tuning=made.tuning,
     )
+
+
+def _likeness(made: Made, data: DataFacts | None, verification: VerifyResult) -> tuple[Check, ...]:
+    """Whether outputs follow the float model's, where they were compared on real inputs."""
+    if data is None or data.synthetic or data.synthetic_comparison:
+        return ()
+    return likeness_check(made.source, verification.outputs)
 
 
 def _kept_twice(made: Made) -> list[str]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from onnxq.graph.subgraphs import own_graph, subgraphs
-from onnxq.graph.view import Graph
+from onnxq.graph.view import Graph, bodies
 from onnxq.planning.bounds import known_bounds
 from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.engines.own_codes import with_own_codes
@@ -84,7 +84,8 @@ def fused_agreement(
     Args:
         graph: A quantized model; it is not changed.
         feed: One batch: an array for each input.
-        unsaturated: Whether kernels that do not saturate are taken on any CPU.
+        unsaturated: Whether kernels that do not saturate are taken on any CPU. onnxruntime takes none inside the body
+            of a node, so what an If or a Loop gives is not compared then.
 
     Returns:
         One entry for each quantized activation and each float output that is not simply dequantized; empty where
@@ -102,8 +103,12 @@ def fused_agreement(
     codes = {_cut_name(n): reference[n.output[0]] for n in cuts}
     given = {name: value for name, value in {**feed, **codes}.items() if name in fused.inputs}
     got = fused(given)
+    if unsaturated:
+        cuts = [n for n in cuts if not _has_body(graph, n.input[0])]
     stretches = [_code_stretch(graph, n, reference[n.output[0]], got[n.output[0]]) for n in cuts]
     floats = [name for name in graph.outputs if name in got and _computes(graph, name)]
+    if unsaturated:
+        floats = [name for name in floats if not _has_body(graph, name)]
     return (*stretches, *(_float_stretch(graph, name, reference[name], got[name]) for name in floats))
 
 
@@ -114,6 +119,12 @@ def _is_of_constant(graph: Graph, node: NodeProto) -> bool:
 def _computes(graph: Graph, tensor: str) -> bool:
     producer = graph.producer(tensor)
     return producer is not None and not is_qdq(producer) and graph.is_float(tensor)
+
+
+def _has_body(graph: Graph, tensor: str) -> bool:
+    """Whether a node with graphs inside computes `tensor`."""
+    producer = graph.producer(tensor)
+    return producer is not None and any(True for _ in bodies(producer))
 
 
 def _cut_name(node: NodeProto) -> str:

@@ -190,7 +190,7 @@ def test_verify_meets_gates(run: Run) -> None:
     arguments = ("verify", "model.onnx", "model.int8.onnx", "--data", "data.npz", "--target", "ort-x64-vnni")
     result = run(*arguments, "--min-sqnr", "20", "--min-int8", "90")
     assert result.exit_code == 0
-    assert "PASSED  7 checks" in result.stdout
+    assert "PASSED  8 checks" in result.stdout
     document = json.loads(run(*arguments, "--min-sqnr", "20", "--json").stdout)
     gate = next(check for check in document["checks"] if check["name"] == "SQNR at least 20 dB")
     assert gate["passed"] is True
@@ -265,7 +265,8 @@ def test_an_operator_that_onnxruntime_alone_has_under_the_name_of_onnx_is_told(r
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("target", ["ort-x64-vnni", "openvino"])
 def test_trained_models_quantize_with_the_data_beside_them(run: Run, folder: Path, name: str, target: str) -> None:
-    result = run("quantize", MODELS / f"{name}.onnx", "-t", target, "-o", "q.onnx", "--limit", 32, "--json")
+    arguments = ("-t", target, "-o", "q.onnx", "--limit", 32, "--placement", "full", "--json")
+    result = run("quantize", MODELS / f"{name}.onnx", *arguments)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["passed"] is True

@@ -105,9 +105,9 @@ def test_keys_are_the_long_options_of_quantize() -> None:
 
 
 def test_options_win_over_the_file(run: Run, folder: Path) -> None:
-    write(folder, 'target = "openvino"\ndata = "data.npz"\nlimit = 12\nmethod = "mse"\nforce = true\njson = true')
+    write(folder, 'target = "openvino-avx2"\ndata = "data.npz"\nlimit = 12\nmethod = "mse"\nforce = true\njson = true')
     document = json.loads(run("quantize", "model.onnx", "--config", "onnxq.toml", "--method", "max").stdout)
-    assert (document["target"], document["method"]) == ("openvino", "max")
+    assert (document["target"], document["method"]) == ("openvino-avx2", "max")
     # Of 12 batches a quarter is held out.
     assert document["data"]["samples"] == 9
 
@@ -141,13 +141,16 @@ def test_one_file_for_all_commands(run: Run, folder: Path) -> None:
     """`report` and `output` at the top are what quantize writes; each other command has its own, in its table."""
     write(
         folder,
-        'target = "openvino"\ndata = "data.npz"\noutput = "q.onnx"\nreport = "q.json"\nmode = "static"\njson = true\n'
+        'target = "openvino-avx2"\ndata = "data.npz"\noutput = "q.onnx"\nreport = "q.json"\nmode = "static"\n'
+        "json = true\n"
         "seconds = 20\n"
         '[verify]\nlimit = 3\n[evaluate]\ndata = "data.npz"\nmetric = "cosine"\nreport = "scores.json"\n'
         '[sensitivity]\nquantize = "all-but"\n',
     )
     config = ("--config", "onnxq.toml")
-    (folder / "plain.toml").write_text('target = "openvino"\ndata = "data.npz"\noutput = "q.onnx"\nreport = "q.json"\n')
+    (folder / "plain.toml").write_text(
+        'target = "openvino-avx2"\ndata = "data.npz"\noutput = "q.onnx"\nreport = "q.json"\n'
+    )
     assert run("quantize", "model.onnx", "--config", "plain.toml").exit_code == 0
     before = (folder / "q.json").read_bytes()
 
@@ -164,7 +167,7 @@ def test_one_file_for_all_commands(run: Run, folder: Path) -> None:
 
 
 QUANTIZE_TABLE = """\
-target = "openvino"
+target = "openvino-avx2"
 data = "data.npz"
 [quantize]
 method = "max"
@@ -181,7 +184,7 @@ def test_a_table_belongs_to_the_command_of_its_name(run: Run, folder: Path, comm
     result = run(command, "model.onnx", "--config", "onnxq.toml", "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
-    assert document["target"] == "openvino"
+    assert document["target"] == "openvino-avx2"
     assert (folder / "own.onnx").exists() == (command == "quantize")
     if command == "quantize":
         assert document["method"] == "max"

@@ -13,6 +13,7 @@ from click.testing import Result
 
 from onnxq.cli.main import cli
 from onnxq.verification.engines import openvino
+from onnxq.verification.engines.ort_products import saturates
 from tests.cli.conftest import RUNNER
 from tests.foreign import feeds, float_model, inputs_only
 
@@ -97,9 +98,12 @@ def test_int8_gate_on_onnxruntime(folder: Path, percent: str, passed: bool) -> N
 @pytest.mark.parametrize(("percent", "exit_code"), [("70", 0), ("70%", 0), ("90%", 4)])
 def test_int8_gate_on_openvino(folder: Path, percent: str, exit_code: int) -> None:
     """6 of 8 nodes run in int8; the pooling and the Flatten have no pair."""
-    found = document(result := verify("--target", "openvino", "--json", "--min-int8", percent))
-    assert result.exit_code == exit_code
-    assert found["passed"] is (exit_code == 0)
+    result = verify("--target", "openvino", "--json", "--min-int8", percent)
+    found = document(result)
+    # On a CPU without VNNI the model, which is not made for one, fails another check: its sums saturate.
+    failed = {check["name"] for check in found["checks"] if not check["passed"]} - {"engine as accurate as Q/DQ"}
+    assert failed == ({f"int8 nodes at least {percent.rstrip('%')} %"} if exit_code else set())
+    assert result.exit_code == exit_code or saturates()
     proven = found["proven"]
     assert (proven["int8"] + proven["fused"], proven["float"]) == (6, 2)
 

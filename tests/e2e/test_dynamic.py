@@ -191,14 +191,15 @@ def test_a_loop_has_its_body_quantized() -> None:
 
 @pytest.mark.parametrize("name", ["silero_vad", "silero_vad_op18_ifless", "silero_vad_sequence"])
 def test_a_voice_detector_decides_as_before(name: str) -> None:
-    """Its LSTM, inside nested Ifs in the first file, runs in int8; the probabilities stay within one hundredth."""
+    """Its LSTM, inside nested Ifs in the first file, runs in int8; the probabilities stay within one hundredth, with weights that are
+    guarded (C14) within three."""
     zoo = present(name)
     result = onnxq.quantize(zoo.path(), list(zoo.held_out(64)), mode="dynamic")
     assert result.report, result.report.to_text()
     assert result.report.engine is not None
     kernels = result.report.engine.engine_ops
     assert kernels.get("DynamicQuantizeLSTM", 0) + kernels.get("DynamicQuantizeMatMul", 0) >= 1
-    assert result.report.outputs[0].max_abs < 0.01
+    assert result.report.outputs[0].max_abs < (0.03 if result.report.target == "ort-x64-avx2" else 0.01)
 
 
 def test_what_is_excluded_stays_float() -> None:

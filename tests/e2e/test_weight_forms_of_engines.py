@@ -66,10 +66,10 @@ def test_tensorrt_cuts_blocks_where_onnx_does(shape: tuple[int, int]) -> None:
 
 
 def test_what_fits_is_left_as_asked_for_and_the_rest_is_said() -> None:
-    plain = onnxq.plan(product(256, 64), target="openvino", mode="weight-only")
+    plain = onnxq.plan(product(256, 64), target="openvino-avx2", mode="weight-only")
     assert plain.tensors["w"].spec.block_size == 32
     assert not any("W6" in note for note in plain.notes)
-    other = onnxq.plan(product(344, 64), target="openvino", mode="weight-only")
+    other = onnxq.plan(product(344, 64), target="openvino-avx2", mode="weight-only")
     assert other.tensors["w"].spec.qtype.name == "int8"
     assert other.notes == (
         "1 weight in another form than asked for, first 'w' in int8 with a scale for each channel (W6)",

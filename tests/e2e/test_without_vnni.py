@@ -38,7 +38,7 @@ for name in sys.argv[2:]:
     model = ZOO[name]
     made_for, verified_for = sys.argv[1].split(",")
     result = onnxq.quantize(str(model.path()), model.calib(8), target=made_for, placement="full", recover="none")
-    report = onnxq.verify(str(model.path()), result.model, model.held_out(2), target=verified_for)
+    report = onnxq.verify(str(model.path()), result.model, model.held_out(16), target=verified_for)
     found[name] = [check.name for check in report.failed_checks]
 print(json.dumps(found))
 """

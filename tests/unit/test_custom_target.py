@@ -288,7 +288,7 @@ def test_a_target_without_an_engine_is_compared_and_says_so(tmp_path: Path) -> N
     assert [c.name for c in again.checks][:1] == ["outputs are sound"]
 
 
-@pytest.mark.parametrize(("base", "engine"), [("ort-x64-vnni", "onnxruntime"), ("openvino", "openvino")])
+@pytest.mark.parametrize(("base", "engine"), [("ort-x64-vnni", "onnxruntime"), ("openvino-avx2", "openvino")])
 def test_the_engine_key_names_who_answers(tmp_path: Path, base: str, engine: str) -> None:
     if engine == "openvino":
         pytest.importorskip("openvino")

@@ -323,7 +323,8 @@ def test_ranges_alone_need_no_statistics() -> None:
     assert plan.observed() == ()
     result = onnxq.quantize(MODEL, DATA, target="ort-x64-vnni", overrides=[{"tensors": "re:[xrpy]", "range": [-9, 9]}])
     assert len(result.stats) == 0
-    assert result.report, result.report.to_text()
+    # Most of y lies outside: that is what fails, and nothing else.
+    assert [check.name for check in result.report.failed_checks] == ["outputs follow the float model's"]
 
 
 def test_a_method_of_its_own_needs_statistics() -> None:
