@@ -13,6 +13,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 import onnxq
 from onnxq.dynamic.rules import DYNAMIC_RULES
 from onnxq.planning.plan import Action
+from onnxq.targets import TARGETS
+from onnxq.verification.engines.ort_products import has_kernels_of
 from onnxq.verification.engines.result import Precision
 from tests.e2e.conftest import present
 from tests.graphs import model_of, normal
@@ -20,6 +22,8 @@ from tests.versions import since
 
 MIN_SQNR_DB = 30.0
 """8-bit codes of normal values leave some 35 to 45 dB; a wrong scale, axis or bias leaves under 20."""
+MIN_SATURATED_DB = 22.0
+"""Of models for CPUs that do not saturate, on one that does."""
 
 
 def model(nodes: list[NodeProto], shape: list[Any], outputs: dict[str, int], **constants: Any) -> ModelProto:
@@ -52,7 +56,8 @@ def assert_runs(result: onnxq.QuantizeResult, kernel: str, count: int = 1) -> No
     assert result.report.engine is not None
     assert result.report.engine.engine_ops.get(kernel, 0) == count, result.report.engine.engine_ops
     assert result.report.worst_sqnr_db is not None
-    assert result.report.worst_sqnr_db > MIN_SQNR_DB
+    own_kernels = has_kernels_of(TARGETS[result.report.target])
+    assert result.report.worst_sqnr_db > (MIN_SQNR_DB if own_kernels else MIN_SATURATED_DB)
 
 
 @pytest.mark.parametrize("target", ["ort-x64-vnni", "ort-x64-avx2", "ort-arm64"])
@@ -191,8 +196,10 @@ def test_a_loop_has_its_body_quantized() -> None:
 
 @pytest.mark.parametrize("name", ["silero_vad", "silero_vad_op18_ifless", "silero_vad_sequence"])
 def test_a_voice_detector_decides_as_before(name: str) -> None:
-    """Its LSTM, inside nested Ifs in the first file, runs in int8; the probabilities stay within one hundredth, with weights that are
-    guarded (C14) within three."""
+    """Its LSTM, inside nested Ifs in the first file, runs in int8; the probabilities stay within one hundredth.
+
+    Guarded weights (C14) are coarser: three hundredths.
+    """
     zoo = present(name)
     result = onnxq.quantize(zoo.path(), list(zoo.held_out(64)), mode="dynamic")
     assert result.report, result.report.to_text()
