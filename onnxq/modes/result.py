@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx import ModelProto
@@ -31,10 +31,10 @@ class QuantizeResult:
         tuning: What `tune` found, if it was asked for.
     """
 
-    model: ModelProto
-    plan: QuantPlan
-    stats: StatsTable
-    qparams: QParamsTable
+    model: ModelProto = field(repr=False)
+    plan: QuantPlan = field(repr=False)
+    stats: StatsTable = field(repr=False)
+    qparams: QParamsTable = field(repr=False)
     report: Report
     output: Path | None = None
     search: SearchResult | None = None

@@ -24,7 +24,7 @@ from onnxq.recovery.patches import has_patches, walked, weight_from_rows, weight
 from onnxq.recovery.second_order import CodeLimits, round_second_order
 from onnxq.recovery.sites import Site, sites_of
 from onnxq.recovery.solved import Solved
-from onnxq.targets.schema import Target, WeightGuard
+from onnxq.targets.schema import Engine, Target, WeightGuard
 
 STAGE = "rounding weights"
 
@@ -188,7 +188,10 @@ def _partners(node: NodeProto, shape: tuple[int, ...], target: Target) -> NDArra
     if target.guard is not WeightGuard.PAIR_SUM or depthwise:
         return None
     order = walked(node, shape)
+    # OpenVINO fills up the channels of each tap with zeros, so no pair spans two taps (V15).
+    rows = order.reshape(-1, shape[1]) if node.op_type == "Conv" and target.engine is Engine.OPENVINO else order[None]
+    even = rows.shape[1] - rows.shape[1] % 2
+    first, second = rows[:, 0:even:2], rows[:, 1:even:2]
     partner = np.full(order.size, -1, np.intp)
-    even = order.size - order.size % 2
-    partner[order[0:even:2]], partner[order[1:even:2]] = order[1:even:2], order[0:even:2]
+    partner[first], partner[second] = second, first
     return partner

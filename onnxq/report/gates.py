@@ -79,10 +79,11 @@ class Gates:
                 hint="leave out require_engine= (--require-engine)",
             )
         if not _is_installed(target.engine):
+            extra = target.engine.value
             gate = "require_engine= (--require-engine)" if self.require_engine else "min_int8= (--min-int8)"
             raise GateError(
                 f"{target.title} is not installed here, and {gate} wants it to be asked",
-                hint=f"pip install 'onnxq[{target.engine.value}]'",
+                hint=f"pip install 'onnxq[{extra}]' (from a clone: pip install '.[{extra}]')",
             )
 
     def applied(self, report: Report) -> Report:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxq.errors import ConfigError, DataError
+from onnxq.graph.model import get_metadata
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraphs import subgraphs
 from onnxq.graph.view import Graph
@@ -137,6 +138,7 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
     else:
         quantized = _typed(quantized_model.copy())
     guarded = (_guard_of(target_name) if guard is None else guard) is not WeightGuard.NONE
+    made_for = get_metadata(quantized.frame).get("onnxq.target")
     saturated = asked is Engine.ONNXRUNTIME and not guarded and saturates()
     # onnxruntime 1.23 ends the process by that on weights alone in few bits, and no version minds LSTMs and Loops.
     unsaturated = saturated and quantizes_by_pairs(quantized)
@@ -145,7 +147,9 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
     if asked is Engine.TENSORRT:
         answer = ask_tensorrt(float_graph, quantized, measured.shapes, measured.kept[:_KEPT_BATCHES])
     elif asked is Engine.OPENVINO:
-        answer = ask_openvino(float_graph, quantized, measured.kept[:_KEPT_BATCHES])
+        answer = ask_openvino(
+            float_graph, quantized, measured.kept[:_KEPT_BATCHES], guarded=guarded and made_for == target_name
+        )
     elif asked is Engine.ONNXRUNTIME:
         answer = ask_onnxruntime(quantized, measured.kept, unsaturated=unsaturated)
         if saturated and answer.engine is not None and answer.engine.of(Precision.INT8):

@@ -30,6 +30,7 @@ rng = np.random.default_rng(0)
 # Large values of one sign side by side: the products of codes near 255 and 127 leave int16 two at a time.
 CASES = {
     "Conv": ("(float[N,32,12,12] x) => (float[N,32,10,10] y) { y = Conv(x, w) }", (8, 32, 12, 12), (32, 32, 3, 3)),
+    "picture": ("(float[N,3,32,32] x) => (float[N,32,30,30] y) { y = Conv(x, w) }", (4, 3, 32, 32), (32, 3, 3, 3)),
     "ConvTranspose": (
         "(float[N,32,12,12] x) => (float[N,16,24,24] y) { y = ConvTranspose<strides=[2,2]>(x, w) }",
         (8, 32, 12, 12), (32, 16, 2, 2),
@@ -37,11 +38,16 @@ CASES = {
     "MatMul": ("(float[N,128] x) => (float[N,128] y) { y = MatMul(x, w) }", (32, 128), (128, 128)),
 }
 text, inputs, weights = CASES[sys.argv[1]]
-model = graph_of(text, w=rng.uniform(0.7, 1.0, weights).astype(np.float32)).to_model()
+w = rng.uniform(0.7, 1.0, weights).astype(np.float32)
+if sys.argv[1] == "picture":
+    # Pairs that went on from tap to tap, (2, 0) and (1, 2) in every other one, would never hold both large channels.
+    w[:, 2] *= 0.05
+    w.reshape(32, 3, 9)[:, :, ::2] *= 0.05
+model = graph_of(text, w=w).to_model()
 x = {"x": rng.uniform(0.7, 1.0, inputs).astype(np.float32)}
 want, found = OrtModel(model)(x), {}
 for name in ("openvino", "openvino-avx2"):
-    made = onnxq.quantize(model, x, target=TARGETS[name], placement="full").model
+    made = onnxq.quantize(model, x, target=TARGETS[name], placement="full", recover=sys.argv[2]).model
     comparison = OutputComparison()
     comparison.add(want, OpenvinoModel(made)(x))
     found[name] = comparison.result()[0].sqnr_db
@@ -49,10 +55,10 @@ print(json.dumps(found))
 """
 
 
-def sqnr_db(op: str) -> dict[str, float]:
+def sqnr_db(op: str, recover: str = "fast") -> dict[str, float]:
     """SQNR of OpenVINO's own output with plain and with guarded weights, in dB."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, op],
+        [sys.executable, "-c", PROGRAM, op, recover],
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
@@ -63,12 +69,19 @@ def sqnr_db(op: str) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("op", ["Conv", "MatMul"])
+@pytest.mark.parametrize("op", ["Conv", "picture", "MatMul"])
 def test_v15_guarded_weights_do_not_saturate(op: str) -> None:
-    """8 bits on both sides leave 35 dB and more; sums cut off at 32767 leave less than 20."""
+    """8 bits on both sides leave 35 dB and more; sums cut off at 32767 leave less than 20.
+
+    A pair is two channels of one tap: OpenVINO fills up odd numbers of them, those of a picture, with zeros.
+    """
     found = sqnr_db(op)
     assert found["openvino"] < 20
     assert found["openvino-avx2"] > 35
+
+
+def test_v15_careful_rounding_minds_the_same_pairs() -> None:
+    assert sqnr_db("picture", "best")["openvino-avx2"] > 35
 
 
 def test_v15_a_conv_transpose_needs_no_guard() -> None:

@@ -179,7 +179,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
       onnxq quantize model.onnx --data samples.npz --target tensorrt -o engine-ready.onnx
       onnxq quantize resnet.onnx --data photos/ --images imagenet --limit 500
       onnxq quantize model.onnx --method percentile --percentile 99.9 --exclude '/head/*'
-      onnxq quantize model.onnx --data test.npz --labels labels --max-drop 0.5%
+      onnxq quantize model.onnx --data samples.npz --eval-data test.npz --labels labels --max-drop 0.5%
       onnxq quantize model.onnx --mode dynamic
       onnxq quantize model.onnx --config int8.toml --report int8.html --force
     """
