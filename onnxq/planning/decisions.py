@@ -100,4 +100,6 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
         return f"only operators with weights are quantized for {target.title}; the engine fuses or keeps this one"
     if node.op_type in target.elementwise or node.op_type in target.pass_through:
         return f"no {target.codes} neighbours on both sides: quantizing for it alone would cost more than it saves"
+    if node.op_type in target.fused_activations:
+        return f"runs on codes only as part of a node in front of it that writes {target.codes}"
     return f"{target.title} has no {target.codes} kernel for {node.op_type}"

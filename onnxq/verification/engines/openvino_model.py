@@ -34,10 +34,10 @@ def core() -> Any:
 
 
 def version() -> str:
-    """OpenVINO's version."""
+    """OpenVINO's version, without the build."""
     import openvino  # noqa: PLC0415  # an optional package
 
-    return str(openvino.__version__)
+    return str(openvino.__version__).partition("-")[0]
 
 
 def own_precision() -> str:
