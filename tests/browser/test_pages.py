@@ -20,7 +20,7 @@ NAMES = "#panel-{0} tbody tr .ident"
 
 def test_it_opens_with_the_verdict_and_no_complaints(browser: Browser, page: Path) -> None:
     browser.open(page)
-    assert browser.texts("h1")[0].startswith("Passed: 4 checks")
+    assert browser.texts("h1")[0].startswith("Passed: 5 checks")
     assert len(browser.texts(".card")) == 5
     assert browser.texts("[role=tab][aria-selected=true]") == ["Overview"]
     browser.wait("document.querySelectorAll('#noise circle').length > 5")

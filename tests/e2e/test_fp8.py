@@ -53,6 +53,7 @@ def test_r2_an_engine_is_built(name: str) -> None:
     result = fp8_of(name)[1]
     assert {c.name: c.passed for c in result.report.checks} == {
         "outputs are sound": True,
+        "outputs follow the float model's": True,
         "rules of TensorRT": True,
         "engine builds": True,
     }

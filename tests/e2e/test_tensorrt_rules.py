@@ -38,6 +38,7 @@ def test_r1_to_r12_hold_in_what_onnxq_makes(name: str) -> None:
     result = onnxq.quantize(model, [{"x": normal(*shape, seed=i)} for i in range(4)], target="tensorrt")
     assert {c.name: c.passed for c in result.report.checks} == {
         "outputs are sound": True,
+        "outputs follow the float model's": True,
         "rules of TensorRT": True,
         "engine builds": True,
     }

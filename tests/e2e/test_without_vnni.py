@@ -38,7 +38,8 @@ for name in sys.argv[2:]:
     model = ZOO[name]
     made_for, verified_for = sys.argv[1].split(",")
     result = onnxq.quantize(str(model.path()), model.calib(8), target=made_for, placement="full", recover="none")
-    report = onnxq.verify(str(model.path()), result.model, model.held_out(16), target=verified_for)
+    held_out = model.held_out(16 if "silero" in name else 2)  # two windows of silence have nothing to follow
+    report = onnxq.verify(str(model.path()), result.model, held_out, target=verified_for)
     found[name] = [check.name for check in report.failed_checks]
 print(json.dumps(found))
 """
