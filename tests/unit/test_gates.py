@@ -86,7 +86,7 @@ def test_an_engine_that_is_not_there_is_noticed_before_the_work(monkeypatch: pyt
     for target, title in (("openvino", "OpenVINO"), ("tensorrt", "TensorRT")):
         with pytest.raises(GateError, match=rf"{title} is not installed here, and require_engine=") as caught:
             onnxq.quantize(RESIDUAL, unread(), target=target, require_engine=True)
-        assert caught.value.hint == f"pip install 'onnxq[{target}]'"
+        assert caught.value.hint == f"pip install 'onnxq[{target}]' (from a clone: pip install '.[{target}]')"
     with pytest.raises(GateError, match=r"OpenVINO is not installed here, and min_int8="):
         onnxq.quantize(RESIDUAL, unread(), target="openvino", min_int8=50)
 
