@@ -8,6 +8,7 @@ also gives each reader of a DequantizeLinear one of its own, whose weights the c
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container, Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -19,16 +20,11 @@ def with_own_codes(model: ModelProto) -> ModelProto:
     _own_pairs(model.graph)
     taken = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8}
     seen = Counter[str]()
-    for node in _nodes(model.graph):
-        for slot, name in enumerate(node.input):
-            if name not in taken:
-                continue
-            seen[name] += 1
-            if seen[name] > 1:
-                node.input[slot] = f"{name}@{seen[name]}"
-                copy = model.graph.initializer.add()
-                copy.CopyFrom(taken[name])
-                copy.name = node.input[slot]
+    for node in model.graph.node:
+        for name, own in _renamed(node, taken, seen):
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(taken[name])
+            copy.name = own
     return model
 
 
@@ -40,24 +36,30 @@ def _own_pairs(graph: GraphProto) -> None:
     for original in graph.node:
         node = NodeProto()
         node.CopyFrom(original)
-        for reader in _with_inner(node):
-            for slot, name in enumerate(reader.input):
-                if name not in pairs:
-                    continue
-                seen[name] += 1
-                if seen[name] > 1:
-                    reader.input[slot] = f"{name}@{seen[name]}"
-                    pair = NodeProto()
-                    pair.CopyFrom(pairs[name])
-                    pair.name, pair.output[0] = f"{pair.name}@{seen[name]}", reader.input[slot]
-                    nodes.append(pair)
+        for name, own in _renamed(node, pairs, seen):
+            pair = NodeProto()
+            pair.CopyFrom(pairs[name])
+            pair.name, pair.output[0] = f"{pair.name}@{seen[name]}", own
+            nodes.append(pair)
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def _nodes(graph: GraphProto) -> list[NodeProto]:
-    return [inner for node in graph.node for inner in _with_inner(node)]
+def _renamed(node: NodeProto, names: Container[str], seen: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Every use of one of `names` in `node` and its bodies but the first that `seen` counts gets a name of its own.
+
+    Yields:
+        The name and the new one, which nothing writes yet.
+    """
+    for reader in _with_inner(node):
+        for slot, name in enumerate(reader.input):
+            if name not in names:
+                continue
+            seen[name] += 1
+            if seen[name] > 1:
+                reader.input[slot] = f"{name}@{seen[name]}"
+                yield name, reader.input[slot]
 
 
 def _with_inner(node: NodeProto) -> list[NodeProto]:
