@@ -31,7 +31,7 @@ from onnxq.numerics.qparams import QuantParams, Range, next_power_of_two, qparam
 from onnxq.numerics.scale_types import with_scale_in_bfloat16, with_scale_in_float16
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.plan import Derived, Fixed, FromValues, Observed, QuantPlan, Role, SharedWith, TensorPlan
-from onnxq.targets.schema import Engine, Target, WeightGuard
+from onnxq.targets.schema import Target, WeightGuard
 from onnxq.wording.plural import counted
 
 QParamsTable = Mapping[str, QuantParams]
@@ -311,7 +311,7 @@ def safe_params(graph: Graph, tensor: TensorPlan, params: QuantParams, target: T
     """`params`, widened where the target's kernels would overflow with the codes of a weight."""
     # Products of two unsigned types are added in 32 bits.
     plain = tensor.spec.qtype.name == "int8"
-    if tensor.role is Role.WEIGHT and target.guard is WeightGuard.PAIR_SUM and plain:
+    if tensor.role is Role.WEIGHT and target.guard is not WeightGuard.NONE and plain:
         values = constant_values(graph, tensor.name)
         for use in tensor.uses:
             params = _guarded(graph.node(use.node), values, params, target)
@@ -348,8 +348,8 @@ def _guarded(node: NodeProto, values: NDArray[Any], params: QuantParams, target:
     if node.op_type == "Conv":
         if values.shape[1] == 1 and attribute(node, "group", 1) == values.shape[0]:
             return params  # the depthwise kernel multiplies in 32 bits
-        # (M, C, kh, kw) is walked as (kh, kw, C); OpenVINO fills up C with zeros, so no pair spans two taps.
-        taps = [] if target.engine is Engine.OPENVINO else range(2, values.ndim)
+        # (M, C, kh, kw) is walked as (kh, kw, C).
+        taps = [] if target.guard is WeightGuard.TAP_PAIR_SUM else range(2, values.ndim)
         return guard_pair_sums(values, params, walk=[*taps, 1], channel=0)
     if node.op_type == "ConvTranspose":
         return params  # OpenVINO's kernel does not saturate, and onnxruntime has none

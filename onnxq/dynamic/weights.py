@@ -47,7 +47,7 @@ def _reader(graph: Graph, tensor: TensorPlan) -> str:
 def _own(graph: Graph, tensor: TensorPlan, target: Target) -> QuantParams:
     values = constant_values(graph, tensor.name)
     reader = _reader(graph, tensor)
-    guarded = target.guard is WeightGuard.PAIR_SUM and tensor.spec.qtype.signed
+    guarded = target.guard is not WeightGuard.NONE and tensor.spec.qtype.signed
     if reader != "LSTM":
         params = qparams_from_range(range_of_values(values, tensor.spec), tensor.spec)
         return guard_pair_sums(values, params, walk=[0], channel=1) if guarded and reader == "Attention" else params

@@ -24,7 +24,7 @@ from onnxq.recovery.patches import has_patches, walked, weight_from_rows, weight
 from onnxq.recovery.second_order import CodeLimits, round_second_order
 from onnxq.recovery.sites import Site, sites_of
 from onnxq.recovery.solved import Solved
-from onnxq.targets.schema import Engine, Target, WeightGuard
+from onnxq.targets.schema import Target, WeightGuard
 
 STAGE = "rounding weights"
 
@@ -185,11 +185,11 @@ def _checked(codes: NDArray[np.generic], params: QuantParams, weight: str) -> ND
 def _partners(node: NodeProto, shape: tuple[int, ...], target: Target) -> NDArray[np.intp] | None:
     """For each column the one that the kernel adds it to in 16 bits, -1 for none; None where that cannot overflow."""
     depthwise = node.op_type == "Conv" and shape[1] == 1 and attribute(node, "group", 1) == shape[0]
-    if target.guard is not WeightGuard.PAIR_SUM or depthwise:
+    if target.guard is WeightGuard.NONE or depthwise:
         return None
     order = walked(node, shape)
-    # OpenVINO fills up the channels of each tap with zeros, so no pair spans two taps (V15).
-    rows = order.reshape(-1, shape[1]) if node.op_type == "Conv" and target.engine is Engine.OPENVINO else order[None]
+    in_taps = node.op_type == "Conv" and target.guard is WeightGuard.TAP_PAIR_SUM
+    rows = order.reshape(-1, shape[1]) if in_taps else order[None]
     even = rows.shape[1] - rows.shape[1] % 2
     first, second = rows[:, 0:even:2], rows[:, 1:even:2]
     partner = np.full(order.size, -1, np.intp)

@@ -340,5 +340,5 @@ def _check_types(target: Target, reader: _Reader) -> None:
                     where=reader.where,
                     hint=f"set min_opset = {needed}",
                 )
-    if target.guard is WeightGuard.PAIR_SUM and target.weight.qtype.name != "int8":
-        raise reader.wrong("guard", "pair-sum", "'none': only int8 weights can overflow in pairs")
+    if target.guard is not WeightGuard.NONE and target.weight.qtype.name != "int8":
+        raise reader.wrong("guard", target.guard.value, "'none': only int8 weights can overflow in pairs")

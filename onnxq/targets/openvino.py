@@ -77,7 +77,7 @@ OPENVINO = Target(
 OPENVINO_AVX2 = replace(
     OPENVINO,
     name="openvino-avx2",
-    guard=WeightGuard.PAIR_SUM,
+    guard=WeightGuard.TAP_PAIR_SUM,
     costs=OPENVINO_AVX2_COSTS,
     sources={**OPENVINO.sources, "V15": "run"},
 )

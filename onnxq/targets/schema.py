@@ -46,6 +46,8 @@ class WeightGuard(enum.Enum):
     NONE = "none"
     PAIR_SUM = "pair-sum"
     """vpmaddubsw adds two u8*s8 products in saturating int16: the scale of a channel grows until no pair overflows."""
+    TAP_PAIR_SUM = "tap-pair-sum"
+    """The same where the kernel fills up the channels of each tap of a Conv with zeros: no pair spans two taps."""
 
 
 class ChannelAxis(enum.Enum):
