@@ -19,6 +19,7 @@ from onnxq.modes.details import details_of
 from onnxq.pipeline.arguments import check_order
 from onnxq.pipeline.facts import (
     Counted,
+    likeness_to_float,
     origin_check,
     path_of,
     source_facts,
@@ -31,7 +32,6 @@ from onnxq.report.quantized_model import explain_model, tensor_rows
 from onnxq.report.report import Report
 from onnxq.targets import ORT_CPU, TARGETS, TargetSource, resolve_target
 from onnxq.targets.schema import Target
-from onnxq.verification.likeness import likeness_check
 from onnxq.verification.verify import verify_model
 
 if TYPE_CHECKING:
@@ -87,16 +87,17 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
     candidate = quantized.to_model() if quantized.base_dir is None else quantized
     verification = verify_model(source, candidate, feeds, table.name, engine=table.engine, guard=table.guard)
+    compared = DataFacts(
+        samples=0,
+        held_out_samples=feeds.samples,
+        synthetic=False,
+        synthetic_comparison=data is None,
+        **source_facts(data, images=reading.images, layout=reading.layout),
+    )
     facts = RunFacts(
         size_before_bytes=size_bytes(float_model, source),
         size_after_bytes=size_bytes(quantized_model, quantized),
-        data=DataFacts(
-            samples=0,
-            held_out_samples=feeds.samples,
-            synthetic=False,
-            synthetic_comparison=data is None,
-            **source_facts(data, images=reading.images, layout=reading.layout),
-        ),
+        data=compared,
         model_name=Path(path_of(quantized_model) or "").name,
         quantized_path=path_of(quantized_model),
         float_path=path_of(float_model),
@@ -109,7 +110,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         facts,
         extra_checks=(
             *origin_check(source, quantized, verification.outputs),
-            *(() if data is None else likeness_check(source, verification.outputs)),
+            *likeness_to_float(source, compared, verification.outputs),
         ),
         rows=tensor_rows(explain_model(quantized.copy(), table)),
         details=inner,

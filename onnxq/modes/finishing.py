@@ -20,7 +20,7 @@ from onnxq.modes.details import Calibrated, details_of
 from onnxq.modes.recorded_options import OPTIONS_KEY
 from onnxq.modes.result import QuantizeResult
 from onnxq.modes.slower import slower_notes, ways_out
-from onnxq.pipeline.facts import Clock, Counted, path_of, source_facts
+from onnxq.pipeline.facts import Clock, Counted, likeness_to_float, path_of, source_facts
 from onnxq.pipeline.reading import Reading
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.modes import STATIC
@@ -36,7 +36,6 @@ from onnxq.search.result import SearchResult
 from onnxq.targets.schema import Engine, Target
 from onnxq.tuning.search import Tuning
 from onnxq.verification.check import Check
-from onnxq.verification.likeness import likeness_check
 from onnxq.verification.verify import VerifyResult, verify_model
 from onnxq.version import VERSION
 from onnxq.weight_only.kept import Quality
@@ -189,12 +188,13 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
     )
     path = request.output
     beside = file is not None or needs_data_file(result)
+    data = replace(_data_facts(made, request), held_out_samples=feeds.samples)
     facts = RunFacts(
         method=made.label,
         recovery=made.recovery,
         size_before_bytes=size_bytes(request.model, made.source),
         size_after_bytes=size_bytes(result, made.quantized),
-        data=replace(_data_facts(made, request), held_out_samples=feeds.samples),
+        data=data,
         output_path=None if path is None else str(path),
         float_path=path_of(request.model),
         output_data_path=str(data_file(path)) if path is not None and beside else None,
@@ -210,7 +210,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         facts,
         plan=measured,
         qparams=made.qparams,
-        extra_checks=(*made.checks, *_likeness(made, facts.data, verification)),
+        extra_checks=(*made.checks, *likeness_to_float(made.source, data, verification.outputs)),
         qualities=made.qualities,
         details=_details(made, measured, request, verification) if request.details else None,
     )
@@ -231,13 +231,6 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         search=made.search,
         tuning=made.tuning,
     )
-
-
-def _likeness(made: Made, data: DataFacts | None, verification: VerifyResult) -> tuple[Check, ...]:
-    """Whether outputs follow the float model's, where they were compared on real inputs."""
-    if data is None or data.synthetic or data.synthetic_comparison:
-        return ()
-    return likeness_check(made.source, verification.outputs)
 
 
 def _kept_twice(made: Made) -> list[str]:

@@ -26,8 +26,10 @@ from onnxq.pipeline.stages import Known
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.registry import Recovery
 from onnxq.report.build import POOR_SQNR_DB
+from onnxq.report.contents import DataFacts
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError
+from onnxq.verification.likeness import likeness_check
 from onnxq.version import VERSION
 
 
@@ -149,6 +151,11 @@ def origin_check(source: Graph, quantized: Graph, outputs: Sequence[OutputError]
         detail = f"the file says it was made from another float model: digest {made_from[:12]}, not {digest[:12]}"
     unlike = any(o.sqnr_db is not None and o.sqnr_db < POOR_SQNR_DB for o in outputs)
     return (Check(name="made from this float model", passed=made_from == digest or not unlike, detail=detail),)
+
+
+def likeness_to_float(source: Graph, data: DataFacts, outputs: Sequence[OutputError]) -> tuple[Check, ...]:
+    """Whether outputs follow those of `source`, where they were compared on real inputs; see `likeness_check`."""
+    return () if data.synthetic or data.synthetic_comparison else likeness_check(source, outputs)
 
 
 class Clock:

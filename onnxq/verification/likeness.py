@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from onnxq.graph.view import Graph
 from onnxq.planning.bounds import known_bounds
 from onnxq.verification.check import Check, check_all
-from onnxq.verification.compare import SLACK_DB, OutputError
+from onnxq.verification.compare import OutputError
 
+_LEAST_SQNR_DB = 3.0
+"""Half of the signal's power is noise."""
 _SMALL_SCORE_ERROR = 0.1
 """Of scores from 0 to 1: probabilities of 0.001 and 0.002 have -3 dB of each other, and mean the same."""
 
@@ -34,7 +36,7 @@ def likeness_check(graph: Graph, outputs: Sequence[OutputError]) -> tuple[Check,
         f"{error.name!r} has {error.sqnr_db:.1f} dB SQNR, more noise than half of the signal"
         for error in judged
         if error.sqnr_db is not None
-        and error.sqnr_db < SLACK_DB
+        and error.sqnr_db < _LEAST_SQNR_DB
         and not (_is_score(graph, error) and (error.max_abs or 0.0) <= _SMALL_SCORE_ERROR)
     ]
     return (check_all("outputs follow the float model's", unlike, len(judged), "outputs"),)
