@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxq.planning.modes import DYNAMIC, STATIC, WEIGHT_ONLY
+from onnxq.targets import TARGETS
+from onnxq.targets.schema import Engine
 
 FEW_SAMPLES = 64
 """Below so many, another sample still moves the ranges of most models."""
@@ -40,7 +42,8 @@ _FASTER = {
 }
 """What helps against too much noise or time, by mode: in words, and as an option."""
 
-_EXTRAS = {"tensorrt": "tensorrt", "openvino": "openvino", "openvino-avx2": "openvino"}
+_EXTRAS = frozenset({Engine.TENSORRT, Engine.OPENVINO})
+"""Engines that an extra of the same name brings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +125,9 @@ def _way_out(check: str, names: _Names) -> str:
             f"onnxq sensitivity {names.model}{names.in_mode} --data {names.data}{names.read_as} "
             f"--target {names.target} --report layers.html"
         )
-    if check.startswith("the engine was asked") and names.target in _EXTRAS:
-        return f"pip install 'onnxq[{_EXTRAS[names.target]}]'"
+    target = TARGETS.get(names.target)
+    if check.startswith("the engine was asked") and target is not None and target.engine in _EXTRAS:
+        return f"pip install 'onnxq[{target.engine.value}]'"
     if check.startswith("int8 nodes"):
         return f"onnxq plan {names.model} --target {names.target} --decision float"
     return ""

@@ -54,6 +54,11 @@ _SATURATES = (
     "{instead} A model to run on this CPU is made for ort-x64-avx2, target= (--target)."
 )
 _STOOD_IN = "Kernels that do not saturate either answered in their place."
+_STOOD_IN_OUTSIDE = (
+    _STOOD_IN
+    + " Inside If, Loop and Scan there are none, so what such nodes give, and whole outputs, were not compared "
+    "with Q and DQ as written; their bodies were, alone."
+)
 _ANSWERED = "They answered all the same, so errors may be larger than there."
 _KEPT_BATCHES = 4
 """Batches that the engine itself is asked about."""
@@ -153,7 +158,8 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
     elif asked is Engine.ONNXRUNTIME:
         answer = ask_onnxruntime(quantized, measured.kept, unsaturated=unsaturated)
         if saturated and answer.engine is not None and answer.engine.of(Precision.INT8):
-            instead = _STOOD_IN if unsaturated else _ANSWERED
+            stood_in = _STOOD_IN_OUTSIDE if any(True for _ in subgraphs(quantized)) else _STOOD_IN
+            instead = stood_in if unsaturated else _ANSWERED
             answer.warnings.append(_SATURATES.format(target=target_name, instead=instead))
     else:
         answer = Answer(warnings=[_NO_ENGINE.format(target=target_name)])

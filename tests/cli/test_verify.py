@@ -101,7 +101,9 @@ def test_int8_gate_on_openvino(folder: Path, percent: str, exit_code: int) -> No
     result = verify("--target", "openvino", "--json", "--min-int8", percent)
     found = document(result)
     # On a CPU without VNNI the model, which is not made for one, fails another check: its sums saturate.
-    failed = {check["name"] for check in found["checks"] if not check["passed"]} - {"engine as accurate as Q/DQ"}
+    failed = {check["name"] for check in found["checks"] if not check["passed"]}
+    if saturates():
+        failed -= {"engine as accurate as Q/DQ"}
     assert failed == ({f"int8 nodes at least {percent.rstrip('%')} %"} if exit_code else set())
     assert result.exit_code == exit_code or saturates()
     proven = found["proven"]

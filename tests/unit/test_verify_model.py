@@ -95,6 +95,21 @@ def test_sums_that_saturate_on_some_cpus_are_right_for_others() -> None:
     assert onnxq.evaluate(model, result.model, data[0], metric="sqnr").models[-1].score > 30  # dB; saturated: 6
 
 
+def test_what_could_not_be_compared_without_saturation_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxq.verification.verify.saturates", lambda: True)
+    text = """(float[N,64] x, bool c) => (float[N,64] y) {
+        a = MatMul(x, w)
+        y = If (c) <then_branch = t () => (float[N,64] p) { p = MatMul(a, v) },
+                    else_branch = e () => (float[N,64] q) { q = Abs(a) }> }"""
+    rng = np.random.default_rng(0)
+    model = model_of(text, **{name: rng.standard_normal((64, 64)).astype(np.float32) for name in "vw"})
+    data = [{"x": rng.standard_normal((4, 64)).astype(np.float32), "c": np.array(flag)} for flag in [True, False] * 8]
+    report = onnxq.quantize(model, data, target="ort-x64-vnni", placement="full").report
+    assert report.failed_checks == ()
+    assert "optimised as accurate as unoptimised" not in [check.name for check in report.checks]
+    assert any("their bodies were, alone" in warning for warning in report.warnings)
+
+
 def test_a_wrong_axis_fails_twice():
     result = verify_model(FLOAT_GRAPH, int8_conv(weight_axis=1), conv_feeds(), "ort-x64-avx2")
     assert not result
