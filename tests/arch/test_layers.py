@@ -69,6 +69,7 @@ HOMES = {
     "tokenizers": ("onnxq.data.texts",),
     "rich": ("onnxq.report.text", "onnxq.cli"),
     "click": ("onnxq.cli",),
+    "jsonschema": ("onnxq.report.checked_document",),
     "torch": (),
     "tensorflow": (),
     "scipy": (),

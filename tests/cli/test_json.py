@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxq.report.checked_document import schema
 from tests.cli.conftest import Run, samples
-from tests.json_schemas import problems, schema
+from tests.json_schemas import problems
 
 VNNI = ("--target", "ort-x64-vnni")
 DATA = ("--data", "data.npz")

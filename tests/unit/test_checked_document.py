@@ -31,14 +31,14 @@ def test_a_report_is_as_its_schema_says(report: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        ("passed", 1, "passed is 1, expected boolean"),
-        ("checks", 0.5, "checks is 0.5, expected array"),
-        ("checks.0", [], "checks[0] is [], expected object"),
-        ("checks.0.name", None, "checks[0].name is null, expected string"),
-        ("proven.int8", True, "proven.int8 is true, expected integer"),
-        ("proven", "x" * 90, f'proven is "{"x" * 59}..., expected object'),
-        ("data.samples", "8", 'data.samples is "8", expected integer'),
-        ("schema", "onnxq.report/2", 'schema is "onnxq.report/2", expected "onnxq.report/1"'),
+        ("passed", 1, "passed: 1 is not of type 'boolean'"),
+        ("checks", 0.5, "checks: 0.5 is not of type 'array'"),
+        ("checks.0", [], "checks[0]: [] is not of type 'object'"),
+        ("checks.0.name", None, "checks[0].name: None is not of type 'string'"),
+        ("proven.int8", True, "proven.int8: True is not of type 'integer'"),
+        ("proven", "x" * 90, f"proven: ...{'x' * 75}' is not valid under any of the given schemas"),
+        ("data.samples", "8", "data.samples: '8' is not of type 'integer'"),
+        ("schema", "onnxq.report/2", "schema: 'onnxq.report/1' was expected"),
     ],
 )
 def test_what_is_otherwise_is_named(report: dict[str, Any], path: str, value: Any, problem: str) -> None:
@@ -54,8 +54,8 @@ def test_what_is_otherwise_is_named(report: dict[str, Any], path: str, value: An
 def test_what_is_missing_is_named(report: dict[str, Any]) -> None:
     document = copy.deepcopy(report)
     del document["checks"][0]["detail"]
-    assert problem_of(document, "onnxq.report/1") == "checks[0] lacks 'detail'"
-    assert problem_of([], "onnxq.report/1") == "it is [], expected object"
+    assert problem_of(document, "onnxq.report/1") == "checks[0]: 'detail' is a required property"
+    assert problem_of([], "onnxq.report/1") == "it: [] is not of type 'object'"
 
 
 @pytest.mark.parametrize(
