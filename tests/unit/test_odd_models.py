@@ -25,7 +25,7 @@ def small() -> ModelProto:
 
 def test_names_that_are_not_text() -> None:
     content = model_of("(float[N] x) => (float[N] y) { y = Abs<note=1>(x) }").SerializeToString()
-    with pytest.raises(ModelError, match=r"the name b'n\\x80te' is not in UTF-8|this is not a valid ONNX model"):
+    with pytest.raises(ModelError, match=r"the name b'n\\x80te' is not in UTF-8"):
         load_graph(content.replace(b"note", b"n\x80te"))
 
 
