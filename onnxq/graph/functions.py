@@ -8,14 +8,14 @@ nodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 
 import onnx.inliner
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from onnxq.errors import ModelError
-from onnxq.graph.messages import bodies
+from onnxq.graph.messages import nodes_within
 
 MOST_NODES = 1_000_000
 """Of an inlined model: far above that of any model."""
@@ -39,8 +39,9 @@ def with_functions_inlined(model: ModelProto, where: str) -> ModelProto:
         if key in functions:
             raise ModelError(f"function {_shown(key)} is there twice", where=where, hint=_AGAIN)
         functions[key] = function
-    _check_calls([n for owner in (model.graph, *model.functions) for n in _nodes(owner.node)], functions, where)
-    count = sum(_sizes(functions, where).get(_key(node), 1) for node in _nodes(model.graph.node))
+    _check_calls([n for owner in (model.graph, *model.functions) for n in nodes_within(owner.node)], functions, where)
+    sizes = _sizes(functions, where)
+    count = sum(sizes.get(_key(node), 1) for node in nodes_within(model.graph.node))
     if count > MOST_NODES:
         raise ModelError(
             f"its functions call each other so often that it would have {count} nodes, expected at most {MOST_NODES}",
@@ -69,7 +70,7 @@ def _check_calls(nodes: Iterable[NodeProto], functions: dict[Key, FunctionProto]
 
 def _sizes(functions: dict[Key, FunctionProto], where: str) -> dict[Key, int]:
     """Nodes that each function comes to, those that it calls included."""
-    called = {key: [_key(node) for node in _nodes(one.node)] for key, one in functions.items()}
+    called = {key: [_key(node) for node in nodes_within(one.node)] for key, one in functions.items()}
     calls = {key: [call for call in inner if call in functions] for key, inner in called.items()}
     sizes: dict[Key, int] = {}
     try:
@@ -79,14 +80,6 @@ def _sizes(functions: dict[Key, FunctionProto], where: str) -> dict[Key, int]:
         circle = " calls ".join(map(_shown, reversed(error.args[1])))
         raise ModelError(f"its functions call themselves: {circle}", where=where, hint=_AGAIN) from error
     return sizes
-
-
-def _nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes and those in their bodies."""
-    for node in nodes:
-        yield node
-        for body in bodies(node):
-            yield from _nodes(body.node)
 
 
 def _key(node: NodeProto) -> Key:

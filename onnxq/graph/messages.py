@@ -47,6 +47,14 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
             yield from attr.graphs
 
 
+def nodes_within(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes, each followed by those in its bodies, to any depth."""
+    for node in nodes:
+        yield node
+        for body in bodies(node):
+            yield from nodes_within(body.node)
+
+
 def captured_names(body: GraphProto) -> set[str]:
     """Names that `body` reads from the scopes around it."""
     known = {v.name for v in body.input} | {t.name for t in body.initializer}

@@ -6,13 +6,12 @@ into exactly one QuantizeLinear. This module answers those questions; what follo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from onnx import NodeProto, TensorProto
 
-from onnxq.graph.messages import MICROSOFT
-from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
+from onnxq.graph.messages import MICROSOFT, nodes_within
+from onnxq.graph.view import STANDARD_DOMAINS, Graph
 
 QDQ_OPS = ("QuantizeLinear", "DequantizeLinear")
 MATRIX_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
@@ -63,21 +62,15 @@ def quantizes_by_pairs(graph: Graph) -> bool:
     False for the two other forms, which have no such pair to look at: activations quantized while the model runs, and
     weights alone in few bits.
     """
-    ops = set(_ops(graph.nodes))
+    ops = {node.op_type for node in nodes_within(graph.nodes)}
     tables = any(n.op_type == "Gather" and graph.dtype(n.input[0]) == TensorProto.INT8 for n in graph.nodes)
     return "QuantizeLinear" in ops or not (tables or ops & OTHER_FORMS)
 
 
 def dequantizes_weights_alone(graph: Graph) -> bool:
     """Whether weights in few bits stand behind a DequantizeLinear, and activations have no pairs."""
-    return "DequantizeLinear" in _ops(graph.nodes) and not quantizes_by_pairs(graph)
-
-
-def _ops(nodes: Iterable[NodeProto]) -> Iterator[str]:
-    for node in nodes:
-        yield node.op_type
-        for body in bodies(node):
-            yield from _ops(body.node)
+    dequantizes = any(node.op_type == "DequantizeLinear" for node in nodes_within(graph.nodes))
+    return dequantizes and not quantizes_by_pairs(graph)
 
 
 def dequantizer(graph: Graph, tensor: str) -> NodeProto | None:

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxq.graph.view import bodies
+from onnxq.graph.messages import nodes_within
 
 
 def with_own_codes(model: ModelProto) -> ModelProto:
@@ -52,7 +52,7 @@ def _renamed(node: NodeProto, names: Container[str], seen: Counter[str]) -> Iter
     Yields:
         The name and the new one, which nothing writes yet.
     """
-    for reader in _with_inner(node):
+    for reader in nodes_within([node]):
         for slot, name in enumerate(reader.input):
             if name not in names:
                 continue
@@ -60,8 +60,3 @@ def _renamed(node: NodeProto, names: Container[str], seen: Counter[str]) -> Iter
             if seen[name] > 1:
                 reader.input[slot] = f"{name}@{seen[name]}"
                 yield name, reader.input[slot]
-
-
-def _with_inner(node: NodeProto) -> list[NodeProto]:
-    """A node and those in its bodies."""
-    return [node, *(inner for body in bodies(node) for one in body.node for inner in _with_inner(one))]
