@@ -207,7 +207,10 @@ def test_a_conv_text_model_builds_float_too(folder: Path) -> None:
 
 
 def test_open_resolutions_of_a_text_detector(folder: Path) -> None:
-    made = quantized("ppocrv4_det", "tensorrt").model
+    result = quantized("ppocrv4_det", "tensorrt")
+    assert result.report.failed_checks == ()
+    assert {"rules of TensorRT", "engine builds"} <= {c.name for c in result.report.checks}
+    made = result.model
     data = [{"x": normal(1, 3, height, width)} for height, width in ((320, 480), (480, 320), (320, 480))]
     built = onnxq.build_engine(made, "det.engine", data=data)
     assert built.profile == {"x": ((1, 3, 320, 320), (1, 3, 320, 480), (1, 3, 480, 480))}

@@ -151,7 +151,7 @@ def test_top_1_is_within_one_point_of_float(name: str, target: str) -> None:
 # ---- TensorRT ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"ppocrv4_det"}))  # test_engine.py builds that one, twice
 def test_tensorrt_builds_an_engine(name: str) -> None:
     """PP-OCR's angle classifier included, which TensorRT refuses in float for its dimensions called `?`."""
     if installed_package() is None:
