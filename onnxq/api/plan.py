@@ -22,12 +22,13 @@ from onnxq.pipeline.nested_plans import whole_plan
 from onnxq.pipeline.stages import check_stats, prepare
 from onnxq.pipeline.uncalibrated_plans import plan_dynamically, plan_weights_of
 from onnxq.planning.macs import plan_with_macs
-from onnxq.planning.modes import DYNAMIC, STATIC
+from onnxq.planning.modes import DYNAMIC, STATIC, WEIGHT_ONLY
 from onnxq.planning.options import PlacementKeywords, PlanOptions, TypeKeywords
-from onnxq.planning.plan import QuantPlan
+from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.weight_form import FormKeywords, WeightForm
 from onnxq.report.explanation import Explanation, codes_of_nodes, explain_plan
 from onnxq.targets import ORT_CPU, TargetSource, resolve_target
+from onnxq.verification.engines.ort_products import saturation_note
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -137,6 +138,13 @@ def _planned(model: ModelSource, target: TargetSource, mode: str, options: PlanK
         OnnxqError: as `plan`.
     """
     check_mode(mode, PlanKeywords, options)
+    planned = _planned_for(model, target, mode, options)
+    computes_on_codes = any(decision.action is Action.INT8 for decision in planned.whole.nodes)
+    remark = saturation_note(resolve_target(target)[0]) if computes_on_codes else None
+    return planned if remark is None else replace(planned, own=replace(planned.own, notes=(*planned.own.notes, remark)))
+
+
+def _planned_for(model: ModelSource, target: TargetSource, mode: str, options: PlanKeywords) -> _Planned:
     wanted = PlanOptions.of(options, with_types=mode == STATIC)
     if mode == STATIC:
         prepared = prepare(model, target, wanted)
@@ -147,7 +155,7 @@ def _planned(model: ModelSource, target: TargetSource, mode: str, options: PlanK
             whole_with=lambda own: whole_plan(own, prepared.nested),
             solve=lambda own: solve_without_data(prepared.graph, own, prepared.target),
         )
-    table, note = resolve_target(target)
+    table, note = resolve_target(target, weights_alone=mode == WEIGHT_ONLY)
     notes = [note] if note else []
     if mode == DYNAMIC:
         dynamic = plan_dynamically(model, table, wanted, notes)

@@ -27,7 +27,7 @@ from onnxq.modes.static import quantize_static
 from onnxq.modes.weight_only import quantize_weights
 from onnxq.pipeline.arguments import check_output_is_no_input, check_weights_stay
 from onnxq.pipeline.reading import Reading, ReadingKeywords
-from onnxq.planning.modes import DYNAMIC, STATIC
+from onnxq.planning.modes import DYNAMIC, STATIC, WEIGHT_ONLY
 from onnxq.planning.options import PlacementKeywords, PlanOptions, TypeKeywords
 from onnxq.planning.weight_form import FormKeywords, WeightForm
 from onnxq.report.gates import GateKeywords, Gates
@@ -112,7 +112,7 @@ def quantize(  # noqa: PLR0913 - what every call is about; all else is in groups
     if place is not None:
         check_output(place, force=force)
         check_weights_stay(place, model)
-    table, note = resolve_target(target)
+    table, note = resolve_target(target, weights_alone=mode == WEIGHT_ONLY)
     gates = _gates(options)
     gates.check_possible(table)
     request = Request(

@@ -31,7 +31,7 @@ from onnxq.pipeline.stages import (
     prepare,
     read_through,
 )
-from onnxq.planning.modes import DYNAMIC, STATIC
+from onnxq.planning.modes import DYNAMIC, STATIC, WEIGHT_ONLY
 from onnxq.planning.options import PlacementKeywords, PlanOptions, TypeKeywords
 from onnxq.planning.weight_form import FormKeywords, WeightForm
 from onnxq.recovery.registry import Recovery
@@ -98,7 +98,7 @@ def sensitivity(  # noqa: PLR0913 - one keyword for each choice of the user
     check_mode(mode, SensitivityKeywords, options)
     _check(samples, seconds)
     clock = Clock()
-    table, note = resolve_target(target)
+    table, note = resolve_target(target, weights_alone=mode == WEIGHT_ONLY)
     request = Request(
         model=model,
         data=data,

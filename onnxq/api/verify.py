@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ from onnxq.graph.model import (
     load_graph,
     size_bytes,
 )
+from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import Graph
 from onnxq.keywords import takes
 from onnxq.modes.details import details_of
 from onnxq.pipeline.arguments import check_order
 from onnxq.pipeline.facts import (
+    Clock,
     Counted,
     likeness_to_float,
     origin_check,
@@ -25,6 +28,7 @@ from onnxq.pipeline.facts import (
     source_facts,
 )
 from onnxq.pipeline.reading import Reading, ReadingKeywords
+from onnxq.planning.kept_reasons import kept_reasons
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.contents import DataFacts
 from onnxq.report.gates import GateKeywords, Gates
@@ -77,6 +81,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         ConfigError: there is no such target, its engine never answers what a gate asks, or the models changed places.
         GateError: a gate needs an engine that is not installed here.
     """
+    clock = Clock()
     gates, reading = Gates.of(options, min_sqnr=min_sqnr), Reading.of(options)
     source, quantized = load_graph(float_model), load_graph(quantized_model)
     check_order(source, [quantized])
@@ -86,7 +91,9 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     feeds = Counted(batches, progress)
     # A message has no folder of its own; what `quantize` returns refers to files beside the float model.
     candidate = quantized.to_model() if quantized.base_dir is None else quantized
+    clock.lap("read")
     verification = verify_model(source, candidate, feeds, table.name, engine=table.engine, guard=table.guard)
+    clock.passed(verification.seconds)
     compared = DataFacts(
         samples=0,
         held_out_samples=feeds.samples,
@@ -103,8 +110,10 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         float_path=path_of(float_model),
         warnings=(*batches.warnings, *([] if is_quantized(quantized) else [_NOT_QUANTIZED])),
         notes=(*made_for, *batches.notes),
+        seconds=clock.seconds,
     )
     inner = details_of(source, quantized, verification, table, progress=progress) if details else None
+    clock.lap("look inside" if details else "report")
     report = build_report(
         verification,
         facts,
@@ -113,9 +122,17 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
             *likeness_to_float(source, compared, verification.outputs),
         ),
         rows=tensor_rows(explain_model(quantized.copy(), table)),
+        reasons=kept_reasons(get_metadata(quantized.frame)),
         details=inner,
     )
-    return gates.applied(report)
+    return gates.applied(report, {*_names(source)})
+
+
+def _names(graph: Graph) -> Iterator[str]:
+    """Names of all nodes, those in subgraphs by their paths."""
+    yield from (node.name for node in graph.nodes)
+    for one in subgraphs(graph):
+        yield from (f"{one.path}/{name}" for name in _names(own_graph(graph, one)))
 
 
 def _asked(target: TargetSource | None, quantized: Graph) -> tuple[Target, tuple[str, ...]]:

@@ -19,6 +19,7 @@ from click.core import ParameterSource
 
 from onnxq.cli.signals import Terminated, sigterm_raises
 from onnxq.errors import InternalError, InterruptedRunError, OnnxqError
+from onnxq.wording.flags import flags_first
 
 EXIT_USAGE = 2
 EXIT_INPUT = 3
@@ -52,7 +53,7 @@ class Failure:
     def to_text(self) -> str:
         """Lines for stderr."""
         first = f"error: {self.where}: {self.message}" if self.where else f"error: {self.message}"
-        return f"{first}\nhint: {self.hint}" if self.hint else first
+        return flags_first(f"{first}\nhint: {self.hint}" if self.hint else first)
 
     def to_json(self) -> str:
         """The document that stdout gets under `--json`."""

@@ -24,9 +24,11 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxq.cli.tables import counts, node_table, tensor_table
-from onnxq.graph.messages import type_name
+from onnxq.graph.messages import bodies, nodes_within, type_name
 from onnxq.graph.model import get_metadata, load_graph, quantized_nodes, size_bytes
 from onnxq.graph.view import Dim, Graph
+from onnxq.passes.simplify.lift_constants import constant_tensor
+from onnxq.planning.kept_reasons import REASONS_KEY
 from onnxq.report.explanation import Explanation, NodeRow, RowFilter, TensorRow
 from onnxq.report.quantized_model import explain_model
 from onnxq.targets import TARGET_NAMES, resolve_target
@@ -147,7 +149,7 @@ def inspect_model(path: Path, rows: RowFilter, target: str | None = None) -> Ins
         ir_version=frame.ir_version,
         opsets={entry.domain or "ai.onnx": entry.version for entry in frame.opset_import},
         producer=f"{frame.producer_name} {frame.producer_version}".strip(),
-        parameters=sum(math.prod(tensor.dims) for tensor in graph.initializers.values()),
+        parameters=_values_held(graph),
         inputs=inputs,
         outputs=outputs,
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
@@ -167,6 +169,14 @@ def _table_of(target: str | None, metadata: Mapping[str, str]) -> Target | None:
         return resolve_target(target)[0]
     named = metadata.get("onnxq.target", "")
     return resolve_target(named)[0] if named in TARGET_NAMES else None
+
+
+def _values_held(graph: Graph) -> int:
+    """Values in initializers and Constant nodes, also in those of bodies."""
+    nodes = [*nodes_within(graph.nodes)]
+    held = [*graph.initializers.values(), *(t for node in nodes for body in bodies(node) for t in body.initializer)]
+    held += [t for n in nodes if n.op_type == "Constant" and (t := constant_tensor(n)) is not None]
+    return sum(math.prod(tensor.dims) for tensor in held)
 
 
 def _operator(node: NodeProto) -> str:
@@ -227,7 +237,7 @@ def facts_table(seen: Inspected, *, tensors: bool, nodes: bool) -> RenderableTyp
 def _rows(facts: ModelFacts) -> Iterable[tuple[str, str]]:
     yield "model", facts.path
     values = "1 value" if facts.parameters == 1 else f"{facts.parameters:,} values"
-    yield "size", f"{size_text(facts.size_bytes)}, {values} in initializers"
+    yield "size", f"{size_text(facts.size_bytes)}, {values} in initializers and Constant nodes"
     opsets = ", ".join(f"{domain} {version}" for domain, version in facts.opsets.items())
     yield "opset", f"{opsets} (IR version {facts.ir_version})"
     if facts.producer:
@@ -238,7 +248,7 @@ def _rows(facts: ModelFacts) -> Iterable[tuple[str, str]]:
         yield "output", _value_text(value)
     yield "operators", ", ".join(f"{count} {op}" for op, count in facts.operators.items())
     for key, text in facts.metadata.items():
-        yield "metadata", f"{key} = {text}"
+        yield "metadata", f"{key} = {text}" if key != REASONS_KEY else f"{key} = (the reasons of its nodes in float)"
 
 
 def _value_text(value: ValueFacts) -> str:

@@ -15,6 +15,7 @@ import click
 from onnxq.cli.files import write_text
 from onnxq.cli.group import EXIT_GATE, Failure, failure_of
 from onnxq.errors import ConfigError, OnnxqError
+from onnxq.wording.flags import flags_first
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,12 +34,12 @@ _REPORT_SUFFIXES = (".html", ".json")
 def say(text: str, *, quiet: bool) -> None:
     """A remark for the person at the terminal."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(flags_first(text), err=True)
 
 
 def warn(text: str) -> None:
     """A warning for the person at the terminal, who gets it under --quiet too."""
-    click.echo(f"warning: {text}", err=True)
+    click.echo(flags_first(f"warning: {text}"), err=True)
 
 
 def print_json(document: Any) -> None:
@@ -71,14 +72,14 @@ def _page_columns() -> int:
 
 
 def show_report(report: Report, *, as_json: bool, quiet: bool) -> None:
-    """A report on stdout; under --quiet its warnings on stderr, since the summary with them is not shown."""
+    """A report on stdout; under --quiet and --json its warnings on stderr, since the summary with them is not shown."""
     from onnxq.report.text import summary  # noqa: PLC0415
 
     if as_json:
         click.echo(report.to_json())
     elif not quiet:
-        show(summary(report))
-    if quiet:
+        show(summary(report, said=flags_first))
+    if quiet or as_json:
         for text in report.warnings:
             warn(text)
 

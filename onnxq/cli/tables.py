@@ -13,6 +13,7 @@ from rich.text import Text
 from onnxq.report.explanation import Explanation, NodeRow, TensorRow
 from onnxq.report.weight_shares import is_code
 from onnxq.report.wording import frequent_reasons
+from onnxq.wording.flags import flags_first
 from onnxq.wording.plural import counted
 
 _SHOWN_CHANNELS = 3
@@ -30,7 +31,7 @@ def node_table(rows: Iterable[NodeRow], *, title: str) -> Table:
             Text(row.runs, style=_STYLES.get(row.action, "dim")),
             escape(row.rule),
             _share(row),
-            escape(row.reason),
+            escape(flags_first(row.reason)),
         )
     return table
 
@@ -87,9 +88,9 @@ def explanation_table(
     """The picked rows, nodes or tensors, then the counts of the whole and why most of its float nodes are that."""
     table = tensor_table(shown.tensors, title=title) if tensors else node_table(shown.nodes, title=title)
     said = frequent_reasons((row.node, row.op, row.reason) for row in whole.nodes if row.action == "float")
-    lines = [Text(f"{'' if number else _LEFT:{len(_LEFT)}}{line}") for number, line in enumerate(said)]
+    lines = [Text(f"{'' if number else _LEFT:{len(_LEFT)}}{flags_first(line)}") for number, line in enumerate(said)]
     found = counts(whole.nodes, whole.int8_mac_share)
-    return Group(table, found, *lines, *(Text(f"note: {n}", style="cyan") for n in notes))
+    return Group(table, found, *lines, *(Text(flags_first(f"note: {n}"), style="cyan") for n in notes))
 
 
 def several(values: list[str], of: str = "channels") -> str:

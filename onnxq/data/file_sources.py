@@ -57,7 +57,10 @@ def files_source(  # noqa: PLR0913 - the parts of one decision
     (kind,) = kinds
     texts = kind == "texts"
     if hook is not None and said.tokenizer is not None:
-        raise ConfigError("both a tokenizer and a hook are given", hint="call the tokenizer in preprocess= instead.")
+        raise ConfigError(
+            "both a tokenizer and a hook are given",
+            hint="call the tokenizer in preprocess= (--preprocess), or leave tokenizer= (--tokenizer) out.",
+        )
     size = max((spec.fixed_batch or 0 for spec in inputs.values()), default=0) or batch_size or 1
     if texts and said.tokenizer is not None:
         tokenizing = Tokenizing(said.tokenizer, said.text_column, said.max_length, inputs)
@@ -140,4 +143,5 @@ class TextSource:
             columns = {name: ArrayColumn(array) for name, array in feed.items()}
             yield Item(columns, size=None, stacked=False, origin=f"row {done}")
         if self._tokenizing.cut:
-            note(f"{self._tokenizing.cut} of {done} texts were cut to {self._tokenizing.most} tokens (max_length=)")
+            most = self._tokenizing.most
+            note(f"{self._tokenizing.cut} of {done} texts were cut to {most} tokens: max_length= (--max-length)")

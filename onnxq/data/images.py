@@ -112,6 +112,8 @@ PRESETS: Mapping[str, ImageOptions] = {
 }
 
 _LETTERBOX_GREY = 114
+_GREY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"})
+"""Modes of Pillow without colours."""
 
 
 def image_options(images: ImageOptions | str | None) -> ImageOptions | None:
@@ -191,11 +193,16 @@ class ImageSource:
 
     def items(self, note: Callable[[str], None]) -> Iterator[Item]:
         group: list[NDArray[Any]] = []
+        turned = 0
         for path in self._paths:
-            group.append(self._load(path))
+            array, is_grey = self._load(path)
+            group.append(array)
+            turned += is_grey is not self._takes_grey
             if len(group) == self._group:
                 yield self._item(group, path.name)
                 group = []
+        if turned:
+            note(self._turned_note(turned))
         if not group:
             return
         if self._spec.fixed_batch:
@@ -206,6 +213,17 @@ class ImageSource:
         else:
             yield self._item(group, self._paths[-1].name)
 
+    @property
+    def _takes_grey(self) -> bool:
+        return _channels(self._spec) == 1
+
+    def _turned_note(self, count: int) -> str:
+        """What to say of pictures that have other channels than the model's input."""
+        spec, pictures = self._spec, f"{count} of {counted(len(self._paths), 'picture')}"
+        if self._takes_grey:
+            return f"{pictures} have colours and were made grey: input {spec.name!r} {spec.describe()} has one channel"
+        return f"{pictures} are grey, and all channels of input {spec.name!r} {spec.describe()} got the same"
+
     def of_item(self, item: Any) -> dict[str, NDArray[Any]] | None:
         """The input of an item that is a picture of Pillow or holds one, by name or in front of its label."""
         parts = item.values() if isinstance(item, Mapping) else item if isinstance(item, (list, tuple)) else (item,)
@@ -215,19 +233,20 @@ class ImageSource:
     def _item(self, group: list[NDArray[Any]], origin: str) -> Item:
         return Item({self._spec.name: ArrayColumn(np.stack(group))}, size=None, stacked=False, origin=origin)
 
-    def _load(self, path: Path) -> NDArray[Any]:
+    def _load(self, path: Path) -> tuple[NDArray[Any], bool]:
+        """What the options make of the picture in a file, and whether that is grey."""
         try:
             with self._image.open(path) as opened:
                 opened.load()
-                return self.prepared(opened)
+                return self.prepared(opened), opened.mode in _GREY
         except MemoryError:
             raise
         except Exception as error:  # decoders raise what they like: SyntaxError, struct.error, DecompressionBombError
-            raise DataError(f"not a readable image: {error}", where=str(path)) from error
+            raise _unreadable(path, error) from error
 
     def prepared(self, picture: Image.Image) -> NDArray[Any]:
         """What the options make of a picture, without a batch axis."""
-        grey = _channels(self._spec) == 1
+        grey = self._takes_grey
         pixels, used_width = self._resized(picture.convert("L" if grey else "RGB"))
         pixels = pixels[..., None] if grey else pixels
         array: NDArray[Any] = pixels[..., ::-1] if self._options.color == "bgr" else pixels
@@ -274,7 +293,8 @@ def _image_input(inputs: InputSpecs, where: str) -> InputSpec:
             "images fit only a model with one input of shape (N, 3, H, W), (N, 1, H, W) or channels-last; this one has "
             + ", ".join(f"{s.name!r} {s.describe()}" for s in inputs.values()),
             where=where,
-            hint="prepare the arrays yourself and pass a .npz file or an iterable as data= (--data).",
+            hint="let a function of yours make an array of each picture, preprocess= (--preprocess FILE.py:FUNCTION), "
+            "or pass the arrays in a .npz file as data= (--data).",
         )
     return spec
 
@@ -286,6 +306,15 @@ def _check_channels(spec: InputSpec, options: ImageOptions, where: str) -> None:
         DataError: they have another number of values.
     """
     channels = _channels(spec)
+    preset = next((name for name, one in PRESETS.items() if one == options), None)
+    if preset is not None and channels == 1 and len(options.mean) > 1:
+        raise DataError(
+            f"images={preset!r} (--images {preset}) prepares pictures in colour, but input {spec.name!r} "
+            f"{spec.describe()} has one channel",
+            where=where,
+            hint="pictures in colour are made grey for it; say how it was trained by one value each: "
+            "images=ImageOptions(mean=..., std=...) (--mean and --std).",
+        )
     for name, values in (("mean", options.mean), ("std", options.std)):
         if channels is not None and len(values) not in (1, channels):
             many = "one value" if channels == 1 else f"one value, or {channels}"
@@ -293,7 +322,8 @@ def _check_channels(spec: InputSpec, options: ImageOptions, where: str) -> None:
                 f"{name} has {len(values)} values, but input {spec.name!r} {spec.describe()} has "
                 + counted(channels, "channel"),
                 where=where,
-                hint=f"give {many}: images=ImageOptions({name}=..., ...) (--{name}), as in training.",
+                hint=f"give {many}: images=ImageOptions({name}=..., ...) (--{name}), as in training; pictures in "
+                "colour are made grey for one channel, grey ones go to all three.",
             )
 
 
@@ -337,8 +367,18 @@ def open_image(path: Path) -> Any:
     except (MemoryError, DataError):
         raise
     except Exception as error:  # as above
-        raise DataError(f"not a readable image: {error}", where=str(path)) from error
+        raise _unreadable(path, error) from error
     return image
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    said = str(error).replace(repr(str(path)), "the file")  # Pillow names it once more
+    return DataError(
+        f"not a readable image: {said}",
+        where=str(path),
+        hint="mend the file, or take it out of the folder: every file with the suffix of an image is read, but for "
+        "limit= (--limit).",
+    )
 
 
 def _pillow() -> Any:

@@ -122,6 +122,8 @@ def _decision(
     if isinstance(verdict, DynamicSite):
         action = Action.INT8 if verdict.rule.integer else Action.WEIGHTS
         reason, rule = verdict.rule.does, verdict.rule.rule
+    elif computes_no_float(graph, node) and node.op_type not in CONTROL_FLOW:
+        action, reason, rule = Action.OTHER, NO_FLOAT, ""
     elif isinstance(verdict, Refusal):
         action, reason, rule = Action.FLOAT, verdict.reason, verdict.rule
     elif node.name in biases:
@@ -131,8 +133,6 @@ def _decision(
     elif node.op_type in CONTROL_FLOW:
         action, rule = Action.FLOAT, ""
         reason = "control flow; what is inside is planned on its own, and listed by its path"
-    elif computes_no_float(graph, node):
-        action, reason, rule = Action.OTHER, NO_FLOAT, ""
     else:
         action, reason, rule = Action.FLOAT, "only operators with weights are quantized dynamically", ""
     return NodeDecision(

@@ -45,7 +45,7 @@ def dynamic_site(graph: Graph, node: NodeProto, placement: str) -> DynamicSite |
     if reason:
         return Refusal(reason, rule.rule)
     if rule.slower and placement != FULL:
-        return Refusal(f"{rule.slower} (placement='full' quantizes it all the same)", rule.rule)
+        return Refusal(f"{rule.slower}; placement='full' (--placement full) quantizes it all the same", rule.rule)
     return DynamicSite(node=node.name, rule=rule, axes={slot: _axis(graph, node, slot) for slot in rule.slots})
 
 

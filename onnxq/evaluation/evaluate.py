@@ -31,6 +31,7 @@ from onnxq.pipeline.arguments import check_order
 from onnxq.pipeline.reading import Reading, ReadingKeywords
 from onnxq.targets import TARGETS, resolve_target
 from onnxq.verification.engines.ort_products import has_kernels_of
+from onnxq.verification.engines.unsigned_codes import unsaturated
 from onnxq.verification.side_by_side import check_same_inputs
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
     sessions, run_as = {}, {}
     for name, graph in graphs.items():
         fused = True if graph is source else _is_fused(graph, target)
-        sessions[name] = running.session(runnable(graph), optimise=fused)
+        judged_graph = runnable(graph)
+        sessions[name] = running.session(judged_graph if fused else unsaturated(judged_graph), optimise=fused)
         run_as[name] = _FLOAT if graph is source else _FUSED if fused else _UNFUSED
     source_batches = labelled(batches, judge, limited=reading.limit is not None)
     values = judged(judge, sessions, next(iter(graphs)), _shown(source_batches, batches.expected_samples, progress))

@@ -71,7 +71,7 @@ def load_labels(given: object, data: object, *, limit: int | None) -> NDArray[An
             "'folders', or a .csv of file names and classes.",
         )
     if not isinstance(given, (str, Path)):
-        return _column(np.asarray(given), "labels=")
+        return _column(np.asarray(given), "labels")
     text = str(given)
     if text == FOLDERS:
         return _from_folders(Path(str(data)), images)

@@ -12,6 +12,7 @@ from onnxq.modes.choices import StaticKeywords
 from onnxq.planning.modes import DYNAMIC, MODES, STATIC, WEIGHT_ONLY, WEIGHT_TYPES
 from onnxq.planning.weight_form import FormKeywords
 from onnxq.targets.forms import NO_ACTIVATIONS
+from onnxq.wording.flags import flag_of
 
 _FORM = frozenset(defaults_of(FormKeywords))
 _CALIBRATION = frozenset(
@@ -46,7 +47,7 @@ def check_mode(mode: str, group: type, given: Mapping[str, object]) -> None:
             continue
         if name in given and name in _MEANINGLESS[mode] and given[name] != default:
             raise ConfigError(
-                f"{name}={given[name]!r} has no meaning in mode {mode!r}",
+                f"{name}={given[name]!r} ({flag_of(name)}) has no meaning in mode {mode!r}",
                 hint=f"leave it out, or choose another mode= (--mode {'|'.join(MODES)})",
             )
     weights = given.get("weights")

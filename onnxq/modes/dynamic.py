@@ -34,6 +34,8 @@ from onnxq.search.reading import first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
 from onnxq.search.space import Space
 from onnxq.targets.schema import Target
+from onnxq.verification.engines.ort_products import has_kernels_of
+from onnxq.verification.engines.unsigned_codes import unsaturated
 
 
 def quantize_dynamic(request: Request, budget: Budget | None = None) -> QuantizeResult:
@@ -104,7 +106,7 @@ def _space(planned: DynamicPlan, target: Target) -> Space:
     def made(one: DynamicPlan) -> Graph:
         quantized, _ = _quantized(one.graph, one.plan, one.nested, target)
         ShareConstants().run(quantized)
-        return quantized
+        return quantized if has_kernels_of(target) else unsaturated(quantized)
 
     return dynamic_space(planned, target, made)
 

@@ -17,11 +17,13 @@ from onnxq.graph.saving import data_file, needs_data_file, self_contained
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile, name_file
 from onnxq.modes.details import Calibrated, details_of
+from onnxq.modes.hardly import hardly_quantized
 from onnxq.modes.recorded_options import OPTIONS_KEY
 from onnxq.modes.result import QuantizeResult
 from onnxq.modes.slower import slower_notes, ways_out
 from onnxq.pipeline.facts import Clock, Counted, likeness_to_float, path_of, source_facts
 from onnxq.pipeline.reading import Reading
+from onnxq.planning.kept_reasons import REASONS_KEY, reasons_text
 from onnxq.planning.macs import plan_with_macs
 from onnxq.planning.modes import STATIC
 from onnxq.planning.options import PlanOptions
@@ -144,7 +146,8 @@ class Made:
         """What the model says of itself."""
         plan = self.plan
         known = {"onnxq.version": VERSION, "onnxq.target": plan.target, "onnxq.float_digest": plan.digest}
-        return {**known, OPTIONS_KEY: request.options, **self.metadata}
+        kept = {OPTIONS_KEY: request.options, REASONS_KEY: reasons_text(plan, self.quantized)}
+        return {**known, **kept, **self.metadata}
 
     @property
     def known_stats(self) -> StatsTable:
@@ -186,6 +189,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         engine=request.target.engine,
         guard=request.target.guard,
     )
+    clock.passed(verification.seconds)
     path = request.output
     beside = file is not None or needs_data_file(result)
     data = replace(_data_facts(made, request), held_out_samples=feeds.samples)
@@ -200,11 +204,15 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         output_data_path=str(data_file(path)) if path is not None and beside else None,
         warnings=(*made.warnings, *batches.warnings),
         notes=(*plan.notes, *batches.notes, *made.notes),
-        seconds=clock.seconds,
     )
     measured = plan_with_macs(plan, made.planned, feeds.shapes)
     notes = (*_kept_twice(made), *_faster_elsewhere(made, measured, request), *_slower(made, request, verification))
-    facts = replace(facts, notes=(*facts.notes, *notes))
+    little = hardly_quantized(measured, made.quantized, made.mode)
+    facts = replace(facts, notes=(*facts.notes, *notes), warnings=(*facts.warnings, *little))
+    clock.lap("latency")
+    details = _details(made, measured, request, verification) if request.details else None
+    if details is not None:
+        clock.lap("look inside")
     report = build_report(
         verification,
         facts,
@@ -212,14 +220,15 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         qparams=made.qparams,
         extra_checks=(*made.checks, *likeness_to_float(made.source, data, verification.outputs)),
         qualities=made.qualities,
-        details=_details(made, measured, request, verification) if request.details else None,
+        details=details,
     )
     if path is not None:
         written = save_model(result, path, force=request.force, base_dir=made.quantized.base_dir, weights=file)
         if file is not None:
             name_file(result.graph.initializer, data_file(path).name)
         report = replace(report, size_after_bytes=written)
-    report = request.gates.applied(report)
+    clock.lap("write")
+    report = request.gates.applied(replace(report, seconds=clock.seconds), {d.node for d in measured.nodes})
     stats = made.known_stats
     return QuantizeResult(
         model=result if file is not None else self_contained(result, made.quantized.base_dir),

@@ -144,6 +144,7 @@ def check_rewrites(recovery: Recovery, stats: StatsTable | None, cache: TensorRT
         "statistics are" if stats is not None else "TensorRT's scales are" if cache is not None else "its scales are"
     )
     raise ConfigError(
-        f"{given} those of the model as it came, and recover={recovery.names!r} rescales it before calibration",
+        f"{given} those of the model as it came, and recover={recovery.names!r} (--recover {','.join(recovery.names)}) "
+        "rescales it before calibration",
         hint="leave equalize, smooth and absorb out of recover= (--recover), or pass data= (--data) alone",
     )

@@ -166,8 +166,14 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, step: str) -> None:
+        self.passed({step: 0.0})
+
+    def passed(self, steps: Mapping[str, float]) -> None:
+        """Take over the seconds of steps that were measured elsewhere; what is missing since then goes to the last."""
         now = time.perf_counter()
-        self.seconds[step] = now - self._last
+        last = list(steps)[-1]
+        rest = now - self._last - sum(steps.values())
+        self.seconds.update({**steps, last: steps[last] + max(0.0, rest)})
         self._last = now
 
 

@@ -121,7 +121,7 @@ def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, target: T
         return Refusal("its data input is a constant and its weight is not the second input", rule.rules)
     if not graph.is_constant(weight):
         asked = target.full_products and node.op_type == "MatMul"
-        way = f"{target.codes} on request (placement='full', --placement full)" if asked else "such products stay float"
+        way = f"{target.codes} on request, placement='full' (--placement full)" if asked else "such products stay float"
         return Refusal(f"both inputs are activations; {way}", "R28")
     for tensor in (data, weight):
         if not is_quantizable(graph, tensor, half_types=half_types):

@@ -297,7 +297,7 @@ def _pairs(given: Iterable[Ends]) -> tuple[Ends, ...]:
         if not isinstance(one, str) and len(one) != 2:
             raise ConfigError(
                 f"{one!r} are not two tensors",
-                where="exclude_between=, include_between=",
+                where="exclude_between=, include_between= (--exclude-between, --include-between)",
                 hint="pass pairs: exclude_between=[(FROM, TO)] (--exclude-between FROM:TO)",
             )
     return listed

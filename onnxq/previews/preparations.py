@@ -24,6 +24,7 @@ from onnxq.data.inputs import InputSpecs, Layout
 from onnxq.data.sources import open_data
 from onnxq.errors import OnnxqError
 from onnxq.inference.session import Session
+from onnxq.wording.plural import counted
 
 NOTE = (
     "'told apart' compares preparations only where the pictures are of several classes, and proves nothing; "
@@ -89,10 +90,8 @@ class Preparation:
 
 def compared_preparations(
     session: Session, inputs: InputSpecs, data: Any, images: ImageOptions | None, layout: Layout | None
-) -> tuple[Preparation, ...]:
+) -> tuple[tuple[Preparation, ...], str]:
     """The usual preparations and the given one, those first with which the model tells the pictures apart best.
-
-    None where it is no classifier of pictures.
 
     Args:
         session: The float model.
@@ -100,10 +99,15 @@ def compared_preparations(
         data: Where the pictures come from.
         images: The given preparation.
         layout: As for `open_data`.
+
+    Returns:
+        The preparations; where there are none of pictures, why others were not tried ("" for data of another kind).
     """
     source = bare(data)
-    if images is None or not isinstance(source, (str, Path)) or len(session.output_names) != 1:
-        return ()
+    if images is None or not isinstance(source, (str, Path)):
+        return (), ""
+    if len(session.output_names) != 1:
+        return (), _untried(f"the model has {len(session.output_names)} outputs")
     given_shuffle = data.shuffle if isinstance(data, Data) else None
     shuffle = _SEED if given_shuffle is None else given_shuffle
     found = []
@@ -113,12 +117,12 @@ def compared_preparations(
                 Data(source, shuffle=shuffle), inputs=inputs, images=options, layout=layout, limit=_PICTURES
             )
             answers = [_log_probabilities(session.run(batch.arrays)[0]) for batch in batches.stream()]
-        except OnnxqError:
-            return ()
-        known = [answer for answer in answers if answer is not None]
-        if not known or len(known) < len(answers):
-            return ()
-        logs = np.concatenate(known)
+        except OnnxqError as error:
+            return (), _untried(f"prepared as {name} the pictures are refused ({error.message})")
+        refused = next((answer for answer in answers if isinstance(answer, str)), None)
+        if refused is not None:
+            return (), _untried(refused)
+        logs = np.concatenate([answer for answer in answers if not isinstance(answer, str)])
         found.append(
             Preparation(
                 name=name,
@@ -130,7 +134,14 @@ def compared_preparations(
                 given=options == images,
             )
         )
-    return tuple(sorted(found, key=lambda p: -p.separation))
+    return tuple(sorted(found, key=lambda p: -p.separation)), ""
+
+
+def _untried(why: str) -> str:
+    return (
+        f"other preparations were not tried: {why}; they are compared for classifiers of {_CLASSES} classes or more. "
+        "Labels tell which is right: onnxq evaluate"
+    )
 
 
 def doubt_of_preparation(found: tuple[Preparation, ...]) -> str | None:
@@ -154,13 +165,14 @@ def _ways(images: ImageOptions) -> list[tuple[str, ImageOptions]]:
     return ways if images in [way for _, way in ways] else [("as given", images), *ways]
 
 
-def _log_probabilities(output: NDArray[Any]) -> NDArray[np.float64] | None:
-    """Logarithms of class probabilities, (pictures, classes); None where the output is not one of classes."""
-    if output.dtype.kind != "f" or not output.size or output.size // max(output.shape[0], 1) < _CLASSES:
-        return None
-    rows = output.reshape(output.shape[0], -1).astype(np.float64)
-    if rows.shape[1] != max(output.shape[1:]):
-        return None
+def _log_probabilities(output: NDArray[Any]) -> NDArray[np.float64] | str:
+    """Logarithms of class probabilities, (pictures, classes); where the output is not one of classes, why not."""
+    rows = output.reshape(output.shape[0], -1) if output.ndim and output.shape[0] else output.reshape(0, 0)
+    if output.dtype.kind != "f" or not rows.size or rows.shape[1] != max(output.shape[1:], default=1):
+        return f"its output of shape {output.shape} is not one of classes"
+    if rows.shape[1] < _CLASSES:
+        return f"with {counted(rows.shape[1], 'class', 'classes')} too little is left to tell apart"
+    rows = rows.astype(np.float64)
     if (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, atol=1e-2):
         rows = np.log(np.maximum(rows, np.finfo(np.float32).tiny))
     return _log_softmax(rows)

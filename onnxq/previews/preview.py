@@ -102,7 +102,7 @@ def preview(
         ConfigError: an argument has an impossible value, or there is no data.
     """
     if data is None:
-        raise ConfigError("there is no data to look at", hint="pass data= (SRC)")
+        raise ConfigError("there is no data to look at", hint="pass data= (SRC of onnxq data)")
     graph = load_graph(model)
     readable = runnable(graph)
     reading = Reading.of(options)
@@ -122,11 +122,13 @@ def preview(
         looked.run(batch)
         if keep is not None:
             keep(batch)
-    preparations = compared_preparations(session, inputs, data, image_options(reading.images), reading.layout)
+    preparations, untried = compared_preparations(session, inputs, data, image_options(reading.images), reading.layout)
     said = doubt_of_preparation(preparations)
     notes = list(batches.notes)
     if preparations:
         notes.append(PREPARATIONS_NOTE)
+    elif untried:
+        notes.append(untried)
     if reading.limit is None and samples == SAMPLES:
         notes.append(f"the first {SAMPLES} samples were looked at; limit= (--limit) looks at more")
     return Preview(

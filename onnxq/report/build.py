@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from onnxq.numerics.qparams import QuantParams
+from onnxq.planning.kept_reasons import KeptReasons
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.report.contents import DataFacts, NodeCounts, TensorRow
 from onnxq.report.details import Details
+from onnxq.report.differences import differences, executed_mac_share
 from onnxq.report.report import Report
 from onnxq.report.rows import WeightQuality, layer_rows, tensor_rows
 from onnxq.verification.check import Check
@@ -70,6 +72,7 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
     extra_checks: tuple[Check, ...] = (),
     qualities: Mapping[str, WeightQuality] | None = None,
     rows: tuple[TensorRow, ...] = (),
+    reasons: KeptReasons | None = None,
     details: Details | None = None,
 ) -> Report:
     """The report of one run.
@@ -82,6 +85,7 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
         extra_checks: Gates that the user asked for.
         qualities: How near weights come out, by key of the plan.
         rows: Quantized tensors, of a model that onnxq did not quantize.
+        reasons: Why nodes were left in float, by the metadata of a model that was not quantized in this run.
         details: What was measured for a report that is looked at.
 
     Returns:
@@ -89,6 +93,8 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
     """
     engine = verification.engine
     details = details or Details()
+    layers = layer_rows(plan, engine, verification.account, details, reasons)
+    planned_share = None if plan is None else int8_mac_share(plan)
     warnings = (
         *_data_warnings(facts.data),
         *_accuracy_warnings(verification.outputs),
@@ -105,17 +111,19 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
         asked=_counted(verification.account) if plan is None and verification.account else None,
         violations=verification.violations,
         engine=engine,
-        int8_mac_share=int8_mac_share(plan) if plan is not None else None,
+        int8_mac_share=planned_share,
+        proven_mac_share=None if plan is None or planned_share is None else executed_mac_share(layers, plan),
+        differences=differences(plan, engine),
         size_before_bytes=facts.size_before_bytes,
         size_after_bytes=facts.size_after_bytes,
         outputs=verification.outputs,
         warnings=warnings,
         notes=facts.notes,
         data=facts.data,
-        seconds={**facts.seconds, **verification.seconds},
+        seconds=facts.seconds,
         output_path=facts.output_path,
         output_data_path=facts.output_data_path,
-        layers=layer_rows(plan, engine, verification.account, details),
+        layers=layers,
         tensors=tensor_rows(plan, qparams or {}, qualities or {}, details) or rows,
         model_name=facts.model_name or ("" if facts.output_path is None else PurePath(facts.output_path).name),
         quantized_path=facts.quantized_path,

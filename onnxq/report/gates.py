@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated, TypedDict
 
@@ -12,6 +13,7 @@ from onnxq.report.report import Report
 from onnxq.targets.schema import Engine, Target
 from onnxq.verification.check import Check
 from onnxq.verification.engines import openvino, tensorrt
+from onnxq.verification.engines.result import EngineReport, Precision
 
 _TELLS_NOTHING = frozenset({Engine.TENSORRT, Engine.NONE})
 """Engines that do not say how they run single nodes."""
@@ -86,8 +88,14 @@ class Gates:
                 hint=f"pip install 'onnxq[{extra}]' (from a clone: pip install '.[{extra}]')",
             )
 
-    def applied(self, report: Report) -> Report:
-        """`report` with a check for each demand."""
+    def applied(self, report: Report, names: Collection[str] = ()) -> Report:
+        """`report` with a check for each demand.
+
+        Args:
+            report: The report.
+            names: Nodes of the float model, those inside If, Loop and Scan by their paths: what quantizing wrote beside
+                them is no part of a share. Where the engine knows none of them, all nodes count.
+        """
         checks: list[Check] = []
         if self.min_sqnr is not None:
             worst = report.worst_sqnr_db
@@ -95,8 +103,10 @@ class Gates:
             passed = worst is not None and worst >= self.min_sqnr
             checks.append(Check(name=f"SQNR at least {self.min_sqnr:g} dB", passed=passed, detail=detail))
         if self.min_int8 is not None:
-            share = None if report.proven is None else 100 * report.proven.int8_share
+            share = None if report.engine is None else _int8_percent(report.engine, frozenset(names))
             detail = "the engine tells nothing of nodes" if share is None else f"{share:.1f} % of the nodes"
+            if share is not None and report.proven_mac_share is not None:
+                detail += f", {report.proven_mac_share:.1%} of the arithmetic"
             passed = share is not None and share >= self.min_int8
             checks.append(Check(name=f"int8 nodes at least {self.min_int8:g} %", passed=passed, detail=detail))
         if self.require_engine:
@@ -104,6 +114,15 @@ class Gates:
             detail = f"{report.target}'s engine was asked" if asked else f"{report.target}'s engine gave no answer"
             checks.append(Check(name="the engine was asked", passed=asked, detail=detail))
         return replace(report, checks=(*report.checks, *checks)) if checks else report
+
+
+def _int8_percent(engine: EngineReport, names: Collection[str]) -> float | None:
+    """Share of the nodes that run in int8 or fused into such, in percent; None where nothing is told of them."""
+    told = [n for n in engine.nodes if n.precision is not Precision.OTHER]
+    own = [n for n in told if n.node in names] or told
+    if not engine.nodes:
+        return None
+    return 100 * sum(n.precision in (Precision.INT8, Precision.FUSED) for n in own) / max(1, len(own))
 
 
 def _is_installed(engine: Engine) -> bool:

@@ -5,7 +5,7 @@ This is what the graph asks for, whichever tool made it. What an engine makes of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +13,12 @@ from onnx import NodeProto, TensorProto
 
 from onnxq.data.synthetic import likely_shapes
 from onnxq.graph.float_types import computes_no_float
+from onnxq.graph.model import get_metadata
 from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.simplify.infer_shapes import InferShapes
 from onnxq.planning.decisions import NO_FLOAT
+from onnxq.planning.kept_reasons import KeptReasons, kept_reasons
 from onnxq.planning.macs import macs, with_input_shapes
 from onnxq.planning.plan import Action
 from onnxq.report.contents import TensorRow as ReportRow
@@ -61,6 +63,7 @@ def explain_model(graph: Graph, target: Target | None = None, *, likely_sizes: b
             if there is arithmetic in int8.
     """
     nodes, tensors = _rows(graph, target)
+    nodes = _as_planned(nodes, kept_reasons(get_metadata(graph.frame)))
     sizes: dict[str, tuple[int, ...]] = {}
     on_codes = any(row.action == Action.INT8.value for row in nodes)
     if likely_sizes and on_codes and any(row.macs is None for row in nodes):
@@ -78,6 +81,12 @@ def explain_model(graph: Graph, target: Target | None = None, *, likely_sizes: b
         weight_shares=weight_shares(graph),
         sizes=sizes if total else {},
     )
+
+
+def _as_planned(rows: Sequence[NodeRow], reasons: KeptReasons) -> list[NodeRow]:
+    """Rows in which nodes in float have the reason of the plan that left them so, where the model keeps it."""
+    found = [(row, reasons.of(row.node, row.op) if row.action == Action.FLOAT.value else None) for row in rows]
+    return [row if kept is None else replace(row, reason=kept[0], rule=kept[1]) for row, kept in found]
 
 
 def _rows(graph: Graph, target: Target | None) -> tuple[list[NodeRow], list[TensorRow]]:

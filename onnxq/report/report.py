@@ -41,6 +41,8 @@ class Report:
         violations: Broken rules of TensorRT.
         engine: The engine's account.
         int8_mac_share: Share of multiply-accumulates in int8 nodes, 0 to 1; None where shapes are unknown.
+        proven_mac_share: That share as the engine runs them; None where it tells nothing of nodes or there is no plan.
+        differences: Sentences on what makes the engine's counts others than the plan's.
         size_before_bytes: Size of the float model, external data included.
         size_after_bytes: Size of the quantized one.
         outputs: Distance of each output from the float model's.
@@ -70,6 +72,8 @@ class Report:
     violations: tuple[Violation, ...] = ()
     engine: EngineReport | None = None
     int8_mac_share: float | None = None
+    proven_mac_share: float | None = None
+    differences: tuple[str, ...] = ()
     size_before_bytes: int = 0
     size_after_bytes: int = 0
     outputs: tuple[OutputError, ...] = ()
@@ -127,6 +131,8 @@ class Report:
             "violations": [_plain(v) for v in self.violations],
             "engine": _engine(self.engine),
             "int8_mac_share": self.int8_mac_share,
+            "proven_mac_share": self.proven_mac_share,
+            "differences": list(self.differences),
             "size_before_bytes": self.size_before_bytes,
             "size_after_bytes": self.size_after_bytes,
             "outputs": [{**_plain(o), "exact": o.is_sound and o.mismatch_share == 0.0} for o in self.outputs],

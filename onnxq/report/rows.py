@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from onnxq.numerics.qparams import QuantParams
-from onnxq.planning.plan import Derived, Fixed, FromValues, Observed, QuantPlan, SharedWith, Source, TensorPlan
+from onnxq.planning.kept_reasons import KeptReasons
+from onnxq.planning.plan import Action, Derived, Fixed, FromValues, Observed, QuantPlan, SharedWith, Source, TensorPlan
 from onnxq.report.contents import LayerRow, TensorRow
 from onnxq.report.details import Details
 from onnxq.report.ranges import ends
@@ -31,9 +32,21 @@ class WeightQuality(Protocol):
 
 
 def layer_rows(
-    plan: QuantPlan | None, engine: EngineReport | None, account: Sequence[NodeExecution], details: Details
+    plan: QuantPlan | None,
+    engine: EngineReport | None,
+    account: Sequence[NodeExecution],
+    details: Details,
+    reasons: KeptReasons | None = None,
 ) -> tuple[LayerRow, ...]:
-    """One row for each node: what was decided, what the engine did, and how near its output is."""
+    """One row for each node: what was decided, what the engine did, and how near its output is.
+
+    Args:
+        plan: The plan; None for a model that was not quantized in this run.
+        engine: The engine's account; None where it was not asked.
+        account: How each node runs by the target's rules, where its engine tells nothing of nodes.
+        details: What was measured of single tensors.
+        reasons: Why the plan left nodes in float, where there is no plan and the model's metadata tell.
+    """
     ran: dict[str, NodeExecution] = {n.node: n for n in engine.nodes} if engine is not None else {}
     if plan is not None:
         rows = [
@@ -44,7 +57,15 @@ def layer_rows(
         rows = [LayerRow(node=n.node, op=n.op, decision="", reason="", rule="") for n in ran.values()]
     else:
         rows = [LayerRow(node=n.node, op=n.op, decision=n.precision.value, reason=n.why, rule=n.rule) for n in account]
-    return tuple(_with_error(_with_execution(row, ran.get(row.node)), details) for row in rows)
+    whole = (_with_execution(row, ran.get(row.node)) for row in rows)
+    kept = reasons or KeptReasons()
+    return tuple(_with_error(row if plan is not None else _with_reason(row, kept), details) for row in whole)
+
+
+def _with_reason(row: LayerRow, reasons: KeptReasons) -> LayerRow:
+    """A row of a node in float with what the plan said of it."""
+    found = reasons.of(row.node, row.op) if (row.executed or row.decision) == Action.FLOAT.value else None
+    return row if found is None else replace(row, decision=Action.FLOAT.value, reason=found[0], rule=found[1])
 
 
 def _with_execution(row: LayerRow, ran: NodeExecution | None) -> LayerRow:

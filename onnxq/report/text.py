@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -19,6 +19,7 @@ from onnxq.report.wording import (
     files_text,
     frequent_reasons,
     output_text,
+    time_text,
     weights_text,
 )
 from onnxq.verification.structure import MATRIX_OPS
@@ -42,17 +43,22 @@ def plain(renderable: RenderableType, *, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
-def summary(report: Report) -> RenderableType:
-    """What a person wants to know first; fits a screen whatever the model's size."""
+def summary(report: Report, *, said: Callable[[str], str] = str) -> RenderableType:
+    """What a person wants to know first; fits a screen whatever the model's size.
+
+    Args:
+        report: The report.
+        said: How sentences that name options are put, for the command line or for Python.
+    """
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column(overflow="fold")
     for name, value in _facts(report):
-        rows.add_row(name, escape(value))
+        rows.add_row(name, escape(said(value)))
     parts: list[RenderableType] = [_verdict(report), rows]
-    parts += [Text(f"failed: {c.name}: {c.detail}", style="red") for c in report.failed_checks]
-    parts += [Text(f"warning: {w}", style="yellow") for w in report.warnings]
-    parts += [Text(f"note: {n}", style="dim") for n in report.notes]
+    parts += [Text(said(f"failed: {c.name}: {c.detail}"), style="red") for c in report.failed_checks]
+    parts += [Text(said(f"warning: {w}"), style="yellow") for w in report.warnings]
+    parts += [Text(said(f"note: {n}"), style="dim") for n in report.notes]
     return Group(*parts)
 
 
@@ -69,20 +75,7 @@ def _verdict(report: Report) -> Text:
 
 def _facts(report: Report) -> Iterable[tuple[str, str]]:
     yield "target", report.target + (f", method {report.method}" if report.method else "")
-    if report.planned is not None:
-        codes, share = codes_text(report.tensors), report.int8_mac_share
-        stored = weights_text(report.tensors)
-        part = f"; {share:.1%} of the arithmetic in {codes}" if share is not None else ""
-        yield "planned", counts_text(report.planned, codes, stored) + part
-    if report.proven is not None and report.engine is not None:
-        stands = counts_text(report.proven, codes_text(report.tensors), weights_text(report.tensors))
-        yield "executed", f"{stands} (told by {report.engine.engine} {report.engine.version})"
-    elif report.engine is not None and report.engine.size_bytes:
-        size = size_text(report.engine.size_bytes)
-        yield "engine", f"{size}, built by {report.engine.engine} {report.engine.version}"
-    if report.asked is not None:
-        stands = counts_text(report.asked, codes_text(report.tensors), weights_text(report.tensors))
-        yield "by its Q/DQ", f"{stands} (by the target's rules; its engine tells nothing of nodes)"
+    yield from _counts(report)
     yield from _weights(report)
     yield from _left_in_float(report)
     if report.size_before_bytes and report.size_after_bytes:
@@ -99,10 +92,31 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     if report.data is not None:
         yield "data", data_text(report.data)
     if report.seconds:
-        steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
-        yield "time", steps
+        yield "time", time_text(report.seconds)
     if report.output_path is not None:
         yield "written to", files_text(report.output_path, report.output_data_path)
+
+
+def _counts(report: Report) -> Iterable[tuple[str, str]]:
+    """How many nodes run in which way, by the plan, the engine or the pairs, and what makes these counts differ."""
+    codes, stored = codes_text(report.tensors), weights_text(report.tensors)
+    if report.planned is not None:
+        yield "planned", counts_text(report.planned, codes, stored) + _arithmetic(report.int8_mac_share, codes)
+    if report.proven is not None and report.engine is not None:
+        stands = counts_text(report.proven, codes, stored) + _arithmetic(report.proven_mac_share, codes)
+        yield "executed", f"{stands} (told by {report.engine.engine} {report.engine.version})"
+        for number, line in enumerate(report.differences):
+            yield "" if number else "difference", line
+    elif report.engine is not None and report.engine.size_bytes:
+        size = size_text(report.engine.size_bytes)
+        yield "engine", f"{size}, built by {report.engine.engine} {report.engine.version}"
+    if report.asked is not None:
+        stands = counts_text(report.asked, codes, stored)
+        yield "by its Q/DQ", f"{stands} (by the target's rules; its engine tells nothing of nodes)"
+
+
+def _arithmetic(share: float | None, codes: str) -> str:
+    return "" if share is None else f"; {share:.1%} of the arithmetic in {codes}"
 
 
 def _weights(report: Report) -> Iterable[tuple[str, str]]:
@@ -120,12 +134,16 @@ def _left_in_float(report: Report) -> Iterable[tuple[str, str]]:
     """The most frequent reasons for float, which is the next question after the counts."""
     found = []
     for row in report.layers:
-        # The plan's reason for int8 does not explain why the engine disagrees.
-        reason = row.reason if row.reason and row.decision == "float" else row.why or row.reason
+        reason = _why_float(row)
         if (row.executed or row.decision) == "float" and reason:
             found.append((row.node, row.op, reason))
     for number, line in enumerate(frequent_reasons(found)):
         yield "" if number else "left in float", line
+
+
+def _why_float(row: LayerRow) -> str:
+    # The plan's reason for int8 does not explain why the engine disagrees.
+    return row.reason if row.reason and row.decision == "float" else row.why or row.reason
 
 
 def float_table(report: Report) -> RenderableType | None:
@@ -151,6 +169,6 @@ def nodes_table(report: Report, rows: Sequence[LayerRow]) -> RenderableType:
         runs = row.executed or row.decision
         table.add_row(
             escape(row.node), row.op, Text(runs, style=_ACTION_STYLE[runs]), row.engine_op, row.rule,
-            escape(row.why or row.reason),
+            escape(_why_float(row)),
         )  # fmt: skip
     return table

@@ -14,6 +14,7 @@ from onnxq.verification.compare import OutputError
 from onnxq.wording.plural import counted
 
 _SHOWN_REASONS = 5
+_SHOWN_SECONDS = 0.05
 _NAMED = re.compile(r"(?:\b[A-Z]\w* )?'[^']*'|(?<= is )-?\d+|[\d.]+(?= us\b)")
 """What differs between reasons of one kind: nodes, tensors, the values found and times."""
 
@@ -83,6 +84,17 @@ def counts_text(counts: NodeCounts, codes: str = "int8", stored: str = "few-bit"
 def files_text(model: str, data: str | None) -> str:
     """The files that a model was written to."""
     return model if data is None else f"{model} and {data}"
+
+
+def time_text(seconds: Mapping[str, float]) -> str:
+    """How long the steps of a run took, those left out that show no tenth of a second, and all together.
+
+    >>> time_text({"plan": 1.25, "rewrite": 0.01, "compare": 2.0})
+    'plan 1.2 s, compare 2.0 s; 3.3 s in all'
+    """
+    steps = [f"{name} {taken:.1f} s" for name, taken in seconds.items() if taken >= _SHOWN_SECONDS]
+    whole = f"{sum(seconds.values()):.1f} s"
+    return f"{', '.join(steps)}; {whole} in all" if len(steps) > 1 else ", ".join(steps) or whole
 
 
 def spread_text(worst_db: float | None, median_db: float | None) -> str:

@@ -11,6 +11,7 @@ from onnxq.evaluation.metrics import Function
 from onnxq.keywords import Keyword, complete
 from onnxq.search.ranking import Sensitivity
 from onnxq.search.ranking_file import RankingSource, load_ranking
+from onnxq.wording.flags import flag_of
 
 SECONDS = 600.0
 """Time for a search unless the user says otherwise."""
@@ -116,8 +117,8 @@ def budget_from(options: SearchKeywords) -> Budget | None:
     if not search and (given["ranking"] is not None or seconds is not None):
         name = "ranking" if given["ranking"] is not None else "search_seconds"
         raise ConfigError(
-            f"{name}= serves a search, and search= says that there is none",
-            hint=f"leave out {name}= (--{name.replace('_', '-')}), or search=False (--no-search)",
+            f"{name}= ({flag_of(name)}) serves a search, and search=False (--no-search) says that there is none",
+            hint="leave out one of both",
         )
     max_drop, min_cosine, metric = given["max_drop"], given["min_cosine"], given["metric"]
     # Without a search, the SQNR is a gate on the samples of the report.

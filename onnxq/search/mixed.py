@@ -223,4 +223,5 @@ def _result(space: Space, floats: Excluded, wide: Excluded, judgement: Judgement
         wide_type="" if step is None else step.type,
         wide_role="activations" if step is None else step.role,
         counted=space.counted,
+        choices=len(layers),
     )

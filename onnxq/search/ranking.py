@@ -204,7 +204,8 @@ class Sensitivity:
         return render_part({**self.to_dict(), "warnings": list(self.warnings)}, title=self._title())
 
     def _title(self) -> str:
-        what = "each layer alone quantized" if self.quantize == "only" else "all layers quantized but one"
+        which = "one layer" if self.quantize == "only" else "all layers but one"
+        what = f"noise at the model's outputs with {which} quantized"
         how = {STATIC: f"method {self.method}", DYNAMIC: f"mode {DYNAMIC}"}
         form = how.get(self.mode, f"mode {self.mode} ({self.method})")
         return f"{self.target}, {form}: {what}, measured on {counted(self.samples, 'sample')}"

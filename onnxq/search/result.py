@@ -39,6 +39,7 @@ class SearchResult:
         wide_weights: Number of weights of the layers that took the step.
         weights: Number of weights of all layers that could be quantized.
         counted: What the search kept as little of as possible in larger types: "arithmetic" or "weights".
+        choices: Number of layers that could be left in float.
         searched: Whether other models than the first might be made (`search=`).
         stopped: Why the search ended before it was through: "the time was over", "interrupted", or nothing.
         seconds: Time taken.
@@ -64,6 +65,7 @@ class SearchResult:
     wide_weights: int = 0
     weights: int = 0
     counted: str = "arithmetic"
+    choices: int = 0
     searched: bool = True
     stopped: str = ""
     seconds: float = 0.0
@@ -110,7 +112,20 @@ class SearchResult:
         found += self.doubts
         if self.stopped:
             found.append(f"the search was not through ({self.stopped}); a longer one may leave less in float")
+        elif self.searched and not self.met:
+            found.append(self._why_not_met())
         return tuple(found)
+
+    def _why_not_met(self) -> str:
+        if self.choices == 1:
+            return (
+                "the search had nothing to choose: one layer can be quantized, and one at least stays so; a smaller "
+                "demand, or recover='best' (--recover best), may be met"
+            )
+        return (
+            f"the search went through all that it tries and ended: one layer at least of {self.choices} stays "
+            "quantized, and the model that was written is the nearest to the demand of all that were judged"
+        )
 
 
 def checks_of(found: SearchResult | None) -> tuple[Check, ...]:

@@ -30,8 +30,12 @@ TargetSource = str | os.PathLike[str] | Target
 """What a target may be given as: a name, the path of a .toml file, or a table."""
 
 
-def resolve_target(name: TargetSource) -> tuple[Target, str | None]:
+def resolve_target(name: TargetSource, *, weights_alone: bool = False) -> tuple[Target, str | None]:
     """The table that `name` stands for, and a note where a choice was made.
+
+    Args:
+        name: A name, the path of a .toml file, or a table.
+        weights_alone: Whether weights are multiplied in float, in which nothing saturates.
 
     Raises:
         ConfigError: there is no such target, or the file of one is wrong.
@@ -45,7 +49,7 @@ def resolve_target(name: TargetSource) -> tuple[Target, str | None]:
         )
     if isinstance(name, os.PathLike) or str(name).lower().endswith(TARGET_FILE_SUFFIX):
         return load_target(Path(name), TARGETS), f"the target's table comes from {os.fspath(name)}"
-    if name == OPENVINO.name and _is_x64() and not cpu_has_vnni():
+    if name == OPENVINO.name and _is_x64() and not weights_alone and not cpu_has_vnni():
         return OPENVINO_AVX2, (
             "openvino means openvino-avx2 on this machine (no VNNI): weights that could saturate are guarded"
         )
@@ -57,19 +61,23 @@ def resolve_target(name: TargetSource) -> tuple[Target, str | None]:
             f"unknown target {name!r}; known: {', '.join(TARGET_NAMES)}",
             hint=f"did you mean target={close!r} (--target {close})?" if close else None,
         )
+    table, remark = _ort_of_this_machine()
+    return table, f"ort-cpu means {table.name} on this machine{'' if weights_alone else remark}"
+
+
+def _ort_of_this_machine() -> tuple[Target, str]:
+    """ONNX Runtime's table for this CPU, and what a user should know of that choice."""
     if platform.machine().lower() in ("aarch64", "arm64"):
-        return ORT_ARM64, "ort-cpu means ort-arm64 on this machine"
+        return ORT_ARM64, ""
     vnni = cpu_has_vnni()
     if vnni:
-        return ORT_X64_VNNI, (
-            "ort-cpu means ort-x64-vnni on this machine; for CPUs without VNNI quantize with target ort-x64-avx2"
-        )
+        return ORT_X64_VNNI, "; for CPUs without VNNI quantize with target ort-x64-avx2"
     if vnni is None:
         return ORT_X64_AVX2, (
-            "ort-cpu means ort-x64-avx2 on this machine, which does not tell of VNNI: weights that could saturate are "
-            "guarded; for CPUs with VNNI quantize with target ort-x64-vnni"
+            ", which does not tell of VNNI: weights that could saturate are guarded; for CPUs with VNNI quantize with "
+            "target ort-x64-vnni"
         )
-    return ORT_X64_AVX2, "ort-cpu means ort-x64-avx2 on this machine (no VNNI): weights that could saturate are guarded"
+    return ORT_X64_AVX2, " (no VNNI): weights that could saturate are guarded"
 
 
 def _is_x64() -> bool:

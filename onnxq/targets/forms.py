@@ -110,7 +110,7 @@ def _wanted(target: Target, name: str | None, own: QType, known: Collection[str]
         return own
     if what == "activations" and name == NO_ACTIVATIONS:
         raise ConfigError(
-            "activations='none' leaves activations in float: that is mode 'weight-only'",
+            "activations='none' (--activations none) leaves activations in float: that is mode 'weight-only'",
             hint="pass mode='weight-only' (--mode weight-only), or leave activations= (--activations) out",
         )
     qtype = qtype_from_name(name)

@@ -94,6 +94,8 @@ class Tuning:
             else f"{self.best_ms:.3g} ms, default placement {self.default_ms:.3g} ms"
         )
         raced = f"{counted(len(self.trials), 'placement')} in {self.seconds:.0f} s{cut}"
+        if not self.trials and not cut:
+            raced = "no other placement to race, for one node at least stays in int8"
         return f"tuned for latency on this machine, under {self.engine}, {raced}: {found}{against}"
 
 

@@ -14,6 +14,8 @@ from onnxq.graph.external_data import weights_are_large
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.engines.own_codes import with_own_codes
+from onnxq.verification.engines.unsigned_codes import unsaturated
+from onnxq.verification.structure import quantizes_by_pairs
 
 Feed = Mapping[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
@@ -78,13 +80,16 @@ def _copied(value: Any) -> Any:
 
 
 def _load(model: Loading) -> OrtModel:
-    graph, made = model.graph, model.graph.to_model()
+    graph = unsaturated(model.graph) if model.unsaturated else model.graph
+    made = graph.to_model()
+    # onnxruntime 1.23 ends the process by that on weights alone in few bits, and no version minds LSTMs and Loops.
+    by_pairs = model.unsaturated and quantizes_by_pairs(graph)
     return OrtModel(
-        with_own_codes(made) if model.unsaturated else made,
+        with_own_codes(made) if by_pairs else made,
         optimised=model.optimised,
         base_dir=graph.base_dir,
         exact=model.exact,
-        unsaturated=model.unsaturated,
+        unsaturated=by_pairs,
     )
 
 

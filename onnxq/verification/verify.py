@@ -35,6 +35,7 @@ from onnxq.verification.check import Check, check_all
 from onnxq.verification.compare import OutputComparison, OutputError, worse_than
 from onnxq.verification.engines.ort_products import saturates
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
+from onnxq.verification.engines.unsigned_codes import takes_unsigned_codes
 from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
@@ -145,8 +146,8 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
     guarded = (_guard_of(target_name) if guard is None else guard) is not WeightGuard.NONE
     made_for = get_metadata(quantized.frame).get("onnxq.target")
     saturated = asked is Engine.ONNXRUNTIME and not guarded and saturates()
-    # onnxruntime 1.23 ends the process by that on weights alone in few bits, and no version minds LSTMs and Loops.
-    unsaturated = saturated and quantizes_by_pairs(quantized)
+    pairs = quantizes_by_pairs(quantized)
+    unsaturated = saturated and (pairs or takes_unsigned_codes(quantized))
     measured = _measure(float_graph, quantized, feeds, optimised=asked is Engine.ONNXRUNTIME, unsaturated=unsaturated)
     started = time.perf_counter()
     if asked is Engine.TENSORRT:
@@ -156,9 +157,10 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
             float_graph, quantized, measured.kept[:_KEPT_BATCHES], guarded=guarded and made_for == target_name
         )
     elif asked is Engine.ONNXRUNTIME:
-        answer = ask_onnxruntime(quantized, measured.kept, unsaturated=unsaturated)
+        answer = ask_onnxruntime(quantized, measured.kept, unsaturated=unsaturated and pairs)
         if saturated and answer.engine is not None and answer.engine.of(Precision.INT8):
-            stood_in = _STOOD_IN_OUTSIDE if any(True for _ in subgraphs(quantized)) else _STOOD_IN
+            # Kernels of pairs are chosen in the model's own graph alone.
+            stood_in = _STOOD_IN_OUTSIDE if pairs and any(True for _ in subgraphs(quantized)) else _STOOD_IN
             instead = stood_in if unsaturated else _ANSWERED
             answer.warnings.append(_SATURATES.format(target=target_name, instead=instead))
     else:
@@ -227,7 +229,7 @@ def _measure(
     float_graph, quantized = runnable(float_graph), runnable(quantized)
     models = [Loading(float_graph), Loading(quantized, optimised, unsaturated=unsaturated)]
     if optimised:
-        models.append(Loading(quantized, False))
+        models.append(Loading(quantized, False, unsaturated=unsaturated and not quantizes_by_pairs(quantized)))
     if optimised and dequantizes_weights_alone(quantized):
         # onnxruntime multiplies such weights in int8 by default: not what is to be compared here.
         models.append(Loading(quantized, exact=True, unsaturated=unsaturated))
@@ -252,7 +254,8 @@ def _measure(
     values = any(e.elements for e in outputs)
     unsound = [_unsound(e) for e in outputs if not e.is_sound and not (values and e.is_empty)]
     checks = [check_all("outputs are sound", unsound, len(outputs), "outputs")]
-    if optimised and not (unsaturated and nested):  # in bodies onnxruntime saturates all the same
+    # In bodies onnxruntime saturates all the same on pairs.
+    if optimised and not (unsaturated and nested and quantizes_by_pairs(quantized)):
         worse = worse_than(twin, plain, "unoptimised")
         checks.append(check_all("optimised as accurate as unoptimised", worse, len(outputs), "outputs"))
     return _Measured(

@@ -163,6 +163,8 @@ def _decision(
         action = Action.WEIGHTS
         reason = f"its weight is {spec.qtype.name} {blocks}"
         rule = {PRODUCT: "W2" if node.op_type == "Gemm" else "W1", TABLE: "W3", STORED: "W4"}[verdict[0].kind]
+    elif computes_no_float(graph, node) and node.op_type not in CONTROL_FLOW:
+        action, reason, rule = Action.OTHER, NO_FLOAT, ""
     elif isinstance(verdict, Refusal):
         action, reason, rule = Action.FLOAT, verdict.reason, verdict.rule
     elif node.domain not in STANDARD_DOMAINS:
@@ -170,8 +172,6 @@ def _decision(
     elif node.op_type in CONTROL_FLOW:
         action, rule = Action.FLOAT, ""
         reason = "control flow; what is inside is planned on its own, and listed by its path"
-    elif computes_no_float(graph, node):
-        action, reason, rule = Action.OTHER, NO_FLOAT, ""
     else:
         action, reason, rule = Action.FLOAT, "it has no weights", ""
     return NodeDecision(

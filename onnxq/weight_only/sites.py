@@ -95,7 +95,10 @@ def _stored(graph: Graph, node: NodeProto, placement: str) -> tuple[WeightSite, 
             return Refusal(f"its input {name!r} is not a float constant", "W4")
         sites.append(WeightSite(node=node.name, slot=slot, tensor=name, kind=STORED, axis=_STORED_AXIS[node.op_type]))
     if placement != FULL:
-        reason = "its weights would be dequantized in every run (placement='full' stores them in int8 all the same)"
+        reason = (
+            "its weights would be dequantized in every run; placement='full' (--placement full) stores them in int8 "
+            "all the same"
+        )
         return Refusal(reason, "W4")
     return tuple(sites)
 

@@ -98,7 +98,7 @@ def test_evaluate_says_what_is_wrong(run: Run, arguments: tuple[str, ...], code:
 def test_sensitivity_shows_a_table_and_writes_a_plot(run: Run, folder: Path) -> None:
     result = run("sensitivity", "model.onnx", "--data", "data.npz", *TARGET, "--report", "layers.html")
     assert result.exit_code == 0
-    assert "each layer alone quantized, measured on 20 samples" in result.stdout
+    assert "noise at the model's outputs with one layer quantized, measured on 20 samples" in result.stdout
     page = (folder / "layers.html").read_text()
     assert "noise" in page
     assert "conv" in page
@@ -118,7 +118,7 @@ def test_sensitivity_takes_statistics(run: Run) -> None:
         "sensitivity", "model.onnx", "--data", "data.npz", *TARGET, "--stats", "m.stats", "--quantize", "all-but"
     )
     assert result.exit_code == 0
-    assert "all layers quantized but one" in result.stdout
+    assert "noise at the model's outputs with all layers but one quantized" in result.stdout
 
 
 def test_sensitivity_without_data_is_loud(run: Run) -> None:
@@ -256,7 +256,7 @@ def test_a_drop_of_exactly_the_limit_is_allowed() -> None:
     ("arguments", "message"),
     [
         (("--max-drop", "1", "--metric", "cosine"), "cosine compares with the float model by itself"),
-        (("--min-score", "many"), "min_score= (--min-score): 'many' is no number"),
+        (("--min-score", "many"), "--min-score (min_score=): 'many' is no number"),
     ],
 )
 def test_demands_without_meaning_are_refused(run: Run, int8: str, arguments: tuple[str, ...], message: str) -> None:

@@ -38,9 +38,13 @@ def test_quantize_takes_data_that_lies_beside_the_model(run: Run, folder: Path) 
 def test_quantize_without_data_is_loud(run: Run, folder: Path) -> None:
     result = run("quantize", "model.onnx")
     assert result.exit_code == 0
-    assert result.stderr.startswith("warning: NO CALIBRATION DATA. Ranges come from synthetic inputs")
-    assert "model.calib.npz" in result.stderr
-    assert "synthetic" in result.stdout
+    assert result.stderr == (
+        "data: NONE; --data SRC was not given, and there is no model.calib.npz beside the model: inputs are made up\n"
+    )
+    assert result.stdout.count("warning: ") == 1
+    assert "warning: The ranges come from SYNTHETIC inputs" in result.stdout
+    json_run = run("quantize", "model.onnx", "--force", "--json")
+    assert json_run.stderr.count("warning: The ranges come from SYNTHETIC inputs") == 1
     metadata = {p.key: p.value for p in onnx.load(str(folder / "model.int8.onnx")).metadata_props}
     assert metadata["onnxq.data"] == "synthetic"
 
@@ -93,7 +97,7 @@ def test_what_is_read_is_never_written_over(run: Run, folder: Path, arguments: t
 def test_a_share_in_place_of_percent_is_refused(run: Run) -> None:
     result = run("quantize", "model.onnx", "--data", "data.npz", "--method", "percentile", "--percentile", "0.999")
     assert result.exit_code == 2
-    assert result.stderr.endswith("hint: percentile= (--percentile) is in percent: 99.9, not 0.999\n")
+    assert result.stderr.endswith("hint: --percentile (percentile=) is in percent: 99.9, not 0.999\n")
 
 
 @pytest.mark.parametrize(("name", "start"), [("r.html", "<!doctype html>"), ("r.json", '{\n  "schema"')])
@@ -201,9 +205,19 @@ def test_verify_without_data_says_so(run: Run) -> None:
     result = run("verify", "model.onnx", "model.int8.onnx", "--target", "ort-x64-vnni", "--report", "v.html")
     assert result.exit_code == 0
     assert result.stderr == (
-        "warning: NO DATA. The models are compared on synthetic inputs; pass --data SRC\n"
-        "the report was written to v.html\n"
+        "data: NONE; --data SRC was not given: inputs are made up\nthe report was written to v.html\n"
     )
+
+
+def test_inspect_counts_values_of_constant_nodes(run: Run, folder: Path) -> None:
+    model = onnx.load(str(folder / "model.onnx"))
+    (weight,) = model.graph.initializer
+    node = onnx.helper.make_node("Constant", [], ["w"], value=weight)
+    model.graph.node.insert(0, node)
+    del model.graph.initializer[:]
+    onnx.save(model, str(folder / "constants.onnx"))
+    for name in ("model.onnx", "constants.onnx"):
+        assert "432 values in initializers and Constant nodes" in run("inspect", name).stdout
 
 
 def test_inspect_shows_a_float_model(run: Run) -> None:
@@ -291,7 +305,7 @@ def test_a_missing_engine_is_told_and_can_be_required(run: Run, folder: Path, mo
     result = run(*arguments, "--require-engine")
     assert result.exit_code == 4
     assert (
-        "OpenVINO is not installed here, and require_engine= (--require-engine) wants it to be asked" in result.stderr
+        "OpenVINO is not installed here, and --require-engine (require_engine=) wants it to be asked" in result.stderr
     )
     assert "pip install 'onnxq[openvino]'" in result.stderr
 

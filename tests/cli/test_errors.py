@@ -36,10 +36,10 @@ BAD_DATA = {
     "layout": (
         {"x": samples().transpose(0, 2, 3, 1)},
         "input 'x' has shape (20, 8, 8, 3), the model expects (n, 3, 8, 8)",
-        "pass layout='nhwc' (--layout nhwc)",
+        "pass --layout nhwc (layout='nhwc')",
     ),
     "dtype": ({"x": samples().astype(np.int64)}, "input 'x' is int64, the model expects float32", "astype('float32')"),
-    "empty": ({"x": samples()[:0]}, "no calibration data", "pass data= (--data)"),
+    "empty": ({"x": samples()[:0]}, "no calibration data", "pass --data (data=)"),
     "nan": ({"x": np.where(samples() > 2.5, np.nan, samples())}, "input 'x' holds NaN", "remove this sample"),
 }
 
@@ -160,7 +160,12 @@ USAGE = {
     ("quantize", "model.onnx", "--mean", "a,b"): "'a,b' is not a list of numbers such as 0.485,0.456,0.406",
     ("quantize", "model.onnx", "--image-size", "224x"): "'224x' is not a size such as 224 or 224x320",
     ("quantize", "model.onnx", "--limit", "0"): "0 is not in the range x>=1",
-    ("quantize", "model.onnx", "--percentile", "99"): "percentile=99.0 has no meaning for the method 'auto'",
+    (
+        "quantize",
+        "model.onnx",
+        "--percentile",
+        "99",
+    ): "(percentile=99.0) has no meaning for the method 'auto'",
     ("quantize", "model.onnx", "--exclude", "cnov"): "no node of the model matches 'cnov'",
     ("quantize", "model.onnx", "--report", "r.pdf"): "a report is written as .html or .json, not as .pdf",
     ("quantize", "model.onnx", "-o", "model.onnx", "--force"): "this is the input model",

@@ -56,7 +56,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(number: int, code: int, folde
     assert (process.returncode, stdout) == (code, "")
     assert stderr == (
         f"error: interrupted by {signal.Signals(number).name}: 14 samples are done and saved in 'm.stats.checkpoint'\n"
-        "hint: run the same with resume=True (--resume) to go on from there\n"
+        "hint: run the same with --resume (resume=True) to go on from there\n"
     )
     assert not (folder / "m.stats").exists()
 

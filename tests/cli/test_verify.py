@@ -82,7 +82,8 @@ def test_limit_and_batch_size_reach_the_comparison(folder: Path) -> None:
 
 def test_without_data_it_says_so(folder: Path) -> None:
     result = RUNNER.invoke(cli, ["verify", *NAMES, "--target", ORT, "--json"])
-    assert "warning: NO DATA" in result.stderr
+    assert "data: NONE" in result.stderr
+    assert "warning: The errors were measured on synthetic inputs" in result.stderr
     assert document(result)["data"]["synthetic_comparison"] is True
 
 

@@ -268,7 +268,28 @@ def test_images_for_channels_last_grey_and_uint8_models(pictures):
     x = joined(open_data(pictures, inputs=nhwc))
     assert (x.shape, x.dtype, x[1, 0, 0].tolist()) == ((4, 5, 6, 3), np.uint8, [10, 100, 200])
     grey = specs(x=(TensorProto.FLOAT, ["N", 1, 4, 6]))
-    assert joined(open_data(pictures, inputs=grey, images=ImageOptions())).shape == (4, 1, 4, 6)
+    batches = open_data(pictures, inputs=grey, images=ImageOptions())
+    assert joined(batches).shape == (4, 1, 4, 6)
+    assert batches.notes == ("4 of 4 pictures have colours and were made grey: input 'x' (N, 1, 4, 6) has one channel",)
+
+
+def test_grey_pictures_for_a_model_in_colour_are_said(pictures):
+    pillow = pytest.importorskip("PIL.Image")
+    pillow.new("L", (6, 4), 100).save(pictures / "grey.png")
+    batches = open_data(pictures, inputs=IMAGES, images=ImageOptions())
+    list(batches)
+    assert batches.notes == ("1 of 5 pictures are grey, and all channels of input 'x' (N, 3, 4, 6) got the same",)
+
+
+def test_a_preset_for_colours_does_not_fit_one_channel(pictures):
+    grey = specs(x=(TensorProto.FLOAT, ["N", 1, 4, 6]))
+    with pytest.raises(DataError) as caught:
+        open_data(pictures, inputs=grey, images="imagenet")
+    assert str(caught.value) == (
+        f"{pictures}: images='imagenet' (--images imagenet) prepares pictures in colour, but input 'x' (N, 1, 4, 6) "
+        "has one channel\nHint: pictures in colour are made grey for it; say how it was trained by one value each: "
+        "images=ImageOptions(mean=..., std=...) (--mean and --std)."
+    )
 
 
 def test_images_beyond_a_fixed_batch_are_left_out_and_said(pictures):
@@ -352,7 +373,8 @@ def test_image_errors(tmp_path, pictures, monkeypatch):
     with pytest.raises(ConfigError, match=r"must be finite, and std positive\nHint: mean= and std= \(--mean, --std\)"):
         ImageOptions(std=(0.0,))
     (pictures / "z.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"z.png: not a readable image: cannot identify image file"):
+    hint = r"z.png: not a readable image: cannot identify image file the file\nHint: mend the file, or take it out"
+    with pytest.raises(DataError, match=hint):
         list(open_data(pictures, inputs=IMAGES, images="imagenet"))
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(DataError, match=r"^reading images needs Pillow, which is not installed\nHint: pip install"):

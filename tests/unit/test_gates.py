@@ -100,7 +100,7 @@ def test_an_engine_that_is_not_there_is_noticed_before_the_work(monkeypatch: pyt
         ({"min_int8": "most"}, "min_int8 is 'most'"),
         ({"min_sqnr": float("nan"), "search": False}, "min_sqnr is nan"),
         ({"require_engine": True, "target": "xnnpack"}, "the table of xnnpack names no engine"),
-        ({"min_int8": 50, "mode": "weight-only"}, "min_int8=50 has no meaning in mode 'weight-only'"),
+        ({"min_int8": 50, "mode": "weight-only"}, r"min_int8=50 \(--min-int8\) has no meaning in mode 'weight-only'"),
     ],
 )
 def test_impossible_gates_are_refused(arguments: dict[str, Any], message: str) -> None:

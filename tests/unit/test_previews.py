@@ -18,6 +18,7 @@ from onnxq.graph.view import Graph
 from onnxq.previews.doubts import scales_pixels
 from onnxq.previews.thumbnails import thumbnail
 from tests.cli.conftest import tiny_model
+from tests.graphs import model_of
 
 RNG = np.random.default_rng(0)
 DIGITS = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"
@@ -166,6 +167,30 @@ def test_the_right_preparation_tells_pictures_apart_best(tmp_path, as_probabilit
     assert len(found.pictures) == 12
     as_best = ImageOptions(mean=best.mean, std=best.std, color=best.color)
     assert not any("apart better" in text for text in onnxq.preview(model, tmp_path, images=as_best).warnings)
+
+
+@pytest.mark.parametrize(
+    ("op", "why"),
+    [
+        ("Flatten", "with 5 classes too little is left to tell apart"),
+        ("Identity", "its output of shape (1, 5, 8, 8) is not one of classes"),
+    ],
+)
+def test_preparations_that_are_not_tried_are_said(tmp_path, op, why):
+    pillow = pytest.importorskip("PIL.Image")
+    pillow.new("RGB", (9, 9), (10, 20, 30)).save(tmp_path / "a.png")
+    pooled = op == "Flatten"
+    text = f"{{ c = Conv(x, w) p = {'GlobalAveragePool' if pooled else 'Relu'}(c) y = {op}(p) }}"
+    shape = "float[N,5] y" if pooled else "float[N,5,8,8] y"
+    model = model_of(f"(float[N,3,8,8] x) => ({shape}) {text}", w=RNG.standard_normal((5, 3, 1, 1)).astype(np.float32))
+    found = onnxq.preview(model, tmp_path, images="imagenet")
+    assert found.preparations == ()
+    assert [note for note in found.notes if "preparations" in note] == [
+        f"other preparations were not tried: {why}; they are compared for classifiers of 10 classes or more. Labels "
+        "tell which is right: onnxq evaluate"
+    ]
+    arrays = onnxq.preview(model, {"x": images(0, 1)})
+    assert not any("preparations" in note for note in arrays.notes)
 
 
 def test_the_page_and_the_document(tmp_path):

@@ -408,3 +408,16 @@ def test_an_embedding_goes_to_float_where_the_budget_needs_it() -> None:
     assert (searched.search.float_macs, searched.search.macs) == (0, 5 * 32**2)
     assert not any(t.data_type == TensorProto.INT8 and t.dims == [600, 32] for t in searched.model.graph.initializer)
     assert searched.report.worst_sqnr_db is not None and searched.report.worst_sqnr_db >= 60
+
+
+def test_a_search_that_ends_without_meeting_the_demand_says_why() -> None:
+    single = model_of("(float[N,64] x) => (float[N,64] y) { [fc] y = MatMul(x, w) }", w=normal(64, 64))
+    options = {"target": "ort-x64-avx2", "placement": "full", "recover": "none", "min_sqnr": 200.0}
+    made = onnxq.quantize(single, [{"x": normal(4, 64, seed=s)} for s in range(3)], **options)
+    assert any("the search had nothing to choose: one layer can be quantized" in n for n in made.report.notes)
+    double = model_of(
+        "(float[N,64] x) => (float[N,64] y) { [one] a = MatMul(x, w) b = Relu(a) [two] y = MatMul(b, w) }",
+        w=normal(64, 64),
+    )
+    made = onnxq.quantize(double, [{"x": normal(4, 64, seed=s)} for s in range(3)], **options)
+    assert any("one layer at least of 2 stays quantized" in note for note in made.report.notes)

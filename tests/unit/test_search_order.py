@@ -258,5 +258,5 @@ def test_a_search_is_not_made_where_there_is_to_be_none() -> None:
     assert (judged.search.met, judged.search.judged, judged.search.searched) == (False, 1, False)
     assert judged.report.failed_checks[0].name == "accuracy budget"
     assert judged.model.SerializeToString() == plain.model.SerializeToString()
-    with pytest.raises(ConfigError, match="search_seconds= serves a search, and search= says that there is none"):
+    with pytest.raises(ConfigError, match=r"search_seconds= \(--search-seconds\) serves a search, and search=False"):
         onnxq.quantize(RESIDUAL, FEEDS, **OPTIONS, min_cosine=0.9, search=False, search_seconds=5)

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+import onnxq
 from onnxq.errors import ConfigError
 from onnxq.targets import ORT_CPU, TARGET_NAMES, TARGETS, cpu_has_vnni, resolve_target
 from onnxq.targets.schema import BiasForm, Placement, Target, WeightGuard
 from onnxq.verification.reasons.ort import INT8_KERNEL_OPS
+from tests.graphs import model_of, normal
 
 ALL = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
@@ -190,3 +192,25 @@ def test_vnni_is_unknown_without_cpuinfo(tmp_path: Path) -> None:
 def test_a_target_is_a_name_or_a_path(target: Any) -> None:
     with pytest.raises(ConfigError, match=r"target is .*, expected a name or the path of a .toml file"):
         resolve_target(target)
+
+
+def test_weights_alone_saturate_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("onnxq.targets.cpu_has_vnni", lambda: False)
+    assert resolve_target("openvino", weights_alone=True) == (TARGETS["openvino"], None)
+    assert resolve_target("openvino")[0] is TARGETS["openvino-avx2"]
+    note = "ort-cpu means ort-x64-avx2 on this machine"
+    assert resolve_target(ORT_CPU, weights_alone=True) == (TARGETS["ort-x64-avx2"], note)
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_plan_for_another_cpu_says_so(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    model = model_of("(float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }", w=normal(64, 64))
+    monkeypatch.setattr("onnxq.verification.engines.ort_products.saturates", lambda: True)
+    options = {"mode": mode, "placement": "full"}
+    (said,) = onnxq.plan(model, target="ort-x64-vnni", **options).notes
+    assert said.startswith("this machine cannot run such a model exactly: its CPU has no VNNI")
+    assert onnxq.plan(model, target="ort-x64-avx2", **options).notes == ()
+    assert onnxq.plan(model, target="ort-x64-vnni", mode="weight-only").notes == ()
+    monkeypatch.setattr("onnxq.verification.engines.ort_products.saturates", lambda: False)
+    assert onnxq.plan(model, target="ort-x64-vnni", **options).notes == ()

@@ -122,7 +122,7 @@ def method_from_name(name: str, *, percentile: float | None = None, momentum: fl
         return Method(name=name)
     if name != "percentile":
         raise ConfigError(
-            f"percentile={percentile} has no meaning for the method {name!r}",
+            f"percentile={percentile} (--percentile) has no meaning for the method {name!r}",
             hint="pass method='percentile' (--method percentile), or leave percentile= (--percentile) out",
         )
     return Method(name=name, percentile=_checked_percentile(percentile))
@@ -142,7 +142,7 @@ def _checked_percentile(percentile: object) -> float:
 def _checked_momentum(name: str, momentum: float) -> float:
     if name != MOVING_AVERAGE:
         raise ConfigError(
-            f"momentum={momentum} has no meaning for the method {name!r}",
+            f"momentum={momentum} (--momentum) has no meaning for the method {name!r}",
             hint="pass method='moving-average' (--method moving-average), or leave momentum= (--momentum) out",
         )
     if not 0.0 < momentum <= 1.0:

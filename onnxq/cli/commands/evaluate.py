@@ -14,6 +14,7 @@ from onnxq.cli.libraries import custom_ops_option
 from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Points, TargetName
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, errors_in_junit, leave_on_failed_checks, warn
+from onnxq.wording.flags import flags_first
 
 if TYPE_CHECKING:
     from onnxq.evaluation.evaluation import Evaluation
@@ -152,4 +153,4 @@ def _show(found: Evaluation, *, as_json: bool) -> None:
         for text in found.warnings:
             warn(text)
     else:
-        click.echo(found.to_text(), nl=False)
+        click.echo(flags_first(found.to_text()), nl=False)

@@ -33,10 +33,7 @@ if TYPE_CHECKING:
     from onnxq.report.report import Report
     from onnxq.search.budget import SearchKeywords
 
-_SYNTHETIC = (
-    "warning: NO CALIBRATION DATA. Ranges come from synthetic inputs and accuracy on real inputs is unknown; "
-    "pass --data SRC, or put samples beside the model as {beside}"
-)
+_SYNTHETIC = "data: NONE; --data SRC was not given, and there is no {beside} beside the model: inputs are made up"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from onnxq.cli.libraries import custom_ops_option
 from onnxq.cli.parameters import METHODS, QUANTIZED, RANK_BY, Name
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, say, warn
+from onnxq.wording.flags import flags_first
 
 if TYPE_CHECKING:
     from onnxq.search.ranking import Sensitivity
@@ -121,7 +122,7 @@ def _show(found: Sensitivity, *, top: int | None, as_json: bool, quiet: bool) ->
     if as_json:
         click.echo(found.to_json())
     elif not quiet:
-        click.echo(found.to_text(top=top), nl=False)
+        click.echo(flags_first(found.to_text(top=top)), nl=False)
     if as_json or quiet:
         for text in found.warnings:
             warn(text)

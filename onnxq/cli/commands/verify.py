@@ -90,7 +90,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     )
     check_report_suffix(report)
     if data_from.data is None:
-        say("warning: NO DATA. The models are compared on synthetic inputs; pass --data SRC", quiet=quiet)
+        say("data: NONE; --data SRC was not given: inputs are made up", quiet=quiet)
     from onnxq.api.verify import verify as run  # noqa: PLC0415 - numpy and onnx only now
 
     with (

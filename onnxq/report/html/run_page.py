@@ -17,9 +17,11 @@ Document = Mapping[str, Any]
 
 _NOISE = (
     '<div class="box" id="noise-box" hidden><h2>Where the noise comes from</h2>'
-    "<p class=\"mute\">Closeness of each layer's output to the float model's, in dB: higher is better, a step down is "
-    'where accuracy is lost. Click a point for its layer.</p><div class="two"><div id="noise"></div>'
-    '<div><h3>Layers that lose most on their own</h3><div id="losses"></div></div></div></div>'
+    "<p class=\"mute\">Closeness of each layer's output to the float model's with all layers quantized, in dB: higher "
+    "is better, a step down is where accuracy is lost. What is lost at a layer is the SQNR of its inputs less that of "
+    "its output. What a layer does to the model's outputs with no other one quantized is another measure, that of "
+    '<code>onnxq sensitivity</code>. Click a point for its layer.</p><div class="two"><div id="noise"></div>'
+    '<div><h3>Largest losses from inputs to output</h3><div id="losses"></div></div></div></div>'
 )
 
 

@@ -264,6 +264,8 @@ class _Reader:
             return Precision.OTHER, "computed while loading"
         if self._is_integer(node):
             return Precision.OTHER, "shape arithmetic, computed while loading or merged"
+        if node.op_type == "DynamicQuantizeLinear" and (on_codes := self._integer_reader(node)) is not None:
+            return Precision.FUSED, f"part of {on_codes.op_type} {on_codes.name!r}"
         reader = self._fused_reader(node)
         if reader is not None:
             return Precision.FLOAT, f"part of the float kernel {reader.op_type}"
@@ -275,6 +277,13 @@ class _Reader:
             if ran is not None and ran.precision is Precision.FLOAT:
                 return Precision.FLOAT, f"part of {ran.op} {ran.node!r}, which runs in float"
         return Precision.OTHER, "removed: it changes nothing"
+
+    def _integer_reader(self, node: NodeProto) -> NodeProto | None:
+        """The node whose integer kernel quantizes its input itself."""
+        readers = self._graph.consumers(node.output[0])
+        kernels = {r.name: self._found.get(r.name) for r in readers}
+        on_codes = {name for name, k in kernels.items() if k is not None and self._precision(k) is Precision.INT8}
+        return next((reader for reader in readers if reader.name in on_codes), None)
 
     def _fused_reader(self, node: NodeProto) -> NodeProto | None:
         """The float kernel under another name (Gelu, LayerNormalization ...) that took `node` in, if one did."""

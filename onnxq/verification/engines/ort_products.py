@@ -58,6 +58,16 @@ def has_kernels_of(target: Target) -> bool:
     return target.engine is Engine.ONNXRUNTIME and (target.guard is not WeightGuard.NONE or not saturates())
 
 
+def saturation_note(target: Target) -> str | None:
+    """What to say before a model for `target` is run here; None where this CPU computes as those that it is for."""
+    if target.engine is not Engine.ONNXRUNTIME or has_kernels_of(target):
+        return None
+    return (
+        f"this machine cannot run such a model exactly: its CPU has no VNNI, and onnxruntime's int8 kernels saturate "
+        f"on it, which those that {target.name} is for do not; for this CPU plan for ort-x64-avx2, target= (--target)"
+    )
+
+
 def _product(left: NDArray[np.uint8], right: NDArray[np.int8], zero_point: np.uint8) -> NDArray[np.int32]:
     """(left - zero_point) @ right as onnxruntime computes it."""
     graph = helper.make_graph(

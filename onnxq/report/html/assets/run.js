@@ -24,7 +24,7 @@ function startRun(run) {
       ? el("div", { class: "plain-table" }, el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "layer"), el("th", { scope: "col" }, "runs as"), el("th", { scope: "col", class: "n" }, "lost here"), el("th", { scope: "col", class: "n" }, "SQNR behind it"))),
         el("tbody", {}, worst.map(({ layer, loss }) => el("tr", {}, el("td", {}, linkTo(layer.node, event => openLayer(layer.node, event.target)), " ", el("span", { class: "op" }, layer.op)),
           el("td", {}, runsBadge(layer, about.runsAs(layer), run)), el("td", { class: "n" }, `${loss.toFixed(1)} dB`), el("td", { class: "n" }, gauge(layer.sqnr_db)))))))
-      : el("p", { class: "mute" }, "No quantized layer loses more than half a dB on its own."));
+      : el("p", { class: "mute" }, "Behind no quantized layer is the SQNR more than half a dB below that of its inputs."));
     byId("noise-box").hidden = false;
   }
 
@@ -115,7 +115,7 @@ function sensitivityPanel(found, about = null, openLayer = null) {
       { key: "weights", title: "Weights", number: true, low: true, value: row => row.weights, text: () => "", cell: row => row.weights.toLocaleString("en") },
     ].filter(column => column.key !== "kl" || rows.some(row => row.kl !== null)),
   });
-  const what = found.quantize === "only" ? "each layer alone quantized, all others in float" : "all layers quantized but this one";
+  const what = found.quantize === "only" ? "noise at the model's outputs with this one layer quantized and all others in float" : "noise at the model's outputs with all layers quantized but this one";
   const worst = rows.slice(0, 3).map(row => `--exclude '${row.node}'`).join(" ");
   panel("sensitivity", "Sensitivity", rows.length,
     el("p", { class: "mute" }, `${what}; ${plural(found.samples, "sample")}, target ${found.target}, mode ${found.mode}, method ${found.method}. The first layers hurt most.`),
