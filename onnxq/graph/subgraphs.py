@@ -62,6 +62,7 @@ def own_graph(graph: Graph, subgraph: Subgraph) -> Graph:
     own.sparse_initializer.extend(body.sparse_initializer)
     own.output.extend(body.output)
     own.value_info.extend(body.value_info)
+    _forget_wrong_ranks(graph, subgraph, own)
     for name in sorted(captured_names(body)):
         if graph.is_constant(name):
             own.initializer.append(graph.initializers[name])
@@ -71,6 +72,20 @@ def own_graph(graph: Graph, subgraph: Subgraph) -> Graph:
     for name in sorted(_names(graph)):
         result.unique_name(name)
     return result
+
+
+def _forget_wrong_ranks(graph: Graph, subgraph: Subgraph, own: GraphProto) -> None:
+    """A state of a Loop that starts with another rank than its body declares has no fixed one.
+
+    Decoders of tables that Paddle exports start so. Inside a Loop onnxruntime lets it pass, as an input of a model not.
+    """
+    node = graph.node(subgraph.node)
+    if node.op_type != "Loop":
+        return
+    for name, value in zip(node.input[2:], own.input[2:], strict=False):
+        shape, declared = graph.shape(name), value.type.tensor_type
+        if shape is not None and declared.HasField("shape") and len(shape) != len(declared.shape.dim):
+            declared.ClearField("shape")
 
 
 def with_subgraph(graph: Graph, subgraph: Subgraph, content: Graph) -> None:

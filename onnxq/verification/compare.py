@@ -30,6 +30,9 @@ _CLEAN_DB = 60.0
 """Above this, single flipped ties decide the SQNR."""
 _MISMATCH_SLACK = 0.02
 
+_EPSILON = float(np.finfo(np.float32).eps)
+"""Behind a Sigmoid or Softmax that detects nothing, two runtimes differ by so much where both mean 0."""
+
 _PARTS = 16
 """Parts of a batch's output in which errors are told apart."""
 _FEWEST_PARTS = 8
@@ -265,8 +268,10 @@ def worse_than(
                 worse.append(
                     f"{one.name!r} differs in {one.mismatch_share:.1%}, {called} in {other.mismatch_share:.1%}"
                 )
-        elif one.sqnr_db < min(other.sqnr_db, _CLEAN_DB) - slack_db and not _is_redrawn(
-            found.noise_by_part(one.name), reference.noise_by_part(one.name)
+        elif (
+            max(one.peak, one.max_abs or 0.0) > _EPSILON
+            and one.sqnr_db < min(other.sqnr_db, _CLEAN_DB) - slack_db
+            and not _is_redrawn(found.noise_by_part(one.name), reference.noise_by_part(one.name))
         ):
             worse.append(f"{one.name!r} has {one.sqnr_db:.1f} dB, {called} {other.sqnr_db:.1f} dB")
     return worse

@@ -40,6 +40,7 @@ from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
 from onnxq.verification.side_by_side import Loading, check_same_inputs, outputs_of
+from onnxq.verification.sizes import resized, resized_warning
 from onnxq.verification.structure import dequantizes_weights_alone, quantizes_by_pairs
 from onnxq.wording.plural import counted
 
@@ -180,7 +181,7 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
         violations=answer.violations,
         outputs=measured.outputs,
         stretches=answer.stretches,
-        warnings=tuple(answer.warnings),
+        warnings=(*measured.warnings, *answer.warnings),
         batches=measured.batches,
         seconds={"compare": measured.seconds, "engine": time.perf_counter() - started},
         kept=measured.kept[:_KEPT_BATCHES],
@@ -212,6 +213,7 @@ class _Measured:
     kept: tuple[Feed, ...]
     shapes: tuple[Mapping[str, tuple[int, ...]], ...]
     batches: int
+    warnings: tuple[str, ...]
     seconds: float
 
 
@@ -252,7 +254,9 @@ def _measure(
     outputs = comparison.result()
     # An output without elements in both models is as it should be, beside others that have some.
     values = any(e.elements for e in outputs)
-    unsound = [_unsound(e) for e in outputs if not e.is_sound and not (values and e.is_empty)]
+    unsound = [
+        _unsound(e) for e in outputs if not e.is_sound and not (values and e.is_empty) and not resized(float_graph, e)
+    ]
     checks = [check_all("outputs are sound", unsound, len(outputs), "outputs")]
     # In bodies onnxruntime saturates all the same on pairs.
     if optimised and not (unsaturated and nested and quantizes_by_pairs(quantized)):
@@ -264,6 +268,7 @@ def _measure(
         kept=tuple(kept),
         shapes=tuple(shapes),
         batches=comparison.batches,
+        warnings=tuple(resized_warning(e) for e in outputs if resized(float_graph, e)),
         seconds=time.perf_counter() - started,
     )
 

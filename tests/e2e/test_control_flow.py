@@ -215,3 +215,21 @@ def test_a_weight_of_two_branches_that_is_changed_in_one(target: str) -> None:
         for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
             assert not outside.intersection(t.name for t in body.initializer)
     assert min(float(output.sqnr_db or 99.0) for output in result.report.outputs) > 20
+
+
+def test_a_state_that_starts_with_another_rank_leaves_the_loop_in_float() -> None:
+    """As decoders of tables from Paddle do: onnxruntime lets it pass inside a Loop, where it broadcasts."""
+    model = model_of(
+        """(float[1,64] x, int64 trips) => (float[1,64] y) { start = MatMul(x, v)
+        h0, y = Loop (trips, go, start, first) <body = b (int64 i, bool c, float[1,64] h, float[1,64] past)
+            => (bool d, float[1,64] n, float[1,64] m) { d = Identity(c)
+                p = MatMul(h, w) n = Tanh(p) m = Add(n, past) }> }""",
+        v=normal(64, 64),
+        w=normal(64, 64, seed=1),
+        go=np.bool_(True),
+        first=np.zeros(64, np.float32),
+    )
+    data = [{"x": normal(1, 64, seed=seed), "trips": np.array(3)} for seed in range(8)]
+    made = onnxq.quantize(model, data, target=ORT, placement="full")
+    assert made.report.failed_checks == ()
+    assert [d.node for d in made.plan.nodes if d.action.value == "int8"] == ["MatMul_start"]

@@ -325,3 +325,22 @@ def test_v14_convs_with_long_rows_of_few_channels_come_out_right(case: str) -> N
     found = executed_precision(made, feeds=[feed]).outputs[0]["y"]
     # Right but for codes on the edge between two, as for V9; the wrong kernel is off by more than the values are large.
     assert float(np.abs(found - expected).max()) < 0.1 * float(np.abs(expected).max())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_conv_transpose_whose_name_went_to_its_bias_is_found(channels: int) -> None:
+    """With one output channel OpenVINO gives its name to the addition behind it, and the product one of its own."""
+    model = model_of(
+        f"""(float[1,64,8,8] x) => (float[1,{channels},16,16] y) {{ c = Conv<pads=[1,1,1,1]>(x, v) r = Relu(c)
+        [t] d = ConvTranspose<strides=[2,2]>(r, w, b) y = Sigmoid(d) }}""",
+        v=0.1 * normal(64, 64, 3, 3),
+        w=0.1 * normal(64, channels, 2, 2),
+        b=normal(channels),
+    )
+    data = [{"x": normal(1, 64, 8, 8, seed=n)} for n in range(8)]
+    made = onnxq.quantize(model, data, target="openvino", placement="full")
+    assert made.report.failed_checks == ()
+    assert made.report.engine is not None
+    ran = made.report.engine.node("t")
+    assert ran is not None
+    assert (ran.precision, ran.engine_op) == (Precision.INT8, "Deconvolution")

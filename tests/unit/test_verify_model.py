@@ -17,8 +17,9 @@ from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
 from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.engines.result import EngineReport
+from onnxq.verification.sizes import resized
 from onnxq.verification.verify import VerifyResult, _unsound, verify_model
-from tests.graphs import model_of
+from tests.graphs import model_of, normal
 from tests.verify_models import conv_feeds, float_conv, int8_conv, tensorrt_conv
 
 FLOAT_GRAPH = Graph(float_conv())
@@ -281,6 +282,47 @@ def test_unsound_outputs_are_described():
     assert _unsound(_error(nonfinite=3)) == "output 'y' has 3 values of NaN or Inf in one model only"
     assert _unsound(_error(shape_mismatches=2)) == "output 'y' has another shape in 2 batches"
     assert _unsound(_error(elements=0)) == "output 'y' has no values"
+
+
+def test_zeros_of_two_runtimes_differ_by_the_last_bit():
+    """What OpenVINO's Sigmoid gives where onnxruntime's gives 0."""
+    zeros = np.zeros(100)
+    assert worse_than(_compared(zeros, zeros + 8e-8), _compared(zeros, zeros), "unoptimised") == []
+    assert worse_than(_compared(zeros, zeros + 8e-7), _compared(zeros, zeros), "unoptimised") != []
+
+
+KEPT = """(float[1,16,8,8] x) => (float[N] y) { c = Conv<pads=[1,1,1,1]>(x, w) s = Sigmoid(c)
+    kept = Greater(s, least) flat = Reshape(s, all) which = Reshape(kept, all) y = Compress(flat, which) }"""
+FLAT = """(float[1,16,8,8] x) => (float[N] y) { c = Conv<pads=[1,1,1,1]>(x, w) s = Sigmoid(c)
+    flat = Reshape(s, all) y = Slice(flat, first, last) }"""
+
+
+def _sized(text: str, **values: Any) -> Graph:
+    weights = {"w": 0.1 * normal(16, 16, 3, 3), "all": np.array([-1])}
+    return Graph(model_of(text, **weights, **values))
+
+
+def test_a_size_that_follows_from_values_may_change():
+    """One of four batches has a value between both thresholds, all others keep as many."""
+    feeds = [{"x": normal(1, 16, 8, 8, seed=seed)} for seed in range(4)]
+    scores = [OrtModel(_sized(FLAT, first=np.array([0]), last=np.array([1024])).to_model())(f)["y"] for f in feeds]
+    ranked = np.sort(np.concatenate(scores))[::-1]
+    least, more = ((ranked[n] + ranked[n + 1]) / 2 for n in (99, 100))
+    floats, other = _sized(KEPT, least=np.float32(least)), _sized(KEPT, least=np.float32(more))
+    result = verify_model(floats, other, feeds, "ort-x64-vnni")
+    assert _checks(result)["outputs are sound"]
+    assert result.outputs[0].shape_mismatches == 1
+    assert [w for w in result.warnings if w.startswith("Output 'y' has another size than the float model's in 1 batch")]
+    everywhere = _sized(KEPT, least=np.float32(0.1))
+    assert not _checks(verify_model(floats, everywhere, feeds, "ort-x64-vnni"))["outputs are sound"]  # in all batches
+
+
+def test_a_size_that_follows_from_sizes_may_not():
+    short, whole = (_sized(FLAT, first=np.array([0]), last=np.array([last])) for last in (9, 1024))
+    assert not _checks(verify_model(whole, short, [{"x": normal(1, 16, 8, 8)}], "ort-x64-vnni"))["outputs are sound"]
+    error = _error(shape_mismatches=1)
+    assert not resized(whole, error)
+    assert resized(_sized(KEPT, least=np.float32(0.5)), error)
 
 
 def test_an_engine_that_ran_is_compared(monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ _INT8_PRECISIONS = frozenset({"i8", "u8"})
 _NARROW_PRECISIONS = frozenset({"i4", "u4", "nf4"})
 _FLOAT_PRECISIONS = frozenset({"f32", "f16", "bf16", "f64"})
 _ELEMENTWISE = frozenset({"Eltwise", "Subgraph"})
+_PRODUCTS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 _HANDED_ON = frozenset({"Identity", "Dropout", "Optional", "OptionalGetElement", "SequenceConstruct", "SequenceAt"})
 _PLUMBING = frozenset({"Reorder", "Convert", "Subgraph", "FakeQuantize", "Reshape", "Transpose", "Parameter", "Result"})
 
@@ -95,13 +97,13 @@ def executed_precision(
     as_it_is = quantizes_by_pairs(graph) or not feeds
     exact = loaded if as_it_is else OpenvinoModel(marked, base_dir=base_dir, properties=_EXACT)
     outputs, run_problem = _run(exact, feeds)
-    executed = [_runtime_info(op) for op in loaded.compiled.get_runtime_model().get_ordered_ops()]
+    executed = [_Kernel.of(op) for op in loaded.compiled.get_runtime_model().get_ordered_ops()]
     return EngineReport(
         engine=ENGINE,
         version=version(),
         accepted=True,
         nodes=_Reader(graph, names, executed).executions(),
-        engine_ops=dict(Counter(f"{i['layerType']}:{i['runtimePrecision']}" for i in executed)),
+        engine_ops=dict(Counter(f"{k.kind}:{k.precision}" for k in executed)),
         build_seconds=seconds,
         outputs=outputs,
         run_problem=run_problem,
@@ -118,11 +120,34 @@ def _run(
         return (), said(error)
 
 
-def _runtime_info(op: Any) -> dict[str, str]:
-    info = op.get_rt_info()
-    return {
-        key: _text(info[key]) if key in info else "" for key in ("layerType", "runtimePrecision", "originalLayersNames")
-    }
+@dataclass(frozen=True)
+class _Kernel:
+    """An operator of the compiled model.
+
+    Attributes:
+        kind: What it is, as `Convolution`.
+        precision: What it computes in, as `i8` or `f32`.
+        layers: The operators it was made from, with commas between them.
+        product: What it reads first, where that is a product of no name of the model's.
+    """
+
+    kind: str
+    precision: str
+    layers: str
+    product: _Kernel | None = None
+
+    @classmethod
+    def of(cls, op: Any) -> _Kernel:
+        info = op.get_rt_info()
+        kind, precision, layers = (
+            _text(info[key]) if key in info else "" for key in ("layerType", "runtimePrecision", "originalLayersNames")
+        )
+        product = None
+        if kind in _ELEMENTWISE and op.get_input_size():
+            first = cls.of(op.input_value(0).get_node())
+            if first.kind in _PRODUCTS and not _MARKER.search(first.layers):
+                product = first
+        return cls(kind, precision, layers, product)
 
 
 def _text(value: Any) -> str:
@@ -137,14 +162,14 @@ class _Reader:
     kernel of what it reads.
     """
 
-    def __init__(self, graph: Graph, names: Sequence[str], executed: Sequence[Mapping[str, str]]) -> None:
+    def __init__(self, graph: Graph, names: Sequence[str], executed: Sequence[_Kernel]) -> None:
         self._graph = graph
         self._by_pairs = quantizes_by_pairs(graph)
-        self._kernels: dict[str, Mapping[str, str]] = {}
+        self._kernels: dict[str, _Kernel] = {}
         # A kernel that computes (Convolution) speaks for a node before one that only moves data for it (Reorder).
-        for info in sorted(executed, key=lambda i: i["layerType"] in _PLUMBING):
-            for name in self._named(info["originalLayersNames"], names):
-                self._kernels.setdefault(name, info)
+        for kernel in sorted(executed, key=lambda k: k.kind in _PLUMBING):
+            for name in self._named(kernel.layers, names):
+                self._kernels.setdefault(name, kernel)
 
     def _named(self, listed: str, names: Sequence[str]) -> Iterator[str]:
         yield from (names[int(mark)] for mark in _MARKER.findall(listed))
@@ -167,10 +192,12 @@ class _Reader:
         own = self._kernels.get(node.name)
         if own is None and (gone := self._gone(node)):
             return _told(node, Precision.OTHER, "", Reason(text=gone))
-        info = own or self._neighbour(node)
-        if info is None:
+        found = own or self._neighbour(node)
+        if found is None:
             return _told(node, Precision.OTHER, "", Reason(text="removed: it changes nothing"))
-        kernel, precision = info["layerType"], info["runtimePrecision"].lower()
+        if found.product is not None and node.op_type in MATRIX_OPS:
+            found = found.product  # its name went to what adds the bias
+        kernel, precision = found.kind, found.precision.lower()
         if precision in _NARROW_PRECISIONS or (precision in _INT8_PRECISIONS and not self._by_pairs):
             return self._weight_only(node, kernel, precision)
         if precision in _INT8_PRECISIONS and kernel in _ELEMENTWISE and node.op_type not in INT8_OPS:
@@ -204,18 +231,18 @@ class _Reader:
             return "shape arithmetic, computed while loading or merged"
         return ""
 
-    def _neighbour(self, node: NodeProto) -> Mapping[str, str] | None:
+    def _neighbour(self, node: NodeProto) -> _Kernel | None:
         queue, seen = list(self._graph.consumers(node.output[0])), set[str]()
         while queue:
             reader = queue.pop(0)
             if reader.name in seen or reader.op_type == "DequantizeLinear":
                 continue
             seen.add(reader.name)
-            info = self._kernels.get(reader.name)
-            if info is None:
+            kernel = self._kernels.get(reader.name)
+            if kernel is None:
                 queue.extend(self._graph.consumers(reader.output[0]))
-            elif info["layerType"] == "FakeQuantize" or info["layerType"] not in _PLUMBING:
-                return info
+            elif kernel.kind == "FakeQuantize" or kernel.kind not in _PLUMBING:
+                return kernel
         before = (self._graph.producer(past_pairs(self._graph, t)) for t in node.input if t)
         return next((self._kernels[b.name] for b in before if b is not None and b.name in self._kernels), None)
 
