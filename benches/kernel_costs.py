@@ -1,7 +1,7 @@
 """What onnxruntime's kernels cost, in float and in int8: `python -m benches.kernel_costs`.
 
 Every kernel is measured in chains of two and of six, float and int8 in turns, on one thread; the difference is what
-four of them take, without the borders. Convs on images of few channels do not chain and are timed one by one. The law
+four of them take, without the borders. Convs on images of few channels and in groups are timed one by one. The law
 of `onnxq.targets.costs.KernelCost` is fitted to the times by least squares of the relative error, without negative
 terms. What is printed is the source of the literals in `onnxq/targets/ort_costs.py`.
 """
@@ -34,6 +34,11 @@ CONVS = (
 """Channels and size of square images; a dense and a depthwise Conv of each."""
 NARROW = ((8, 3, 1), (12, 3, 1), (12, 7, 1), (12, 1, 7), (12, 7, 3), (16, 7, 1), (20, 7, 1))
 """Channels, height and width of filters on images of 64 x 62."""
+GROUPED = (
+    (48, 96, 48, 7, 24), (96, 192, 96, 3, 12), (128, 128, 32, 3, 28), (256, 256, 32, 3, 14), (64, 64, 8, 3, 28),
+    (128, 128, 8, 3, 28), (320, 320, 20, 3, 14), (128, 128, 4, 3, 14), (96, 96, 12, 1, 28), (64, 64, 4, 1, 28),
+)  # fmt: skip
+"""Channels in and out, groups, width of the filter and size of Convs in groups that are not depthwise."""
 MATMULS = (
     (1, 256), (1, 512), (1, 1024), (17, 64), (17, 256), (98, 64), (98, 128), (98, 256), (128, 384), (128, 768),
     (16, 768),
@@ -150,7 +155,7 @@ def single_us(build: Build, shape: tuple[int, ...], rounds: int) -> tuple[float,
                 run(x)
             del run  # the profile is written when the session ends
             events = json.loads(next(Path(folder).iterdir()).read_text(encoding="utf-8"))
-        kernels = [e for e in events if e.get("args", {}).get("op_name") in ("Conv", "QLinearConv")]
+        kernels = [e for e in events if e.get("args", {}).get("op_name") in ("Conv", "FusedConv", "QLinearConv")]
         taken.append(min(float(e["dur"]) for e in kernels if e["name"].endswith("_kernel_time")))
     return taken[0], taken[1]
 
@@ -246,6 +251,11 @@ def samples(rounds: int) -> dict[str, list[tuple[Work, float, float]]]:
         weight, out = (channels, channels, height, width), (1, channels, 64, 62)
         taken = kernel_us(conv(weight, pads=[height // 2, width // 2] * 2), out, rounds)
         found["Conv"].append((conv_work(out, weight, 1), *taken))
+    for channels, features, group, width, size in GROUPED:
+        weight = (features, channels // group, width, width)
+        build = conv(weight, pads=[width // 2] * 4, group=group)
+        taken = single_us(build, (1, channels, size, size), rounds)
+        found["Conv"].append((conv_work((1, features, size, size), weight, group), *taken))
     found["StemConv"] = []
     for channels, features, width, stride, size in STEMS:
         weight, side = (features, channels, width, width), (size - 1) // stride + 1

@@ -4,11 +4,14 @@ Written from the output of `python -m benches.kernel_costs`: onnxruntime 1.32 on
 activations, narrow filters and products of few rows on an Intel Xeon with AMX, where one row by a 256 x 256 weight
 takes 5.0 us in int8 and 4.4 us in float, by a 512 x 512 weight 11 us and 25 us. What stands out: the depthwise int8
 kernel works through channels 16 at a time and is slow for few of them. A dense one gathers its input row by row of the
-filter, and rows of fewer than 16 codes slowly: a filter of 7 x 1 on 12 channels takes twice as long as in float. The
-int8 Mul by a gate starts anew at each pixel. The float kernel for images of 1 to 7 channels reads them as they are,
-without the padding that an int8 one needs, in half the time or less. A float Conv computes its activation, a HardSwish
-too, while its results are in registers. Softmax, AveragePool and products of two activations are slower in int8 at
-every size that was measured, so they are no candidates at all (C10, R28).
+filter, and rows of fewer than 16 codes slowly: a filter of 7 x 1 on 12 channels takes twice as long as in float. One in
+groups gathers each tap of each group by itself: with 4 channels in a group it takes 3 times as long as in float, with 8
+2.5 times, with 16 1.2 times, with one and two outputs for each input 10 to 25 times (`gather` was measured on an AMD
+EPYC with AVX2 alone and is in proportion to a float MAC there; RegNet, ResNeXt and FastViT bear it out). The int8 Mul
+by a gate starts anew at each pixel. The float kernel for images of 1 to 7 channels reads them as they are, without the
+padding that an int8 one needs, in half the time or less. A float Conv computes its activation, a HardSwish too, while
+its results are in registers. Softmax, AveragePool and products of two activations are slower in int8 at every size that
+was measured, so they are no candidates at all (C10, R28).
 """
 
 from __future__ import annotations
@@ -17,18 +20,18 @@ from onnxq.targets.costs import CostTable, KernelCost
 
 ORT_X64_COSTS = CostTable(
     float_kernels={
-        "Conv": KernelCost(node=220, tap=1.45, mac=0.0085, tail=0.8, weight=0.1),
+        "Conv": KernelCost(node=220, tap=1.45, gather=0.7, mac=0.0085, tail=0.8, weight=0.1),
         "StemConv": KernelCost(node=220, mac=0.0095, tail=0.2, element=0.16),
-        "DepthwiseConv": KernelCost(node=1350, mac=0.0118, tail=0.03, element=0.105),
+        "DepthwiseConv": KernelCost(node=1350, gather=0.7, mac=0.0118, tail=0.03, element=0.105),
         "MatMul": KernelCost(mac=0.0097, weight=0.045),
         "Gemm": KernelCost(mac=0.0097, weight=0.045),
         "GateMul": KernelCost(node=1000, element=0.15),
         "ChannelSoftmax": KernelCost(element=7.0),
     },
     int8_kernels={
-        "Conv": KernelCost(node=1100, position=1.15, tap=1.9, run=5, mac=0.0023, tail=0.26, weight=0.011),
+        "Conv": KernelCost(node=1100, position=1.15, tap=1.9, run=5, gather=2.7, mac=0.0023, tail=0.26, weight=0.011),
         "StemConv": KernelCost(node=1100, position=1.15, tap=1.9, mac=0.0023, tail=0.26, weight=0.011),
-        "DepthwiseConv": KernelCost(node=1450, position=3.6, tap=0.93, mac=0.0122, tail=0.2, element=0.08),
+        "DepthwiseConv": KernelCost(node=1450, position=3.6, tap=0.93, gather=2.7, mac=0.0122, tail=0.2, element=0.08),
         "MatMul": KernelCost(node=1100, position=9.2, mac=0.0024, weight=0.03, element=0.19),
         "Gemm": KernelCost(node=1100, position=9.2, mac=0.0024, weight=0.03, element=0.19),
         "GateMul": KernelCost(node=1000, position=15, element=0.1),
