@@ -5,7 +5,8 @@ x64 CPUs without VNNI multiply u8 by s8 with vpmaddubsw, which adds two neighbou
     255 * (w[k] + w[k+1]) stays inside [-32768, 32767]    exactly when    |w[k] + w[k+1]| <= 128
 
 A channel in which a pair exceeds that gets a larger scale, by just enough; at most twice as large, since |w| <= 64 is
-always safe. All other channels keep their full range. Source: Intel Intrinsics Guide, _mm256_maddubs_epi16;
+always safe. All other channels keep their full range. Where weights change while scales stand, the pairs that go beyond
+the limit are moved back to it. Source: Intel Intrinsics Guide, _mm256_maddubs_epi16;
 the order of the pairs was found by running onnxruntime 1.31 with weights that overflow in one chosen pair.
 """
 
@@ -47,6 +48,30 @@ def guard_pair_sums(values: NDArray[Any], params: QuantParams, walk: Sequence[in
         params = replace(params, scale=next_power_of_two(narrowed) if params.spec.power_of_two else narrowed)
         scale = params.scale.astype(np.float64)
     return params
+
+
+def within_pair_sums(
+    units: NDArray[np.float64], codes: NDArray[np.int16], partner: NDArray[np.intp]
+) -> NDArray[np.int16]:
+    """The codes nearest to a weight that stay inside the limit: pairs beyond it are moved back to it.
+
+    Args:
+        units: Weight by its scale, shape (..., K).
+        codes: What it is quantized to, same shape.
+        partner: For each of the K columns the one it is added to, -1 for none.
+    """
+    first = np.flatnonzero(partner > np.arange(partner.size))
+    pair = [first, partner[first]]
+    # Of what lies outside the codes' range, the end of the range is what counts.
+    one, other = (np.clip(units[..., at], codes[..., at] - 0.5, codes[..., at] + 0.5) for at in pair)
+    sums = codes[..., first] + codes[..., partner[first]]
+    limit = np.sign(sums) * LARGEST_PAIR_SUM
+    moved = np.rint(one - (one + other - limit) / 2).astype(np.int16)
+    held: NDArray[np.int16] = codes.copy()
+    beyond = np.abs(sums) > LARGEST_PAIR_SUM
+    for at, new in zip(pair, (moved, limit - moved), strict=True):
+        held[..., at] = np.where(beyond, new, codes[..., at])
+    return held
 
 
 def _worst_pair_sum(values: NDArray[Any], params: QuantParams, walk: Sequence[int], channel: int) -> NDArray[np.int64]:

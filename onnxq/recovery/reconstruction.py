@@ -29,21 +29,30 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxq.calibration.progress import report_to
-from onnxq.calibration.solve import constant_values, safe_params
+from onnxq.calibration.solve import constant_values
 from onnxq.graph.float_types import float_tensor
 from onnxq.graph.view import Graph
-from onnxq.numerics.arrays import fake_quantize
+from onnxq.numerics.arrays import fake_quantize, quantize
+from onnxq.numerics.pair_guard import within_pair_sums
 from onnxq.passes.adapt.settle_types import runnable
 from onnxq.recovery.bias_correction import correct_biases
 from onnxq.recovery.least_squares import fitted
 from onnxq.recovery.moments import Moments
+from onnxq.recovery.odds import best_for_odds, softmax_behind
 from onnxq.recovery.passed import activation_behind, best_shift
 from onnxq.recovery.patches import has_patches, sampled_patches, weight_from_rows, weight_rows
 from onnxq.recovery.shadow import rounded_form
 from onnxq.recovery.sites import MOST_WEIGHTS_BYTES, Site, sites_of, weight_bytes
 from onnxq.recovery.solved import Solved
 from onnxq.recovery.walk import NotKeptError, Walk
-from onnxq.recovery.weight_rounding import InputMoments, can_be_rounded, on_codes, round_weights
+from onnxq.recovery.weight_rounding import (
+    InputMoments,
+    can_be_rounded,
+    on_codes,
+    partners_of,
+    round_weights,
+    scales_of_rows,
+)
 
 STAGE = "reconstructing layers"
 
@@ -198,7 +207,7 @@ class _Reconstruction:
         if step is None:
             return None
         new = old + weight_from_rows(node, step, old.shape).astype(np.float32)
-        new = self._guarded(site, new, old)
+        new = self._guarded(site, new)
         params = self._qparams[site.weight]
         codes = [weight_rows(node, fake_quantize(w, params).astype(np.float64)) for w in (old, new)]
         before, after = (_power(data @ w.transpose(0, 2, 1) - outputs, centred=centred) for w in codes)
@@ -220,20 +229,27 @@ class _Reconstruction:
             found.append(np.concatenate(parts, axis=1))
         return found[0], found[1]
 
-    def _guarded(self, site: Site, new: NDArray[np.float32], old: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`new`, but for channels that the target's kernels would overflow with."""
-        params, trial = self._qparams[site.weight], self._result.copy()
-        trial.add_initializer(site.weight, new)
-        scale = safe_params(trial, self._plan.tensors[site.weight], params, self._target).scale
-        if params.spec.axis is None or scale.shape != (new.shape[params.spec.axis],):
-            return new if np.array_equal(scale, params.scale) else old
-        shape = [-1 if axis == params.spec.axis else 1 for axis in range(new.ndim)]
-        return np.where((scale > params.scale).reshape(shape), old, new)
+    def _guarded(self, site: Site, new: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`new`, its pairs moved back to where the target's kernels do not overflow with them.
+
+        Nearly every channel that the guard widened has a pair right at the limit: to refuse what goes beyond it would
+        be to refuse the fit.
+        """
+        node, params = self._graph.node(site.node), self._qparams[site.weight]
+        partner = partners_of(node, new.shape, params, self._target)
+        if partner is None:
+            return new
+        rows = weight_rows(node, new.astype(np.float64))
+        codes = weight_rows(node, quantize(new, params).astype(np.int16))
+        scales = scales_of_rows(params, rows.shape)[..., None]
+        held = within_pair_sums(rows / scales, codes, partner)
+        return weight_from_rows(node, np.where(held == codes, rows, held * scales), new.shape).astype(np.float32)
 
     def _fit_bias(self, site: Site, bias: str) -> None:
         """Take the mean shift of the node's output off its bias, and off what the walk goes on with."""
         output = self._outputs[site.last][0]
-        found, wanted = self._advanced(output, self._graph.node(site.last).output[0])
+        plain = self._graph.node(site.last).output[0]
+        found, wanted = self._advanced(output, plain)
         channel = found[0].ndim - 1 if self._graph.node(site.node).op_type == "MatMul" else 1
         others = tuple(axis for axis in range(found[0].ndim) if axis != channel)
         total = sum(batch.samples for batch in self._float.samples)
@@ -243,8 +259,10 @@ class _Reconstruction:
             shift += gap.mean(axis=others, dtype=np.float64) * (batch.samples / total)
         if not np.isfinite(shift).all():
             return
-        passed = activation_behind(self._graph, self._graph.node(site.last).output[0], self._options)
-        if passed is not None:
+        passed = activation_behind(self._graph, plain, self._options)
+        if softmax_behind(self._graph, plain, channel, found[0].ndim):
+            shift = best_for_odds(found, wanted, shift, channel)
+        elif passed is not None:
             along = [-1 if axis == channel else 1 for axis in range(found[0].ndim)]
             shift = best_shift(passed, found, wanted, shift.reshape(along)).reshape(-1)
         old = site.stored(constant_values(self._result, bias), self._qparams)

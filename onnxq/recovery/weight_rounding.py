@@ -144,14 +144,12 @@ def on_codes(
     if moments is None or not np.isfinite(moments).all() or params.zero_point.any():
         return None
     rows = weight_rows(node, weight.astype(np.float64))
-    # Scales run along the output channels, which are the rows of every group in their order.
-    scales = np.broadcast_to(params.scale.astype(np.float64).reshape(-1), (rows.shape[0] * rows.shape[1],))
-    scales = scales.reshape(rows.shape[:2])
+    scales = scales_of_rows(params, rows.shape)
     floats = params.spec.qtype.is_float
     limits = CodeLimits(
         params.spec.qmin,
         params.spec.qmax,
-        _partners(node, weight.shape, target) if params.spec.qtype.name == "int8" else None,
+        partners_of(node, weight.shape, params, target),
         round_to_float8 if floats else np.rint,
     )
     nearest = weight_rows(node, fake_quantize(weight.astype(np.float32), params).astype(np.float64))
@@ -170,6 +168,13 @@ def on_codes(
     return _checked(codes, params, node.input[1])
 
 
+def scales_of_rows(params: QuantParams, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The scale of each row, (g, m), of a weight whose rows have the shape (g, m, K)."""
+    # Scales run along the output channels, which are the rows of every group in their order.
+    scales = np.broadcast_to(params.scale.astype(np.float64).reshape(-1), (shape[0] * shape[1],))
+    return scales.reshape(shape[:2])
+
+
 def _output_error(errors: NDArray[np.float64], moments: NDArray[np.float64]) -> float:
     """Squared error of the outputs, for errors of the weight of shape (g, m, K)."""
     return float(np.sum((errors @ moments) * errors))
@@ -182,10 +187,12 @@ def _checked(codes: NDArray[np.generic], params: QuantParams, weight: str) -> ND
     return values
 
 
-def _partners(node: NodeProto, shape: tuple[int, ...], target: Target) -> NDArray[np.intp] | None:
+def partners_of(
+    node: NodeProto, shape: tuple[int, ...], params: QuantParams, target: Target
+) -> NDArray[np.intp] | None:
     """For each column the one that the kernel adds it to in 16 bits, -1 for none; None where that cannot overflow."""
     depthwise = node.op_type == "Conv" and shape[1] == 1 and attribute(node, "group", 1) == shape[0]
-    if target.guard is WeightGuard.NONE or depthwise:
+    if target.guard is WeightGuard.NONE or params.spec.qtype.name != "int8" or depthwise:
         return None
     order = walked(node, shape)
     in_taps = node.op_type == "Conv" and target.guard is WeightGuard.TAP_PAIR_SUM

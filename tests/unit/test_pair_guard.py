@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxq.numerics.arrays import quantize
-from onnxq.numerics.pair_guard import LARGEST_PAIR_SUM, guard_pair_sums
+from onnxq.numerics.pair_guard import LARGEST_PAIR_SUM, guard_pair_sums, within_pair_sums
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
 from onnxq.numerics.qtypes import INT8
 from onnxq.numerics.specs import QuantSpec
@@ -85,3 +85,23 @@ def test_empty_reduction_changes_nothing() -> None:
     values = np.ones((3, 1), np.float32)
     before = params_of(values)
     assert guard_pair_sums(values, before, [1], 0) is before
+
+
+def test_pairs_beyond_the_limit_move_to_the_nearest_codes_within_it() -> None:
+    """Against all pairs of codes, tried one by one; columns without a partner stay."""
+    units = np.random.default_rng(1).uniform(-140, 140, (300, 5))
+    codes = np.clip(np.rint(units), -127, 127).astype(np.int16)
+    held = within_pair_sums(units, codes, np.array([3, -1, 4, 0, 2]))
+    every = np.arange(-127, 128)
+    allowed = np.abs(every[:, None] + every) <= LARGEST_PAIR_SUM
+    for one, other in ((0, 3), (2, 4)):
+        wanted = np.clip(units[:, [one, other]], -127.5, 127.5)  # beyond the codes' range, the range's end counts
+        far = (wanted[:, :1, None] - every[:, None]) ** 2 + (wanted[:, 1:, None] - every) ** 2
+        nearest = np.where(allowed, far, np.inf).min(axis=(1, 2))
+        found = ((wanted - held[:, [one, other]]) ** 2).sum(axis=1)
+        assert np.abs(held[:, one] + held[:, other]).max() <= LARGEST_PAIR_SUM
+        assert np.abs(held).max() <= 127
+        np.testing.assert_allclose(found, nearest, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(held[:, 1], codes[:, 1])
+    inside = np.abs(codes[:, 0] + codes[:, 3]) <= LARGEST_PAIR_SUM
+    np.testing.assert_array_equal(held[inside][:, [0, 3]], codes[inside][:, [0, 3]])
