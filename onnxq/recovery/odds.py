@@ -26,6 +26,8 @@ PRIOR = 1.0
 """Weight of the mean, as that of four places that are undecided between two classes."""
 
 _STEPS = 12
+_SETTLED = 1e-3
+"""Most steps and the smallest: a thousandth of the logarithm of the odds."""
 
 _ELEMENTS = 2**24
 """Logits that are looked at; of more, every third place, or every fifth, ..."""
@@ -65,7 +67,10 @@ def best_for_odds(
             odds = _softmax(value - shift.astype(np.float32))
             total += odds.sum(axis=0, dtype=np.float64)
             bend += np.einsum("nc,nc->c", odds, 1.0 - odds, dtype=np.float64)
-        shift += 0.5 * (total - sought - PRIOR * (shift - mean)) / (bend + PRIOR)
+        step = 0.5 * (total - sought - PRIOR * (shift - mean)) / (bend + PRIOR)
+        shift += step
+        if np.abs(step).max(initial=0.0) < _SETTLED:  # false for NaN
+            break
     return shift if np.isfinite(shift).all() else mean
 
 
