@@ -36,6 +36,22 @@ def test_a_depthwise_conv_between_wide_ones_is_int8() -> None:
     assert set(actions(block(64, 384, 14)).values()) == {"int8", "fused"}
 
 
+@pytest.mark.parametrize(("outputs", "wanted"), [(1, "int8"), (2, "float")])
+def test_a_depthwise_conv_of_two_outputs_for_each_channel_stays_float_without_vnni(outputs: int, wanted: str) -> None:
+    """1.1 to 6 times the float kernel's time, as FastViT has them (measured)."""
+    text = """(float[N,64,24,24] x) => (float[N,64,24,24] y) {
+    [c1] a = Conv(x, w1)
+    [dw] b = Conv<pads=[3,3,3,3], group=64>(a, w2)
+    [c2] y = Conv(b, w3)
+    }"""
+    weights = {
+        "w1": normal(64, 64, 1, 1),
+        "w2": normal(64 * outputs, 1, 7, 7),
+        "w3": normal(64, 64 * outputs, 1, 1),
+    }
+    assert actions(planned(text, options=FASTEST, target="openvino-avx2", **weights))["dw"] == wanted
+
+
 def test_blocks_of_few_channels_stay_float() -> None:
     """8 to 32 channels and back on 24 x 24, as in text orientation classifiers: 24 us in float, 26 in int8 (measured).
 
