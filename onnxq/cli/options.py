@@ -334,7 +334,7 @@ def junit_option() -> Decorator:
 
 def quiet_option() -> Decorator:
     """--quiet."""
-    return click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+    return click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors and warnings.")
 
 
 def force_option() -> Decorator:

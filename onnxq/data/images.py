@@ -372,7 +372,7 @@ def open_image(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    said = str(error).replace(repr(str(path)), "the file")  # Pillow names it once more
+    said = str(error).replace(f" {str(path)!r}", "")  # Pillow names it once more
     return DataError(
         f"not a readable image: {said}",
         where=str(path),

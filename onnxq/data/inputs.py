@@ -22,6 +22,7 @@ from onnx import TensorProto
 from onnxq.errors import DataError, ModelError
 from onnxq.graph.messages import type_name
 from onnxq.graph.view import Dim, Graph
+from onnxq.wording.plural import counted
 
 Layout = Literal["nchw", "nhwc"]
 """Where the channels of a rank-4 array lie."""
@@ -59,6 +60,7 @@ _CONVERSIONS = frozenset(
 # Names that exporters write where a size is unknown; two of them do not mean "the same size".
 _UNKNOWN = frozenset(("?", "-1", "None", ""))
 _CHANNELS = (1, 3, 4)
+_PREPARE = "bring it to the model's shape when you prepare the data, as in training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,21 @@ class InputSpec:
                 return f"the data looks {name}; pass layout={other!r} (--layout {other})."
         if len(shape) == rank - 1:
             return "add the batch axis: array[None]."
-        return None
+        if len(shape) != rank:
+            return f"the model takes {rank} axes; {_PREPARE}."
+        return self._sizes_hint([axis for axis, size in enumerate(self.shape or ()) if size != shape[axis]], shape)
+
+    def _sizes_hint(self, axes: list[int], shape: tuple[int, ...]) -> str:
+        """The way out where axes have other sizes; those that the model leaves open are not meant."""
+        fixed = {axis: size for axis in axes if isinstance(size := (self.shape or ())[axis], int)}
+        channels = (1 if self.layout == "nchw" else 3) if len(shape) == 4 else -1
+        listed = ", ".join(f"{shape[axis]} in place of {size} on axis {axis}" for axis, size in fixed.items())
+        if list(fixed) == [channels] and {shape[channels], fixed[channels]} <= set(_CHANNELS):
+            found = f"the data has {counted(shape[channels], 'channel')}, the model takes {fixed[channels]}"
+            return f"{found}; {_PREPARE}; a folder of pictures is converted by images= (--images, --mean, --std)."
+        if list(fixed) == [0]:
+            return "the model fixes its batch; give whole ones."
+        return f"it has {listed}; {_PREPARE}; a folder of pictures is resized by images= (--images, --resize)."
 
     def convert(self, array: NDArray[Any], where: str) -> NDArray[Any]:
         """A fresh C-contiguous copy of `array` in the model's element type.
@@ -166,6 +182,8 @@ class InputSpec:
                 "these look like raw pixels; scale them as in training, x = (pixel / 255 - mean) / std, "
                 "or give the folder of images and pass images='imagenet' (--images imagenet)."
             )
+        elif dtype.kind in "US":
+            hint = "give texts as .jsonl, .csv or .txt with tokenizer= (--tokenizer) or preprocess= (--preprocess)."
         elif dtype.kind in "iufb" and self.dtype.kind in "iufb":
             hint = f"convert it when you prepare the data: array.astype({self.dtype.name!r})."
         raise DataError(f"input {self.name!r} is {dtype}, the model expects {self.dtype}", where=where, hint=hint)

@@ -146,7 +146,8 @@ class Made:
         """What the model says of itself."""
         plan = self.plan
         known = {"onnxq.version": VERSION, "onnxq.target": plan.target, "onnxq.float_digest": plan.digest}
-        kept = {OPTIONS_KEY: request.options, REASONS_KEY: reasons_text(plan, self.quantized)}
+        reasons = reasons_text(plan, self.quantized)
+        kept = {OPTIONS_KEY: request.options, **({REASONS_KEY: reasons} if reasons else {})}
         return {**known, **kept, **self.metadata}
 
     @property

@@ -46,7 +46,7 @@ from onnxq.recovery.solved import Solved
 from onnxq.report.contents import DataFacts
 from onnxq.search.candidates import Candidate, Candidates
 from onnxq.search.mixed import search_within
-from onnxq.search.reading import first_samples
+from onnxq.search.reading import Judged, first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
 from onnxq.search.wider import wider_for, with_step
 from onnxq.tuning.search import Racing
@@ -86,6 +86,8 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     prepared = _planned(request, choices)
     clock.lap("plan")
     prepared, supply = _supplied(prepared, request, choices)
+    budget = choices.budget
+    judged = None if budget is None else request.judged(prepared.source, supply.batches, budget)
     known = _known(prepared, supply, request, choices)
     clock.lap("calibrate")
     tuning = None
@@ -116,7 +118,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     candidates = Candidates(
         prepared=prepared, options=request.wanted, qparams=qparams, recovered=recovered, wider=wider, stats=stats
     ).with_inside(inside.parts)
-    chosen, found = _searched(candidates, supply, request, choices)
+    chosen, found = _searched(candidates, supply, judged, request, choices)
     if found is not None:
         clock.lap("search")
     with file_for_weights(request.output, prepared.graph.initializers.values()) as file:
@@ -250,16 +252,14 @@ def _steps(prepared: Prepared, supply: _Supply, choices: Choices) -> tuple[str, 
 
 
 def _searched(
-    candidates: Candidates, supply: _Supply, request: Request, choices: Choices
+    candidates: Candidates, supply: _Supply, judged: Judged | None, request: Request, choices: Choices
 ) -> tuple[Candidate, SearchResult | None]:
     """The form that meets the budget; the whole plan, and no result, where there is none."""
-    prepared, budget = candidates.prepared, choices.budget
-    if budget is None:
+    if choices.budget is None or judged is None:
         return candidates.whole(), None
-    judged = request.judged(prepared.source, supply.batches, budget)
     samples = supply.samples or first_samples(judged.batches)
     floats, wide, found = search_within(
-        budget,
+        choices.budget,
         candidates.space(samples),
         judged,
         samples,

@@ -66,7 +66,7 @@ def check_order(first: Graph, others: Iterable[Graph]) -> None:
     if is_quantized(first) and not all(map(is_quantized, others)):
         raise ConfigError(
             "the float model is quantized, and the quantized one is not",
-            hint="the float model comes first: verify(float, quantized), evaluate(float, quantized)",
+            hint="the float model comes first: verify(float, quantized) (onnxq verify FLOAT QUANTIZED); so in evaluate",
         )
 
 

@@ -40,7 +40,7 @@ class KeptReasons:
 
 
 def reasons_text(plan: QuantPlan, quantized: Graph) -> str:
-    """What the metadata hold: the reasons of `plan` for the nodes in float.
+    """What the metadata hold: the reasons of `plan` for the nodes in float; "" where there are none.
 
     Args:
         plan: The whole plan, that of subgraphs included.
@@ -57,7 +57,7 @@ def reasons_text(plan: QuantPlan, quantized: Graph) -> str:
             reason = decided[decision.node]
             rows.setdefault(reason, {}).setdefault("nodes", []).append(decision.node)
     listed = [{"reason": text, **({"rule": rule} if rule else {}), **names} for (text, rule), names in rows.items()]
-    return json.dumps(listed, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(listed, separators=(",", ":"), ensure_ascii=False) if listed else ""
 
 
 def kept_reasons(metadata: Mapping[str, str]) -> KeptReasons:

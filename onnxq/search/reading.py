@@ -11,7 +11,9 @@ from onnxq.data.batches import Batch, Batches
 from onnxq.data.kept import keep_first
 from onnxq.errors import ConfigError
 from onnxq.evaluation.evaluate import labelled_data
+from onnxq.evaluation.judging import Judge, judge_for
 from onnxq.evaluation.labels import label_key, load_labels
+from onnxq.evaluation.metrics import metric_from
 from onnxq.graph.view import Graph
 from onnxq.pipeline.reading import Reading
 from onnxq.pipeline.stages import read_through
@@ -56,15 +58,28 @@ def judged_by(budget: Budget, reading: Reading, graph: Graph, data: Any, batches
     """What a budget is judged on: its own samples, or the calibration data `batches`, read from `data`.
 
     Raises:
-        ConfigError: the labels are of no known kind.
-        DataError: the samples or labels cannot be read.
+        ConfigError: the labels are of no known kind, or missing, or the output has to be chosen.
+        DataError: the samples or labels cannot be read, or the metric does not take the labels.
     """
     source, limit = (data, reading.limit) if budget.data is None else (budget.data, None)
     if budget.data is not None:
         batches = labelled_data(graph, source, budget.labels, replace(reading, limit=None))
         batches = batches.cached() if batches.one_shot else batches
     labels = load_labels(budget.labels, source, limit=limit) if budget.max_drop is not None else None
+    judge_of(graph, budget, labels)  # what is missing is told before any work is done
     return Judged(batches=batches, labels=labels, limited=limit is not None)
+
+
+def judge_of(graph: Graph, budget: Budget, labels: NDArray[Any] | None) -> Judge | None:
+    """Who judges forms of `graph` by the metric of a budget; None where it asks for none.
+
+    Raises:
+        OnnxqError: as `judge_for`.
+    """
+    if budget.max_drop is None:
+        return None
+    metric = metric_from(budget.metric or "top1")
+    return judge_for(graph, metric, budget.output, labels, argument="output_name= (--output-name)")
 
 
 def first_samples(batches: Batches) -> list[Batch]:

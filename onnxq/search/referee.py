@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from onnxq.calibration.runner import CollectOptions
 from onnxq.data.batches import Batch
 from onnxq.evaluation.evaluation import compare
-from onnxq.evaluation.judging import Judge, judge_for, labelled, run
-from onnxq.evaluation.metrics import metric_from
+from onnxq.evaluation.judging import labelled, run
 from onnxq.graph.view import Graph
 from onnxq.passes.adapt.settle_types import runnable
 from onnxq.search.budget import Budget
 from onnxq.search.distance import Distance
-from onnxq.search.reading import Judged
+from onnxq.search.reading import Judged, judge_of
 
 _KEPT_BYTES = 2**30
 """Samples and float outputs that fit are kept; others are read and computed again for each model."""
@@ -72,12 +71,7 @@ class Referee:
         fused: bool,
     ) -> None:
         self._graph, self._budget, self._options, self._fused = graph, budget, options, fused
-        self._judge: Judge | None = None
-        if budget.max_drop is not None:
-            metric = metric_from(budget.metric or "top1")
-            self._judge = judge_for(
-                graph, metric, budget.output, judged.labels, argument="output_name= (--output-name)"
-            )
+        self._judge = judge_of(graph, budget, judged.labels)
         self._float = options.session(runnable(graph))
         self._batches, self._limited = judged.batches, judged.limited
         self._kept: list[tuple[Batch, dict[str, NDArray[Any]]]] | None = None

@@ -12,7 +12,7 @@ _OTHER_NAMES = {
     "providers": "ep",
 }
 
-_VALUE = r"(?:'[^']*'|\w+\([^()]*\)|[\w.%]+)"
+_VALUE = r"(?:'[^']*'|\w*\([^()]*\)|[\w.%]+)"
 _ARGUMENT = rf"[a-z]\w*={_VALUE}?"
 _BOTH = re.compile(rf"({_ARGUMENT}(?:(?:, or |, | or | and )(?:{_ARGUMENT}|'[^']*'))*) \((--[^()]+)\)")
 

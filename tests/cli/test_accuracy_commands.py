@@ -299,3 +299,10 @@ def test_an_error_is_a_test_case_too(run: Run, int8: str, folder: Path, command:
     assert error.get("type") == "DataError"
     assert error.text == result.stderr[result.stderr.index("error: ") :].rstrip()
     assert not (folder / "again.onnx").exists()
+
+
+def test_missing_labels_are_told_before_any_work(run: Run) -> None:
+    result = run("quantize", "model.onnx", "--data", "data.npz", "--max-drop", "1")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: top1 needs labels\nhint: pass --labels (labels=)")
+    assert "calibrating" not in result.stderr

@@ -234,7 +234,7 @@ def test_a_wider_type_or_another_engine_is_refused() -> None:
         onnxq.quantize(given, mode="dynamic", target="tensorrt")
     with pytest.raises(onnxq.ConfigError, match="writes weights as int8, not as 'int4'"):
         onnxq.quantize(given, mode="dynamic", weights="int4")
-    with pytest.raises(onnxq.ConfigError, match="method='entropy' has no meaning in mode 'dynamic'"):
+    with pytest.raises(onnxq.ConfigError, match=r"method='entropy' \(--method\) has no meaning in mode 'dynamic'"):
         onnxq.quantize(given, mode="dynamic", method="entropy")
     with pytest.raises(onnxq.ConfigError, match="did you mean mode='dynamic'"):
         onnxq.quantize(given, mode="dynamics")

@@ -49,12 +49,22 @@ REFUSED = {
     "wrong size": (
         IMAGES,
         {"images": ramp(1, 3, 9, 8)},
-        "calibration batch 1: input 'images' has shape (1, 3, 9, 8), the model expects (N, 3, 8, 8)",
+        "calibration batch 1: input 'images' has shape (1, 3, 9, 8), the model expects (N, 3, 8, 8)\n"
+        "Hint: it has 9 in place of 8 on axis 2; bring it to the model's shape when you prepare the data, as in "
+        "training; a folder of pictures is resized by images= (--images, --resize).",
+    ),
+    "channels": (
+        IMAGES,
+        {"images": ramp(1, 1, 8, 8)},
+        "calibration batch 1: input 'images' has shape (1, 1, 8, 8), the model expects (N, 3, 8, 8)\n"
+        "Hint: the data has 1 channel, the model takes 3; bring it to the model's shape when you prepare the data, as "
+        "in training; a folder of pictures is converted by images= (--images, --mean, --std).",
     ),
     "batch too small": (
         {"x": (1, [4, 2])},
         {"x": ramp(3, 2)},
-        "calibration batch 1: input 'x' has shape (3, 2), the model expects (4, 2)",
+        "calibration batch 1: input 'x' has shape (3, 2), the model expects (4, 2)\n"
+        "Hint: the model fixes its batch; give whole ones.",
     ),
     "misspelt": (
         IMAGES,
@@ -83,7 +93,8 @@ REFUSED = {
     "strings": (
         {"x": (1, ["N"])},
         {"x": np.array(["a"])},
-        "calibration batch 1: input 'x' is <U1, the model expects float32",
+        "calibration batch 1: input 'x' is <U1, the model expects float32\n"
+        "Hint: give texts as .jsonl, .csv or .txt with tokenizer= (--tokenizer) or preprocess= (--preprocess).",
     ),
     "NaN": (
         {"x": (1, ["N"])},

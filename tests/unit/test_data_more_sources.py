@@ -323,7 +323,7 @@ def test_texts_are_tokenized_and_padded(tmp_path, tokenizer):
     fixed = specs(input_ids=(TensorProto.INT32, ["N", 3]))
     batches = open_data(Data(tmp_path / "t.txt", tokenizer=tokenizer), inputs=fixed)
     assert joined(batches, "input_ids").tolist() == [[2, 4, 3], [2, 4, 3]]
-    assert batches.notes[:1] == ("2 of 2 texts were cut to 3 tokens (max_length=)",)
+    assert batches.notes[:1] == ("2 of 2 texts were cut to 3 tokens: max_length= (--max-length)",)
 
 
 def test_pairs_and_columns(tmp_path, tokenizer):
@@ -487,7 +487,7 @@ def test_a_preset_for_colours_does_not_fit_a_grey_model(tmp_path):
     image_module = pytest.importorskip("PIL.Image")
     image_module.new("L", (8, 8)).save(tmp_path / "a.png")
     grey = InputSpecs([InputSpec(name="x", dtype=np.dtype(np.float32), shape=(None, 1, 8, 8))])
-    with pytest.raises(DataError, match=r"mean has 3 values, but input 'x' .* has 1 channel\n.*\(--mean\)"):
+    with pytest.raises(DataError, match=r"images='imagenet' .* input 'x' .* has one channel\n.*\(--mean and --std\)"):
         open_data(tmp_path, inputs=grey, images="imagenet")
     for images in ("paddleocr", "yolo"):
         assert next(iter(open_data(tmp_path, inputs=grey, images=images)))["x"].shape == (1, 1, 8, 8)

@@ -373,7 +373,7 @@ def test_image_errors(tmp_path, pictures, monkeypatch):
     with pytest.raises(ConfigError, match=r"must be finite, and std positive\nHint: mean= and std= \(--mean, --std\)"):
         ImageOptions(std=(0.0,))
     (pictures / "z.png").write_bytes(b"no image")
-    hint = r"z.png: not a readable image: cannot identify image file the file\nHint: mend the file, or take it out"
+    hint = r"z.png: not a readable image: cannot identify image file\nHint: mend the file, or take it out"
     with pytest.raises(DataError, match=hint):
         list(open_data(pictures, inputs=IMAGES, images="imagenet"))
     monkeypatch.setitem(sys.modules, "PIL", None)

@@ -325,7 +325,8 @@ def test_method_names() -> None:
         ):
             method_from_name("percentile", percentile=percentile)
     with pytest.raises(
-        ConfigError, match=r"percentile=99.0 has no meaning for the method 'max'\nHint: .*--method perc"
+        ConfigError,
+        match=r"percentile=99.0 \(--percentile\) has no meaning for the method 'max'\nHint: .*--method",
     ):
         method_from_name("max", percentile=99.0)
     with pytest.raises(InternalError, match=r"method 'min' was not made by method_from_name"):

@@ -157,7 +157,7 @@ def test_momentum_of_another_method() -> None:
     with pytest.raises(ConfigError) as error:
         method_from_name("max", momentum=0.1)
     assert str(error.value) == (
-        "momentum=0.1 has no meaning for the method 'max'\n"
+        "momentum=0.1 (--momentum) has no meaning for the method 'max'\n"
         "Hint: pass method='moving-average' (--method moving-average), or leave momentum= (--momentum) out"
     )
 

@@ -166,7 +166,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "percentile of another method": (
         {"nodes": "*", "method": "max", "percentile": 99.0},
-        "override 1 (override of nodes '*'): percentile=99.0 has no meaning for the method 'max'\n"
+        "override 1 (override of nodes '*'): percentile=99.0 (--percentile) has no meaning for the method 'max'\n"
         "Hint: pass method='percentile' (--method percentile), or leave percentile= (--percentile) out",
     ),
     "range and method": (

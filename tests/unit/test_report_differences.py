@@ -74,6 +74,9 @@ def test_counts_of_a_dynamic_model_add_up() -> None:
     assert report.planned is not None and report.proven is not None
     more = report.proven.total - report.planned.total
     assert f"{more} nodes more: what quantizing wrote" in report.to_text()
+    page = report.to_html()
+    assert f"<dt>difference</dt><dd>{more} nodes more: what quantizing wrote" in page
+    assert page.count("100.0% of the arithmetic in int8") == 2
     # DynamicQuantizeLinear is part of the kernel behind it, not of the float node in front of it.
     assert report.proven.float == 1
     assert report.proven_mac_share == report.int8_mac_share == 1.0

@@ -23,6 +23,7 @@ def test_every_argument_has_a_flag(argument: str) -> None:
         ("check images=, layout= (--images, --layout)", "check --images, --layout (images=, layout=)"),
         ("target='a', 'b' or 'c' (--target)", "--target (target='a', 'b' or 'c')"),
         ("images=ImageOptions(mean=...) (--mean and --std)", "--mean and --std (images=ImageOptions(mean=...))"),
+        ("exclude=(...) (--exclude): no node", "--exclude (exclude=(...)): no node"),
         ("as x = 3 (see docs) and (--report)", "as x = 3 (see docs) and (--report)"),
         ("onnxq.verify (onnxq verify)", "onnxq.verify (onnxq verify)"),
     ],

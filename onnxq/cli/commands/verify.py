@@ -71,9 +71,9 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
 ) -> None:
     """Ask the target's engine what it runs in int8, and compare QUANTIZED with the FLOAT model.
 
-    QUANTIZED may be any Q/DQ model, not only one that onnxq made. For each node in float it says why: the rule of the
-    target, and the neighbour in the way. The rules are explained in docs/targets.md. The exit code is 4 if a
-    check or gate fails.
+    QUANTIZED may be any Q/DQ model, not only one that onnxq made. For each node in float it says why: the plan's
+    reason, where onnxq made the model, else the rule of the target and the neighbour in the way. The rules are
+    explained in docs/targets.md. The exit code is 4 if a check or gate fails.
 
     \b
     Examples:

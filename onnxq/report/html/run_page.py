@@ -10,7 +10,7 @@ from onnxq.report.contents import NodeCounts
 from onnxq.report.html.document import document
 from onnxq.report.html.page_data import run_data
 from onnxq.report.html.verdict import cards, checks, verdict, what_to_do
-from onnxq.report.wording import counts_text, document_codes, recovery_text, spread_text
+from onnxq.report.wording import counts_text, document_codes, recovery_text, spread_text, time_text
 from onnxq.wording.sizes import size_text
 
 Document = Mapping[str, Any]
@@ -82,9 +82,11 @@ def _facts(report: Document) -> str:
 
 def _pairs(report: Document) -> Iterator[tuple[str, str]]:
     if report.get("planned"):
-        yield "planned", _counts(report, "planned")
+        yield "planned", _counts(report, "planned") + _arithmetic(report, "int8_mac_share")
     if report.get("proven"):
-        yield "executed", _counts(report, "proven")
+        yield "executed", _counts(report, "proven") + _arithmetic(report, "proven_mac_share")
+    if report.get("differences"):
+        yield "difference", "; ".join(report["differences"])
     if report.get("asked"):
         yield "by its Q/DQ", f"{_counts(report, 'asked')} (by the target's rules)"
     engine = report.get("engine")
@@ -99,7 +101,7 @@ def _pairs(report: Document) -> Iterator[tuple[str, str]]:
     if data:
         yield "data", str(data["source"])
     if report.get("seconds"):
-        yield "time", ", ".join(f"{k} {v:.1f} s" for k, v in report["seconds"].items())
+        yield "time", time_text(report["seconds"])
     if report.get("output_path"):
         extra = f" and {report['output_data_path']}" if report.get("output_data_path") else ""
         yield "written to", f"{report['output_path']}{extra}"
@@ -110,6 +112,11 @@ def _pairs(report: Document) -> Iterator[tuple[str, str]]:
 def _counts(report: Document, key: str) -> str:
     known = ("int8", "fused", "float", "weights", "other")
     return counts_text(NodeCounts(**{k: report[key][k] for k in known if k in report[key]}), *document_codes(report))
+
+
+def _arithmetic(report: Document, key: str) -> str:
+    share = report.get(key)
+    return "" if share is None else f"; {share:.1%} of the arithmetic in {document_codes(report)[0]}"
 
 
 def _output(output: Mapping[str, Any]) -> str:

@@ -155,7 +155,9 @@ def _latency_card(report: Mapping[str, Any]) -> str:
 
 def _share_card(report: Mapping[str, Any]) -> str:
     counts = report.get("proven") or report.get("asked") or report.get("planned")
-    share = report.get("int8_mac_share")
+    planned = report.get("int8_mac_share")
+    proven = report.get("proven_mac_share")  # not in reports of models that others made, nor in those of older versions
+    share = planned if proven is None else proven
     codes, stored = document_codes(report)
     if not counts:
         return _card(f"in {codes}", "not known")
