@@ -17,14 +17,17 @@ SHARED = (
 BODIES = """(float[N,16] x, bool c) => (float[N,16] y) { m = MatMul(x, w) y = If (c) <
     then_branch = a () => (float[N,16] p) { r = Relu(m) p = MatMul(r, w) },
     else_branch = b () => (float[N,16] q) { q = Add(m, k) } > }"""
+WITHIN = """(float[N,16] x, bool c) => (float[N,16] y) { m = Relu(x) y = If (c) <
+    then_branch = a () => (float[N,16] p) { s = MatMul(m, w) r = Relu(s) p = MatMul(r, w) },
+    else_branch = b () => (float[N,16] q) { q = Add(m, k) } > }"""
 
 
-@pytest.mark.parametrize("text", [SHARED, BODIES])
+@pytest.mark.parametrize("text", [SHARED, BODIES, WITHIN])
 @pytest.mark.parametrize("symmetric_weights", ["per channel", "per tensor"])
 def test_shared_weights(monkeypatch: pytest.MonkeyPatch, text: str, symmetric_weights: str) -> None:
     monkeypatch.setattr("onnxq.verification.verify.saturates", lambda: True)
     model = model_of(text, w=normal(16, 16), v=normal(16, 16, seed=1), k=normal(16))
-    data = [{"x": normal(4, 16, seed=s), **({"c": np.array(True)} if text == BODIES else {})} for s in range(3)]
+    data = [{"x": normal(4, 16, seed=s), **({"c": np.array(True)} if text != SHARED else {})} for s in range(3)]
     overrides = [onnxq.Override(tensors="[wv]", per_channel=False)] if symmetric_weights == "per tensor" else []
     result = onnxq.quantize(model, data, target="ort-x64-vnni", placement="full", recover="none", overrides=overrides)
     assert not result.report.failed_checks

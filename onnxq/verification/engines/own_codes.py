@@ -12,20 +12,27 @@ from collections.abc import Container, Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxq.graph.messages import nodes_within
+from onnxq.graph.messages import bodies, nodes_within
 
 
 def with_own_codes(model: ModelProto) -> ModelProto:
-    """`model`, in place, in which every reader of int8 constants has them for itself."""
-    _own_pairs(model.graph)
-    taken = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8}
+    """`model`, in place, in which every reader of int8 constants has them for itself, in bodies of If and Loop too."""
+    _own_codes(model.graph)
+    return model
+
+
+def _own_codes(graph: GraphProto) -> None:
+    for node in graph.node:
+        for body in bodies(node):
+            _own_codes(body)
+    _own_pairs(graph)
+    taken = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT8}
     seen = Counter[str]()
-    for node in model.graph.node:
+    for node in graph.node:
         for name, own in _renamed(node, taken, seen):
-            copy = model.graph.initializer.add()
+            copy = graph.initializer.add()
             copy.CopyFrom(taken[name])
             copy.name = own
-    return model
 
 
 def _own_pairs(graph: GraphProto) -> None:
