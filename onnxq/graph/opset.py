@@ -13,17 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
 from onnxq.errors import UnsupportedModelError
 from onnxq.graph.checking import check_graph
+from onnxq.graph.messages import attribute
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraphs import own_graph, subgraphs, with_subgraph
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
 
 # Version 21 gives scale and bias another length (C, not the number of groups) under the same signature.
 _CHANGED_UNSEEN = frozenset({"GroupNormalization"})
+
+_CLIP_TAKES_LIMITS_SINCE = 11
+"""Before this opset the limits of a Clip were attributes."""
 
 NEWEST_PAIRS_OPSET = 27
 """onnxruntime 1.32 has no kernels for QuantizeLinear and DequantizeLinear as opset 28 defines them anew."""
@@ -59,6 +64,8 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
             hint=_HINT.format(minimum),
         ) from error
     result = _transplanted(graph, converted, minimum)
+    if graph.opset < _CLIP_TAKES_LIMITS_SINCE:
+        _type_limits(result)
     try:
         check_graph(result)
     except onnx.checker.ValidationError as error:
@@ -164,6 +171,24 @@ def _transplanted(graph: Graph, converted: ModelProto, opset: int) -> Graph:
     result.prune()
     result.sort()
     return result
+
+
+def _type_limits(graph: Graph) -> None:
+    """Let the limits of each Clip have the type of what it clips, in place: onnx 1.23 writes float32."""
+    clips = [node for node in graph.nodes if node.op_type == "Clip" and len(node.input) > 1]
+    if not clips:
+        return
+    infer_shapes(graph)
+    for node in clips:
+        dtype = graph.dtype(node.input[0])
+        for slot, name in enumerate(node.input[1:], start=1):
+            made = graph.producer(name) if name else None
+            if made is None or made.op_type != "Constant" or dtype in (None, attribute(made, "value").data_type):
+                continue
+            with np.errstate(over="ignore"):  # no limit at all is the largest float32
+                limit = numpy_helper.to_array(attribute(made, "value")).astype(helper.tensor_dtype_to_np_dtype(dtype))
+            graph.set_input(node, slot, graph.add_initializer(graph.unique_name(f"{name}_limit"), limit))
+    graph.prune()
 
 
 def _with_new_bodies(graph: Graph, minimum: int) -> Graph:

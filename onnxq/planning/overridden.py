@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from onnxq.errors import ConfigError
+from onnxq.graph.subgraphs import subgraphs
 from onnxq.graph.view import Graph
 from onnxq.numerics.qtypes import qtype_from_name
 from onnxq.numerics.specs import QuantSpec
@@ -192,7 +193,7 @@ def _named_nodes(graph: Graph, one: Override) -> set[str]:
     for pattern in one.nodes:
         nodes = selected(pattern, names, where=one.title)
         if not nodes:
-            raise unmatched("node", pattern, names, one.title)
+            raise _unmatched(graph, "node", pattern, names, one)
         found.update(nodes)
     return found
 
@@ -204,17 +205,25 @@ def _named(graph: Graph, planned: Mapping[str, TensorPlan], one: Override, nodes
     for pattern in one.tensors:
         tensors = selected(pattern, known, where=one.title)
         if not tensors:
-            raise _not_quantized(graph, pattern, known, one.title)
+            raise _not_quantized(graph, pattern, known, one)
         found |= set(tensors)
     return [key for key in planned if key in found]
 
 
-def _not_quantized(graph: Graph, pattern: str, known: Collection[str], where: str) -> ConfigError:
+def _unmatched(graph: Graph, kind: str, pattern: str, known: Collection[str], one: Override) -> ConfigError:
+    error = unmatched(kind, pattern, known, one.title)
+    if not any(True for _ in subgraphs(graph)):
+        return error
+    hint = f"{error.hint}; overrides do not reach what is inside If, Loop and Scan"
+    return ConfigError(error.message, where=one.title, hint=hint)
+
+
+def _not_quantized(graph: Graph, pattern: str, known: Collection[str], one: Override) -> ConfigError:
     if not graph.exists(pattern):
-        return unmatched("quantized tensor", pattern, known, where)
+        return _unmatched(graph, "quantized tensor", pattern, known, one)
     return ConfigError(
         f"tensor {pattern!r} is not quantized",
-        where=where,
+        where=one.title,
         hint="`onnxq plan MODEL --tensors` lists what is; a tensor is quantized where a quantized node touches it",
     )
 

@@ -27,6 +27,9 @@ from onnxq.graph.model import is_quantized, load_graph, quantized_nodes
 from onnxq.graph.view import Graph
 from onnxq.numerics.metrics import sqnr_db
 from onnxq.passes.adapt.settle_types import runnable
+from onnxq.targets import TARGETS
+from onnxq.targets.schema import WeightGuard
+from onnxq.verification.engines.unsigned_codes import unsaturated
 from tests.conformance.cases import Case
 
 _LARGE_NUMBER = "10003 shares the scale of 0 to 3 (on qnn, which takes Exp and Softmax in int8)"
@@ -74,7 +77,7 @@ def judge(case: Case, target: str = "ort-x64-vnni", mode: str = "static", **more
     failed = result.report.failed_checks
     if failed and all(any(one in check.detail for one in NOT_TO_BLAME) for check in failed):
         return Verdict(case.name, case.kind, "float fails", failed[0].detail)
-    problem = _problem(case, result, FLOORS_DB[mode])
+    problem = _problem(case, result, FLOORS_DB[mode], target)
     return Verdict(case.name, case.kind, "int8" if problem is None else "wrong", problem or "")
 
 
@@ -109,7 +112,7 @@ def _value(value: Any) -> Any:
     return value if value is None or isinstance(value, list) else np.asarray(value)
 
 
-def _problem(case: Case, result: onnxq.QuantizeResult, floor_db: float) -> str | None:
+def _problem(case: Case, result: onnxq.QuantizeResult, floor_db: float, target: str) -> str | None:
     try:
         onnx.checker.check_model(result.model, full_check=True)
     except Exception as error:
@@ -120,9 +123,12 @@ def _problem(case: Case, result: onnxq.QuantizeResult, floor_db: float) -> str |
     # Pairs of a training are placed anew: where no int8 node reads them they go.
     trained = is_quantized(load_graph(case.model))
     reached = {v.name for v in result.model.graph.output} if trained else _reached(result.model)
+    # What is for CPUs with VNNI saturates on one without in mode "dynamic", and is meant to be right there alone.
+    elsewhere = TARGETS[target].guard is WeightGuard.NONE
+    made = unsaturated(load_graph(result.model)).to_model() if elsewhere else result.model
     for feed in case.feeds:
         try:
-            want, got = _run_or_twin(case.model, feed), _run_or_twin(result.model, feed)
+            want, got = _run_or_twin(case.model, feed), _run_or_twin(made, feed)
         except Exception as error:
             return f"one of the models does not run: {error}"
         for value, old, new in zip(result.model.graph.output, want, got, strict=True):

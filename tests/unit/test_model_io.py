@@ -25,6 +25,7 @@ from onnxq.graph.model import (
     upgrade_opset,
 )
 from onnxq.graph.opset import lower_opset
+from onnxq.graph.view import Graph
 from onnxq.passes.simplify.infer_shapes import InferShapes
 from tests.graphs import computed, graph_of, model_of, normal, ops, random_feeds
 
@@ -508,3 +509,17 @@ def test_attributes_of_functions_outside_of_them() -> None:
     model.graph.node[0].attribute[0].ref_attr_name = "slope"
     with pytest.raises(ModelError, match="attribute 'alpha' of LeakyRelu node 'leaky' is that of a function"):
         load_graph(model)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_limits_of_a_clip_have_the_type_of_what_it_clips(dtype: type) -> None:
+    """onnx's converter writes them in float32 where they were attributes."""
+    name = helper.tensor_dtype_to_string(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))).split(".")[-1].lower()
+    kind = {"float": "float", "float16": "float16", "double": "double"}[name]
+    text = f"({kind}[4] x) => ({kind}[4] y, {kind}[4] z) {{ y = Clip<min=0.0, max=6.0>(x) z = Clip<min=1.0>(x) }}"
+    newer = upgrade_opset(Graph(model_of(text, opset=7)), 13)
+    limits = {t.data_type for t in newer.to_model().graph.initializer}
+    assert limits <= {helper.np_dtype_to_tensor_dtype(np.dtype(dtype))}
+    y, z = computed(newer, {"x": np.array([-1, 2, 7, 0.5], dtype)})
+    np.testing.assert_array_equal(y, np.array([0, 2, 6, 0.5], dtype))
+    np.testing.assert_array_equal(z, np.array([1, 2, 7, 1], dtype))

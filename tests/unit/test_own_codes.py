@@ -22,8 +22,16 @@ WITHIN = """(float[N,16] x, bool c) => (float[N,16] y) { m = Relu(x) y = If (c) 
     else_branch = b () => (float[N,16] q) { q = Add(m, k) } > }"""
 
 
-@pytest.mark.parametrize("text", [SHARED, BODIES, WITHIN])
-@pytest.mark.parametrize("symmetric_weights", ["per channel", "per tensor"])
+@pytest.mark.parametrize(
+    ("text", "symmetric_weights"),
+    [
+        (SHARED, "per channel"),
+        (SHARED, "per tensor"),
+        (BODIES, "per channel"),
+        (BODIES, "per tensor"),
+        (WITHIN, "per channel"),
+    ],
+)
 def test_shared_weights(monkeypatch: pytest.MonkeyPatch, text: str, symmetric_weights: str) -> None:
     monkeypatch.setattr("onnxq.verification.verify.saturates", lambda: True)
     model = model_of(text, w=normal(16, 16), v=normal(16, 16, seed=1), k=normal(16))
