@@ -55,7 +55,7 @@ def test_unknown_names_are_usage_errors_with_suggestions(run: Run, command: str)
     result = run(command, "model.onnx", *data, *output, "--include", "cnv")
     assert result.exit_code == 2
     assert result.stderr == (
-        "error: include=(...) (--include): no node of the model matches 'cnv'\nhint: did you mean 'conv'?\n"
+        "error: --include (include=(...)): no node of the model matches 'cnv'\nhint: did you mean 'conv'?\n"
     )
     result = run(command, "model.onnx", *data, *output, "--exclude-between", "x:rr")
     assert result.exit_code == 2

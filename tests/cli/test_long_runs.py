@@ -146,4 +146,4 @@ def test_calibrate_merge_quantize(folder: Path, run: Run) -> None:
 def test_bad_shard(run: Run) -> None:
     refused = run(*COMMAND, "data.npz", "-o", "m.stats", "--shard", "5/4")
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("error: there is no shard 5 of 4\nhint: shard=(3, 16) (--shard 3/16)")
+    assert refused.stderr.startswith("error: there is no shard 5 of 4\nhint: --shard 3/16 (shard=(3, 16))")
