@@ -194,7 +194,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "one tensor": (["a"], WHERE + "'a' does not name two tensors\nHint: write them as FROM:TO"),
     "three tensors": (
         [("a", "b", "c")],
-        "exclude_between=, include_between=: ('a', 'b', 'c') are not two tensors\n"
+        "exclude_between=, include_between= (--exclude-between, --include-between): "
+        "('a', 'b', 'c') are not two tensors\n"
         "Hint: pass pairs: exclude_between=[(FROM, TO)] (--exclude-between FROM:TO)",
     ),
 }
