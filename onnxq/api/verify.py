@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from onnxq.graph.model import (
     load_graph,
     size_bytes,
 )
-from onnxq.graph.subgraphs import own_graph, subgraphs
+from onnxq.graph.subgraphs import nodes_inside
 from onnxq.graph.view import Graph
 from onnxq.keywords import takes
 from onnxq.modes.details import details_of
@@ -125,14 +124,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         reasons=kept_reasons(get_metadata(quantized.frame)),
         details=inner,
     )
-    return gates.applied(report, {*_names(source)})
-
-
-def _names(graph: Graph) -> Iterator[str]:
-    """Names of all nodes, those in subgraphs by their paths."""
-    yield from (node.name for node in graph.nodes)
-    for one in subgraphs(graph):
-        yield from (f"{one.path}/{name}" for name in _names(own_graph(graph, one)))
+    return gates.applied(report, {*(node.name for node in source.nodes), *nodes_inside(source)})
 
 
 def _asked(target: TargetSource | None, quantized: Graph) -> tuple[Target, tuple[str, ...]]:
