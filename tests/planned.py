@@ -20,6 +20,7 @@ from onnxq.data.batches import Batch
 from onnxq.graph.view import CAPTURED, Graph, Use
 from onnxq.passes.simplify.infer_shapes import InferShapes
 from onnxq.planning.options import FULL, PlanOptions
+from onnxq.planning.overridden import check_named
 from onnxq.planning.plan import Derived, Fixed, FromValues, QuantPlan, SharedWith, Source, TensorPlan
 from onnxq.planning.planner import make_plan
 from onnxq.recovery.solved import Solved
@@ -34,7 +35,10 @@ def planned(text: str | Graph, *, target: str = ORT, options: PlanOptions | None
     """The plan of a graph given as text; what its nodes would cost is left out unless the options say otherwise."""
     graph = graph_of(text, **constants) if isinstance(text, str) else text
     InferShapes().run(graph)
-    return make_plan(graph, TARGETS[target], options=options or PlanOptions(placement=FULL), digest="test")
+    options = options or PlanOptions(placement=FULL)
+    plan = make_plan(graph, TARGETS[target], options=options, digest="test")
+    check_named(graph, plan, options.overrides)
+    return plan
 
 
 def known(graph: Graph, plan: QuantPlan, params: QParamsTable, samples: Sequence[Batch], target: Target) -> Solved:

@@ -18,7 +18,8 @@ from onnxq.graph.view import Graph
 from onnxq.keywords import complete, defaults_of, takes
 from onnxq.modes.arguments import check_mode
 from onnxq.numerics.qparams import QuantParams
-from onnxq.pipeline.nested_plans import whole_plan
+from onnxq.pipeline.nested import below
+from onnxq.pipeline.nested_plans import Nested, walk, whole_plan
 from onnxq.pipeline.stages import check_stats, prepare
 from onnxq.pipeline.uncalibrated_plans import plan_dynamically, plan_weights_of
 from onnxq.planning.macs import plan_with_macs
@@ -98,14 +99,24 @@ def explain(
     own = _counted(planned)
     if stats is not None:
         check_stats(prepare(model, target, PlanOptions.of(options)), stats)
-        found = ranges_from_stats(own, stats, chosen).ranges
-        known = solve_from_ranges(planned.graph, own, found, resolve_target(target)[0])
-    else:
-        known = dict(planned.solve(own)) if parameters else {}
+
+    def solve(graph: Graph, plan: QuantPlan, path: str) -> Mapping[str, QuantParams]:
+        if stats is not None:
+            inner = below(stats, path)
+            # A body that no data ran has no ranges.
+            if not path or any(one.finite for one in inner.tensors.values()):
+                found = ranges_from_stats(plan, inner, chosen).ranges
+                return solve_from_ranges(graph, plan, found, resolve_target(target)[0])
+        return planned.solve(graph, plan) if parameters else {}
+
     whole = planned.whole_with(own)
-    # Of subgraphs the nodes alone are shown: their tensors' parameters are found with the data that reaches them.
     nodes = explain_plan(planned.graph, replace(whole, tensors={}), codes=codes_of_nodes(whole))
-    return whole, replace(nodes, tensors=explain_plan(planned.graph, own, known).tensors)
+    tensors = (
+        row
+        for path, graph, plan in (("", planned.graph, own), *walk(planned.nested))
+        for row in explain_plan(graph, plan, solve(graph, plan, path), path=path).tensors
+    )
+    return whole, replace(nodes, tensors=tuple(tensors))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,15 +127,17 @@ class _Planned:
         source: The model as given.
         graph: The graph that was planned.
         own: The plan of that graph.
-        whole_with: The plan with what is in subgraphs, from that of the graph.
-        solve: The parameters that are known without data.
+        nested: What is in subgraphs.
+        whole_with: The plan with that, from the plan of the graph.
+        solve: The parameters that are known without data, from a graph and its plan.
     """
 
     source: Graph
     graph: Graph
     own: QuantPlan
+    nested: tuple[Nested, ...]
     whole_with: Callable[[QuantPlan], QuantPlan]
-    solve: Callable[[QuantPlan], Mapping[str, QuantParams]]
+    solve: Callable[[Graph, QuantPlan], Mapping[str, QuantParams]]
 
     @property
     def whole(self) -> QuantPlan:
@@ -152,8 +165,9 @@ def _planned_for(model: ModelSource, target: TargetSource, mode: str, options: P
             source=prepared.source,
             graph=prepared.graph,
             own=prepared.plan,
+            nested=prepared.nested,
             whole_with=lambda own: whole_plan(own, prepared.nested),
-            solve=lambda own: solve_without_data(prepared.graph, own, prepared.target),
+            solve=lambda graph, plan: solve_without_data(graph, plan, prepared.target),
         )
     table, note = resolve_target(target, weights_alone=mode == WEIGHT_ONLY)
     notes = [note] if note else []
@@ -163,8 +177,9 @@ def _planned_for(model: ModelSource, target: TargetSource, mode: str, options: P
             source=dynamic.source,
             graph=dynamic.graph,
             own=dynamic.plan,
+            nested=dynamic.nested,
             whole_with=lambda own: whole_plan(own, dynamic.nested),
-            solve=lambda own: solve_dynamic(dynamic.graph.copy(), own, table),
+            solve=lambda graph, plan: solve_dynamic(graph.copy(), plan, table),
         )
     source = load_graph(model)
     tree = plan_weights_of(source, table, WeightForm.of(options), wanted, notes)
@@ -172,8 +187,9 @@ def _planned_for(model: ModelSource, target: TargetSource, mode: str, options: P
         source=source,
         graph=tree.graph,
         own=tree.planned.plan,
+        nested=tree.bodies,
         whole_with=lambda own: replace(tree, planned=replace(tree.planned, plan=own)).whole.plan,
-        solve=lambda own: {},  # scales are chosen together with the codes
+        solve=lambda graph, plan: {},  # scales are chosen together with the codes
     )
 
 

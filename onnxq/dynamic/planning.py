@@ -54,7 +54,7 @@ def plan_dynamic(  # noqa: PLR0913 - the graph, the table, and what a user says
     logged = logged_nodes(graph)
     verdicts = {n.name: _verdict(graph, n, options, selection, logged) for n in graph.nodes}
     sites = [v for v in verdicts.values() if isinstance(v, DynamicSite)]
-    overridden = apply_overrides(graph, _weights(graph, sites), options.overrides, target)
+    overridden = apply_overrides(graph, _weights(graph, sites), options.overrides, target, path=options.path)
     biases = _biases(graph, sites)
     return QuantPlan(
         target=target.name,

@@ -146,11 +146,14 @@ def _names_of(node: NodeProto) -> set[str]:
     return found
 
 
+def graphs_inside(graph: Graph, path: str = "") -> Iterator[tuple[str, Graph]]:
+    """The subgraphs of `graph` as graphs of their own, to any depth, each with its path, which ends in a slash."""
+    for subgraph in subgraphs(graph):
+        inner, here = own_graph(graph, subgraph), f"{path}{subgraph.path}/"
+        yield here, inner
+        yield from graphs_inside(inner, here)
+
+
 def nodes_inside(graph: Graph) -> dict[str, str]:
     """Operator types of the nodes inside subgraphs, to any depth, by their names with the path."""
-    found: dict[str, str] = {}
-    for subgraph in subgraphs(graph):
-        inner = own_graph(graph, subgraph)
-        found |= {f"{subgraph.path}/{n.name}": n.op_type for n in inner.nodes}
-        found |= {f"{subgraph.path}/{name}": op for name, op in nodes_inside(inner).items()}
-    return found
+    return {f"{path}{node.name}": node.op_type for path, inner in graphs_inside(graph) for node in inner.nodes}

@@ -29,6 +29,7 @@ from onnxq.pipeline.facts import (
     unrecovered,
 )
 from onnxq.pipeline.nested import InsideNested, NestedRun, check_plan, readable_for
+from onnxq.pipeline.nested_plans import whole_plan
 from onnxq.pipeline.stages import (
     Known,
     Prepared,
@@ -154,7 +155,7 @@ def _planned(request: Request, choices: Choices) -> Prepared:
     """
     prepared = prepare(request.model, request.target, request.wanted, choices.recovery, note=request.target_note)
     refuse_other_scales(prepared, choices.cache)
-    check_overrides(prepared.plan, choices.method, choices.cache)
+    check_overrides(whole_plan(prepared.plan, prepared.nested), choices.method, choices.cache)
     check_plan(prepared)
     check_rewrites(choices.recovery, choices.stats, choices.cache, trained=prepared.trained is not None)
     return prepared

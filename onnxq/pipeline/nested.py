@@ -137,8 +137,8 @@ class NestedRun:
         """What is known of the activations inside; None where nothing runs it."""
         sub = replace(self.prepared, source=one.graph, graph=one.graph, plan=one.plan, nested=())
         if self.stats is not None:
-            own = _under(self.stats, here)
-            if not any(found.finite for found in own.tensors.values()):
+            own = below(self.stats, here)
+            if one.plan.observed() and not any(found.finite for found in own.tensors.values()):
                 return None
             return known_from_stats(one.plan, own, self.method)
         if not is_run(graph, one, batches, self.options):
@@ -216,7 +216,7 @@ def _collect(  # noqa: PLR0913, PLR0917 - the parts of one graph
     return found
 
 
-def _under(stats: StatsTable, path: str) -> StatsTable:
+def below(stats: StatsTable, path: str) -> StatsTable:
     """The statistics of what is at `path`, by name without it."""
     found = {name[len(path) :]: one for name, one in stats.tensors.items() if name.startswith(path)}
     return replace(stats, tensors=found)

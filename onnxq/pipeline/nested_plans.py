@@ -27,7 +27,7 @@ from onnxq.inference.outputs import with_readable_outputs
 from onnxq.inference.session import Session
 from onnxq.passes.base import Pass
 from onnxq.planning.options import PlanOptions
-from onnxq.planning.plan import Action, Derived, QuantPlan, SharedWith, TensorPlan
+from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
 from onnxq.targets.schema import Placement, Target
 
@@ -39,12 +39,14 @@ class Nested:
     Attributes:
         branch: Which one, in the graph around it.
         graph: The branch after the float passes.
+        options: What the user says about it.
         plan: Its plan.
         inner: Branches inside it.
     """
 
     subgraph: Subgraph
     graph: Graph
+    options: PlanOptions
     plan: QuantPlan
     inner: tuple[Nested, ...] = ()
 
@@ -56,7 +58,6 @@ def plan_nested(  # noqa: PLR0913 - the parts of a plan
     *,
     options: PlanOptions,
     digest: str,
-    source: Graph | None = None,
     planner: Callable[..., QuantPlan] = make_plan,
     untyped: Pass | None = None,
 ) -> tuple[Nested, ...]:
@@ -66,9 +67,8 @@ def plan_nested(  # noqa: PLR0913 - the parts of a plan
         graph: The graph around them, normalised, with types inferred.
         target: The target's table.
         passes: The float passes.
-        options: What the user keeps in float.
+        options: What the user says about placement.
         digest: Digest of the model.
-        source: The model as it was given, for names that are gone.
         planner: Makes the plan of one subgraph.
         untyped: The passes for subgraphs that read something of unknown rank, and so are no graph that could be run on
             its own; None leaves these as they are.
@@ -76,22 +76,24 @@ def plan_nested(  # noqa: PLR0913 - the parts of a plan
     # TensorRT refuses quantized constants inside control flow; OpenVINO was not tried.
     if target.placement is not Placement.REGIONS:
         return ()
-    selection = options.select(graph, source)
+    # Names are checked when there is a plan of everything: here bodies are not yet what plans name.
+    selection = options.select(graph, checked=False)
     found: list[Nested] = []
     for subgraph in subgraphs(graph):
+        node = graph.node(subgraph.node)
         # What is inside may be included by its own name.
-        if selection.forbids(graph.node(subgraph.node)):
+        if selection.forbids(node):
             continue
         content = own_graph(graph, subgraph)
         infer_shapes(content)
         if (own_passes := passes if _is_typed(content) else untyped) is None:
             continue
         own_passes.run(content)
-        within = options.inside(subgraph.path)
+        within = options.inside(subgraph.path, included=selection.names(node))
         inner = plan_nested(content, target, passes, options=within, digest=digest, planner=planner, untyped=untyped)
         plan = planner(content, target, options=within, digest=digest)
         if inner or any(d.action in (Action.INT8, Action.WEIGHTS) for d in plan.nodes):
-            found.append(Nested(subgraph=subgraph, graph=content, plan=plan, inner=inner))
+            found.append(Nested(subgraph=subgraph, graph=content, options=within, plan=plan, inner=inner))
             with_subgraph(graph, subgraph, content)
     if found:
         graph.prune()
@@ -109,23 +111,23 @@ def _is_typed(content: Graph) -> bool:
 
 def whole_plan(plan: QuantPlan, nested: Sequence[Nested]) -> QuantPlan:
     """`plan` with what is inside subgraphs, by path."""
-    tensors, nodes = dict(plan.tensors), list(plan.nodes)
+    tensors, nodes, notes = dict(plan.tensors), list(plan.nodes), list(plan.notes)
     for one in nested:
         inner = whole_plan(one.plan, one.inner)
-        path = one.subgraph.path
-        tensors |= {f"{path}/{key}": _renamed(tensor, path) for key, tensor in inner.tensors.items()}
-        nodes += [replace(d, node=f"{path}/{d.node}") for d in inner.nodes]
-    return replace(plan, tensors=tensors, nodes=tuple(nodes))
+        path = f"{one.subgraph.path}/"
+        tensors |= {f"{path}{key}": tensor.at_path(path) for key, tensor in inner.tensors.items()}
+        nodes += [replace(d, node=f"{path}{d.node}") for d in inner.nodes]
+        # What is said of the graph around need not be said again.
+        notes += [f"{one.subgraph.path}: {note}" for note in inner.notes if note not in plan.notes]
+    return replace(plan, tensors=tensors, nodes=tuple(nodes), notes=tuple(notes))
 
 
-def _renamed(tensor: TensorPlan, path: str) -> TensorPlan:
-    source = tensor.source
-    if isinstance(source, SharedWith):
-        source = SharedWith(f"{path}/{source.tensor}")
-    elif isinstance(source, Derived):
-        source = Derived(f"{path}/{source.data}", f"{path}/{source.weight}")
-    uses = tuple(replace(use, node=f"{path}/{use.node}") for use in tensor.uses)
-    return replace(tensor, name=f"{path}/{tensor.name}", source=source, uses=uses)
+def walk(nested: Sequence[Nested], path: str = "") -> Iterator[tuple[str, Graph, QuantPlan]]:
+    """Each subgraph and its own plan, to any depth, with its path, which ends in a slash."""
+    for one in nested:
+        here = f"{path}{one.subgraph.path}/"
+        yield here, one.graph, one.plan
+        yield from walk(one.inner, here)
 
 
 def batches_inside(graph: Graph, one: Nested, batches: Batches, options: CollectOptions) -> Batches:

@@ -46,8 +46,9 @@ from onnxq.passes.simplify.lift_constants import LiftConstants
 from onnxq.passes.simplify.normalise import normalise_float
 from onnxq.passes.simplify.remove_identity import RemoveIdentity
 from onnxq.passes.strip.strip_pairs import StripPairs, TrainedPairs, has_trained_pairs
-from onnxq.pipeline.nested_plans import Nested, plan_nested
+from onnxq.pipeline.nested_plans import Nested, plan_nested, whole_plan
 from onnxq.planning.options import PlanOptions
+from onnxq.planning.overridden import check_named
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
 from onnxq.recovery.registry import Recovery
@@ -127,8 +128,9 @@ def prepare(
         PassManager(give_biases, name="prepare").run(graph)
         digest = model_digest(source)
         nested_passes = PassManager([normalise_float(trained=bool(done)), *give_biases], name="prepare subgraph")
-        nested = plan_nested(graph, table, nested_passes, options=options, digest=digest, source=source)
+        nested = plan_nested(graph, table, nested_passes, options=options, digest=digest)
         made = make_plan(graph, table, options=options, digest=digest, notes=notes, source=source)
+        check_named(graph, whole_plan(made, nested), options.overrides)
         trained = trained_params(graph, made, pairs) if done else None
     return Prepared(
         source=source,

@@ -26,6 +26,7 @@ from onnxq.passes.simplify.remove_identity import RemoveIdentity
 from onnxq.pipeline.nested_plans import Nested, plan_nested, whole_plan
 from onnxq.pipeline.stages import refuse_quantized
 from onnxq.planning.options import FULL, PlanOptions
+from onnxq.planning.overridden import check_named
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.weight_form import NBITS, QDQ, WeightForm
 from onnxq.targets.schema import Engine, Target
@@ -71,10 +72,14 @@ class WeightTree:
     nested: tuple[tuple[Nested, WeightTree], ...]
 
     @property
+    def bodies(self) -> tuple[Nested, ...]:
+        """Its subgraphs with their plans."""
+        return tuple(replace(one, plan=tree.planned.plan, inner=tree.bodies) for one, tree in self.nested)
+
+    @property
     def whole(self) -> WeightPlan:
         """The plan with what is in subgraphs, by path."""
-        nested = [replace(one, plan=tree.whole.plan, inner=()) for one, tree in self.nested]
-        return replace(self.planned, plan=whole_plan(self.planned.plan, nested))
+        return replace(self.planned, plan=whole_plan(self.planned.plan, self.bodies))
 
     def walk(self, path: str = "") -> Iterator[tuple[str, WeightTree]]:
         """This tree and all in it, each with its path, which ends in a slash or is empty."""
@@ -102,19 +107,17 @@ def plan_dynamically(model: ModelSource, target: Target, options: PlanOptions, n
         normalise_float().run(graph)
         digest = model_digest(source)
         told = tuple(filter(None, [*notes, note_of_types(changed)]))
-        # Options are checked on the graph before subgraphs are put back, which may bring constants into it.
-        plan_dynamic(graph, target, options=options, digest=digest, notes=told, source=source)
         nested = plan_nested(
             graph,
             target,
             PassManager([normalise_float()], name="prepare subgraph"),
             options=options,
             digest=digest,
-            source=source,
             planner=plan_dynamic,
             untyped=FoldFragment(),
         )
         plan = plan_dynamic(graph, target, options=options, digest=digest, notes=told, source=source)
+        check_named(graph, whole_plan(plan, nested), options.overrides)
     widened = TensorProto.FLOAT16 in changed
     return DynamicPlan(source=source, graph=graph, plan=plan, nested=nested, widened=widened)
 
@@ -138,7 +141,9 @@ def plan_weights_of(
     refuse_quantized(source)
     with blamed_on(source):
         graph = _prepared(source, target, form, options)
-        return _tree(graph, target, form, options, model_digest(source), notes=notes, source=source)
+        tree = _tree(graph, target, form, options, model_digest(source), notes=notes, source=source)
+        check_named(graph, tree.whole.plan, options.overrides, weights_alone=True)
+        return tree
 
 
 def _prepared(source: Graph, target: Target, form: WeightForm, options: PlanOptions) -> Graph:
@@ -172,7 +177,8 @@ def _tree(  # noqa: PLR0913 - the parts of a plan
     nested: list[tuple[Nested, WeightTree]] = []
     selection = options.select(graph, source)
     for subgraph in subgraphs(graph):
-        if selection.forbids(graph.node(subgraph.node)):
+        node = graph.node(subgraph.node)
+        if selection.forbids(node):
             continue
         content = own_graph(graph, subgraph)
         infer_shapes(content)
@@ -181,8 +187,9 @@ def _tree(  # noqa: PLR0913 - the parts of a plan
         if target.engine is Engine.ONNXRUNTIME and form.storage == QDQ:
             # onnxruntime 1.32 fails to fuse a DequantizeLinear in a body whose codes lie outside of it.
             inner = replace(form, storage=NBITS)
-        tree = _tree(content, target, inner, options.inside(subgraph.path), digest)
+        within = options.inside(subgraph.path, included=selection.names(node))
+        tree = _tree(content, target, inner, within, digest)
         if any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
-            nested.append((Nested(subgraph=subgraph, graph=content, plan=tree.planned.plan), tree))
+            nested.append((Nested(subgraph=subgraph, graph=content, options=within, plan=tree.planned.plan), tree))
     plan = plan_weights(graph, target, form, options=options, digest=digest, notes=notes, source=source)
     return WeightTree(graph=graph, planned=plan, nested=tuple(nested))

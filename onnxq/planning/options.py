@@ -7,15 +7,16 @@ adds that disappear into a quantized node come along unless they are excluded th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, TypedDict
 
 from onnx import NodeProto
 
 from onnxq.errors import ConfigError
 from onnxq.graph.messages import reads_of
-from onnxq.graph.subgraphs import nodes_inside
+from onnxq.graph.subgraphs import graphs_inside, nodes_inside
 from onnxq.graph.view import Graph
 from onnxq.keywords import Keyword, complete
 from onnxq.planning.names import selected, several, unmatched
@@ -120,7 +121,7 @@ class PlanOptions:
             every node in int8 that can.
         slower: Names of nodes that were measured to be faster in float.
         path: Where the graph stands inside the model, as in "If_0/then_branch"; "" for the model's own graph. Names of
-            nodes then begin with it; tensors, and overrides, are those of the model's own graph only.
+            its nodes and tensors then begin with it.
     """
 
     exclude: tuple[str, ...] = ()
@@ -137,10 +138,15 @@ class PlanOptions:
     slower: frozenset[str] = frozenset()
     path: str = ""
 
-    def inside(self, path: str) -> PlanOptions:
-        """The same wishes for a graph at `path` in this one."""
-        whole = f"{self.path}/{path}" if self.path else path
-        return replace(self, path=whole, exclude_between=(), include_between=(), overrides=(), slower=frozenset())
+    def inside(self, path: str, *, included: bool) -> PlanOptions:
+        """The same wishes for a graph at `path` in this one.
+
+        Args:
+            path: Its path from here.
+            included: Whether the node that holds it is included, and so everything in it.
+        """
+        whole = replace(self, path=f"{self.path}/{path}" if self.path else path, slower=frozenset())
+        return replace(whole, include=(), include_ops=(), include_between=()) if included else whole
 
     @classmethod
     def of(cls, options: PlanningKeywords, *, with_types: bool = True) -> PlanOptions:
@@ -180,17 +186,19 @@ class PlanOptions:
         named = (name for one in self.overrides for name in (one.activation, one.weight))
         return tuple(dict.fromkeys([*(name for name in named if name is not None), *self.steps]))
 
-    def select(self, graph: Graph, source: Graph | None = None) -> Selection:
+    def select(self, graph: Graph, source: Graph | None = None, *, checked: bool = True) -> Selection:
         """What the options mean for the nodes of `graph`.
 
         Args:
             graph: The normalised graph.
             source: The model as it was given, for names that are gone.
+            checked: Whether what names nothing is an error. Inside a subgraph it is none: names are those of all graphs
+                of the model.
 
         Raises:
             ConfigError: a pattern matches nothing, or there is no path between two tensors; the message suggests names.
         """
-        finder = _Finder(graph, source, self.path)
+        finder = _Finder(graph, source, self.path, checked and not self.path)
         excluded = finder.nodes(self.exclude, self.exclude_ops, self.exclude_between, "exclude")
         included = finder.nodes(self.include, self.include_ops, self.include_between, "include")
         asked = self.include or self.include_ops or self.include_between
@@ -226,68 +234,97 @@ class Selection:
 class _Finder:
     graph: Graph
     source: Graph | None
-    path: str = ""
+    path: str
+    checked: bool
+
+    @cached_property
+    def _inside(self) -> Mapping[str, str]:
+        """Operator types of nodes in the subgraphs of a graph that is the model's own, by name with the path."""
+        return {} if self.path else nodes_inside(self.graph)
 
     def nodes(
         self, patterns: Iterable[str], ops: Iterable[str], between: Iterable[Ends], argument: str
     ) -> frozenset[str]:
         """Names of the nodes that one of the given means."""
         nodes = self.graph.nodes
-        own = {f"{self.path}/{n.name}" if self.path else n.name: n.name for n in nodes}
-        inside = {} if self.path else nodes_inside(self.graph)
-        names = [*own, *inside]
+        own = {f"{self._prefix}{n.name}": n.name for n in nodes}
         found: set[str] = set()
         for pattern in patterns:
             where = f"{argument}=(...) (--{argument})"
+            names = [*own, *self._inside]
             matching = selected(pattern, names, where=where)
-            if not matching and not self.path:
-                gone = [] if self.source is None else [n.name for n in self.source.nodes]
-                raise unmatched("node", pattern, names, where, gone=gone)
+            if not matching and self.checked:
+                raise unmatched("node", pattern, names, where, gone=self._gone())
             found.update(own[name] for name in matching if name in own)
-        types = {*(n.op_type for n in nodes), *inside.values()}
         for op in ops:
-            if op not in types and not self.path:
-                gone = [] if self.source is None else [n.op_type for n in self.source.nodes]
-                raise unmatched("operator", op, types, f"{argument}_ops=(...) (--{argument}-op)", gone=gone)
-            found.update(n.name for n in nodes if n.op_type == op)
+            of_type = {n.name for n in nodes if n.op_type == op}
+            if not of_type and self.checked and op not in self._inside.values():
+                types = {*(n.op_type for n in nodes), *self._inside.values()}
+                where = f"{argument}_ops=(...) (--{argument}-op)"
+                raise unmatched("operator", op, types, where, gone=self._gone().values())
+            found |= of_type
         for ends in between:
             found |= self._between(ends, f"{argument}_between=[(FROM, TO)] (--{argument}-between FROM:TO)")
         return frozenset(found)
 
+    @property
+    def _prefix(self) -> str:
+        return f"{self.path}/" if self.path else ""
+
+    def _gone(self) -> Mapping[str, str]:
+        """Operator types of the nodes of the model as it was given, by name."""
+        if self.source is None:
+            return {}
+        return {**{n.name: n.op_type for n in self.source.nodes}, **nodes_inside(self.source)}
+
     def _between(self, ends: Ends, where: str) -> set[str]:
         """Names of the nodes on any path from one tensor to another."""
-        start, end = self._ends(ends, where)
+        pair = self._ends(ends, where)
+        if pair is None:
+            return set()
+        start, end = pair
         found = _downstream(self.graph, start) & _upstream(self.graph, end)
         if found:
             return found
         back = _downstream(self.graph, end) & _upstream(self.graph, start)
+        first, last = f"{self._prefix}{start}", f"{self._prefix}{end}"
         raise ConfigError(
-            f"no path leads from tensor {start!r} to tensor {end!r}",
+            f"no path leads from tensor {first!r} to tensor {last!r}",
             where=where,
-            hint=f"there is one from {end!r} to {start!r}: swap them" if back else "name tensors on one path of data",
+            hint=f"there is one from {last!r} to {first!r}: swap them" if back else "name tensors on one path of data",
         )
 
-    def _ends(self, ends: Ends, where: str) -> tuple[str, str]:
+    def _ends(self, ends: Ends, where: str) -> tuple[str, str] | None:
+        """The two tensors as they are called in this graph; None where they lie in another one."""
         if not isinstance(ends, str):
-            start, end = ends
+            splits = [(str(ends[0]), str(ends[1]))]
         else:
             # A tensor's name may hold ":" itself (TensorFlow's do): every place to split is tried.
             splits = [(ends[:i], ends[i + 1 :]) for i, letter in enumerate(ends) if letter == ":"]
-            if not splits:
-                raise ConfigError(f"{ends!r} does not name two tensors", where=where, hint="write them as FROM:TO")
-            there = [pair for pair in splits if self.graph.exists(pair[0]) and self.graph.exists(pair[1])]
-            start, end = there[0] if there else splits[0] if len(splits) == 1 else self._half_known(splits)
-        for name in (start, end):
-            if not isinstance(name, str) or not self.graph.exists(name):
-                raise unmatched("tensor", str(name), _tensors(self.graph), where, gone=self._gone_tensors())
-        return start, end
+        for start, end in splits:
+            if self._is_own(start) and self._is_own(end):
+                return start.removeprefix(self._prefix), end.removeprefix(self._prefix)
+        if not self.checked:
+            return None
+        if not splits:
+            raise ConfigError(f"{ends!r} does not name two tensors", where=where, hint="write them as FROM:TO")
+        known = _all_tensors(self.graph)
+        pair = max(splits, key=lambda split: sum(name in known for name in split))
+        for name in pair:
+            if name not in known:
+                gone = {} if self.source is None else _all_tensors(self.source)
+                raise unmatched("tensor", name, known, where, gone=gone)
+        if known[pair[0]] != known[pair[1]]:
+            raise ConfigError(
+                f"tensors {pair[0]!r} and {pair[1]!r} lie in different graphs",
+                where=where,
+                hint="name two of one graph: both outside of If, Loop and Scan, or both in the same body",
+            )
+        return None
 
-    def _half_known(self, splits: list[tuple[str, str]]) -> tuple[str, str]:
-        known = [s for s in splits if self.graph.exists(s[0]) or self.graph.exists(s[1])]
-        return (known or splits)[0]
-
-    def _gone_tensors(self) -> Collection[str]:
-        return [] if self.source is None else _tensors(self.source)
+    def _is_own(self, name: str) -> bool:
+        """Whether a tensor of this graph is called so in the model."""
+        return name.startswith(self._prefix) and self.graph.exists(name.removeprefix(self._prefix))
 
 
 def _pairs(given: Iterable[Ends]) -> tuple[Ends, ...]:
@@ -303,8 +340,13 @@ def _pairs(given: Iterable[Ends]) -> tuple[Ends, ...]:
     return listed
 
 
+def _all_tensors(graph: Graph) -> dict[str, str]:
+    """The tensors of a model by name with the path, and the path of each, which ends in a slash or is empty."""
+    return {f"{path}{name}": path for path, one in (("", graph), *graphs_inside(graph)) for name in _tensors(one)}
+
+
 def _tensors(graph: Graph) -> list[str]:
-    return [*graph.inputs, *(t for n in graph.nodes for t in n.output if t)]
+    return [*graph.inputs, *(t for n in graph.nodes for t in n.output if t), *graph.initializers]
 
 
 def _downstream(graph: Graph, tensor: str) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from onnxq.errors import ConfigError
-from onnxq.graph.subgraphs import subgraphs
+from onnxq.graph.subgraphs import graphs_inside, nodes_inside
 from onnxq.graph.view import Graph
 from onnxq.numerics.qtypes import qtype_from_name
 from onnxq.numerics.specs import QuantSpec
@@ -15,7 +15,7 @@ from onnxq.planning.bounds import needs_clip
 from onnxq.planning.compute import DATA, WEIGHT, reduced_axis
 from onnxq.planning.names import selected, unmatched
 from onnxq.planning.overrides import Override
-from onnxq.planning.plan import Fixed, FromValues, Observed, Role, TensorPlan, family_of
+from onnxq.planning.plan import Fixed, FromValues, Observed, QuantPlan, Role, TensorPlan, family_of
 from onnxq.planning.weight_form import with_form
 from onnxq.targets.forms import in_type
 from onnxq.targets.schema import Engine, Target
@@ -30,43 +30,53 @@ class Overridden:
     notes: tuple[str, ...] = ()
 
 
-def apply_overrides(
+def apply_overrides(  # noqa: PLR0913 - a graph, its tensors, and what is said of them
     graph: Graph,
     tensors: Mapping[str, TensorPlan],
     overrides: Iterable[Override],
     target: Target,
     *,
+    path: str = "",
     weights_alone: bool = False,
 ) -> Overridden:
-    """`tensors` as the overrides want them.
+    """`tensors` as the overrides want them, as far as these are about them: see `check_named`.
 
     Args:
         graph: The normalised graph of the plan.
         tensors: The tensors of the plan, by key.
         overrides: In the order in which they are applied.
         target: The table that says which types its engine takes.
+        path: Where the graph stands inside the model, as in "If_0/then_branch": names begin with it.
         weights_alone: Whether `tensors` are weights that are stored in few bits and multiplied with float activations.
 
     Raises:
-        ConfigError: an override names nothing, or nothing of the kind that it changes, or a type that the target does
-            not take.
+        ConfigError: an override asks for a type or form that the target or a tensor does not take.
     """
+    try:
+        return _applied(graph, tensors, overrides, target, f"{path}/" if path else "", weights_alone)
+    except ConfigError as error:
+        if not path:
+            raise
+        raise ConfigError(error.message, where=f"{error.where}, in {path}", hint=error.hint) from error
+
+
+def _applied(  # noqa: PLR0913, PLR0917 - as `apply_overrides`
+    graph: Graph,
+    tensors: Mapping[str, TensorPlan],
+    overrides: Iterable[Override],
+    target: Target,
+    prefix: str,
+    weights_alone: bool,
+) -> Overridden:
     planned, notes = dict(tensors), list[str]()
     for one in overrides:
         _check_types(one, target)
-        keys_of = _KEYS_OF_WEIGHTS_ALONE if weights_alone else _KEYS
         _check_meaning(one) if weights_alone else _check_forms(one, target)
-        nodes = _named_nodes(graph, one)
-        named = _named(graph, planned, one, nodes)
-        for role, keys in keys_of.items():
-            given = [key for key in keys if getattr(one, key) is not None]
+        names = {f"{prefix}{node.name}": node.name for node in graph.nodes}
+        nodes = {names[name] for pattern in one.nodes for name in selected(pattern, names, where=one.title)}
+        named = _named(planned, one, nodes, prefix)
+        for role, given in _given(one, weights_alone=weights_alone).items():
             own = [key for key in named if planned[key].role is role]
-            if given and not own:
-                raise ConfigError(
-                    f"what it names holds no {role.value} that {target.name} quantizes, so {given[0]} changes nothing",
-                    where=one.title,
-                    hint="`onnxq plan MODEL --tensors` lists what is quantized",
-                )
             if given or (own and any(getattr(one, key) is not None for key in _KEYS_OF_BOTH)):
                 notes += _apply(graph, one, own, planned, tensors)
             if given and role is Role.WEIGHT:
@@ -83,6 +93,47 @@ _KEYS = {
 }
 _KEYS_OF_WEIGHTS_ALONE = {Role.WEIGHT: ("weight", "block_size", "symmetric", "rounding")}
 _KEYS_OF_BOTH = ("narrow_range", "power_of_two")
+
+
+def check_named(graph: Graph, plan: QuantPlan, overrides: Sequence[Override], *, weights_alone: bool = False) -> None:
+    """See that each override names something in the model, and something of the kind that it changes.
+
+    Args:
+        graph: The model's own graph, which holds the bodies of If, Loop and Scan.
+        plan: The plan, with what is inside them by path.
+        overrides: What was applied.
+        weights_alone: As for `apply_overrides`.
+
+    Raises:
+        ConfigError: one does not; the message suggests names.
+    """
+    if not overrides:
+        return
+    names = dict.fromkeys([*(d.node for d in plan.nodes), *nodes_inside(graph)])
+    for one in overrides:
+        nodes = set[str]()
+        for pattern in one.nodes:
+            if not (found := selected(pattern, names, where=one.title)):
+                raise unmatched("node", pattern, names, one.title)
+            nodes.update(found)
+        known = _quantized(plan.tensors)
+        for pattern in one.tensors:
+            if not selected(pattern, known, where=one.title):
+                raise _not_quantized(graph, pattern, known, one)
+        roles = {plan.tensors[key].role for key in _named(plan.tensors, one, nodes)}
+        for role, given in _given(one, weights_alone=weights_alone).items():
+            if given and role not in roles:
+                raise ConfigError(
+                    f"what it names holds no {role.value} that {plan.target} quantizes, so {given[0]} changes nothing",
+                    where=one.title,
+                    hint="`onnxq plan MODEL --tensors` lists what is quantized",
+                )
+
+
+def _given(one: Override, *, weights_alone: bool) -> dict[Role, list[str]]:
+    """The keys that an override gives, by the kind of tensor that they are about."""
+    keys_of = _KEYS_OF_WEIGHTS_ALONE if weights_alone else _KEYS
+    return {role: [key for key in keys if getattr(one, key) is not None] for role, keys in keys_of.items()}
 
 
 def _clips(graph: Graph, planned: Mapping[str, TensorPlan], target: Target) -> list[str]:
@@ -186,41 +237,30 @@ def _shared_weights(one: Override, weights: Iterable[TensorPlan], nodes: Collect
     return notes
 
 
-def _named_nodes(graph: Graph, one: Override) -> set[str]:
-    """Names of the nodes that an override names."""
-    names = [n.name for n in graph.nodes]
-    found: set[str] = set()
-    for pattern in one.nodes:
-        nodes = selected(pattern, names, where=one.title)
-        if not nodes:
-            raise _unmatched(graph, "node", pattern, names, one)
-        found.update(nodes)
-    return found
+def _named(planned: Mapping[str, TensorPlan], one: Override, nodes: Collection[str], prefix: str = "") -> list[str]:
+    """Keys of the planned tensors that an override names, itself or by their readers, in the plan's order.
 
-
-def _named(graph: Graph, planned: Mapping[str, TensorPlan], one: Override, nodes: Collection[str]) -> list[str]:
-    """Keys of the planned tensors that an override names, itself or by their readers, in the plan's order."""
+    Args:
+        planned: The tensors.
+        one: The override.
+        nodes: Names of the nodes that it names, as the tensors' uses have them.
+        prefix: What the names of the tensors begin with in the model.
+    """
     found = {key for key, t in planned.items() if any(use.node in nodes for use in t.uses)}
-    known = [key for key, t in planned.items() if t.role in (Role.ACTIVATION, Role.WEIGHT)]
-    for pattern in one.tensors:
-        tensors = selected(pattern, known, where=one.title)
-        if not tensors:
-            raise _not_quantized(graph, pattern, known, one)
-        found |= set(tensors)
+    known = {f"{prefix}{key}": key for key in _quantized(planned)}
+    found |= {known[name] for pattern in one.tensors for name in selected(pattern, known, where=one.title)}
     return [key for key in planned if key in found]
 
 
-def _unmatched(graph: Graph, kind: str, pattern: str, known: Collection[str], one: Override) -> ConfigError:
-    error = unmatched(kind, pattern, known, one.title)
-    if not any(True for _ in subgraphs(graph)):
-        return error
-    hint = f"{error.hint}; overrides do not reach what is inside If, Loop and Scan"
-    return ConfigError(error.message, where=one.title, hint=hint)
+def _quantized(planned: Mapping[str, TensorPlan]) -> list[str]:
+    """Keys of the tensors that an override may name."""
+    return [key for key, t in planned.items() if t.role in (Role.ACTIVATION, Role.WEIGHT)]
 
 
 def _not_quantized(graph: Graph, pattern: str, known: Collection[str], one: Override) -> ConfigError:
-    if not graph.exists(pattern):
-        return _unmatched(graph, "quantized tensor", pattern, known, one)
+    inside = ((pattern.removeprefix(path), graph) for path, graph in graphs_inside(graph) if pattern.startswith(path))
+    if not any(graph.exists(name) for name, graph in ((pattern, graph), *inside)):
+        return unmatched("quantized tensor", pattern, known, one.title)
     return ConfigError(
         f"tensor {pattern!r} is not quantized",
         where=one.title,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnxq.calibration.methods import Method
 from onnxq.graph.view import Use
@@ -102,6 +102,16 @@ class TensorPlan:
     covers_output: bool = False
     method: Method | None = None
     rounding: str | None = None
+
+    def at_path(self, path: str) -> TensorPlan:
+        """The same under the names that it has in the model where its graph lies at `path`, which ends in a slash."""
+        source = self.source
+        if isinstance(source, SharedWith):
+            source = SharedWith(f"{path}{source.tensor}")
+        elif isinstance(source, Derived):
+            source = Derived(f"{path}{source.data}", f"{path}{source.weight}")
+        uses = tuple(replace(use, node=f"{path}{use.node}") for use in self.uses)
+        return replace(self, name=f"{path}{self.name}", source=source, uses=uses)
 
 
 class Action(enum.Enum):

@@ -85,7 +85,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         refused = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, Refusal)}
         tables, rows = place_tables(graph, target, placed, refused)
         placed, decided = {**placed, **tables}, {**decided, **rows}
-    overridden = apply_overrides(graph, placed, options.overrides, target)
+    overridden = apply_overrides(graph, placed, options.overrides, target, path=options.path)
     tensors = overridden.tensors
     if target.like_types:
         check_like_types(graph, tensors, target)

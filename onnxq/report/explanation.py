@@ -113,6 +113,8 @@ def explain_plan(
     plan: QuantPlan,
     qparams: Mapping[str, QuantParams] | None = None,
     codes: Mapping[str, str] | None = None,
+    *,
+    path: str = "",
 ) -> Explanation:
     """The rows of a plan.
 
@@ -121,6 +123,7 @@ def explain_plan(
         plan: The plan.
         qparams: Parameters by key of the plan's tensors, as far as they are known.
         codes: What `codes_of_nodes` finds; of this plan unless given.
+        path: Where the graph stands inside the model; ends in a slash or is empty. All names begin with it.
     """
     known = qparams or {}
     rules = {d.node: d.rule for d in plan.nodes if d.action not in (Action.FLOAT, Action.OTHER)}
@@ -129,7 +132,7 @@ def explain_plan(
     total = None if any(m is None for m in macs) else sum(m or 0 for m in macs)
     nodes = tuple(
         NodeRow(
-            node=d.node,
+            node=f"{path}{d.node}",
             op=d.op,
             action=d.action.value,
             reason=d.reason,
@@ -143,8 +146,8 @@ def explain_plan(
     families = plan.families()
     tensors = tuple(
         replace(
-            _planned_row(graph, key, tensor, rules),
-            group=families.get(key, ""),
+            _planned_row(graph, key, tensor, rules, path),
+            group=f"{path}{families[key]}" if key in families else "",
             scale=scales(known[key].scale) if key in known else (),
             zero_point=zero_points(known[key].zero_point) if key in known else (),
         )
@@ -177,20 +180,20 @@ def codes_of_rows(rows: Iterable[TensorRow]) -> dict[str, str]:
     return found
 
 
-def _planned_row(graph: Graph, key: str, tensor: TensorPlan, rules: Mapping[str, str]) -> TensorRow:
+def _planned_row(graph: Graph, key: str, tensor: TensorPlan, rules: Mapping[str, str], path: str) -> TensorRow:
     writer = graph.producer(tensor.name)
     readers = tuple(dict.fromkeys(use.node for use in tensor.uses))
     wanting = [*readers, *([writer.name] if writer is not None else [])]
     return TensorRow(
-        tensor=key,
+        tensor=f"{path}{key}",
         role=tensor.role.value,
         dtype=tensor.spec.qtype.name,
         axis=tensor.spec.axis,
         block_size=tensor.spec.block_size,
-        source=origin_text(tensor),
+        source=origin_text(tensor.at_path(path)),
         rule=" ".join(dict.fromkeys(word for name in wanting for word in rules.get(name, "").split())),
-        writer="" if writer is None else writer.name,
-        readers=readers,
+        writer="" if writer is None else f"{path}{writer.name}",
+        readers=tuple(f"{path}{name}" for name in readers),
     )
 
 

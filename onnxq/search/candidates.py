@@ -124,7 +124,7 @@ class Candidates:
             one = part.nested
             forms = Candidates(
                 prepared=replace(self.prepared, source=one.graph, graph=one.graph, plan=one.plan, nested=()),
-                options=self.options.inside(one.subgraph.path),
+                options=one.options,
                 qparams=part.qparams,
                 recovered=part.recovered,
                 stats=part.stats,

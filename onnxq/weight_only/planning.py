@@ -87,7 +87,7 @@ def plan_weights(  # noqa: PLR0913 - the graph, the table, and what a user says
             sites[key] = (*sites.get(key, ()), site)
     tensors = {key: _tensor(key, own, form) for key, own in sites.items()}
     takes = replace(target, weight=form.spec(0), weight_types=frozenset(TYPES))
-    overridden = apply_overrides(graph, tensors, options.overrides, takes, weights_alone=True)
+    overridden = apply_overrides(graph, tensors, options.overrides, takes, path=options.path, weights_alone=True)
     planned = dict(overridden.tensors)
     if storage == QDQ and target.engine is not Engine.ONNXRUNTIME:
         planned = {key: taken_by(target.engine, graph, tensor, sites[key][0]) for key, tensor in planned.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -169,7 +170,7 @@ SCAN = """(float[2,32] x, float[5,2,32] seq) => (float[2,32] y, float[5,2,32] al
     y, all = Scan (x, seq) <num_scan_inputs=1,
         body = b (float[2,32] h, float[2,32] e) => (float[2,32] n, float[2,32] s) {
         u = MatMul(e, v) g = MatMul(h, w) o = Add(g, u) n = Tanh(o) s = Identity(n) }> }"""
-SQUARE = {"w": normal(32, 32) / 5, "v": normal(32, 32, seed=1) / 5}
+SQUARE: dict[str, Any] = {"w": normal(32, 32) / 5, "v": normal(32, 32, seed=1) / 5}
 
 
 def test_body_of_a_loop_runs_in_int8(tmp_path: Path) -> None:

@@ -311,3 +311,16 @@ def test_reports_time_on_one_thread_that_other_work_does_not_slow_down(monkeypat
     assert found is not None
     assert found.engine == "an engine"
     assert (threads, races) == ([1, 1], [True])
+
+
+def test_an_override_of_a_node_that_a_placement_keeps_in_float() -> None:
+    """It is about the plan: a placement in which nothing is left of it is one like any other."""
+    text = """(float[N,8,8,8] x) => (float[N,8,8,8] y) {
+        [one] a = Conv<pads=[1,1,1,1]>(x, w) r = Relu(a) [two] y = Conv<pads=[1,1,1,1]>(r, v) }"""
+    model = model_of(text, w=normal(8, 8, 3, 3), v=normal(8, 8, 3, 3, seed=1))
+    data = [{"x": normal(1, 8, 8, 8, seed=seed)} for seed in range(8)]
+    one = {"nodes": "two", "weight": "uint8"}
+    made = onnxq.quantize(
+        model, data, target="ort-cpu", tune="latency", tune_seconds=1.0, recover="none", overrides=[one]
+    )
+    assert made.tuning is not None and len(made.tuning.trials) > 1
