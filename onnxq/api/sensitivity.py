@@ -179,7 +179,7 @@ def _static_subject(request: Request, ranges: RangeKeywords, samples: int, clock
     candidates = Candidates(
         prepared=prepared, options=request.wanted, qparams=qparams, recovered=prepared.graph, stats=known.stats
     )
-    space = candidates.with_inside(inside.parts).space(kept)
+    space = candidates.with_inside(inside.parts, inside.left).space(kept)
     if not space.layers:
         raise nothing_to_quantize(whole_plan(prepared.plan, prepared.nested))
     return Subject(space=space, samples=kept, method=known.label)

@@ -18,7 +18,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnxq.graph.messages import attribute, bodies, captured_names, rename_captured
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
 
-_SUBGRAPHS = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
+BODIES = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
+"""Names of the subgraphs of each operator."""
 _SCAN_SINCE = 9
 """Before this opset Scan had a batch axis of its own."""
 
@@ -45,7 +46,7 @@ def subgraphs(graph: Graph) -> Iterator[Subgraph]:
     """The subgraphs of the nodes of `graph`, not those inside subgraphs."""
     for node in graph.nodes:
         if node.domain in STANDARD_DOMAINS and (node.op_type != "Scan" or graph.opset >= _SCAN_SINCE):
-            yield from (Subgraph(node.name, name) for name in _SUBGRAPHS.get(node.op_type, ()))
+            yield from (Subgraph(node.name, name) for name in BODIES.get(node.op_type, ()))
 
 
 def own_graph(graph: Graph, subgraph: Subgraph) -> Graph:

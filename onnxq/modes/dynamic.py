@@ -22,6 +22,7 @@ from onnxq.passes.adapt.share_constants import ShareConstants
 from onnxq.passes.adapt.store_in_half import StoreInHalf
 from onnxq.pipeline.facts import Clock
 from onnxq.pipeline.nested_plans import Nested
+from onnxq.pipeline.nested_plans import quantized as quantized_bodies
 from onnxq.pipeline.stages import nothing_to_quantize, read_through
 from onnxq.pipeline.uncalibrated_plans import DynamicPlan, plan_dynamically
 from onnxq.planning.modes import DYNAMIC
@@ -143,14 +144,14 @@ def _quantized(
     """`graph` and what is in its subgraphs, quantized, and the parameters by key with the path."""
     quantized = graph.copy()
     found: dict[str, QuantParams] = {}
-    for one in nested:
+    for one in (bodies := quantized_bodies(nested)):
         here = f"{path}{one.subgraph.path}/"
         content, inner = _quantized(one.graph, one.plan, one.inner, target, here)
         with_subgraph(quantized, one.subgraph, content)
         import_domains_of(quantized, content)
         found |= inner
     own = solve_dynamic(quantized, plan, target)
-    if nested:
+    if bodies:
         quantized.prune()
         quantized.sort()
     UseDynamicKernels(plan, own).run(quantized)

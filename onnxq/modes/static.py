@@ -118,7 +118,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     wider = wider_for(prepared, request.wanted, stats, choices.method, clip_weights=clips)
     candidates = Candidates(
         prepared=prepared, options=request.wanted, qparams=qparams, recovered=recovered, wider=wider, stats=stats
-    ).with_inside(inside.parts)
+    ).with_inside(inside.parts, inside.left)
     chosen, found = _searched(candidates, supply, judged, request, choices)
     if found is not None:
         clock.lap("search")

@@ -13,7 +13,7 @@ from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.data.batches import Batches
 from onnxq.data.kept import keep_first
 from onnxq.graph.view import Graph
-from onnxq.pipeline.nested_plans import Nested, batches_inside, is_run, whole_plan
+from onnxq.pipeline.nested_plans import Nested, batches_inside, is_run, quantized, whole_plan
 from onnxq.pipeline.stages import (
     Known,
     Prepared,
@@ -38,7 +38,8 @@ class SolvedInside:
         stats: Statistics of its activations, by tensor.
         qparams: Its parameters, by key of its plan.
         recovered: Its float graph with the constants that will be quantized; subgraphs in it are float.
-        inner: Subgraphs in it.
+        inner: Subgraphs in it that are quantized.
+        left: Those that stay float.
     """
 
     nested: Nested
@@ -47,6 +48,7 @@ class SolvedInside:
     qparams: QParamsTable
     recovered: Graph
     inner: tuple[SolvedInside, ...] = ()
+    left: tuple[Nested, ...] = ()
 
     def walk(self) -> Iterator[SolvedInside]:
         """This one and all in it."""
@@ -60,11 +62,13 @@ class InsideNested:
     """What was found out about the subgraphs of a model.
 
     Attributes:
-        parts: Those of the model's own graph that can be quantized.
+        parts: Those of the model's own graph that are quantized.
+        left: Those of the model's own graph that stay float.
         skipped: Paths of subgraphs that stay float because no batch ran them.
     """
 
     parts: tuple[SolvedInside, ...] = ()
+    left: tuple[Nested, ...] = ()
     skipped: tuple[str, ...] = ()
 
     @property
@@ -115,23 +119,24 @@ class NestedRun:
             OnnxqError: as the stages do.
         """
         skipped: list[str] = []
-        parts = self._solve(graph, self.prepared.nested, batches, "", skipped)
-        return InsideNested(parts=parts, skipped=tuple(skipped))
+        parts, left = self._solve(graph, self.prepared.nested, batches, "", skipped)
+        return InsideNested(parts=parts, left=left, skipped=tuple(skipped))
 
     def _solve(
         self, graph: Graph, nested: Sequence[Nested], batches: Batches, path: str, skipped: list[str]
-    ) -> tuple[SolvedInside, ...]:
-        """The subgraphs of `graph`, which stands at `path`."""
-        found = []
-        for one in nested:
+    ) -> tuple[tuple[SolvedInside, ...], tuple[Nested, ...]]:
+        """The subgraphs of `graph`, which stands at `path`, and those of them that stay float."""
+        found, left = list[SolvedInside](), [one for one in nested if one.left]
+        for one in quantized(nested):
             here = f"{path}{one.subgraph.path}/"
             inside = batches_inside(graph, one, batches, self.options)
             known = self._known(one, inside, here, graph, batches)
             if known is None:
                 skipped.append(here.rstrip("/"))
+                left.append(one.left_float("no calibration data runs it"))
                 continue
             found.append(self._solved(one, known, inside, here, skipped))
-        return tuple(found)
+        return tuple(found), tuple(left)
 
     def _known(self, one: Nested, inside: Batches, here: str, graph: Graph, batches: Batches) -> Known | None:
         """What is known of the activations inside; None where nothing runs it."""
@@ -165,13 +170,15 @@ class NestedRun:
                     target=target,
                 )
             )
+        inner, left = self._solve(content, one.inner, inside, here, skipped)
         return SolvedInside(
             nested=one,
             path=here,
             stats=known.stats,
             qparams=qparams,
             recovered=content,
-            inner=self._solve(content, one.inner, inside, here, skipped),
+            inner=inner,
+            left=left,
         )
 
 
@@ -188,7 +195,7 @@ def check_plan(prepared: Prepared) -> None:
 
 def readable_for(prepared: Prepared, batches: Batches) -> Batches:
     """`batches` in a form that can be read once more for each subgraph; kept in memory where it cannot."""
-    return batches.cached() if prepared.nested and batches.one_shot else batches
+    return batches.cached() if quantized(prepared.nested) and batches.one_shot else batches
 
 
 def with_inside(table: StatsTable, prepared: Prepared, batches: Batches, options: CollectOptions) -> StatsTable:
@@ -201,7 +208,7 @@ def _collect(  # noqa: PLR0913, PLR0917 - the parts of one graph
     graph: Graph, nested: Sequence[Nested], batches: Batches, options: CollectOptions, digest: str, path: str
 ) -> dict[str, TensorStats]:
     found: dict[str, TensorStats] = {}
-    for one in nested:
+    for one in quantized(nested):
         here = f"{path}{one.subgraph.path}/"
         inside = batches_inside(graph, one, batches, options)
         if not is_run(graph, one, batches, options):

@@ -10,7 +10,7 @@ is known of its activations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,27 +21,29 @@ from onnxq.data.batches import Batch, Batches
 from onnxq.graph.messages import reads_of
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraph_feeds import Feed, subgraph_feeds
-from onnxq.graph.subgraphs import Subgraph, own_graph, subgraphs, with_subgraph
+from onnxq.graph.subgraphs import Subgraph, graphs_inside, own_graph, subgraphs, with_subgraph
 from onnxq.graph.view import CAPTURED, Graph
 from onnxq.inference.outputs import with_readable_outputs
 from onnxq.inference.session import Session
 from onnxq.passes.base import Pass
+from onnxq.planning.macs import macs
 from onnxq.planning.options import PlanOptions
-from onnxq.planning.plan import Action, QuantPlan
+from onnxq.planning.plan import Action, NodeDecision, QuantPlan
 from onnxq.planning.planner import make_plan
 from onnxq.targets.schema import Placement, Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nested:
-    """A branch that is quantized, or has a branch in it that is.
+    """A branch or body of control flow, planned on its own.
 
     Attributes:
-        branch: Which one, in the graph around it.
+        subgraph: Which one, in the graph around it.
         graph: The branch after the float passes.
         options: What the user says about it.
         plan: Its plan.
         inner: Branches inside it.
+        left: Why all of it stays float; "" where something in it, or in a branch inside it, is quantized.
     """
 
     subgraph: Subgraph
@@ -49,6 +51,24 @@ class Nested:
     options: PlanOptions
     plan: QuantPlan
     inner: tuple[Nested, ...] = ()
+    left: str = ""
+
+    def left_float(self, why: str) -> Nested:
+        """The same with everything in float."""
+        nodes = tuple(
+            d if d.action in (Action.FLOAT, Action.OTHER) else replace(d, action=Action.FLOAT, reason=why, rule="")
+            for d in self.plan.nodes
+        )
+        plan = replace(self.plan, tensors={}, nodes=nodes, notes=())
+        return replace(self, plan=plan, inner=tuple(one.left_float(why) for one in self.inner), left=why)
+
+
+def quantized(nested: Iterable[Nested]) -> tuple[Nested, ...]:
+    """Those in which something is quantized."""
+    return tuple(one for one in nested if not one.left)
+
+
+NOTHING = "there is nothing to quantize"
 
 
 def plan_nested(  # noqa: PLR0913 - the parts of a plan
@@ -61,7 +81,7 @@ def plan_nested(  # noqa: PLR0913 - the parts of a plan
     planner: Callable[..., QuantPlan] = make_plan,
     untyped: Pass | None = None,
 ) -> tuple[Nested, ...]:
-    """Normalise the subgraphs of `graph`, in place, and plan those that can run in int8.
+    """Plan the subgraphs of `graph` that the user does not exclude, and normalise, in place, those that are quantized.
 
     Args:
         graph: The graph around them, normalised, with types inferred.
@@ -86,31 +106,62 @@ def plan_nested(  # noqa: PLR0913 - the parts of a plan
             continue
         content = own_graph(graph, subgraph)
         infer_shapes(content)
-        if (own_passes := passes if _is_typed(content) else untyped) is None:
+        within = options.inside(subgraph.path, included=selection.names(node))
+        unknown = _unknown(content)
+        if (own_passes := passes if unknown is None else untyped) is None:
+            left = f"the type or rank of {unknown!r} in it is not known"
+            plan = _float_plan(content, target, digest, left)
+            found.append(Nested(subgraph=subgraph, graph=content, options=within, plan=plan, left=left))
             continue
         own_passes.run(content)
-        within = options.inside(subgraph.path, included=selection.names(node))
         inner = plan_nested(content, target, passes, options=within, digest=digest, planner=planner, untyped=untyped)
         plan = planner(content, target, options=within, digest=digest)
-        if inner or any(d.action in (Action.INT8, Action.WEIGHTS) for d in plan.nodes):
-            found.append(Nested(subgraph=subgraph, graph=content, options=within, plan=plan, inner=inner))
+        some = any(d.action in (Action.INT8, Action.WEIGHTS) for d in plan.nodes)
+        left = "" if some or quantized(inner) else NOTHING
+        found.append(Nested(subgraph=subgraph, graph=content, options=within, plan=plan, inner=inner, left=left))
+        if not left:
             with_subgraph(graph, subgraph, content)
-    if found:
+    if quantized(found):
         graph.prune()
         graph.sort()
     return tuple(found)
 
 
-def _is_typed(content: Graph) -> bool:
-    """Whether type and rank of everything that goes in and out are known, which a graph of its own must say."""
-    return all(
-        content.dtype(name) is not None and content.rank(name) is not None
-        for name in (*content.inputs, *content.outputs)
+def _unknown(content: Graph) -> str | None:
+    """What goes in or out without its type and rank being known, which a graph of its own must say."""
+    names = (*content.inputs, *content.outputs)
+    return next((name for name in names if content.dtype(name) is None or content.rank(name) is None), None)
+
+
+def _float_plan(content: Graph, target: Target, digest: str, why: str) -> QuantPlan:
+    """A plan that leaves all nodes in float, to any depth."""
+    decided = tuple(
+        NodeDecision(
+            node=f"{path}{n.name}", op=n.op_type, action=Action.FLOAT, reason=why, rule="", macs=macs(graph, n)
+        )
+        for path, graph in (("", content), *graphs_inside(content))
+        for n in graph.nodes
+    )
+    return QuantPlan(target=target.name, opset=target.min_opset, tensors={}, nodes=decided, digest=digest)
+
+
+def _told(decision: NodeDecision, nested: Sequence[Nested]) -> NodeDecision:
+    """The decision on a node of control flow, with what became of its bodies."""
+    bodies = [one for one in nested if one.subgraph.node == decision.node]
+    left = {one.subgraph.name: one.left for one in bodies if one.left}
+    if len(left) < len(bodies):
+        return replace(
+            decision, reason="; ".join([decision.reason, *(f"{n} stays float: {why}" for n, why in left.items())])
+        )
+    return replace(
+        decision, reason=f"control flow; what is inside stays float: {'; '.join(dict.fromkeys(left.values()))}"
     )
 
 
 def whole_plan(plan: QuantPlan, nested: Sequence[Nested]) -> QuantPlan:
     """`plan` with what is inside subgraphs, by path."""
+    holders = {one.subgraph.node for one in nested}
+    plan = replace(plan, nodes=tuple(_told(d, nested) if d.node in holders else d for d in plan.nodes))
     tensors, nodes, notes = dict(plan.tensors), list(plan.nodes), list(plan.notes)
     for one in nested:
         inner = whole_plan(one.plan, one.inner)

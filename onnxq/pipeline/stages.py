@@ -73,7 +73,7 @@ class Prepared:
         plan: The plan for it.
         passes: What the float passes did.
         widened: Whether what was float16 in the source computes in float32.
-        nested: The subgraphs of If, Loop and Scan that are quantized too.
+        nested: The subgraphs of If, Loop and Scan, planned too.
         trained: What the Q/DQ pairs of a quantization-aware training say, where the model came with some.
     """
 

@@ -23,7 +23,7 @@ from onnxq.passes.simplify.fold_fragment import FoldFragment
 from onnxq.passes.simplify.lift_constants import LiftConstants
 from onnxq.passes.simplify.normalise import normalise_float
 from onnxq.passes.simplify.remove_identity import RemoveIdentity
-from onnxq.pipeline.nested_plans import Nested, plan_nested, whole_plan
+from onnxq.pipeline.nested_plans import NOTHING, Nested, plan_nested, whole_plan
 from onnxq.pipeline.stages import refuse_quantized
 from onnxq.planning.options import FULL, PlanOptions
 from onnxq.planning.overridden import check_named
@@ -41,7 +41,7 @@ class DynamicPlan:
         source: The model as given.
         graph: The same function after the float passes.
         plan: The plan of the model's own graph.
-        nested: Its subgraphs that are quantized too, with their plans.
+        nested: Its subgraphs, with their plans.
         widened: Whether what was float16 in the source computes in float32.
     """
 
@@ -64,17 +64,19 @@ class WeightTree:
     Attributes:
         graph: The graph.
         planned: Its own plan.
-        nested: Its subgraphs, with their trees.
+        nested: Its subgraphs that are quantized, with their trees.
+        left: Those that stay float.
     """
 
     graph: Graph
     planned: WeightPlan
     nested: tuple[tuple[Nested, WeightTree], ...]
+    left: tuple[Nested, ...] = ()
 
     @property
     def bodies(self) -> tuple[Nested, ...]:
         """Its subgraphs with their plans."""
-        return tuple(replace(one, plan=tree.planned.plan, inner=tree.bodies) for one, tree in self.nested)
+        return (*(replace(one, plan=tree.planned.plan, inner=tree.bodies) for one, tree in self.nested), *self.left)
 
     @property
     def whole(self) -> WeightPlan:
@@ -174,7 +176,7 @@ def _tree(  # noqa: PLR0913 - the parts of a plan
     notes: Sequence[str] = (),
     source: Graph | None = None,
 ) -> WeightTree:
-    nested: list[tuple[Nested, WeightTree]] = []
+    nested, left = list[tuple[Nested, WeightTree]](), list[Nested]()
     selection = options.select(graph, source)
     for subgraph in subgraphs(graph):
         node = graph.node(subgraph.node)
@@ -189,7 +191,10 @@ def _tree(  # noqa: PLR0913 - the parts of a plan
             inner = replace(form, storage=NBITS)
         within = options.inside(subgraph.path, included=selection.names(node))
         tree = _tree(content, target, inner, within, digest)
+        one = Nested(subgraph=subgraph, graph=content, options=within, plan=tree.planned.plan)
         if any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
-            nested.append((Nested(subgraph=subgraph, graph=content, options=within, plan=tree.planned.plan), tree))
+            nested.append((one, tree))
+        else:
+            left.append(replace(one, inner=tree.bodies, left=NOTHING))
     plan = plan_weights(graph, target, form, options=options, digest=digest, notes=notes, source=source)
-    return WeightTree(graph=graph, planned=plan, nested=tuple(nested))
+    return WeightTree(graph=graph, planned=plan, nested=tuple(nested), left=tuple(left))

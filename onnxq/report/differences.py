@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from onnxq.graph.subgraphs import BODIES
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.report.contents import LayerRow
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
@@ -67,6 +68,15 @@ def _uncounted(plan: QuantPlan, ran: Mapping[str, NodeExecution]) -> Iterable[st
     idle = {name for name, one in ran.items() if one.precision is Precision.OTHER}
     without = sum(d.action is Action.OTHER and (d.node in idle or d.node not in ran) for d in plan.nodes)
     gone = [d for d in plan.nodes if d.action is not Action.OTHER and (d.node in idle or d.node not in ran)]
+    bodies = [f"{d.node}/{name}/" for d in plan.nodes for name in BODIES.get(d.op, ())]
+    asked = {_home(name, bodies) for name in ran} | {""}
+    unasked = [d for d in gone if _home(d.node, bodies) not in asked]
+    gone = [d for d in gone if d not in unasked]
+    if unasked:
+        yield (
+            f"{counted(len(unasked), 'node')} inside If, Loop or Scan where nothing is quantized "
+            f"{'is' if len(unasked) == 1 else 'are'} not counted there, like {unasked[0].op} {unasked[0].node!r}"
+        )
     if without:
         yield f"{counted(without, 'node')} without float values {'is' if without == 1 else 'are'} not counted there"
     if gone:
@@ -74,6 +84,11 @@ def _uncounted(plan: QuantPlan, ran: Mapping[str, NodeExecution]) -> Iterable[st
             f"{counted(len(gone), 'node')} {'is' if len(gone) == 1 else 'are'} gone when the engine runs, computed "
             f"while loading or needless, like {gone[0].op} {gone[0].node!r}"
         )
+
+
+def _home(node: str, bodies: Iterable[str]) -> str:
+    """The body that a node lies in, of those at the paths `bodies`; "" for the model's own graph."""
+    return max((path for path in bodies if node.startswith(path)), key=len, default="")
 
 
 def _added(nodes: Sequence[NodeExecution]) -> Iterable[str]:

@@ -55,6 +55,7 @@ class Candidate:
         graph: The float graph with the constants that it was quantized from.
         widened: Whether that graph was brought from float16 to float32.
         inside: The forms of the subgraphs of If, Loop and Scan that are quantized.
+        left: Those that stay float.
     """
 
     plan: QuantPlan
@@ -62,11 +63,13 @@ class Candidate:
     graph: Graph
     widened: bool = False
     inside: tuple[tuple[Nested, Candidate], ...] = ()
+    left: tuple[Nested, ...] = ()
 
     @property
     def whole_plan(self) -> QuantPlan:
         """The plan with what is in subgraphs, by path."""
-        return whole_plan(self.plan, [replace(one, plan=form.whole_plan, inner=()) for one, form in self.inside])
+        bodies = [replace(one, plan=form.whole_plan, inner=()) for one, form in self.inside]
+        return whole_plan(self.plan, [*bodies, *self.left])
 
     @property
     def all_params(self) -> QParamsTable:
@@ -107,6 +110,7 @@ class Candidates:
         wider: The whole model with wider activations, where the target has such a step between 8 bits and float.
         stats: Statistics of its activations, as far as there are any.
         inside: The forms of its subgraphs of If, Loop and Scan, as far as they are quantized.
+        left: Those that stay float.
     """
 
     prepared: Prepared
@@ -116,9 +120,10 @@ class Candidates:
     wider: Wider | None = None
     stats: StatsTable | None = None
     inside: tuple[tuple[Nested, Candidates], ...] = ()
+    left: tuple[Nested, ...] = ()
 
-    def with_inside(self, parts: Sequence[SolvedInside]) -> Candidates:
-        """These, with the forms of subgraphs."""
+    def with_inside(self, parts: Sequence[SolvedInside], left: tuple[Nested, ...]) -> Candidates:
+        """These, with the forms of subgraphs, and those that stay float."""
         found = []
         for part in parts:
             one = part.nested
@@ -129,14 +134,14 @@ class Candidates:
                 recovered=part.recovered,
                 stats=part.stats,
             )
-            found.append((one, forms.with_inside(part.inner)))
-        return replace(self, inside=tuple(found))
+            found.append((one, forms.with_inside(part.inner, part.left)))
+        return replace(self, inside=tuple(found), left=left)
 
     def whole(self) -> Candidate:
         """The form of the whole plan."""
         prepared = self.prepared
         inside = tuple((one, forms.whole()) for one, forms in self.inside)
-        return Candidate(prepared.plan, self.qparams, self.recovered, prepared.widened, inside)
+        return Candidate(prepared.plan, self.qparams, self.recovered, prepared.widened, inside, self.left)
 
     def make(self, excluded: Collection[str], wide: Collection[str] = ()) -> Candidate:
         """The form with the layers `excluded` in float, besides what the plan leaves in float, and `wide` in 16 bits.
@@ -150,7 +155,7 @@ class Candidates:
         """
         inside = tuple((one, forms.make(below(excluded, f"{one.subgraph.path}/"))) for one, forms in self.inside)
         excluded = frozenset(name for name in excluded if self.prepared.graph.has_node(name))
-        return replace(self._made(excluded, wide) if excluded or wide else self.whole(), inside=inside)
+        return replace(self._made(excluded, wide) if excluded or wide else self.whole(), inside=inside, left=self.left)
 
     def _made(self, excluded: Collection[str], wide: Collection[str]) -> Candidate:
         prepared = self.prepared

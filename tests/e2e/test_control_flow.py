@@ -88,7 +88,9 @@ def test_branch_that_no_data_takes_stays_float(tmp_path: Path) -> None:
     result = onnxq.quantize(model(), feeds(*[True] * 8), target=ORT)
     assert result.report.failed_checks == ()
     assert [n for n in result.report.notes if n.startswith("If_b/else_branch stays float")]
-    assert not [d for d in result.plan.nodes if "else_branch" in d.node]
+    told = {d.node: (d.action, d.reason) for d in result.plan.nodes}
+    assert told["If_b/else_branch/Conv_m"] == (Action.FLOAT, "no calibration data runs it")
+    assert told["If_b"][1].endswith("listed by its path; else_branch stays float: no calibration data runs it")
     found = kernels(result.model, tmp_path)
     assert (found["QLinearConv"], found["Conv"] + found["FusedConv"]) == (4, 1)
 
@@ -234,3 +236,33 @@ def test_a_state_that_starts_with_another_rank_leaves_the_loop_in_float() -> Non
     made = onnxq.quantize(model, data, target=ORT, placement="full")
     assert made.report.failed_checks == ()
     assert [d.node for d in made.plan.nodes if d.action.value == "int8"] == ["MatMul_start"]
+    why = "the type or rank of 'past' in it is not known"
+    for plan in (made.plan, onnxq.plan(model, target=ORT, placement="full")):
+        told = {d.node: d.reason for d in plan.nodes}
+        assert told["Loop_h0"] == f"control flow; what is inside stays float: {why}"
+        assert told["Loop_h0/body/MatMul_p"] == why
+    # What runs on weights alone needs no rank.
+    dynamic = {d.node: d.reason for d in onnxq.plan(model, target=ORT, mode="dynamic").nodes}
+    assert dynamic["Loop_h0"] == "control flow; what is inside is planned on its own, and listed by its path"
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weight-only"])
+def test_bodies_with_nothing_to_quantize_are_told_of(mode: str) -> None:
+    model = model_of(
+        """(float[4,64] x, bool c) => (float[4,64] y) { a = MatMul(x, w) y = If (c) <
+        then_branch = t () => (float[4,64] p) { p = Neg(a) },
+        else_branch = e () => (float[4,64] q) { q = If (c) <
+            then_branch = t2 () => (float[4,64] r) { r = Abs(a) },
+            else_branch = e2 () => (float[4,64] s) { s = Sin(a) }>
+        }> }""",
+        w=normal(64, 64),
+    )
+    told = {d.node: d for d in onnxq.plan(model, target=ORT, mode=mode, placement="full").nodes}
+    assert told["If_y"].reason == "control flow; what is inside stays float: there is nothing to quantize"
+    assert told["If_y/else_branch/If_q/then_branch/Abs_r"].action is Action.FLOAT
+    made = onnxq.quantize(model, feeds_of_rows(), target=ORT, mode=mode, placement="full")
+    assert {d.node for d in made.plan.nodes} == told.keys()
+
+
+def feeds_of_rows() -> list[dict[str, np.ndarray]]:
+    return [{"x": normal(4, 64, seed=seed), "c": np.array(seed % 2 == 0)} for seed in range(8)]

@@ -57,6 +57,27 @@ def test_every_difference_is_told() -> None:
     assert differences(None, ENGINE) == differences(PLAN, None) == ()
 
 
+def test_bodies_that_the_engine_is_not_asked_about() -> None:
+    """onnxruntime is asked about those with pairs in them."""
+    loop, yes, no = "loop/body/mul", "if/then_branch/conv", "if/else_branch/abs"
+    plan = replace(PLAN, nodes=(
+        decided("conv", "Conv", Action.INT8),
+        decided("loop", "Loop", Action.FLOAT), decided(loop, "Mul", Action.FLOAT),
+        decided("if", "If", Action.FLOAT), decided(yes, "Conv", Action.INT8),
+        decided("if/then_branch/gone", "Dropout", Action.FLOAT), decided(no, "Abs", Action.FLOAT),
+    ))  # fmt: skip
+    nodes = [
+        ran("conv", "Conv", Precision.INT8),
+        ran("loop", "Loop", Precision.FLOAT),
+        ran("if", "If", Precision.FLOAT),
+    ]
+    engine = replace(ENGINE, nodes=(*nodes, ran(yes, "Conv", Precision.INT8)))
+    assert differences(plan, engine) == (
+        f"2 nodes inside If, Loop or Scan where nothing is quantized are not counted there, like Mul {loop!r}",
+        "1 node is gone when the engine runs, computed while loading or needless, like Dropout 'if/then_branch/gone'",
+    )
+
+
 def test_the_share_of_the_arithmetic_as_it_runs() -> None:
     by_node = {n.node: n.precision.value for n in ENGINE.nodes}
     bare = [LayerRow(node=d.node, op=d.op, decision="", reason="", rule="", macs=d.macs or 0) for d in PLAN.nodes]
