@@ -17,7 +17,7 @@ from onnxq.planning.names import selected, unmatched
 from onnxq.planning.overrides import Override
 from onnxq.planning.plan import Fixed, FromValues, Observed, QuantPlan, Role, TensorPlan, family_of
 from onnxq.planning.weight_form import with_form
-from onnxq.targets.forms import in_type
+from onnxq.targets.forms import in_type, takes_weights
 from onnxq.targets.schema import Engine, Target
 from onnxq.wording.plural import counted
 
@@ -182,17 +182,25 @@ def _apply(
 
 
 def _check_types(one: Override, target: Target) -> None:
+    activations = target.activation.qtype.name if one.activation is None else qtype_from_name(one.activation).name
+    beside = target.types[activations].weight_types if activations in target.types else frozenset[str]()
     for key, default, others in (
         ("activation", target.activation.qtype.name, target.activation_types),
-        ("weight", target.weight.qtype.name, target.weight_types),
+        ("weight", target.weight.qtype.name, target.weight_types | beside),
     ):
         name, known = getattr(one, key), [default, *sorted(set(others) - {default})]
         if name is not None and qtype_from_name(name).name not in known:
             raise ConfigError(
                 f"{target.name} takes no {key}s of type {name!r}",
                 where=one.title,
-                hint=f"it takes {' or '.join(known)}",
+                hint=f"it takes {' or '.join(known)}{_beside(target, name) if key == 'weight' else ''}",
             )
+
+
+def _beside(target: Target, weight: str) -> str:
+    """With which activations an engine takes a type of weights that it takes with no others."""
+    types = [repr(name) for name, rule in target.types.items() if weight in rule.weight_types]
+    return f"; {weight} with activation = {' or '.join(types)} in the same override" if types else ""
 
 
 def _check_forms(one: Override, target: Target) -> None:
@@ -344,8 +352,8 @@ def _biases_like_weights(planned: Mapping[str, TensorPlan]) -> dict[str, TensorP
     return done
 
 
-def check_like_types(graph: Graph, tensors: Mapping[str, TensorPlan], target: Target) -> None:
-    """See that no node multiplies codes that are integers by codes that are floats.
+def check_pairs_of_types(graph: Graph, tensors: Mapping[str, TensorPlan], target: Target) -> None:
+    """See that no node multiplies codes of types that the engine does not multiply.
 
     Raises:
         ConfigError: one does.
@@ -358,11 +366,26 @@ def check_like_types(graph: Graph, tensors: Mapping[str, TensorPlan], target: Ta
         data, weight = by_slot.get(DATA), by_slot.get(WEIGHT)
         if data is None or weight is None or data == weight:
             continue
-        if qtype_from_name(data).is_float or qtype_from_name(weight).is_float:
-            node = graph.node(name)
-            raise ConfigError(
-                f"its first input would be {data} and its second {weight}; {target.name} multiplies like types only",
-                where=f"{node.op_type} {name!r}",
-                hint="give both in the override of the node: activation and weight (--override, [[override]]), and to "
-                "all nodes that read the same tensor",
+        node = graph.node(name)
+        rule = target.compute.get(node.op_type)
+        kept = rule.weight.qtype.name if rule is not None and rule.weight is not None and rule.keeps_weight else weight
+        way = (
+            "give both in the override of the node: activation and weight (--override, [[override]]), and to all nodes "
+            "that read the same tensor"
+        )
+        if target.like_types and (qtype_from_name(data).is_float or qtype_from_name(weight).is_float):
+            only = "multiplies like types only"
+        elif not takes_weights(target, data, weight):
+            only = f"takes {weight} weights with wider activations only"
+        elif weight != kept:
+            only, way = (
+                f"takes {kept} weights alone in a {node.op_type}",
+                "leave the node out of the override of weight",
             )
+        else:
+            continue
+        raise ConfigError(
+            f"its first input would be {data} and its second {weight}; {target.name} {only}",
+            where=f"{node.op_type} {name!r}",
+            hint=way,
+        )

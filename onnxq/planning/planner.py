@@ -19,7 +19,7 @@ from onnxq.planning.inputs import InputPairs
 from onnxq.planning.logarithms import LOGARITHM_RULE, logged_nodes, logged_reason
 from onnxq.planning.masks import MASK_REASON, MASK_RULE, masked_scores
 from onnxq.planning.options import FULL, TUNE_RULE, PlanOptions, Selection
-from onnxq.planning.overridden import apply_overrides, check_like_types
+from onnxq.planning.overridden import apply_overrides, check_pairs_of_types
 from onnxq.planning.payoff import dear_nodes
 from onnxq.planning.plan import (
     Action,
@@ -87,8 +87,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         placed, decided = {**placed, **tables}, {**decided, **rows}
     overridden = apply_overrides(graph, placed, options.overrides, target, path=options.path)
     tensors = overridden.tensors
-    if target.like_types:
-        check_like_types(graph, tensors, target)
+    check_pairs_of_types(graph, tensors, target)
     decisions = _with_masks(graph, tensors, decisions_of(graph, target, {**verdicts, **decided}, tensors))
     return QuantPlan(
         target=target.name,

@@ -340,5 +340,8 @@ def _check_types(target: Target, reader: _Reader) -> None:
                     where=reader.where,
                     hint=f"set min_opset = {needed}",
                 )
+    for key, rule in target.types.items():
+        for name in sorted(rule.weight_types - set(_WEIGHT_TYPES)):
+            raise reader.wrong(f"types.{key}.weight_types", name, "a type of weights", _WEIGHT_TYPES)
     if target.guard is not WeightGuard.NONE and target.weight.qtype.name != "int8":
         raise reader.wrong("guard", target.guard.value, "'none': only int8 weights can overflow in pairs")

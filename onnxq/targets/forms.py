@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnxq.errors import ConfigError
 from onnxq.numerics.qtypes import QTYPES, QType, qtype_from_name
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.schema import Engine, Target, TypeRule, WeightGuard
+from onnxq.targets.schema import ComputeRule, Engine, Target, TypeRule, WeightGuard
 
 NO_ACTIVATIONS = "none"
 """In place of a type of activations: they stay float, as mode "weight-only" has them."""
@@ -54,7 +54,8 @@ def with_types(
     data = _wanted(target, activations, target.activation.qtype, target.activation_types, "activations")
     rule = target.types.get(data.name, _NO_RULE)
     own = target.weight.qtype if activations is None or not rule.weights else qtype_from_name(rule.weights)
-    weight = _wanted(target, weights, own, {*target.weight_types, target.weight.qtype.name}, "weights")
+    taken = {*target.weight_types, *rule.weight_types, target.weight.qtype.name}
+    weight = _wanted(target, weights, own, taken, "weights")
     if weights is not None and activations is None and target.like_types and weight.is_float != data.is_float:
         # Weights of a type that only goes with activations of that type.
         return with_types(target, weights, weights, others, blocks=blocks)
@@ -74,6 +75,7 @@ def with_types(
         target,
         activation=in_type(target.activation, data),
         weight=in_type(target.weight, weight),
+        compute=_with_weights(target, weight) if weight.name in rule.weight_types else target.compute,
         activation_types=target.activation_types | {target.activation.qtype.name},
         weight_types=target.weight_types | {target.weight.qtype.name},
         min_opset=needed,
@@ -90,6 +92,20 @@ def step_type(target: Target) -> str | None:
         if name in target.activation_types and not target.types.get(name, _NO_RULE).simulated:
             return name if target.activation.qtype.bits < 16 else None
     return None
+
+
+def takes_weights(target: Target, activations: str, weights: str) -> bool:
+    """Whether weights of a type may meet activations of another: some types are for certain activations alone."""
+    special = {name for rule in target.types.values() for name in rule.weight_types} - target.weight_types
+    return weights not in special or weights in target.types.get(activations, _NO_RULE).weight_types
+
+
+def _with_weights(target: Target, weight: QType) -> dict[str, ComputeRule]:
+    """The operators with weights, all of that type but those that keep their own."""
+    return {
+        op: rule if rule.weight is None or rule.keeps_weight else replace(rule, weight=in_type(rule.weight, weight))
+        for op, rule in target.compute.items()
+    }
 
 
 def in_type(spec: QuantSpec, qtype: QType) -> QuantSpec:
@@ -117,6 +133,14 @@ def _wanted(target: Target, name: str | None, own: QType, known: Collection[str]
     if qtype != own and qtype.name not in known:
         taken = " or ".join([own.name, *sorted(set(known) - {own.name})])
         narrow = what == "weights" and qtype.bits < own.bits
+        beside = [one for one, rule in target.types.items() if what == "weights" and name in rule.weight_types]
+        if beside:
+            types = " or ".join(map(repr, beside))
+            raise ConfigError(
+                f"{target.name} takes weights of type {name!r} with activations of type {types} alone",
+                hint=f"pass activations={beside[0]!r} (--activations {beside[0]}) as well, "
+                "or leave weights= (--weights) out",
+            )
         elsewhere = "mode='weight-only' (--mode weight-only)" if narrow else "another target= (--target)"
         raise ConfigError(
             f"{target.name} takes no {what} of type {qtype.name!r}",
@@ -129,8 +153,9 @@ def _notes(target: Target, activations: str | None, weights: str | None, simulat
     notes = []
     if activations is not None or weights is not None:
         notes.append(f"activations are {_known_as(target.activation)}, weights {_known_as(target.weight)}")
-    if note := type_rule(target, target.activation).note:
-        notes.append(note)
+    rule = type_rule(target, target.activation)
+    if rule.note and target.weight.qtype.name not in rule.weight_types:
+        notes.append(rule.note)
     if simulated:
         notes.append(
             f"{target.title} computes in float between Q/DQ pairs of {' and '.join(simulated)}: this model shows the "

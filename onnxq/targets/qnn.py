@@ -2,7 +2,7 @@
 
 Sources: https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html, the configuration that
 onnxruntime's quantization tool makes for it (execution_providers/qnn/quant_config.py), and the QNN SDK's table of
-operators. Rules Q1 to Q7 are explained in docs/targets.md.
+operators. Rules Q1 to Q8 are explained in docs/targets.md.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from onnxq.targets.schema import (
 )
 
 _BYTES = QuantSpec(qtype=UINT8, symmetric=True)
+_CODES = QuantSpec(qtype=INT8, symmetric=True, narrow_range=True)
 
 QNN = Target(
     name="qnn",
     title="QNN (HTP)",
     placement=Placement.REGIONS,
     activation=QuantSpec(qtype=UINT8, symmetric=False),
-    weight=QuantSpec(qtype=INT8, symmetric=True, narrow_range=True),
+    weight=_CODES,
     activation_types=frozenset({"uint16"}),
     types={
         "uint16": TypeRule(
             # Scales of 1/65536 and 1/32768 with the zero-points 0 and 32768.
             outputs={"Sigmoid": (0.0, 65535 / 65536), "Tanh": (-1.0, 32767 / 32768)},
-            note="16-bit activations come with 8-bit weights (A16W8)",
-            rules="Q1 Q5",
+            weight_types=frozenset({"int16"}),
+            note="16-bit activations come with 8-bit weights (A16W8); weights='int16' (--weights int16) gives 16 (Q8)",
+            rules="Q1 Q5 Q8",
         )
     },
     compute={
         "Conv": ComputeRule(
-            op="Conv", axis=ChannelAxis.FIRST, output_quantized=True, bias=BiasForm.INT32, rules="Q2 Q3"
+            op="Conv", axis=ChannelAxis.FIRST, output_quantized=True, bias=BiasForm.INT32, rules="Q2 Q3 Q8"
         ),
         "ConvTranspose": ComputeRule(
             op="ConvTranspose",
@@ -47,7 +49,9 @@ QNN = Target(
             output_quantized=True,
             bias=BiasForm.INT32,
             per_channel_rank=0,
-            rules="Q2 Q3",
+            weight=_CODES,
+            keeps_weight=True,
+            rules="Q2 Q3 Q8",
         ),
         "MatMul": ComputeRule(
             op="MatMul",
@@ -56,7 +60,7 @@ QNN = Target(
             bias=BiasForm.INT32,
             per_channel_rank=0,
             weight=_BYTES,
-            rules="Q2 Q3",
+            rules="Q2 Q3 Q8",
         ),
         "Gemm": ComputeRule(
             op="Gemm",
@@ -65,7 +69,7 @@ QNN = Target(
             bias=BiasForm.INT32,
             per_channel_rank=0,
             weight=_BYTES,
-            rules="Q2 Q3",
+            rules="Q2 Q3 Q8",
         ),
     },
     elementwise={
@@ -95,6 +99,7 @@ QNN = Target(
         **dict.fromkeys(("Q1", "Q2", "Q4"), "doc, not run"),
         "Q3": "src onnxruntime, not run",
         "Q5": "src onnxruntime, not run",
+        "Q8": "src onnxruntime, ExecuTorch, not run",
         "R28": "doc, not measured",
         "R36": "simulated",
     },

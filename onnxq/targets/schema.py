@@ -76,6 +76,7 @@ class ComputeRule:
         min_channels: Fewer input or output channels than this stay float.
         min_features: A reduced or produced dimension smaller than this stays float.
         weight: Form of its weights, if it is not the target's.
+        keeps_weight: Whether they keep it whatever type of weights a user asks for.
         grouped: Whether it runs in int8 with several groups too.
         longest_row: Codes that a row of a Conv's filter (its last size times the channels of a group) may hold where a
             group has 2 to 31 channels: longer ones are computed wrongly, those of one group only where this divides
@@ -94,6 +95,7 @@ class ComputeRule:
     min_channels: int = 0
     min_features: int = 0
     weight: QuantSpec | None = None
+    keeps_weight: bool = False
     grouped: bool = True
     longest_row: int = 0
     signed: QuantSpec | None = None
@@ -136,6 +138,7 @@ class TypeRule:
 
     Attributes:
         weights: Type of the weights that come with such activations; empty where they stay as they are.
+        weight_types: Types that weights may have beside such activations alone, where a user asks.
         products: Whether products of two activations (attention) are quantized too (INPUTS only).
         max_taps: A Conv whose filter has more taps than that stays float; 0 for no limit.
         grouped: Whether Convs with groups, depthwise ones among them, are quantized.
@@ -147,6 +150,7 @@ class TypeRule:
     """
 
     weights: str = ""
+    weight_types: frozenset[str] = frozenset()
     products: bool = False
     max_taps: int = 0
     grouped: bool = True
