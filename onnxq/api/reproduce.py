@@ -56,11 +56,12 @@ def reproduce(float_model: ModelSource, quantized_model: ModelSource, data: Any 
 
 
 def _difference(said: dict[str, str], again: dict[str, str]) -> str:
+    samples, other = said.get("onnxq.samples"), again.get("onnxq.samples")
     reasons = {
         "onnxq.version": f"it was made by onnxq {said.get('onnxq.version')}, this is {VERSION}",
         "onnxq.float_digest": "it was made from another float model",
         "onnxq.data": "it was made with other data",
-        "onnxq.samples": f"it was made with {said.get('onnxq.samples')} samples, not {again.get('onnxq.samples')}",
+        "onnxq.samples": f"it was made with {samples} sample{'' if samples == '1' else 's'}, not {other}",
     }
     found = [reason for key, reason in reasons.items() if said.get(key) != again.get(key)]
     return "; ".join(found) or "model, data and options are the same, the result is not: another onnxruntime or CPU?"

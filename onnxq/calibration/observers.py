@@ -30,6 +30,7 @@ from onnxq.graph.view import Graph
 from onnxq.inference.outputs import with_readable_outputs
 from onnxq.numerics.qparams import Range
 from onnxq.numerics.specs import QuantSpec
+from onnxq.wording.plural import counted
 
 
 class Observer(Protocol):
@@ -105,7 +106,8 @@ class PerChannelMinMax:
             self.rmin, self.rmax = low, high
         elif low.shape != self.rmin.shape:
             raise DataError(
-                f"axis {self.axis} of {self.tensor} has {low.size} channels, {self.rmin.size} in earlier batches",
+                f"axis {self.axis} of {self.tensor} has {counted(low.size, 'channel')}, "
+                f"{self.rmin.size} in earlier batches",
                 where=where,
                 hint="axis= names an axis whose length does not change from batch to batch",
             )

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from onnxq.data.cutting import ArrayColumn, Column
 from onnxq.errors import DataError
+from onnxq.wording.plural import counted
 
 SUFFIXES = (".npy", ".npz")
 
@@ -77,7 +78,7 @@ class FileColumn:
         except _DAMAGED as error:
             raise DataError(f"the file is damaged: {error}", where=self._where) from error
         if len(data) != size_bytes:
-            raise DataError(f"the file is cut short: {size_bytes - len(data)} bytes are missing", where=self._where)
+            raise DataError(f"the file is cut short: {_missing(size_bytes - len(data))}", where=self._where)
         return np.frombuffer(data, dtype=self.dtype).reshape(shape)
 
 
@@ -165,10 +166,14 @@ def _column(member: _Member, where: str) -> Column:
         raise ValueError(f"an array of shape {shape} and type {dtype}")
     claimed, present = math.prod(shape) * dtype.itemsize, member.size_bytes - member.stream.tell()
     if claimed > present:
-        raise DataError(f"the file is cut short: {claimed - present} bytes are missing", where=where)
+        raise DataError(f"the file is cut short: {_missing(claimed - present)}", where=where)
     column = FileColumn(member.stream, tuple(shape), dtype, where)
     if not fortran_order or len(shape) < 2:
         return column
     # Samples do not lie one after the other, so the array is read whole.
     flat = FileColumn(member.stream, (math.prod(shape),), dtype, where).take(None)
     return ArrayColumn(flat.reshape(shape[::-1]).T)
+
+
+def _missing(size_bytes: int) -> str:
+    return f"{counted(size_bytes, 'byte')} {'is' if size_bytes == 1 else 'are'} missing"

@@ -25,6 +25,7 @@ from onnxq.data.description import Hook
 from onnxq.data.inputs import InputSpecs
 from onnxq.data.shuffling import shuffled_order
 from onnxq.errors import ConfigError, DataError, OnnxqError
+from onnxq.wording.plural import counted
 
 Feed = dict[str, NDArray[Any]]
 Note = Callable[[str], None]
@@ -87,13 +88,13 @@ class Feeder:
     def _by_position(self, item: Sequence[Any], what: str) -> Feed:
         if len(item) < len(self._needed):
             raise DataError(
-                f"{what} holds {len(item)} arrays, the model has {len(self._needed)} inputs",
+                f"{what} holds {counted(len(item), 'array')}, the model has {counted(len(self._needed), 'input')}",
                 hint=f"yield a dict with {', '.join(map(repr, self._needed))}.",
             )
         if len(item) > len(self._needed):
             self._note(
-                f"items of the data hold {len(item)} values: {', '.join(map(repr, self._needed))} took the first, "
-                "the rest (labels?) was left out"
+                f"items of the data hold {counted(len(item), 'value')}: {', '.join(map(repr, self._needed))} took "
+                "the first, the rest (labels?) was left out"
             )
         return {name: as_array(value) for name, value in zip(self._needed, item, strict=False)}
 

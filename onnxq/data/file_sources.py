@@ -17,6 +17,7 @@ from onnxq.data.shuffling import shuffled_order
 from onnxq.data.sounds import WAV_SUFFIXES, read_wav
 from onnxq.data.texts import TEXT_SUFFIXES, Row, Tokenizing, read_rows
 from onnxq.errors import ConfigError, DataError
+from onnxq.wording.plural import counted
 
 FOLDER_SUFFIXES = (*TEXT_SUFFIXES, *WAV_SUFFIXES)
 """What is looked for in a folder besides arrays and images; with a hook, every file is taken."""
@@ -143,5 +144,6 @@ class TextSource:
             columns = {name: ArrayColumn(array) for name, array in feed.items()}
             yield Item(columns, size=None, stacked=False, origin=f"row {done}")
         if self._tokenizing.cut:
-            most = self._tokenizing.most
-            note(f"{self._tokenizing.cut} of {done} texts were cut to {most} tokens: max_length= (--max-length)")
+            most, cut = self._tokenizing.most, self._tokenizing.cut
+            texts = f"{cut} of {counted(done, 'text')} {'was' if cut == 1 else 'were'}"
+            note(f"{texts} cut to {most} tokens: max_length= (--max-length)")

@@ -319,7 +319,7 @@ def _check_channels(spec: InputSpec, options: ImageOptions, where: str) -> None:
         if channels is not None and len(values) not in (1, channels):
             many = "one value" if channels == 1 else f"one value, or {channels}"
             raise DataError(
-                f"{name} has {len(values)} values, but input {spec.name!r} {spec.describe()} has "
+                f"{name} has {counted(len(values), 'value')}, but input {spec.name!r} {spec.describe()} has "
                 + counted(channels, "channel"),
                 where=where,
                 hint=f"give {many}: images=ImageOptions({name}=..., ...) (--{name}), as in training; pictures in "

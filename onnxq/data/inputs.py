@@ -123,7 +123,7 @@ class InputSpec:
         if len(shape) == rank - 1:
             return "add the batch axis: array[None]."
         if len(shape) != rank:
-            return f"the model takes {rank} axes; {_PREPARE}."
+            return f"the model takes {counted(rank, 'axis', 'axes')}; {_PREPARE}."
         return self._sizes_hint([axis for axis, size in enumerate(self.shape or ()) if size != shape[axis]], shape)
 
     def _sizes_hint(self, axes: list[int], shape: tuple[int, ...]) -> str:

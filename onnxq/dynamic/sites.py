@@ -11,6 +11,7 @@ from onnxq.dynamic.rules import DYNAMIC_RULES, SMALLEST_TABLE, DynamicRule
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.planning.compute import Refusal
 from onnxq.planning.options import FULL
+from onnxq.wording.plural import counted
 
 _ATTENTION_INPUTS = {0: "input", 1: "weights", 2: "bias", 3: "mask_index", 4: "past"}
 _ATTENTION_ATTRIBUTES = frozenset({"num_heads", "unidirectional", "mask_filter_value", "scale"})
@@ -107,7 +108,7 @@ def _gather(graph: Graph, node: NodeProto) -> str:
     elements = 1
     for size in table.dims:
         elements *= int(size)
-    return f"its table has {elements} values only" if elements < SMALLEST_TABLE else ""
+    return f"its table has {counted(elements, 'value')} only" if elements < SMALLEST_TABLE else ""
 
 
 def _gru(graph: Graph, node: NodeProto) -> str:

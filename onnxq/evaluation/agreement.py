@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnxq.errors import DataError
 from onnxq.evaluation.intervals import Interval, wilson
 from onnxq.evaluation.metrics import Arrays, Metric
+from onnxq.wording.plural import counted
 
 Postprocess = Callable[[dict[str, NDArray[Any]]], Sequence[Any]]
 
@@ -56,7 +57,7 @@ class Agreement(Metric):
             ) from error
         if len(results) != samples:
             raise DataError(
-                f"postprocess gave {len(results)} results for {samples} samples",
+                f"postprocess gave {counted(len(results), 'result')} for {counted(samples, 'sample')}",
                 where=f"{self.name}, {where}",
                 hint="postprocess= (--postprocess): function(outputs) returns one result for each sample.",
             )

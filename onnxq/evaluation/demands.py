@@ -10,6 +10,7 @@ from onnxq.errors import ConfigError
 from onnxq.evaluation.evaluation import Evaluation, number_text
 from onnxq.evaluation.metrics import Metric
 from onnxq.verification.check import Check
+from onnxq.wording.plural import counted
 
 _PERCENT = 100.0
 _SLACK = 1e-12
@@ -53,7 +54,7 @@ class Demands:
             yield Check(
                 name=f"{model.name}: {found.metric} at least {number_text(least, found.unit)}",
                 passed=model.score >= least - _SLACK,
-                detail=f"{number_text(model.score, found.unit)} on {found.samples} samples",
+                detail=f"{number_text(model.score, found.unit)} on {counted(found.samples, 'sample')}",
             )
 
 

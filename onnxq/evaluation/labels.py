@@ -25,6 +25,7 @@ from onnxq.data.description import bare, data_from
 from onnxq.data.shuffling import chosen_files, order_in_files
 from onnxq.data.sources import LABELS, image_files
 from onnxq.errors import ConfigError, DataError
+from onnxq.wording.plural import counted
 
 FOLDERS = "folders"
 _FILES = (".npy", ".npz", ".txt", ".csv")
@@ -93,7 +94,7 @@ def check_count(labels: NDArray[Any], samples: int, *, limited: bool) -> None:
     """
     if len(labels) < samples or (len(labels) > samples and not limited):
         raise DataError(
-            f"{len(labels)} labels for {samples} samples",
+            f"{counted(len(labels), 'label')} for {counted(samples, 'sample')}",
             where="labels",
             hint="labels= (--labels) must hold one label for each sample of data= (--data), in the same order.",
         )
@@ -256,7 +257,8 @@ def _from_csv(path: Path, images: Sequence[Path], data: Path) -> NDArray[Any]:
     missing = [str(image) for image, label in zip(images, found, strict=True) if label is None]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(images)} images are not in the file, first {missing[0]!r}",
+            f"{len(missing)} of {counted(len(images), 'image')} {'is' if len(missing) == 1 else 'are'} not in the "
+            f"file, first {missing[0]!r}",
             where=str(path),
             hint="the first column holds file names, as they are or relative to the folder of data= (--data).",
         )

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnxq.data.user_code import PYTHON, function_from
 from onnxq.errors import ConfigError, DataError
 from onnxq.evaluation.intervals import Interval, bootstrap, wilson
+from onnxq.wording.plural import counted
 
 Arrays = Mapping[str, NDArray[Any]]
 Function = Callable[[Arrays, Any], Any]
@@ -95,8 +96,8 @@ class TopK(Metric):
         outside = (wanted < 0) | (wanted >= classes)
         if outside.any():
             raise DataError(
-                f"label {int(wanted[outside][0])} is out of range: output {name!r} has {classes} classes, "
-                f"0 to {classes - 1}",
+                f"label {int(wanted[outside][0])} is out of range: "
+                f"output {name!r} has {counted(classes, 'class', 'classes')}, 0 to {classes - 1}",
                 where=where,
                 hint="labels= (--labels) hold class numbers that count from 0, in the model's own order.",
             )
@@ -117,8 +118,8 @@ def _logits(name: str, output: NDArray[Any], samples: int, metric: str, where: s
         shape = shape[:-1]
     if output.dtype.kind != "f" or len(shape) != 2 or shape[0] != samples or shape[1] < 2:
         raise DataError(
-            f"output {name!r} is {output.dtype} {output.shape} for {samples} samples; {metric} needs one score for "
-            f"each class, ({samples}, classes)",
+            f"output {name!r} is {output.dtype} {output.shape} for {counted(samples, 'sample')}; "
+            f"{metric} needs one score for each class, ({samples}, classes)",
             where=where,
             hint="choose another output with output= (--output), or write a metric of your own: "
             "metric='python:file.py:function' (--metric).",
@@ -146,7 +147,8 @@ class _AgainstFloat(Metric):
             )
         if samples > 1 and (not want.shape or want.shape[0] != samples):
             raise DataError(
-                f"output {name!r} has shape {want.shape} for {samples} samples, so they cannot be told apart",
+                f"output {name!r} has shape {want.shape} for {counted(samples, 'sample')}, so they "
+                "cannot be told apart",
                 where=where,
                 hint="feed one sample at a time: batch_size=1 (--batch-size 1).",
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from onnxq.errors import ModelError
+from onnxq.wording.plural import counted
 
 LARGE_BYTES = 2**31
 """With more in external files a model counts as large: what is done to it then works tensor by tensor, through files,
@@ -69,7 +70,7 @@ class ExternalData:
         except OSError as error:
             raise _unreadable(self.tensor, f"{str(self.path)!r}: {error.strerror or error}") from error
         if left:
-            raise _unreadable(self.tensor, f"{str(self.path)!r} ends {left} bytes too early")
+            raise _unreadable(self.tensor, f"{str(self.path)!r} ends {counted(left, 'byte')} too early")
 
 
 def is_external(proto: TensorProto) -> bool:
@@ -101,7 +102,7 @@ def locate(proto: TensorProto, base_dir: Path | None) -> ExternalData:
         raise _unreadable(proto.name, f"{str(path)!r} is not a regular file")
     size = next((n for n in (length, needed) if n is not None), max(available, 0))
     if available < size:
-        raise _unreadable(proto.name, f"{str(path)!r} has {max(available, 0)} bytes for it, expected {size}")
+        raise _unreadable(proto.name, f"{str(path)!r} has {counted(max(available, 0), 'byte')} for it, expected {size}")
     return ExternalData(tensor=proto.name, path=path, offset=offset or 0, length=size)
 
 
@@ -172,7 +173,7 @@ def check_data(tensors: Iterable[TensorProto], base_dir: Path | None) -> None:
                 locate(tensor, base_dir)
         elif tensor.HasField("raw_data") and (needed := _size_bytes(tensor)) not in (None, len(tensor.raw_data)):
             raise ModelError(
-                f"it holds {len(tensor.raw_data)} bytes, its shape {tuple(tensor.dims)} needs {needed}",
+                f"it holds {counted(len(tensor.raw_data), 'byte')}, its shape {tuple(tensor.dims)} needs {needed}",
                 where=f"tensor {tensor.name!r}",
                 hint="export the model again; a download may have been damaged",
             )

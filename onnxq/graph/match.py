@@ -13,6 +13,7 @@ from types import MappingProxyType
 from onnx import NodeProto
 
 from onnxq.graph.view import CAPTURED, STANDARD_DOMAINS, Graph
+from onnxq.wording.plural import counted
 
 ACTIVATIONS = frozenset(
     {
@@ -96,7 +97,7 @@ def biased_matmul(graph: Graph, matmul: NodeProto) -> Match | Miss:
         return Miss(f"{bias!r}, of shape {dims}, has a higher rank than the product", nodes)
     columns = (graph.shape(matmul.input[1]) or (None,))[-1]
     if dims and dims[-1] not in (1, columns):
-        return Miss(f"{bias!r} has {dims[-1]} values for {columns} columns", nodes)
+        return Miss(f"{bias!r} has {counted(dims[-1], 'value')}, not one for each column ({columns})", nodes)
     found = {
         "data": matmul.input[0],
         "weight": matmul.input[1],

@@ -9,6 +9,7 @@ from onnxq.planning.modes import DYNAMIC, STATIC, WEIGHT_ONLY
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.report.build import int8_mac_share
 from onnxq.report.weight_shares import is_code, weight_shares
+from onnxq.wording.plural import counted
 
 _HARDLY = 0.01
 """Share of the arithmetic, or of the weights, below which nearly all of a model is as it was."""
@@ -33,7 +34,11 @@ def hardly_quantized(plan: QuantPlan, quantized: Graph, mode: str) -> tuple[str,
     if share is None or share >= _HARDLY:
         return ()
     done = sum(d.action in (Action.INT8, Action.WEIGHTS) for d in plan.nodes)
-    much = "nothing was quantized" if not done else f"hardly anything was quantized ({done} of {len(plan.nodes)} nodes)"
+    much = (
+        "nothing was quantized"
+        if not done
+        else f"hardly anything was quantized ({done} of {counted(len(plan.nodes), 'node')})"
+    )
     reasons = Counter[str]()
     for decision in plan.nodes:
         if decision.action is Action.FLOAT:

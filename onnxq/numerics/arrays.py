@@ -20,6 +20,7 @@ from onnxq.numerics.float8 import decode_float8, encode_float8
 from onnxq.numerics.qparams import QuantParams, Range, qparams_from_range
 from onnxq.numerics.qtypes import INT8, QType, qtype_from_name
 from onnxq.numerics.specs import QuantSpec
+from onnxq.wording.plural import counted
 
 Form = QuantParams | QuantSpec | None
 """What an array function may be told: parameters, a form whose range is to be found, or nothing but keywords."""
@@ -110,7 +111,8 @@ def qparams_from_values(x: ArrayLike, spec: QuantSpec) -> QuantParams:
     if not np.isfinite(values).all():
         odd = int(np.count_nonzero(~np.isfinite(values)))
         raise DataError(
-            f"{odd} of {values.size} values are NaN or infinite, so there is no range that holds them all",
+            f"{odd} of {counted(values.size, 'value')} {'is' if odd == 1 else 'are'} NaN or infinite, "
+            "so there is no range that holds them all",
             hint="give the range: amax=",
         )
     return qparams_from_range(range_of_values(values, spec), spec)
@@ -170,7 +172,8 @@ def quantize(x: ArrayLike, params: Form = None, *, amax: ArrayLike | None = None
     missing = int(np.count_nonzero(np.isnan(values)))
     if missing:
         raise DataError(
-            f"{missing} of {values.size} values are NaN, which has no integer code",
+            f"{missing} of {counted(values.size, 'value')} {'is' if missing == 1 else 'are'} NaN, "
+            "which has no integer code",
             hint="find out where the NaN comes from, or replace it (numpy.nan_to_num) before quantizing",
         )
     settled = _settled(params, amax, form, values)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from onnxq.errors import DataError
 from onnxq.numerics.qtypes import QType
+from onnxq.wording.plural import counted
 
 
 def pack_codes(codes: ArrayLike, qtype: QType) -> bytes:
@@ -63,7 +64,7 @@ def unpack_codes(data: bytes, shape: Sequence[int], qtype: QType) -> NDArray[np.
     count = prod(shape)
     needed = -(-count * qtype.bits // 8)
     if len(data) != needed:
-        raise DataError(f"{len(data)} bytes of {qtype.name} do not fit shape {tuple(shape)}, which needs {needed}")
+        raise DataError(f"{counted(len(data), 'byte')} of {qtype.name} for shape {tuple(shape)}, which needs {needed}")
     if qtype.bits >= 8:
         return np.frombuffer(data, qtype.dtype.newbyteorder("<")).astype(qtype.dtype).reshape(shape)
     each = 8 // qtype.bits

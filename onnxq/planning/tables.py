@@ -21,6 +21,7 @@ from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.compute import Refusal
 from onnxq.planning.plan import Action, FromValues, Role, TensorPlan
 from onnxq.targets.schema import Target
+from onnxq.wording.plural import counted
 
 TABLE = 0
 """Input slot of Gather."""
@@ -101,6 +102,7 @@ def _refusal(graph: Graph, node: NodeProto, target: Target) -> Refusal | None:
         return Refusal("it takes slices along another axis than the first", target.tables)
     if math.prod(shape) < SMALLEST_TABLE:
         return Refusal(
-            f"its table has {math.prod(shape)} values; fewer than {SMALLEST_TABLE} do not pay in int8", target.tables
+            f"its table has {counted(math.prod(shape), 'value')}; fewer than {SMALLEST_TABLE} do not pay in int8",
+            target.tables,
         )
     return None

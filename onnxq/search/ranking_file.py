@@ -13,6 +13,7 @@ from onnxq.errors import ArtifactError, ConfigError
 from onnxq.planning.modes import MODES
 from onnxq.search.distance import Effect
 from onnxq.search.ranking import SCHEMA, By, ExpectedLayer, LayerEffect, Quantized, Sensitivity
+from onnxq.wording.plural import counted
 
 _LARGEST_BYTES = 64 * 2**20
 """Of a ranking: far above that of any model."""
@@ -129,6 +130,7 @@ def check_ranking(ranking: Sensitivity, mode: str, digest: str, layers: Collecti
         )
     if not any(row.node in layers for row in ranking.layers):
         raise ArtifactError(
-            f"the ranking, measured for {ranking.target}, holds none of the {len(layers)} layers in question",
+            f"the ranking, measured for {ranking.target}, holds none of the {counted(len(layers), 'layer')} in "
+            "question",
             hint=f"measure with the same target and options, or leave out ranking= (--ranking); {_AGAIN}",
         )

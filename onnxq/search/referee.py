@@ -19,6 +19,7 @@ from onnxq.passes.adapt.settle_types import runnable
 from onnxq.search.budget import Budget
 from onnxq.search.distance import Distance
 from onnxq.search.reading import Judged, judge_of
+from onnxq.wording.plural import counted
 
 _KEPT_BYTES = 2**30
 """Samples and float outputs that fit are kept; others are read and computed again for each model."""
@@ -146,8 +147,8 @@ class Referee:
             )
             if -low > budget.max_drop:
                 doubts.append(
-                    f"on {len(values)} samples a fall by {-low:.1f} points is within chance; judge on more of them to "
-                    "be surer: eval_data= (--eval-data)"
+                    f"on {counted(len(values), 'sample')} a fall by {-low:.1f} points is within chance; judge on more "
+                    "of them to be surer: eval_data= (--eval-data)"
                 )
         if budget.min_sqnr is not None:
             short.append(max(0.0, (budget.min_sqnr - effect.sqnr_db) / _DB_STEP))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,13 +31,15 @@ def check_all(name: str, failures: list[str], examined: int, subject: str) -> Ch
         name: Name of the check.
         failures: A sentence for each thing that failed.
         examined: How many things were looked at.
-        subject: What the things are, in the plural.
+        subject: What the things are, with its first noun in the plural: "nodes meant to run in int8".
 
     >>> check_all("agreement", [], 0, "tensors").passed
     False
     """
     if examined == 0:
         return Check(name=name, passed=False, detail=f"nothing was checked: there are no {subject}")
+    if examined == 1:
+        subject = re.sub(r"(\w+)s\b", r"\1", subject, count=1)
     if failures:
         shown = "; ".join(failures[:3]) + (f"; and {len(failures) - 3} more" if len(failures) > 3 else "")
         return Check(name=name, passed=False, detail=f"{len(failures)} of {examined} {subject}: {shown}")

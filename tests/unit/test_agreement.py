@@ -48,7 +48,7 @@ def test_from_a_file(models, tmp_path):
 def test_what_goes_wrong(models):
     with pytest.raises(ConfigError, match="both a metric and postprocess are given"):
         onnxq.evaluate(*models, postprocess=words, metric="sqnr")
-    with pytest.raises(DataError, match=r"postprocess gave 1 results for 1?\d? ?samples|postprocess gave 0 results"):
+    with pytest.raises(DataError, match=r"postprocess gave 1 result for 1?\d? ?samples|postprocess gave 0 results"):
         onnxq.evaluate(*models, postprocess=lambda outputs: [])
     with pytest.raises(DataError, match="postprocess failed: KeyError: 'z'"):
         onnxq.evaluate(*models, postprocess=lambda outputs: outputs["z"])

@@ -122,7 +122,7 @@ def test_a_loader_of_tensors_and_labels():
     assert batches.notes == ("items of the data hold 2 values: 'x' took the first, the rest (labels?) was left out",)
     batches = open_data([({"x": X}, 7)], inputs=ONE)
     np.testing.assert_array_equal(joined(batches), X)
-    with pytest.raises(DataError, match=r"^item 1 of the data holds 1 arrays, the model has 2 inputs"):
+    with pytest.raises(DataError, match=r"^item 1 of the data holds 1 array, the model has 2 inputs"):
         list(open_data([(X,)], inputs=TWO))
 
 

@@ -60,7 +60,7 @@ def test_a_bias_of_higher_rank_or_other_length() -> None:
     graph = graph_of("(float[2,6] x) => (float[2,4] y) { p = MatMul(x, w) y = Add(p, b) }", w=normal(6, 1), b=normal(4))
     found = biased_matmul(graph, graph.producer("p"))
     assert isinstance(found, Miss)
-    assert found.reason == "'b' has 4 values for 1 columns"
+    assert found.reason == "'b' has 4 values, not one for each column (1)"
 
 
 def test_not_a_matmul() -> None:

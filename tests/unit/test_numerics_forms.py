@@ -301,7 +301,7 @@ def test_codes_come_back_from_an_initializer(name: str) -> None:
 def test_what_does_not_fit_a_type() -> None:
     with pytest.raises(DataError, match=r"run from -9 to 3; int4 holds \[-8, 7\]"):
         pack_codes([3, -9], INT4)
-    with pytest.raises(DataError, match=r"2 bytes of int4 do not fit shape \(5,\), which needs 3"):
+    with pytest.raises(DataError, match=r"2 bytes of int4 for shape \(5,\), which needs 3"):
         unpack_codes(b"ab", [5], INT4)
     damaged = onnx.TensorProto(name="codes", data_type=INT4.onnx_type, dims=[5], raw_data=b"ab")
     with pytest.raises(ModelError, match="its data cannot be read"):

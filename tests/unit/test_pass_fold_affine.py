@@ -138,7 +138,7 @@ def test_case_7_other_shapes(shape: tuple[int, ...], reason: str) -> None:
 
 def test_case_7_a_size_would_grow() -> None:
     graph = conv_then("Mul(t, k)", normal(4, 1, 1), w=normal(1, 6, 3, 3))
-    assert reasons(apply(graph, FoldAffine())) == "the constant has 4 values for 1 channels"
+    assert reasons(apply(graph, FoldAffine())) == "the constant has 4 values for 1 channel"
 
 
 def test_case_7_vector_weight() -> None:

@@ -170,7 +170,7 @@ def test_every_truncation_is_found(tmp_path: Path) -> None:
         (build(head(row(rmin="nan"))), r"are not an interval around 0 of finite"),
         (build(head(row(rmin="x"))), r"invalid hexadecimal"),
         (build(head(row(rmin=0.0))), r"damaged \(TypeError"),
-        (build(head(row()), b"\0"), r"1 bytes are left over"),
+        (build(head(row()), b"\0"), r"1 byte left over"),
         (build(head(samples=-1)), r"samples is -1"),
         (build(head(data_fingerprint="x")), r"data fingerprint 'x' is not 32 hexadecimal digits"),
         (build(head(row(follows=0, curve="x"))), r"tensor 'a' follows row 0, which has no histogram of its own"),

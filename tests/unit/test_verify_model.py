@@ -38,7 +38,7 @@ def test_a_good_model_for_onnxruntime_passes():
         "int8 nodes run in int8": True,
     }
     assert result
-    assert result.checks[-1].detail == "1 of 1 arithmetic nodes meant to run in int8"
+    assert result.checks[-1].detail == "1 of 1 arithmetic node meant to run in int8"
     assert result.batches == 3
     assert set(result.seconds) == {"compare", "engine"}
 
@@ -121,7 +121,7 @@ def test_a_model_placed_for_tensorrt_does_not_run_in_int8_on_onnxruntime():
     result = verify_model(FLOAT_GRAPH, tensorrt_conv(), conv_feeds(), "ort-x64-avx2")
     failed = {c.name: c.detail for c in result.failed}
     assert failed["int8 nodes run in int8"] == (
-        "1 of 1 nodes meant to run in int8: Conv 'Conv_c' runs in float: "
+        "1 of 1 node meant to run in int8: Conv 'Conv_c' runs in float: "
         "its output 'c' goes to Relu 'Relu_y' without QuantizeLinear (C1)"
     )
 

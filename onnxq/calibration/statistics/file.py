@@ -33,6 +33,7 @@ from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.data.sharding import ShardSet
 from onnxq.errors import ArtifactError, InternalError
 from onnxq.files.whole import write_kept
+from onnxq.wording.plural import counted
 
 MAGIC = b"onnxq-stats\n"
 VERSION = 3
@@ -137,7 +138,7 @@ def _checked_payload(content: bytes, where: str) -> memoryview:
             "this is not an onnxq statistics file", where=where, hint="pass a file written by `onnxq calibrate -o`"
         )
     if len(content) < len(MAGIC) + _PREFIX.size + _LENGTH.size:
-        raise _damaged(where, f"it ends after {len(content)} bytes")
+        raise _damaged(where, f"it ends after {counted(len(content), 'byte')}")
     version, checksum = _PREFIX.unpack_from(content, len(MAGIC))
     payload = memoryview(content)[len(MAGIC) + _PREFIX.size :]
     if version not in _READ_VERSIONS:
@@ -162,12 +163,12 @@ def _parse(payload: memoryview) -> StatsTable:
     for row in rows:
         used, dtype = int(row["bins"]), _DTYPES[row["itemsize"]]
         if used < 0:
-            raise ValueError(f"tensor {row['name']!r} has {used} bins")
+            raise ValueError(f"tensor {row['name']!r} has {counted(used, 'bin')}")
         data = np.frombuffer(payload, dtype, used, start) if used else np.empty(0, np.uint8)
         start += used * dtype.itemsize
         found.append(_from_row(row, data))
     if start != len(payload):
-        raise ValueError(f"{len(payload) - start} bytes are left over")
+        raise ValueError(f"{counted(len(payload) - start, 'byte')} left over")
     return StatsTable(
         tensors=_by_name(rows, found),
         digest=str(header["digest"]),

@@ -27,6 +27,7 @@ from onnxq.passes.simplify.linear import (
     sole_linear_producer,
     take_over_output,
 )
+from onnxq.wording.plural import counted
 
 _OPS = ("Mul", "Div", "Add", "Sub")
 
@@ -115,7 +116,7 @@ def _per_channel(graph: Graph, tensor: str, linear: NodeProto) -> NDArray[Any] |
     if any(d != 1 for d in padded):
         return f"the constant, of shape {tuple(dims)}, differs along other axes than the channels"
     if at_channels not in (1, channels):
-        return f"the constant has {at_channels} values for {channels} channels"
+        return f"the constant has {counted(at_channels, 'value')} for {counted(channels, 'channel')}"
     value = graph.constant(tensor)
     if value is None or value.dtype.kind != "f":
         return "the constant is not a float tensor"

@@ -11,6 +11,7 @@ from onnxq.report.html.document import document
 from onnxq.report.html.page_data import run_data
 from onnxq.report.html.verdict import verdict_of, worst_sqnr
 from onnxq.report.wording import recovery_text
+from onnxq.wording.plural import counted
 from onnxq.wording.sizes import size_text
 
 Document = Mapping[str, Any]
@@ -114,7 +115,7 @@ def differences(a: Document, b: Document) -> Iterator[Difference]:
         yield Difference(name="recovery", a=steps[0], b=steps[1], text="" if steps[0] == steps[1] else "differs")
     data = [one.get("data") or {} for one in (a, b)]
     if any(data):
-        text = [f"{d.get('samples') or d.get('held_out_samples') or 0} samples" if d else "none" for d in data]
+        text = [counted(d.get("samples") or d.get("held_out_samples") or 0, "sample") if d else "none" for d in data]
         yield Difference(name="data", a=text[0], b=text[1], text="" if text[0] == text[1] else "differs")
 
 

@@ -11,6 +11,7 @@ from onnxq.report.html.document import document
 from onnxq.report.html.page_data import run_data
 from onnxq.report.html.verdict import cards, checks, verdict, what_to_do
 from onnxq.report.wording import counts_text, document_codes, recovery_text, spread_text, time_text
+from onnxq.wording.plural import counted
 from onnxq.wording.sizes import size_text
 
 Document = Mapping[str, Any]
@@ -122,9 +123,9 @@ def _arithmetic(report: Document, key: str) -> str:
 def _output(output: Mapping[str, Any]) -> str:
     trouble = ""
     if output["nonfinite"]:
-        trouble = f"; {output['nonfinite']} values of NaN or Inf in one model only"
+        trouble = f"; {counted(output['nonfinite'], 'value')} of NaN or Inf in one model only"
     if output["shape_mismatches"]:
-        trouble += f"; another shape in {output['shape_mismatches']} batches"
+        trouble += f"; another shape in {counted(output['shape_mismatches'], 'batch', 'batches')}"
     if output.get("exact"):
         return f"equal to float{trouble}"
     if output["sqnr_db"] is None:

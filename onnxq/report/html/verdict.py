@@ -57,7 +57,7 @@ def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
         codes, stored = document_codes(report)
         what = f"in {codes} or fused into such" if inside or not weights else f"with {stored} weights"
         more = f", {weights} with {stored} weights" if inside and weights else ""
-        yield f"{engine['name']} {engine['version']} runs {inside or weights} of {total} nodes {what}{more}."
+        yield f"{engine['name']} {engine['version']} runs {inside or weights} of {counted(total, 'node')} {what}{more}."
     elif engine:
         built = f" and built an engine of {size_text(engine['size_bytes'])}" if engine["size_bytes"] else ""
         verb = "accepted" if engine["accepted"] else "refused"
@@ -171,8 +171,9 @@ def _share_card(report: Mapping[str, Any]) -> str:
     alone = counts.get("weights") and not counts["int8"] + counts["fused"]  # mode "weight-only"
     always = ("float",) if alone else ("int8", "float")
     names = {"int8": codes, "weights": "with such weights" if alone else f"with {stored} weights"}
-    named = [f"{counts[kind]} {names.get(kind, kind)}" for kind in _KINDS if counts.get(kind) or kind in always]
-    sub = f"{', '.join(named)} nodes {told}"
+    kinds = [kind for kind in _KINDS if counts.get(kind) or kind in always]
+    named = ", ".join(f"{counts.get(kind, 0)} {names.get(kind, kind)}" for kind in kinds)
+    sub = f"{named} {'node' if counts.get(kinds[-1]) == 1 else 'nodes'} {told}"
     label = f"{stored} weights" if alone else f"in {codes}"
     inside = counts["weights"] if alone else counts["int8"] + counts["fused"]
     shown, of = (inside / total, "nodes") if alone or share is None else (share, "arithmetic")
