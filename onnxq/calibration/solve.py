@@ -183,9 +183,9 @@ def solve_from_ranges(  # noqa: PLR0913 - what parameters depend on
     for _, tensor, source in biases:
         table[source.weight] = _widened_for_bias(graph, tensor, table[source.data], table[source.weight])
     for key, tensor, source in biases:
-        scale = table[source.data].scale.astype(np.float64) * table[source.weight].scale.astype(np.float64)
+        scale = _scale_of_bias(tensor, source, table)
         spec = replace(tensor.spec, axis=0 if scale.ndim else None)
-        table[key] = QuantParams(scale=scale.astype(np.float32), zero_point=np.zeros(scale.shape, np.int32), spec=spec)
+        table[key] = QuantParams(scale=scale, zero_point=np.zeros(scale.shape, np.int32), spec=spec)
     return {key: table[key] for key in plan.tensors}
 
 
@@ -367,6 +367,23 @@ def _widened_for_bias(graph: Graph, bias: TensorPlan, data: QuantParams, weight:
     scale = np.maximum(weight.scale.astype(np.float64), smallest).astype(np.float32)
     scale = next_power_of_two(scale) if weight.spec.power_of_two else scale
     return weight if np.array_equal(scale, weight.scale) else replace(weight, scale=scale)
+
+
+def _scale_of_bias(bias: TensorPlan, source: Derived, table: QParamsTable) -> NDArray[np.float32]:
+    """The product of the two scales that a bias follows, no smaller than a normal number of float32.
+
+    Raises:
+        ModelError: it is larger than float32 holds.
+    """
+    scale = table[source.data].scale.astype(np.float64) * table[source.weight].scale.astype(np.float64)
+    if np.any(scale > np.finfo(np.float32).max):
+        raise ModelError(
+            f"the scales of {source.data!r} and of the weight {source.weight!r} are so large that their product, the "
+            f"scale of the bias {bias.name!r}, is beyond float32",
+            where=f"node {bias.uses[0].node!r}",
+            hint="leave it in float: exclude= (--exclude) with its name as `onnxq plan MODEL` prints it",
+        )
+    return np.asarray(np.maximum(scale, np.finfo(np.float32).tiny), np.float32)
 
 
 def _root(plan: QuantPlan, key: str) -> str:

@@ -144,6 +144,9 @@ def _reshape(graph: Graph, node: NodeProto, view: ChannelView) -> ChannelView | 
     before, after = graph.shape(node.input[0]), graph.shape(node.output[0])
     if before is None or after is None:
         return "its shape is not known"
+    declared = [before[axis] if axis < len(before) else 0 for axis in view.axes]
+    if any(isinstance(size, int) and size != own for size, own in zip(declared, view.ids.shape, strict=True)):
+        return "its declared shape is not that of its channels"
     for old, new in _blocks(before, after):
         if set(view.axes) <= set(old):
             sizes = [before[axis] for axis in old]

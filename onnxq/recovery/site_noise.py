@@ -161,6 +161,9 @@ def _error(one: _Activation, scales: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def _rounding(weight: NDArray[np.float64], spec: QuantSpec) -> NDArray[np.float64]:
-    values = weight.astype(np.float32)
+    with np.errstate(over="ignore"):
+        values = weight.astype(np.float32)
+    if not np.isfinite(values).all():
+        return np.full_like(weight, np.inf)  # no scales for such a weight
     params = qparams_from_range(range_of_values(values, spec), spec)
     return fake_quantize(values, params).astype(np.float64) - weight

@@ -91,6 +91,16 @@ def test_models(which: int, changes: list[Edit]) -> None:
             onnxq.plan(content, target=target)
 
 
+@budget(8)
+@given(
+    which=st.integers(0, 1), changes=edits(), target=st.sampled_from(["ort-x64-vnni", "tensorrt", "openvino", "qnn"])
+)
+def test_quantizing_models(which: int, changes: list[Edit], target: str) -> None:
+    """As far as the model goes: ranges, recovery, comparison."""
+    with contextlib.suppress(OnnxqError):
+        onnxq.quantize(mutated(MODELS[which], changes), target=target)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mutated")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
@@ -9,12 +11,16 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 import onnxq
 from onnxq.data.inputs import InputSpecs
 from onnxq.data.synthetic import synthetic_batches
-from onnxq.errors import DataError, InternalError, ModelError
+from onnxq.errors import DataError, InternalError, ModelError, OnnxqError
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import Graph
+from onnxq.numerics.qtypes import INT8
+from onnxq.numerics.specs import QuantSpec
 from onnxq.pipeline import stages
 from onnxq.planning.bounds import clip_limits
+from onnxq.recovery import site_noise
 from tests.graphs import computed, graph_of, model_of, normal
+from tests.property.test_mutated_models import MODELS
 
 SMALL = "(float[N,16] x) => (float[N,8] y) { y = MatMul(x, w) }"
 
@@ -133,3 +139,46 @@ def test_a_rank_that_nothing_tells_stays_open() -> None:
     assert result.report
     assert not result.model.graph.output[1].type.tensor_type.HasField("shape")
     assert computed(load_graph(result.model), data[0])[1].shape == (2, 16)
+
+
+def test_scales_whose_product_is_beyond_float32() -> None:
+    """Products of the largest values would be, too; on the samples they do not meet."""
+    w = np.zeros((16, 8), np.float32)
+    w[0, 0], x = 1e22, np.zeros((4, 16), np.float32)
+    x[:, 1] = 1e22
+    model = model_of("(float[N,16] x) => (float[N,8] y) { [m] y = Gemm(x, w, b) }", w=w + normal(16, 8), b=normal(8))
+    with pytest.raises(ModelError) as error:
+        onnxq.quantize(model, {"x": x}, target="ort-x64-vnni", placement="full")
+    assert str(error.value) == (
+        "node 'm': the scales of 'x' and of the weight 'w' are so large that their product, the scale of the bias 'b', "
+        "is beyond float32\nHint: leave it in float: exclude= (--exclude) with its name as `onnxq plan MODEL` prints it"
+    )
+
+
+def test_scales_whose_product_is_no_normal_number() -> None:
+    """The bias is 0, and so are its codes."""
+    model = model_of(
+        "(float[N,16] x) => (float[N,8] z) { y = Gemm(x, w, b) z = Gemm(y, v, b) }",
+        w=(1e-30 * normal(16, 8)).astype(np.float32), v=normal(8, 8), b=np.zeros(8, np.float32),
+    )  # fmt: skip
+    data = {"x": (1e-25 * normal(8, 16)).astype(np.float32)}
+    result = onnxq.quantize(model, data, target="ort-x64-vnni", placement="full", recover="none")
+    scales = [params.scale.min() for key, params in result.qparams.items() if key.startswith("b")]
+    assert scales and min(scales) >= np.finfo(np.float32).tiny
+
+
+def test_weights_that_scales_of_channels_would_take_beyond_float32() -> None:
+    """Smoothing tries scales; one that makes Inf of a weight is none to take."""
+    spec = QuantSpec(qtype=INT8, symmetric=True, axis=1)
+    kept = site_noise._rounding(np.array([[1e38, 1.0]]), spec)
+    assert np.isfinite(kept).all()
+    assert np.isinf(site_noise._rounding(np.array([[1e39, 1.0]]), spec)).all()
+
+
+def test_channels_whose_declared_shape_is_another() -> None:
+    """onnxruntime warns of such an output and computes what it is."""
+    model = ModelProto()
+    model.CopyFrom(MODELS[0])
+    del model.graph.output[0].type.tensor_type.shape.dim[1]
+    with contextlib.suppress(OnnxqError):
+        onnxq.quantize(model, target="qnn")
