@@ -4,7 +4,7 @@ A layer computes y = W x + b. In the quantized model its input is x', with the e
 weights rounded to W' it computes W' x' + b'. Here the float graph and its rounded form are walked side by side, and at
 each layer
 
-    W' = round(W + A),   A = the linear fit of W (x - x') on x'     (`least_squares`: what holds on other samples)
+    W' = round((W + A) / s),    A = the linear fit of W (x - x') on x'    (`least_squares`: what holds on other samples)
     b' = b - E[W' x' - y]                                           over every position of the samples
 
 before the walk goes on with what the layer now gives. Where taking the mean away makes it worse behind the layer's
@@ -12,6 +12,12 @@ activation, the bias takes what counts there (`passed`). So each layer makes up 
 its inputs tell: large areas of one value, all rounded in one direction, are the plainest case. Means alone are the
 empirical bias correction of arXiv 1906.04721, section 4.2; fitting to the inputs of the quantized network is that of
 arXiv 2504.02692, there within second-order rounding.
+
+A fit to inputs with errors gives too little of what it fits: the least square is that of an output drawn to its mean,
+s y + noise with s < 1 (attenuation, or regression dilution: Fuller, Measurement Error Models, 1987). Noise averages out
+in the layers behind and in pooling, s does not, and a few percent of it add up to more than all noise. So the layer's
+outputs are brought back to the spread that they had, by one number for all of them: one for each channel would follow
+the noise of quiet channels.
 
 With `rounding`, round() is second-order rounding on the moments of x'. It has to come behind the fit: weights that lie
 on codes already would be rounded back to them, and steps of less than half a code be lost.
@@ -67,6 +73,9 @@ _ELEMENTS = 2**20
 
 _QUIET = 1e-3
 """Layers whose inputs bring less noise than this share of their outputs' variance (30 dB) keep their weights."""
+
+_MOST_DRAWN = 0.5
+"""Outputs that a fit draws nearer to their mean than by this share are mostly noise, and stay as the fit leaves them."""
 
 _MOST_COLUMNS = 256
 """Longer patches are fitted by the mean over the taps of the kernel, one unknown for each channel; layers with more
@@ -206,7 +215,9 @@ class _Reconstruction:
         step = _fitted_rows(node.op_type, data, errors, old.shape, centred=centred)
         if step is None:
             return None
-        new = old + weight_from_rows(node, step, old.shape).astype(np.float32)
+        new_rows = old_rows + step.transpose(0, 2, 1)
+        new_rows /= _spread_kept(data @ new_rows, outputs, centred=centred)
+        new = weight_from_rows(node, new_rows.transpose(0, 2, 1), old.shape).astype(np.float32)
         new = self._guarded(site, new)
         params = self._qparams[site.weight]
         codes = [weight_rows(node, fake_quantize(w, params).astype(np.float64)) for w in (old, new)]
@@ -279,6 +290,15 @@ class _Reconstruction:
 def _power(values: NDArray[np.float64], *, centred: bool) -> float:
     """Mean square over the rows of (g, n, m), or variance where a bias takes the mean; summed over all outputs."""
     return float((values.var(axis=1) if centred else np.square(values).mean(axis=1)).sum())
+
+
+def _spread_kept(got: NDArray[np.float64], wanted: NDArray[np.float64], *, centred: bool) -> float:
+    """The slope of `got` on `wanted`, both (g, n, m), over all outputs; 1 where it says nothing."""
+    if centred:
+        wanted = wanted - wanted.mean(axis=1, keepdims=True)
+    power = float(np.square(wanted).sum())
+    slope = float((got * wanted).sum()) / power if power > 0.0 else 1.0
+    return slope if slope > 1.0 - _MOST_DRAWN else 1.0
 
 
 def _fitted_rows(

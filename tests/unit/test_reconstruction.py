@@ -107,6 +107,26 @@ def test_a_product_without_a_bias_is_fitted_with_its_mean(target: str) -> None:
     assert noise(graph, fitted, plan, params, others) < 0.6 * noise(graph, graph, plan, params, others)
 
 
+def test_outputs_keep_their_spread_on_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A least-squares fit to inputs with errors draws its outputs to their mean, and what is behind adds that up."""
+    graph = chain()
+    plan, params = solved(graph, "tensorrt", reach=80.0)
+    data, other = batches(graph, *range(8)), batches(graph, *range(100, 108))
+
+    def slope(chosen: Graph) -> float:
+        rounded = rounded_form(chosen, plan, params)
+        pairs = [(computed(rounded, b.arrays)[0], computed(graph, b.arrays)[0]) for b in other]
+        got, want = (np.concatenate(arrays).swapaxes(0, 1).reshape(16, -1) for arrays in zip(*pairs, strict=True))
+        want = want - want.mean(axis=1, keepdims=True)
+        return float((got * want).sum() / np.square(want).sum())
+
+    fitted = slope(reconstruct(known(graph, plan, params, data, TARGETS["tensorrt"]), graph))
+    monkeypatch.setattr(reconstruction, "_spread_kept", lambda *_, **__: 1.0)
+    drawn = slope(reconstruct(known(graph, plan, params, data, TARGETS["tensorrt"]), graph))
+    assert drawn < 0.99
+    assert abs(fitted - 1.0) < 0.3 * abs(drawn - 1.0)  # what is left is chance and the difference of the samples
+
+
 def with_few_steps(plan: QuantPlan, params: QParamsTable) -> QParamsTable:
     """Weights of eight steps, so that their rounding is felt beside that of the activations."""
     weights = {key for key, tensor in plan.tensors.items() if tensor.role is Role.WEIGHT}

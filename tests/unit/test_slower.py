@@ -75,6 +75,7 @@ def test_nothing_is_said_where_it_cannot_be_told(ratios: list[float], monkeypatc
 
 def test_nothing_is_said_of_runs_too_short_to_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "race", lambda *_, **__: pytest.fail("raced"))
+    monkeypatch.setattr(latency, "_LEAST_MS", 1e4)
     tiny = graph_of("(float[1,4] x) => (float[1,4] y) { y = Relu(x) }")
     assert latency.clearly_slower(TIMERS, tiny, tiny, {"x": normal(1, 4)}) is None
 
