@@ -118,7 +118,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         facts,
         extra_checks=(
             *origin_check(source, quantized, verification.outputs),
-            *likeness_to_float(source, compared, verification.outputs),
+            *likeness_to_float(source, compared, verification),
         ),
         rows=tensor_rows(explain_model(quantized.copy(), table)),
         reasons=kept_reasons(get_metadata(quantized.frame)),

@@ -219,7 +219,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         facts,
         plan=measured,
         qparams=made.qparams,
-        extra_checks=(*made.checks, *likeness_to_float(made.source, data, verification.outputs)),
+        extra_checks=(*made.checks, *likeness_to_float(made.source, data, verification)),
         qualities=made.qualities,
         details=details,
     )

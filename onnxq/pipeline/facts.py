@@ -30,6 +30,7 @@ from onnxq.report.contents import DataFacts
 from onnxq.verification.check import Check
 from onnxq.verification.compare import OutputError
 from onnxq.verification.likeness import likeness_check
+from onnxq.verification.verify import VerifyResult
 from onnxq.version import VERSION
 
 
@@ -153,9 +154,10 @@ def origin_check(source: Graph, quantized: Graph, outputs: Sequence[OutputError]
     return (Check(name="made from this float model", passed=made_from == digest or not unlike, detail=detail),)
 
 
-def likeness_to_float(source: Graph, data: DataFacts, outputs: Sequence[OutputError]) -> tuple[Check, ...]:
+def likeness_to_float(source: Graph, data: DataFacts, found: VerifyResult) -> tuple[Check, ...]:
     """Whether outputs follow those of `source`, where they were compared on real inputs; see `likeness_check`."""
-    return () if data.synthetic or data.synthetic_comparison else likeness_check(source, outputs)
+    made_up = data.synthetic or data.synthetic_comparison
+    return () if made_up else likeness_check(source, found.outputs, found.noise)
 
 
 class Clock:

@@ -130,11 +130,15 @@ def ask_openvino(float_graph: Graph, quantized: Graph, feeds: Sequence[Feed], *,
             return answer
         answer.checks.append(_accepted(answer.engine, "model compiles"))
         slack_db = _OPENVINO_SLACK_DB if quantizes_by_pairs(quantized) else SLACK_DB
-        outputs = _Outputs.of(float_graph, quantized, answer.engine, feeds)
+        outputs, blameless = _Outputs.of(float_graph, quantized, answer.engine, feeds), False
         less = "; ".join(outputs.worse(SLACK_DB))
         for check in outputs.checks(slack_db):
             if not check.passed and check.name == _SOUND:
                 answer.checks.append(_with_float_model(check, float_graph, feeds))
+                blameless = answer.checks[-1].detail != check.detail
+            elif not check.passed and blameless:
+                detail = f"it computes the float model wrong too, so quantization is not to blame; {check.detail}"
+                answer.checks.append(Check(name=check.name, passed=False, detail=detail))
             elif check.passed and check.name == _AS_ACCURATE and less:
                 answer.warnings.append(f"OpenVINO computes some outputs less accurately than their Q/DQ: {less}.")
             else:

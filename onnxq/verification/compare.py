@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -241,7 +241,12 @@ def compare_outputs(
 
 
 def worse_than(
-    found: OutputComparison, reference: OutputComparison, called: str, *, slack_db: float = SLACK_DB
+    found: OutputComparison,
+    reference: OutputComparison,
+    called: str,
+    *,
+    slack_db: float = SLACK_DB,
+    noise: Collection[str] = (),
 ) -> list[str]:
     """Outputs that one way of computing a quantized model pushes away from the float model, and another does not.
 
@@ -254,6 +259,7 @@ def worse_than(
         reference: Errors of Q and DQ computed as ONNX defines them, on the same ones.
         called: What the reference is called in sentences ("unoptimised").
         slack_db: Noise that may be added without a word, in dB.
+        noise: Outputs that are left out, see `rounding_noise`.
 
     Returns:
         A sentence for each output that is worse.
@@ -263,6 +269,8 @@ def worse_than(
     """
     worse = []
     for one, other in zip(found.result(), reference.result(), strict=True):
+        if one.name in noise:
+            continue
         if one.sqnr_db is None or other.sqnr_db is None:
             if one.mismatch_share > other.mismatch_share + _MISMATCH_SLACK:
                 worse.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from onnxq.graph.view import Graph
 from onnxq.planning.bounds import known_bounds
@@ -15,7 +15,7 @@ _SMALL_SCORE_ERROR = 0.1
 """Of scores from 0 to 1: probabilities of 0.001 and 0.002 have -3 dB of each other, and mean the same."""
 
 
-def likeness_check(graph: Graph, outputs: Sequence[OutputError]) -> tuple[Check, ...]:
+def likeness_check(graph: Graph, outputs: Sequence[OutputError], noise: Collection[str] = ()) -> tuple[Check, ...]:
     """Whether each float output has at least 3 dB SQNR: an error with less than half of the signal's power.
 
     Scores (an output of Sigmoid, Softmax and the like, and a faint part of an output that stays within 1) may have
@@ -25,11 +25,12 @@ def likeness_check(graph: Graph, outputs: Sequence[OutputError]) -> tuple[Check,
         graph: The float model.
         outputs: The error of each of its outputs, and of faint parts of them (see `OutputParts`), on real inputs: on
             made-up ones it says little.
+        noise: Outputs of which the float model gives rounding noise alone (see `rounding_noise`): nothing to follow.
 
     Returns:
         The check; none where no output is float and holds anything but zeros.
     """
-    judged = [e for e in outputs if e.sqnr_db is not None and e.is_sound and e.peak > 0.0]
+    judged = [e for e in outputs if e.sqnr_db is not None and e.is_sound and e.peak > 0.0 and e.name not in noise]
     if not judged:
         return ()
     unlike = [

@@ -39,6 +39,7 @@ from onnxq.verification.engines.unsigned_codes import takes_unsigned_codes
 from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
+from onnxq.verification.rounding_noise import noise_only
 from onnxq.verification.side_by_side import Loading, check_same_inputs, outputs_of
 from onnxq.verification.sizes import resized, resized_warning
 from onnxq.verification.structure import dequantizes_weights_alone, quantizes_by_pairs
@@ -63,6 +64,8 @@ _STOOD_IN_OUTSIDE = (
 )
 _ANSWERED = "They answered all the same, so errors may be larger than there."
 _KEPT_BATCHES = 4
+_POOR_DB = 10.0
+"""Outputs with less are looked at whether they are more than rounding noise in the float model."""
 """Batches that the engine itself is asked about."""
 _KEPT_FOR_SUBGRAPHS = 32
 """Batches looked through for one that runs a subgraph (a branch of an If)."""
@@ -84,6 +87,7 @@ class VerifyResult:
         batches: Number of batches compared.
         seconds: Time taken, by step.
         kept: The first batches, for whoever looks further.
+        noise: Outputs that are nothing but rounding noise in the float model: they say nothing of the quantized one.
     """
 
     target: str
@@ -97,6 +101,7 @@ class VerifyResult:
     batches: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     kept: tuple[Feed, ...] = field(default=(), repr=False)
+    noise: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self.checks) and all(c.passed for c in self.checks)
@@ -185,6 +190,7 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
         batches=measured.batches,
         seconds={"compare": measured.seconds, "engine": time.perf_counter() - started},
         kept=measured.kept[:_KEPT_BATCHES],
+        noise=measured.noise,
     )
 
 
@@ -215,6 +221,7 @@ class _Measured:
     batches: int
     warnings: tuple[str, ...]
     seconds: float
+    noise: frozenset[str]
 
 
 def _typed(graph: Graph) -> Graph:
@@ -252,6 +259,8 @@ def _measure(
     if not kept:
         raise DataError("there is no batch to verify with", hint="pass data with at least one sample (data=, --data)")
     outputs = comparison.result()
+    poor = [e.name for e in outputs if e.sqnr_db is not None and e.sqnr_db < _POOR_DB and e.peak > 0.0]
+    noise = noise_only(float_graph, poor, kept) if poor else frozenset()
     # An output without elements in both models is as it should be, beside others that have some.
     values = any(e.elements for e in outputs)
     unsound = [
@@ -260,7 +269,7 @@ def _measure(
     checks = [check_all("outputs are sound", unsound, len(outputs), "outputs")]
     # In bodies onnxruntime saturates all the same on pairs.
     if optimised and not (unsaturated and nested and quantizes_by_pairs(quantized)):
-        worse = worse_than(twin, plain, "unoptimised")
+        worse = worse_than(twin, plain, "unoptimised", noise=noise)
         checks.append(check_all("optimised as accurate as unoptimised", worse, len(outputs), "outputs"))
     return _Measured(
         outputs=(*outputs, *faint.errors()),
@@ -268,8 +277,16 @@ def _measure(
         kept=tuple(kept),
         shapes=tuple(shapes),
         batches=comparison.batches,
-        warnings=tuple(resized_warning(e) for e in outputs if resized(float_graph, e)),
+        warnings=(
+            *(resized_warning(e) for e in outputs if resized(float_graph, e)),
+            *(
+                f"Output {name!r} of the float model is rounding noise of what it is computed from, or hangs on it: "
+                "how far the quantized one is from it says nothing."
+                for name in sorted(noise)
+            ),
+        ),
         seconds=time.perf_counter() - started,
+        noise=noise,
     )
 
 

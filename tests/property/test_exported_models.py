@@ -16,6 +16,10 @@ from tests.exported_models import exported_models, feeds_of
 from tests.fuzzing import budget
 from tests.versions import RUNTIME
 
+FLOOR_DB = 10.0
+"""An InstanceNormalization over five values makes much of the noise of the layers before it: two Convs in front and one
+behind were seen to have 12 dB. A wrong axis, zero-point or scale leaves less than 10."""
+
 
 @pytest.mark.parametrize("target", ["ort-x64-vnni", "tensorrt", "openvino", "qnn", "xnnpack"])
 @budget(8)
@@ -32,7 +36,8 @@ def test_other_modes(mode: str, model: ModelProto) -> None:
 
 
 def _check(model: ModelProto, target: str, mode: str) -> None:
-    verdict = judge(Case("exported", "node", model, tuple(feeds_of(model))), target, mode, placement="full")
+    case = Case("exported", "node", model, tuple(feeds_of(model)))
+    verdict = judge(case, target, mode, floor_db=FLOOR_DB, placement="full")
     assume(verdict.outcome != "float fails")
     # onnxruntime 1.23 has no QuantizeLinear of opset 23, nor ConvInteger for int8 weights.
     assume(RUNTIME >= (1, 32) or "NOT_IMPLEMENTED" not in verdict.detail)
