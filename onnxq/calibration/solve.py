@@ -21,6 +21,7 @@ from onnxq.calibration.mask_ranges import with_mask_ends
 from onnxq.calibration.methods import Method, expected_sqnr_db, method_from_name, solve_range
 from onnxq.calibration.methods.density import Density
 from onnxq.calibration.methods.percentile import zeros_reach
+from onnxq.calibration.pool_ranges import with_pooled_ranges
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.errors import ArtifactError, InternalError, ModelError
 from onnxq.graph.view import Graph, attribute
@@ -162,6 +163,7 @@ def solve_from_ranges(  # noqa: PLR0913 - what parameters depend on
     table: dict[str, QuantParams] = {}
     known = known or {}
     ranges = with_joined_concats(graph, plan, with_mask_ends(graph, plan, _with_reach(plan, ranges)))
+    ranges = with_pooled_ranges(graph, plan, ranges)
     for key, tensor in plan.tensors.items():
         if key in known:
             table[key] = safe_params(graph, tensor, known[key], target)

@@ -75,7 +75,7 @@ _QUIET = 1e-3
 """Layers whose inputs bring less noise than this share of their outputs' variance (30 dB) keep their weights."""
 
 _MOST_DRAWN = 0.5
-"""Outputs that a fit draws nearer to their mean than by this share are mostly noise, and stay as the fit leaves them."""
+"""Outputs that a fit draws nearer to their mean than by this share are mostly noise and stay as the fit leaves them."""
 
 _MOST_COLUMNS = 256
 """Longer patches are fitted by the mean over the taps of the kernel, one unknown for each channel; layers with more

@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "onnxq.calibration.taps": 8,
     "onnxq.calibration.concat_ranges": 8,
     "onnxq.calibration.mask_ranges": 8,
+    "onnxq.calibration.pool_ranges": 8,
     "onnxq.calibration.solve": 8,
     "onnxq.passes": 9,
     "onnxq.passes.simplify": 10,
