@@ -27,8 +27,10 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
 # Version 21 gives scale and bias another length (C, not the number of groups) under the same signature.
 _CHANGED_UNSEEN = frozenset({"GroupNormalization"})
 
-_CLIP_TAKES_LIMITS_SINCE = 11
-"""Before this opset the limits of a Clip were attributes."""
+_VALUES_ARE_INPUTS_SINCE = 11
+"""Before this opset the limits of a Clip and the value of a Pad were attributes."""
+_VALUES = {"Clip": (1, 2), "Pad": (2,)}
+"""The slots in which they are since."""
 
 NEWEST_PAIRS_OPSET = 27
 """onnxruntime 1.32 has no kernels for QuantizeLinear and DequantizeLinear as opset 28 defines them anew."""
@@ -64,8 +66,8 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
             hint=_HINT.format(minimum),
         ) from error
     result = _transplanted(graph, converted, minimum)
-    if graph.opset < _CLIP_TAKES_LIMITS_SINCE:
-        _type_limits(result)
+    if graph.opset < _VALUES_ARE_INPUTS_SINCE:
+        _type_values(result)
     try:
         check_graph(result)
     except onnx.checker.ValidationError as error:
@@ -173,21 +175,22 @@ def _transplanted(graph: Graph, converted: ModelProto, opset: int) -> Graph:
     return result
 
 
-def _type_limits(graph: Graph) -> None:
-    """Let the limits of each Clip have the type of what it clips, in place: onnx 1.23 writes float32."""
-    clips = [node for node in graph.nodes if node.op_type == "Clip" and len(node.input) > 1]
-    if not clips:
+def _type_values(graph: Graph) -> None:
+    """Let the limits of a Clip and the value of a Pad have the type of the data, in place: onnx 1.23 writes float32."""
+    nodes = [node for node in graph.nodes if node.op_type in _VALUES]
+    if not nodes:
         return
     infer_shapes(graph)
-    for node in clips:
+    for node in nodes:
         dtype = graph.dtype(node.input[0])
-        for slot, name in enumerate(node.input[1:], start=1):
+        for slot in _VALUES[node.op_type]:
+            name = node.input[slot] if slot < len(node.input) else ""
             made = graph.producer(name) if name else None
             if made is None or made.op_type != "Constant" or dtype in (None, attribute(made, "value").data_type):
                 continue
             with np.errstate(over="ignore"):  # no limit at all is the largest float32
-                limit = numpy_helper.to_array(attribute(made, "value")).astype(helper.tensor_dtype_to_np_dtype(dtype))
-            graph.set_input(node, slot, graph.add_initializer(graph.unique_name(f"{name}_limit"), limit))
+                value = numpy_helper.to_array(attribute(made, "value")).astype(helper.tensor_dtype_to_np_dtype(dtype))
+            graph.set_input(node, slot, graph.add_initializer(graph.unique_name(f"{name}_typed"), value))
     graph.prune()
 
 

@@ -523,3 +523,12 @@ def test_limits_of_a_clip_have_the_type_of_what_it_clips(dtype: type) -> None:
     y, z = computed(newer, {"x": np.array([-1, 2, 7, 0.5], dtype)})
     np.testing.assert_array_equal(y, np.array([0, 2, 6, 0.5], dtype))
     np.testing.assert_array_equal(z, np.array([1, 2, 7, 1], dtype))
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("float16", np.float16), ("float", np.float32), ("double", np.float64)])
+def test_the_value_of_a_pad_has_the_type_of_what_it_pads(kind: str, dtype: type) -> None:
+    """Likewise."""
+    text = f'({kind}[4] x) => ({kind}[6] y) {{ y = Pad<mode="constant", pads=[1,1], value=0.5>(x) }}'
+    newer = upgrade_opset(Graph(model_of(text, opset=7)), 13)
+    (y,) = computed(newer, {"x": np.array([-1, 2, 7, 3], dtype)})
+    np.testing.assert_array_equal(y, np.array([0.5, -1, 2, 7, 3, 0.5], dtype))
