@@ -10,11 +10,15 @@ already has a pair for another Conv, it is the same pair (R23):
 
     x -> Q/DQ -+-> Conv -> Relu -> Q/DQ -> Conv --+
                +---------------------------------+-> Add
+
+Where the target says so, the Add of large tensors reads both through pairs, so that what the Conv writes and the Add
+reads are codes (V16).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 from onnx import NodeProto
 
@@ -23,6 +27,9 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.planning.compute import DATA, ComputeSite, ProductSite
 from onnxq.planning.groups import Groups
 from onnxq.planning.options import Selection
+from onnxq.planning.plan import Action
+from onnxq.planning.tables import Decided
+from onnxq.planning.work import Works
 from onnxq.targets.schema import Target
 
 _MOVES_ONLY = frozenset(
@@ -35,7 +42,7 @@ class InputPairs:
 
     Attributes:
         uses: By tensor, the reads that get the dequantized value.
-        skips: By residual Add, the tensor whose branch is quantized.
+        adds: What becomes of residual Adds that fuse with a Conv or run on codes.
         groups: Tensors that share parameters.
     """
 
@@ -51,7 +58,7 @@ class InputPairs:
         self._target = target
         self._sites = sites
         self.uses: dict[str, list[Use]] = {}
-        self.skips: dict[str, str] = {}
+        self.adds: dict[str, Decided] = {}
         self.groups = Groups()
         for site in sites.values():
             self.uses.setdefault(site.data, []).append(Use(site.node, DATA))
@@ -66,7 +73,7 @@ class InputPairs:
 
     def _quantize_neighbour(self, node: NodeProto) -> None:
         """Let a node without weights read pairs, where the target has a rule for it."""
-        if node.op_type == "Add" and self._target.residual_add:
+        if node.op_type == "Add" and (self._target.residual_add or self._target.sum_pairs):
             self._quantize_skip(node)
         elif node.op_type == "MaxPool" and self._target.pool_pairs:
             self._quantize_pool(node)
@@ -116,12 +123,27 @@ class InputPairs:
     # ---- residual Add (R22) --------------------------------------------------------------------------------------
 
     def _quantize_skip(self, add: NodeProto) -> None:
-        slot = self._skip_slot(add)
+        slot, codes = self._skip_slot(add), self._target.codes
         if slot is None:
             return
-        tensor = add.input[slot]
-        self.uses.setdefault(tensor, []).append(Use(add.name, slot))
-        self.skips[add.name] = tensor
+        if self._target.residual_add:
+            self.uses.setdefault(add.input[slot], []).append(Use(add.name, slot))
+            reason = f"fuses with its Conv; the skip branch {add.input[slot]!r} is {codes}"
+            self.adds[add.name] = Action.FUSED, reason, "R22"
+        elif self._is_large_sum(add, add.input[1 - slot]):
+            for each, tensor in enumerate(add.input):
+                self.uses.setdefault(tensor, []).append(Use(add.name, each))
+            self.adds[add.name] = Action.INT8, f"fuses with its Conv; both branches are {codes}", "V16"
+
+    def _is_large_sum(self, add: NodeProto, main: str) -> bool:
+        """Whether codes save more traffic than a pair on both branches costs accuracy; a ConvTranspose fuses no sum."""
+        conv = self._graph.producer(main)
+        is_conv = conv is not None and conv.op_type == "Conv"
+        return is_conv and self._works.elements(add.output[0]) >= self._target.sum_pairs
+
+    @cached_property
+    def _works(self) -> Works:
+        return Works(self._graph, self._sites)
 
     def _skip_slot(self, add: NodeProto) -> int | None:
         """The slot of the skip branch of `add`; None where no int8 Conv fuses with it."""

@@ -296,17 +296,10 @@ def _place_inputs(
         )
         for name in in_graph_order(graph, pairs.uses)
     }
-    decided: dict[str, Decided] = {
-        add: (
-            Action.FUSED,
-            f"fuses with its Conv; the skip branch {tensor!r} is {target.codes}",
-            "R22",
-        )
-        for add, tensor in pairs.skips.items()
-    }
+    decided = dict(pairs.adds)
     for add, matmul in _bias_adds(sites).items():
         decided.setdefault(add, (Action.FUSED, f"is the bias of {matmul!r}", target.fusion_rule))
-    ends = {name: site.output for name, site in sites.items()} | {add: graph.node(add).output[0] for add in pairs.skips}
+    ends = {name: site.output for name, site in sites.items()} | {add: graph.node(add).output[0] for add in pairs.adds}
     for name, output in ends.items():
         uses = graph.uses(output)
         follower = graph.node(uses[0].node) if len(uses) == 1 else None

@@ -260,7 +260,7 @@ def _check(target: Target, reader: _Reader) -> None:
     if not target.compute:
         refuse("compute", "the table is empty, so nothing could run in int8", "add [compute.Conv]")
     if regions:
-        for key in ("residual_add", "concat_shares"):
+        for key in ("residual_add", "sum_pairs", "concat_shares"):
             if getattr(target, key):
                 refuse(key, "has a meaning only for placement = 'inputs'", f"drop {key}, or change placement")
     else:

@@ -187,6 +187,8 @@ class Target:
         everywhere: Whether every operator with a rule is quantized, not only where codes are wanted behind it: an
             engine that computes on codes alone, an Add behind a MatMul included (REGIONS only).
         residual_add: Whether the skip branch of a residual Add gets a pair (INPUTS only).
+        sum_pairs: Size of the sum, in elements, from which on both branches of a residual Add get pairs; 0 for never
+            (INPUTS only).
         pool_pairs: Whether a MaxPool with a pair on its output gets the same pair on its input (INPUTS only).
         moved_pairs: Whether an operator that only moves values reads the pair that its input has, where all that reads
             what it moves has pairs (INPUTS only).
@@ -229,6 +231,7 @@ class Target:
     fusion_rule: str = ""
     everywhere: bool = False
     residual_add: bool = False
+    sum_pairs: int = 0
     pool_pairs: bool = False
     moved_pairs: bool = False
     concat_shares: bool = False

@@ -344,3 +344,16 @@ def test_a_conv_transpose_whose_name_went_to_its_bias_is_found(channels: int) ->
     ran = made.report.engine.node("t")
     assert ran is not None
     assert (ran.precision, ran.engine_op) == (Precision.INT8, "Deconvolution")
+
+
+@pytest.mark.parametrize("size", [48, 49])
+def test_v16_a_large_residual_add_runs_on_codes(size: int) -> None:
+    """64 x 48 x 48 values are too few to be worth a pair on both branches, and the Add is a float kernel of its own."""
+    text = (
+        f"(float[1,64,{size},{size}] x) => (float[1,64,{size},{size}] y) {{ [s] s = Conv(x, w) sr = Relu(s)"
+        " [c] c = Conv(sr, v) [add] d = Add(c, sr) e = Relu(d) [f] y = Conv(e, u) }"
+    )
+    weights = {name: normal(64, 64, 1, 1, seed=seed) for seed, name in enumerate("wvu")}
+    model, feed = model_of(text, **weights), {"x": normal(1, 64, size, size)}
+    made = onnxq.quantize(model, [feed], target="openvino", method="max", recover="none").model
+    assert node(made, "Add").precision is (Precision.FLOAT if size == 48 else Precision.INT8)

@@ -66,10 +66,33 @@ def test_r22_identity_skip_shares_the_pair_of_the_first_conv() -> None:
     assert actions(plan)["dr"] == "fused"
 
 
-def test_openvino_leaves_residual_adds_alone() -> None:
+def test_openvino_leaves_small_residual_adds_alone() -> None:
     plan = planned(RESIDUAL, target="openvino", w=W)
     assert activations(plan)[1] == "s2 u8 observed[0,] -> c1.0"
     assert actions(plan)["add"] == "float"
+
+
+def test_v16_both_branches_of_a_large_residual_add_are_codes_for_openvino() -> None:
+    """What the Conv writes and the Add reads is then a quarter of the bytes; 64 x 48 x 48 = 147,456 are too few."""
+    for size, large in ((48, False), (49, True)):
+        text = RESIDUAL.replace("16,8,8]", f"64,{size},{size}]")
+        plan = planned(text, target="openvino", w=normal(64, 64, 3, 3))
+        assert actions(plan)["add"] == ("int8" if large else "float")
+        assert activations(plan)[1] == "s2 u8 observed[0,] -> " + ("c1.0 add.1" if large else "c1.0")
+        assert ("b u8 observed -> add.0" in activations(plan)) == large
+    assert reason(plan, "add") == "fuses with its Conv; both branches are int8 [V16]"
+    assert actions(plan)["dr"] == "fused"
+
+
+def test_v16_a_conv_transpose_keeps_the_add_behind_it_in_float() -> None:
+    text = """(float[1,64,99,99] x) => (float[1,64,99,99] y) {
+    [c1] a = Conv<pads=[1,1,1,1]>(x, w)
+    [r1] ar = Relu(a)
+    [t] b = ConvTranspose<pads=[1,1,1,1]>(ar, w)
+    [add] d = Add(b, ar)
+    [c2] y = Conv<pads=[1,1,1,1]>(d, w)
+    }"""
+    assert actions(planned(text, target="openvino", w=normal(64, 64, 3, 3)))["add"] == "float"
 
 
 def test_r22_of_two_conv_branches_the_longer_stays_float() -> None:

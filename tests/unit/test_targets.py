@@ -50,7 +50,7 @@ def test_placement_agrees_with_its_rules(target: Target) -> None:
     assert all((rule.bias is BiasForm.INT32) == regions for rule in target.compute.values())
     assert regions or not any(rule.output_quantized for rule in target.compute.values())
     assert regions or not target.elementwise
-    assert not (regions and (target.residual_add or target.concat_shares))
+    assert not (regions and (target.residual_add or target.sum_pairs or target.concat_shares))
 
 
 def test_tensorrt_is_symmetric_int8() -> None:
