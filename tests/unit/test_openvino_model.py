@@ -67,3 +67,17 @@ def test_a_feed_that_it_does_not_take() -> None:
     fixed = model_of("(float[1,4] x) => (float[1,4] y) { y = Relu(x) }")
     with pytest.raises(ModelError, match=r"^OpenVINO cannot run the model: "):
         OpenvinoModel(fixed)({"x": normal(2, 4)})
+
+
+@pytest.mark.parametrize("operator", ["Identity", "Dropout"])
+def test_an_input_that_is_an_output_too_is_fed(operator: str) -> None:
+    """OpenVINO knows such an input by the output's name alone."""
+    model = model_of(
+        f"""(float[2,4] w, float[2,4] x) => (float[2,4] y, float[2,4] s) {{
+            y = {operator}(x) d = Sub(w, y) s = Relu(d) }}"""
+    )
+    feed = {"x": normal(2, 4), "w": normal(2, 4, seed=1)}
+    for _ in range(2):
+        found = OpenvinoModel(model)(feed)
+        np.testing.assert_array_equal(found["y"], feed["x"])
+        np.testing.assert_array_equal(found["s"], np.maximum(feed["w"] - feed["x"], 0))

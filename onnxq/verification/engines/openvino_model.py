@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class OpenvinoModel:
         except Exception as error:  # openvino raises plain RuntimeError and others
             raise ModelError(f"OpenVINO cannot compile the model: {_last_line(error)}") from error
         self._request = self.compiled.create_infer_request()
-        self._inputs = {name for port in self.compiled.inputs for name in port.get_names()}
+        self._inputs = _inputs_by_name(model, self.compiled.inputs)
         # OpenVINO has names of what it merged with an output, too.
         ports = [(name, port) for port in self.compiled.outputs for name in port.get_names()]
         wanted = {output.name for output in model.graph.output}
@@ -103,10 +103,24 @@ class OpenvinoModel:
             ModelError: OpenVINO fails while running.
         """
         try:
-            result = self._request.infer({n: np.asarray(v) for n, v in feed.items() if n in self._inputs})
+            given = {self._inputs[n]: np.asarray(v) for n, v in feed.items() if n in self._inputs}
+            result = self._request.infer(given)
         except Exception as error:  # openvino raises plain RuntimeError and others
             raise ModelError(f"OpenVINO cannot run the model: {_last_line(error)}") from error
         return {name: np.array(result[port]) for name, port in self._outputs}
+
+
+def _inputs_by_name(model: ModelProto, ports: Sequence[Any]) -> dict[str, Any]:
+    """The inputs of a compiled model by their names in `model`.
+
+    One that is an output too, behind an Identity or a Dropout, has only the output's name there: its place tells it.
+    """
+    named = {name: port for port in ports for name in port.get_names()}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in constants]
+    if len(names) == len(ports):
+        named |= {name: port for name, port in zip(names, ports, strict=True) if name not in named}
+    return named
 
 
 def said(error: OnnxqError) -> str:
