@@ -1,13 +1,14 @@
 """What a node costs on an engine, as far as placement must know: a linear law for each kind of kernel.
 
-    ns = node + position * P + tap * P * kh * kw + run * R + gather * G + mac * MACs + tail * T + weight * W
-         + element * E
+    ns = node + position * P + tap * P * kh * kw + run * R + gather * G + ragged * U + mac * MACs + tail * T
+         + weight * W + element * E
 
 P counts output positions (pixels or rows), T the output channels beyond a multiple of 16, once for each position (for a
 depthwise kernel once for each tap), W the elements of the weight, E those of the output. R counts the rows of a dense
 filter that read fewer than 16 values (columns times input channels), once for each position: int8 kernels gather such
 short runs slowly. G counts the taps of a filter in groups, once for each position and group: what a group reads is
-gathered on its own; depthwise kernels of one output channel for each input channel gather nothing. The numbers are
+gathered on its own; depthwise kernels of one output channel for each input channel gather nothing. U counts the same
+where the channels of a group do not fill the four bytes that one instruction multiplies. The numbers are
 fitted to measured kernels by `benches/kernel_costs.py`; they have to tell what costs more from what costs less, not
 predict latency.
 """
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field
 
 _LANES = 16
 """Channels that a kernel handles at once; what is left over is slow in int8 and padded in float."""
+_BYTES = 4
+"""Of 8 bits, multiplied by one instruction and summed in 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class Work:
     taps: int = 0
     runs: int = 0
     gathers: int = 0
+    ragged: int = 0
     macs: int = 0
     tails: int = 0
     weights: int = 0
@@ -45,6 +49,7 @@ class KernelCost:
     tap: float = 0.0
     run: float = 0.0
     gather: float = 0.0
+    ragged: float = 0.0
     mac: float = 0.0
     tail: float = 0.0
     weight: float = 0.0
@@ -58,6 +63,7 @@ class KernelCost:
             + self.tap * work.taps
             + self.run * work.runs
             + self.gather * work.gathers
+            + self.ragged * work.ragged
             + self.mac * work.macs
             + self.tail * work.tails
             + self.weight * work.weights
@@ -109,12 +115,14 @@ def conv_work(output: Sequence[int], weight: Sequence[int], group: int) -> Work:
     taps = positions * math.prod(weight[2:])
     depthwise = group > 1 and weight[1] == 1
     gathered = group > 1 and not (depthwise and weight[0] == group)
+    gathers = taps * group if gathered else 0
     short = group == 1 and weight[1] * weight[-1] < _LANES
     return Work(
         positions=positions,
         taps=taps,
         runs=positions * math.prod(weight[2:-1]) if short else 0,
-        gathers=taps * group if gathered else 0,
+        gathers=gathers,
+        ragged=gathers if weight[1] % _BYTES else 0,
         macs=positions * math.prod(weight),
         tails=(taps if depthwise else positions) * (output[1] % _LANES),
         weights=math.prod(weight),

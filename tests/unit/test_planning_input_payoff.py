@@ -52,6 +52,32 @@ def test_a_depthwise_conv_of_two_outputs_for_each_channel_stays_float_without_vn
     assert actions(planned(text, options=FASTEST, target="openvino-avx2", **weights))["dw"] == wanted
 
 
+@pytest.mark.parametrize(
+    ("channels", "target", "wanted"),
+    [
+        (2, "openvino", "float"),  # 1.2 to 4.5 times the float kernel's time, with AMX and without
+        (4, "openvino", "int8"),  # 0.5 to 2.2 times, and a ResNeXt-50 is faster so
+        (6, "openvino", "float"),  # 1.2 to 1.4 times
+        (8, "openvino", "int8"),  # 0.4 to 1.1 times
+        (2, "openvino-avx2", "float"),  # 9 to 31 times
+        (4, "openvino-avx2", "int8"),  # 0.55 times
+        (10, "openvino-avx2", "float"),  # 4.8 times
+        (12, "openvino-avx2", "int8"),  # 0.86 times
+    ],
+)
+def test_a_filter_in_groups_of_few_channels_stays_float(channels: int, target: str, wanted: str) -> None:
+    """What the kernels take is measured (`onnxq/targets/openvino_costs.py`); without VNNI it is a plain loop unless the
+    channels of a group are a multiple of 4."""
+    c = 32 * channels
+    text = f"""(float[N,{c},28,28] x) => (float[N,{c},28,28] y) {{
+    [c1] a = Conv(x, w1)
+    [g] b = Conv<pads=[1,1,1,1], group=32>(a, w2)
+    [c2] y = Conv(b, w3)
+    }}"""
+    weights = {"w1": normal(c, c, 1, 1), "w2": normal(c, channels, 3, 3), "w3": normal(c, c, 1, 1)}
+    assert actions(planned(text, options=FASTEST, target=target, **weights))["g"] == wanted
+
+
 def test_blocks_of_few_channels_stay_float() -> None:
     """8 to 32 channels and back on 24 x 24, as in text orientation classifiers: 24 us in float, 26 in int8 (measured).
 
