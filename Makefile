@@ -4,7 +4,7 @@ PYTHON310 ?=
 .PHONY: check lint test test-min conformance fuzz bench bench-accuracy bench-choices bench-latency bench-modes docs site
 
 check: lint  ## style, types and the fast tests: about a minute on two cores
-	$(PYTHON) -m pytest -q -n auto -m "not slow"
+	$(PYTHON) -m pytest -q -n auto --dist loadgroup -m "not slow"
 
 lint:  ## style and types
 	$(PYTHON) -m ruff check
@@ -12,7 +12,7 @@ lint:  ## style and types
 	$(PYTHON) -m mypy
 
 test:  ## everything
-	$(PYTHON) -m pytest -q -n auto
+	$(PYTHON) -m pytest -q -n auto --dist loadgroup
 
 fuzz:  ## the property tests with new examples, many more than in `make test`: about half an hour
 	ONNXQ_FUZZ=50 $(PYTHON) -m pytest -q -n auto tests/property

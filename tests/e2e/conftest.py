@@ -24,6 +24,14 @@ def present(name: str) -> ZooModel:
     return model
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one model run in one process (`pytest -n auto --dist loadgroup`), which quantizes it once for them."""
+    for item in items:
+        name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        if name in ZOO and "quantized" in vars(item.module):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 @functools.cache
 def quantized(name: str, target: str) -> onnxq.QuantizeResult:
     """`name` quantized for `target` with the default method."""
