@@ -13,11 +13,7 @@ its inputs tell: large areas of one value, all rounded in one direction, are the
 empirical bias correction of arXiv 1906.04721, section 4.2; fitting to the inputs of the quantized network is that of
 arXiv 2504.02692, there within second-order rounding.
 
-A fit to inputs with errors gives too little of what it fits: the least square is that of an output drawn to its mean,
-s y + noise with s < 1 (attenuation, or regression dilution: Fuller, Measurement Error Models, 1987). Noise averages out
-in the layers behind and in pooling, s does not, and a few percent of it add up to more than all noise. So the layer's
-outputs are brought back to the spread that they had, by one number for all of them: one for each channel would follow
-the noise of quiet channels.
+In front of a mean over places s brings the layer's outputs back to the spread that they had (`spread`), else it is 1.
 
 With `rounding`, round() is second-order rounding on the moments of x'. It has to come behind the fit: weights that lie
 on codes already would be rounded back to them, and steps of less than half a code be lost.
@@ -50,6 +46,7 @@ from onnxq.recovery.patches import has_patches, sampled_patches, weight_from_row
 from onnxq.recovery.shadow import rounded_form
 from onnxq.recovery.sites import MOST_WEIGHTS_BYTES, Site, sites_of, weight_bytes
 from onnxq.recovery.solved import Solved
+from onnxq.recovery.spread import averaged_later, spread_left
 from onnxq.recovery.walk import NotKeptError, Walk
 from onnxq.recovery.weight_rounding import (
     InputMoments,
@@ -73,9 +70,6 @@ _ELEMENTS = 2**20
 
 _QUIET = 1e-3
 """Layers whose inputs bring less noise than this share of their outputs' variance (30 dB) keep their weights."""
-
-_MOST_DRAWN = 0.5
-"""Outputs that a fit draws nearer to their mean than by this share are mostly noise and stay as the fit leaves them."""
 
 _MOST_COLUMNS = 256
 """Longer patches are fitted by the mean over the taps of the kernel, one unknown for each channel; layers with more
@@ -112,7 +106,7 @@ class _Reconstruction:
         self._rounding, self._progress = rounding, solved.progress
         self._graph, self._plan, self._qparams = solved.graph, solved.plan, solved.qparams
         self._target, self._options = solved.target, solved.options
-        self._result = start.copy()
+        self._result, self._averaged = start.copy(), averaged_later(solved.graph)
         rounded = rounded_form(start, solved.plan, solved.qparams)
         rounded.sort()
         self._names = {node.name: list(node.input) for node in rounded.nodes}
@@ -216,7 +210,8 @@ class _Reconstruction:
         if step is None:
             return None
         new_rows = old_rows + step.transpose(0, 2, 1)
-        new_rows /= _spread_kept(data @ new_rows, outputs, centred=centred)
+        if site.node in self._averaged:
+            new_rows /= spread_left(data @ new_rows, outputs, centred=centred)
         new = weight_from_rows(node, new_rows.transpose(0, 2, 1), old.shape).astype(np.float32)
         new = self._guarded(site, new)
         params = self._qparams[site.weight]
@@ -290,15 +285,6 @@ class _Reconstruction:
 def _power(values: NDArray[np.float64], *, centred: bool) -> float:
     """Mean square over the rows of (g, n, m), or variance where a bias takes the mean; summed over all outputs."""
     return float((values.var(axis=1) if centred else np.square(values).mean(axis=1)).sum())
-
-
-def _spread_kept(got: NDArray[np.float64], wanted: NDArray[np.float64], *, centred: bool) -> float:
-    """The slope of `got` on `wanted`, both (g, n, m), over all outputs; 1 where it says nothing."""
-    if centred:
-        wanted = wanted - wanted.mean(axis=1, keepdims=True)
-    power = float(np.square(wanted).sum())
-    slope = float((got * wanted).sum()) / power if power > 0.0 else 1.0
-    return slope if slope > 1.0 - _MOST_DRAWN else 1.0
 
 
 def _fitted_rows(
