@@ -69,6 +69,14 @@ def test_signal(body: str) -> None:
     assert of(body) == set()
 
 
+def test_noise_in_half_precision() -> None:
+    text = "(float16[N,16,8,8] x) => (float16 y) { i = InstanceNormalization(x, s, o) y = GlobalAveragePool(i) }"
+    graph = graph_of(text, s=np.ones(16, np.float16), o=np.zeros(16, np.float16))
+    # Rows of opposite values: their sum is 0, and what float16 rounds of it is none.
+    half = np.abs(normal(2, 16, 4, 8)).astype(np.float16)
+    assert noise_only(graph, ["y"], [{"x": np.concatenate([half, -half], axis=2)}]) == {"y"}
+
+
 def test_what_is_noise_for_one_input_alone_is_judged() -> None:
     text = "(float[N,16,8,8] x) => (float y) { y = GlobalAveragePool(x) }"
     even = FEED["x"] - FEED["x"].mean(axis=(2, 3), keepdims=True)
