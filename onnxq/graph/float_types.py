@@ -12,13 +12,14 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 
 HALF_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, *HALF_TYPES})
+"""What models compute in; 8-bit floats are codes."""
 HALF_SCALE_OPSET = 19
 """The first opset whose QuantizeLinear and DequantizeLinear take scales in float16 and bfloat16."""
 
 TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype")
 """Attributes by which operators name the type of their output."""
 
-_FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, *HALF_TYPES})
 _WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _TEXT: dict[int, str] = {
     TensorProto.BFLOAT16: "bfloat16",
@@ -31,7 +32,7 @@ _TEXT: dict[int, str] = {
 def weighted_types(graph: Graph) -> frozenset[int]:
     """Float types, as far as they are known, in which Conv, ConvTranspose, Gemm and MatMul compute."""
     read = (name for node in weighted_nodes(graph) for name in node.input if name)
-    return frozenset(t for name in read if (t := graph.dtype(name)) in _FLOAT_TYPES)
+    return frozenset(t for name in read if (t := graph.dtype(name)) in FLOAT_TYPES)
 
 
 def weighted_nodes(graph: Graph) -> list[NodeProto]:
@@ -67,7 +68,7 @@ def is_quantizable(graph: Graph, tensor: str, *, half_types: bool) -> bool:
 def computes_no_float(graph: Graph, node: NodeProto) -> bool:
     """Whether `node` computes shapes, indices, masks or the like: all outputs are known not to be float."""
     types = [graph.dtype(name) for name in node.output if name]
-    return bool(types) and all(found is not None and found not in _FLOAT_TYPES for found in types)
+    return bool(types) and all(found is not None and found not in FLOAT_TYPES for found in types)
 
 
 def type_name(elem_type: int) -> str:

@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
+from onnxq.graph.float_types import FLOAT_TYPES
 from onnxq.graph.view import CAPTURED, STANDARD_DOMAINS, Graph, Use
 
 MASK_RULE = "R36"
@@ -32,7 +33,7 @@ _FAR_BELOW = -50.0
 
 _MOVERS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand", "Slice", "Tile"})
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN", "Softmax"})
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, None})
+_FLOATS = FLOAT_TYPES | {None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
-from onnxq.graph.float_types import HALF_TYPES
+from onnxq.graph.float_types import FLOAT_TYPES
 from onnxq.graph.messages import reads_of
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
@@ -49,7 +49,6 @@ _MOVES = frozenset({
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 _BIAS = 2
-_FLOATS = HALF_TYPES | {TensorProto.FLOAT, TensorProto.DOUBLE}
 
 
 def noise_only(graph: Graph, tensors: Sequence[str], feeds: Iterable[Feed]) -> frozenset[str]:
@@ -99,7 +98,7 @@ def _read(graph: Graph, node: NodeProto) -> list[str]:
     """The computed values that a node puts together."""
     several = node.op_type in _SUMS or node.op_type in _COMPARISONS or node.op_type == "Mul"
     names = node.input if several else node.input[:1]
-    return [name for name in names if name and graph.dtype(name) in _FLOATS and not graph.is_constant(name)]
+    return [name for name in names if name and graph.dtype(name) in FLOAT_TYPES and not graph.is_constant(name)]
 
 
 def _noise(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto, TensorProto
 
+from onnxq.graph.float_types import FLOAT_TYPES
 from onnxq.graph.messages import MICROSOFT, nodes_within
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
 
@@ -22,7 +23,6 @@ WEIGHT_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 """Operators that compute in float with weights in few bits."""
 OTHER_FORMS = INTEGER_OPS | WEIGHT_OPS | {"DynamicQuantizeLinear", "DequantizeLinear"}
 """Operators of models without pairs."""
-_FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def code_type(graph: Graph, qdq: NodeProto) -> int:
 
 def is_float_type(dtype: int) -> bool:
     """Whether a TensorProto.DataType is float of any width."""
-    return dtype in _FLOAT_TYPES
+    return dtype in FLOAT_TYPES
 
 
 def is_float_tensor(graph: Graph, tensor: str) -> bool:

@@ -25,6 +25,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxq.errors import ModelError
 from onnxq.files.scratch import scratch_folder
 from onnxq.graph.external_data import weights_are_large
+from onnxq.graph.float_types import FLOAT_TYPES
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.inference.custom_ops import session_options
@@ -41,7 +42,6 @@ _MARKER = re.compile(r"@onnxq(\d+)@")
 _INTEGER_KERNELS = re.compile(
     r"^(QLinear|QGemm|MatMulInteger|ConvInteger|DynamicQuantize(MatMul|LSTM|Linear)|QAttention|QMoE)"
 )
-_FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _CODE_TYPES = (TensorProto.INT8, TensorProto.UINT8)
 _EXPLAINED = (Precision.FLOAT, Precision.WEIGHTS)
 _LAYOUT_OPS = frozenset({"Transpose", "ReorderInput", "ReorderOutput"})
@@ -239,7 +239,7 @@ class _Reader:
         if types and types[0] in _CODE_TYPES:
             return Precision.INT8
         known = [t for t in types if t is not None]
-        if known and not any(t in _FLOAT_TYPES for t in known):
+        if known and not any(t in FLOAT_TYPES for t in known):
             return Precision.OTHER
         return Precision.FLOAT
 
@@ -255,7 +255,7 @@ class _Reader:
     def _is_integer(self, node: NodeProto) -> bool:
         """Whether `node` computes shapes, indices or masks."""
         types = [self._graph.dtype(t) for t in node.output if t]
-        return bool(types) and all(t is not None and t not in _FLOAT_TYPES for t in types)
+        return bool(types) and all(t is not None and t not in FLOAT_TYPES for t in types)
 
     def _absorbed(self, node: NodeProto, done: Mapping[str, NodeExecution]) -> tuple[Precision, str]:
         """What became of a node that has no trace: part of a neighbour, or a constant."""
