@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import Range
 from onnxq.planning.masks import REACH, mask_source, masked_scores, readers_of_mask
-from onnxq.planning.plan import FromValues, Observed, QuantPlan, SharedWith
+from onnxq.planning.plan import FromValues, Observed, QuantPlan, root_of
 
 
 def with_mask_ends(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range]) -> dict[str, Range]:
@@ -28,7 +28,7 @@ def with_mask_ends(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range]) -
         if total is None:
             continue
         # Of scores that no pair rounds, the sum has seen those that are not hidden.
-        scores = found.get(_root(plan, masked.scores), ranges.get(total) if masked.unseen else None)
+        scores = found.get(root_of(plan.tensors, masked.scores), ranges.get(total) if masked.unseen else None)
         if scores is None:
             continue
         low, high = float(scores.rmin), float(scores.rmax)
@@ -43,16 +43,9 @@ def with_mask_ends(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range]) -
     return found
 
 
-def _root(plan: QuantPlan, key: str) -> str:
-    """The tensor whose range `key` has."""
-    while key in plan.tensors and isinstance(source := plan.tensors[key].source, SharedWith):
-        key = source.tensor
-    return key
-
-
 def _settable(plan: QuantPlan, tensor: str) -> str | None:
     """The key of the tensor whose range decides on `tensor`, if nothing but data or its own values does."""
-    key = _root(plan, tensor)
+    key = root_of(plan.tensors, tensor)
     planned = plan.tensors.get(key)
     if planned is None or planned.group is not None:
         return None

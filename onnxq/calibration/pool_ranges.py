@@ -12,7 +12,7 @@ from math import prod
 
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
 from onnxq.numerics.qparams import Range
-from onnxq.planning.plan import Fixed, Observed, QuantPlan, SharedWith
+from onnxq.planning.plan import Fixed, Observed, QuantPlan, root_of
 
 _FINEST = 100.0
 """Times finer than a mean's own step that an output may be: 256, less what symmetric forms and powers of two add."""
@@ -47,8 +47,7 @@ def with_pooled_ranges(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range
 
 def _width(plan: QuantPlan, tensor: str, ranges: Mapping[str, Range]) -> float:
     """The width of the range of `tensor`; 0 where it has no codes."""
-    while tensor in plan.tensors and isinstance(source := plan.tensors[tensor].source, SharedWith):
-        tensor = source.tensor
+    tensor = root_of(plan.tensors, tensor)
     if tensor in ranges:
         return float(ranges[tensor].rmax - ranges[tensor].rmin)
     fixed = plan.tensors[tensor].source if tensor in plan.tensors else None

@@ -16,10 +16,10 @@ from onnx import TensorProto
 from onnxq.files.scratch import ScratchFolder, blamed_on_room
 from onnxq.files.whole import Draft
 from onnxq.graph.external_data import draft_of, in_draft, is_external, weights_are_large
-from onnxq.graph.float_types import FLOAT_TYPES
 from onnxq.graph.weights_file import WeightsFile
 
 _NAME = "onnxq-weights"
+_FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 def scratch_file(tensor: TensorProto) -> Path | None:
@@ -59,7 +59,7 @@ class ScratchWeights:
         Raises:
             ConfigError: there is no room for it.
         """
-        if tensor.data_type not in FLOAT_TYPES or is_external(tensor):
+        if tensor.data_type not in _FLOAT_TYPES or is_external(tensor):
             return tensor
         with self._lock, blamed_on_room(Path(self._folder.name)):
             return self._file.moved(tensor)

@@ -195,6 +195,12 @@ class QuantPlan:
 
 def family_of(tensors: Mapping[str, TensorPlan], key: str) -> str:
     """The group of a tensor, or the tensor whose codes it only moves, or itself."""
-    while isinstance(source := tensors[key].source, SharedWith):
-        key = source.tensor
+    key = root_of(tensors, key)
     return tensors[key].group or key
+
+
+def root_of(tensors: Mapping[str, TensorPlan], key: str) -> str:
+    """The tensor whose parameters another one has, behind a MaxPool or Reshape that in front of it; else itself."""
+    while (planned := tensors.get(key)) is not None and isinstance(planned.source, SharedWith):
+        key = planned.source.tensor
+    return key

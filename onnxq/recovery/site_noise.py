@@ -13,7 +13,7 @@ from onnxq.numerics.arrays import fake_quantize
 from onnxq.numerics.blocks import range_of_values
 from onnxq.numerics.qparams import Range, qparams_from_range
 from onnxq.numerics.specs import QuantSpec
-from onnxq.planning.plan import QuantPlan, Role, SharedWith
+from onnxq.planning.plan import QuantPlan, Role, root_of
 from onnxq.recovery.activation_samples import ChannelSamples
 from onnxq.recovery.channel_map import ChannelMap, Ids, Site
 
@@ -125,7 +125,7 @@ def _readers(
         node = graph.node(coefficient.node)
         if coefficient.power < 0 or not coefficient.is_weight:
             continue
-        tensor = _parameters_of(plan, node.input[0])
+        tensor = root_of(plan.tensors, node.input[0])
         if tensor not in activations:
             continue
         if own.isdisjoint(roots[coefficient.ids.reshape(-1)].tolist()):
@@ -138,13 +138,6 @@ def _readers(
                 _Reader(name=name, tensor=tensor, weight=weight.astype(np.float64), ids=coefficient.ids, spec=spec)
             )
     return found
-
-
-def _parameters_of(plan: QuantPlan, tensor: str) -> str:
-    """The tensor whose parameters `tensor` has: behind a MaxPool or Reshape, the one in front of it."""
-    while (planned := plan.tensors.get(tensor)) is not None and isinstance(planned.source, SharedWith):
-        tensor = planned.source.tensor
-    return tensor
 
 
 def _error(one: _Activation, scales: NDArray[np.float64]) -> NDArray[np.float64]:
