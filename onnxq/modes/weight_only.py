@@ -230,7 +230,7 @@ class _Run:
         if tree.nested:
             graph.prune()
             graph.sort()
-        floats, scales = tree.graph, dict[str, NDArray[np.float32]]()
+        floats, scales = tree.graph, dict[str, NDArray[np.float32] | None]()
         if samples:
             collecting = self.request.collecting
             scales = scale_channels(

@@ -28,8 +28,8 @@ from onnxq.weight_only.rewriting import as_rows
 from onnxq.weight_only.rounding import least_error
 from onnxq.weight_only.sites import PRODUCT
 
-ChannelScales = Mapping[str, NDArray[np.float32]]
-"""By key of a weight, what its K columns are multiplied with."""
+ChannelScales = Mapping[str, NDArray[np.float32] | None]
+"""By key of a weight that was looked at, what its K columns are multiplied with; None where they are best left alone."""
 
 _ALPHAS = np.linspace(0.0, 1.0, 11)
 _ROWS = 512
@@ -41,7 +41,7 @@ _NORMALISATIONS = {"LayerNormalization": (1, 2), "SimplifiedLayerNormalization":
 
 def scale_channels(
     graph: Graph, planned: WeightPlan, form: WeightForm, moments: Moments, kept: KeptWeights | None = None
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, NDArray[np.float32] | None]:
     """Choose scales, and let `graph` divide by them, in place.
 
     Args:
@@ -52,21 +52,23 @@ def scale_channels(
         kept: Scales that need not be chosen again; what is chosen is added.
 
     Returns:
-        What the weights have to be multiplied with before they are rounded.
+        What the weights have to be multiplied with before they are rounded, of all whose inputs were seen.
     """
-    found: dict[str, NDArray[np.float32]] = {}
+    found: dict[str, NDArray[np.float32] | None] = {}
     for data, keys in _groups(graph, planned, form).items():
         group = tuple((key, planned.plan.tensors[key].spec) for key in keys)
         if kept is not None and group in kept.scales:
             scale = kept.scales[group]
         else:
             matrix = moments(planned.sites[keys[0]][0].node)
-            scale = None if matrix is None else _chosen(graph, planned, keys, matrix)
+            if matrix is None:
+                continue
+            scale = _chosen(graph, planned, keys, matrix)
             if kept is not None:
                 kept.scales[group] = scale
         if scale is not None:
             _divide(graph, data, scale, [Use(planned.sites[key][0].node, 0) for key in keys])
-            found |= dict.fromkeys(keys, scale)
+        found |= dict.fromkeys(keys, scale)
     return found
 
 

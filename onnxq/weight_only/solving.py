@@ -47,15 +47,16 @@ def rounded_weights(  # noqa: PLR0913 - a plan, and what rounding looks at
         planned: The plan.
         form: How weights are stored.
         moments: For the methods that look at data.
-        scales: What columns are multiplied with before they are rounded.
+        scales: What columns are multiplied with before they are rounded, of weights that "awq" looked at.
         kept: Weights that need not be rounded again; what is rounded is added.
         path: Path of the graph in it.
 
     Raises:
         ModelError: a weight holds NaN or Inf.
     """
+    scales = scales or {}
     for key, tensor in planned.plan.tensors.items():
-        site, scale = planned.sites[key][0], (scales or {}).get(key)
+        site, scale = planned.sites[key][0], scales.get(key)
         known = None if kept is None else kept.known(f"{path}{key}", tensor.spec, scale)
         if known is not None:
             yield key, known.rounded, known.quality
@@ -63,7 +64,7 @@ def rounded_weights(  # noqa: PLR0913 - a plan, and what rounding looks at
         method = tensor.rounding or form.rounding
         matrix = moments(site.node) if moments is not None and method == GPTQ and site.kind == PRODUCT else None
         rounder = MSE if method in NEED_DATA and matrix is None else method
-        named = method if matrix is not None or scale is not None else rounder
+        named = method if matrix is not None or key in scales else rounder
         rounded, sqnr_db = _rounded(graph, tensor, site, rounder, matrix, scale)
         quality = Quality(sqnr_db=sqnr_db, method=named)
         if kept is not None:

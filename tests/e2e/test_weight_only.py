@@ -222,6 +222,16 @@ def test_awq_divides_in_the_normalisation_before() -> None:
     assert not np.array_equal(stored["g"], gain)
 
 
+def test_awq_that_leaves_channels_alone_has_looked_at_them() -> None:
+    """Channels that are all alike gain nothing from a scale; that is the method's answer, not for want of data."""
+    given = text_model("(float[N, 64] x) => (y) { y = MatMul(x, w) }", w=normal(64, 32))
+    result = weight_only(given, {"x": np.eye(64, dtype=np.float32)}, rounding="awq")
+    assert_passes(result, "MatMulNBits", 1)
+    assert [n.op_type for n in result.model.graph.node].count("Mul") == 0
+    assert {row.rounding for row in result.report.tensors} == {"awq"}
+    assert not [note for note in result.report.notes if "instead of" in note]
+
+
 def external_model(folder: Path, layers: int = 3) -> Path:
     text = " ".join(f"h{i + 1} = MatMul(h{i}, w{i})" for i in range(layers))
     weights = {f"w{i}": normal(64, 64, seed=i) / 8 for i in range(layers)}
