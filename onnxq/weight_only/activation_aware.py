@@ -29,7 +29,7 @@ from onnxq.weight_only.rounding import least_error
 from onnxq.weight_only.sites import PRODUCT
 
 ChannelScales = Mapping[str, NDArray[np.float32] | None]
-"""By key of a weight that was looked at, what its K columns are multiplied with; None where they are best left alone."""
+"""By key of a weight that was looked at, what its K columns are multiplied with; None where they are left alone."""
 
 _ALPHAS = np.linspace(0.0, 1.0, 11)
 _ROWS = 512

@@ -38,10 +38,10 @@ def nibbles(codes: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(bits[..., 0::2] | (bits[..., 1::2] << 4), np.uint8)
 
 
-def in_blocks(rounded: Rounded) -> Rounded:
+def in_blocks(rounded: Rounded, bits: int) -> Rounded:
     """Rows of one scale each, cut into blocks that have it again: of the length that takes the fewest bytes."""
     columns = rounded.codes.shape[1]
-    size = min(_SIZES, key=lambda size: -(-columns // size) * (size + _SCALE_BYTES))
+    size = min(_SIZES, key=lambda size: -(-columns // size) * (size * bits // 8 + _SCALE_BYTES))
     blocks = -(-columns // size)
     grid = Grid(
         scale=np.repeat(rounded.grid.scale, blocks, axis=1),

@@ -2,7 +2,8 @@
 
 Cases, by kind of weight and by the operators that were asked for:
   1. A product, "nbits": com.microsoft.MatMulNBits takes the place of MatMul or Gemm, under its name; alpha goes into
-     the scales, the bias into an Add behind it. Where a channel has one scale, each of its blocks gets it.
+     the scales, the bias into an Add behind it. Where a channel has one scale, each of its blocks gets it, of a
+     length that fits: the kernel reads a block that is longer than the channel filled up.
   2. A product, "qdq": a DequantizeLinear in front of it, blocks along axis 0 of a (K, N) matrix, the one form that
      onnxruntime fuses. A weight that lies the other way round is turned.
   3. A table, "nbits": com.microsoft.GatherBlockQuantized. Where a row has one scale, a block is as long as the row.
@@ -120,7 +121,8 @@ class WeightRewriter:
 
     def _products(self, tensor: TensorPlan, sites: tuple[WeightSite, ...], rounded: Rounded, half: bool) -> None:
         name, qtype = tensor.name, tensor.spec.qtype
-        rounded = in_blocks(rounded) if tensor.spec.block_size is None else rounded
+        if rounded.grid.scale.shape[1] == 1:
+            rounded = in_blocks(rounded, qtype.bits)
         inputs = [
             self._codes(f"{name}_quantized", nbits_weight(rounded, qtype), UINT8),
             self._scales(f"{name}_scale", rounded.grid.scale, half),

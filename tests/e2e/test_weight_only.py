@@ -73,6 +73,15 @@ def test_w1_onnxruntime_computes_with_the_values_that_were_chosen(
     assert [n.precision for n in engine.nodes] == [Precision.WEIGHTS]
 
 
+@pytest.mark.parametrize(("block_size", "written"), [(256, 128), (128, 128), (64, 64), (0, 128)])
+def test_w1_blocks_are_no_longer_than_a_channel(block_size: int, written: int) -> None:
+    """The kernel reads a block filled up: 100 codes in one of 256 would take more than twice the bytes."""
+    result = weight_only(text_model(MATMUL, w=normal(100, 24)), {"x": normal(6, 100, seed=1)}, block_size=block_size)
+    assert_passes(result, "MatMulNBits")
+    (node,) = (n for n in result.model.graph.node if n.op_type == "MatMulNBits")
+    assert {a.name: a.i for a in node.attribute}["block_size"] == written
+
+
 @since(1, 32, "fuses none of 8 bits or of one block")
 @pytest.mark.parametrize("weights", ["int4", "uint4", "int8"])
 @pytest.mark.parametrize("block_size", [0, 32])
