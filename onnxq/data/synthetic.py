@@ -42,11 +42,12 @@ _PASS_THROUGH = frozenset(
 
 @dataclass(frozen=True)
 class _Sizes:
-    """One guess at the open sizes."""
+    """One guess at the open sizes; `masked` is the length of masks, which count what is in a cache, too."""
 
     image: tuple[int, int]
     length: int
     sample_rate: int
+    masked: int
 
 
 def synthetic_batches(
@@ -55,8 +56,8 @@ def synthetic_batches(
     """Made-up batches that the model runs on.
 
     Open sizes are tried, most likely first, until onnxruntime accepts the inputs: batch 1, images of the size that the
-    model notes, then 224x224 and on, sequences of 128 and on. Integers that index an embedding stay inside it;
-    masks are ones.
+    model notes, then 224x224 and on, sequences of 128 and on, behind a cache of as many tokens. Integers that index an
+    embedding stay inside it; masks are ones.
 
     Args:
         graph: The model.
@@ -146,10 +147,11 @@ def _runnable(
     image_sizes: Sequence[tuple[int, int]],
 ) -> _Sizes:
     session = make_session(graph.to_model(), base_dir=graph.base_dir)
+    steps = 2 if any(_is_cache(spec) for spec in specs.values()) else 1
     tried: set[tuple[Any, ...]] = set()
     failure: DataError | None = None
     for rate, image, length in itertools.product(_SAMPLE_RATES, image_sizes, _LENGTHS):
-        guess = _Sizes(image, length, rate)
+        guess = _Sizes(image, length, rate, masked=steps * length)
         arrays = _arrays(specs, limits, guess, np.random.default_rng(seed))
         key = tuple((a.shape, a.item() if a.ndim == 0 else None) for a in arrays.values())
         if key in tried:
@@ -222,6 +224,10 @@ def _size(spec: InputSpec, axis: int, dim: Dim, sizes: _Sizes, named: dict[str, 
     space = (1, 2) if spec.layout == "nhwc" else (2, 3)
     if axis == 0 or (dim is not None and "batch" in dim.lower()):
         size = 1
+    elif _is_cache(spec):
+        size = sizes.length
+    elif _masks_cache(spec):
+        size = sizes.masked
     elif rank == 4 and axis in space:
         size = sizes.image[space.index(axis)]
     elif rank == 4:
@@ -233,6 +239,19 @@ def _size(spec: InputSpec, axis: int, dim: Dim, sizes: _Sizes, named: dict[str, 
     if dim is not None:
         named[dim] = size
     return size
+
+
+def _is_cache(spec: InputSpec) -> bool:
+    """Whether an input is keys or values of earlier tokens, [batch, heads, tokens, width of a head]."""
+    shape = spec.shape or ()
+    named = "past" in spec.name.lower() or "cache" in spec.name.lower()
+    return named and spec.dtype.kind == "f" and len(shape) == 4 and isinstance(shape[3], int)
+
+
+def _masks_cache(spec: InputSpec) -> bool:
+    """Whether an input is a mask of a decoder's own tokens; that of an encoder's counts none of a cache."""
+    name = spec.name.lower().replace("decoder", "")
+    return "mask" in name and "encoder" not in name and spec.dtype.kind in "iub" and len(spec.shape or ()) == 2
 
 
 def _values(

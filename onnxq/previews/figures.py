@@ -63,7 +63,7 @@ class Figures:
 
     @property
     def _channel_axis(self) -> int | None:
-        if not self.shapes or len(self.shapes[0]) != 4:
+        if not self.shapes or len(self.shapes[0]) != 4 or 0 in self.shapes[0]:  # an empty cache is no picture
             return None
         axis = 3 if self.spec.layout == "nhwc" else 1
         return axis if self.shapes[0][axis] in (1, 3, 4) else None

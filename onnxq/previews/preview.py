@@ -117,7 +117,7 @@ def preview(
         samples, count = samples + batch.samples, count + 1
         for name, array in batch.arrays.items():
             figures[name].add(array)
-            if figures[name].is_image and len(pictures) < _PICTURES:
+            if figures[name].is_image and array.size and len(pictures) < _PICTURES:
                 pictures += [thumbnail(one, inputs[name].layout) for one in array[: _PICTURES - len(pictures)]]
         looked.run(batch)
         if keep is not None:

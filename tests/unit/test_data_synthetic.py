@@ -141,6 +141,31 @@ def test_recurrent_state_sample_rate_flags_and_pixels():
     assert feed["pixels"].max() > 127
 
 
+@pytest.mark.parametrize("name", ["attention_mask", "encoder_attention_mask"])
+def test_a_cache_is_as_long_as_the_tokens_and_the_mask_of_a_decoder_counts_both(name):
+    """As exporters write decoders: scores over old and new tokens plus a mask of both; an encoder's is its own."""
+    g = graph(
+        [
+            node("Gather", "table ids", "new"),
+            node("Unsqueeze", "new zero", "heads"),
+            node("Concat", "past_key_values.0.key heads", "key", axis=2),
+            node("ReduceSum", "key last", "scores", keepdims=0),
+            node("Cast", f"{name}", "mask", to=FLOAT),
+            *([node("Add", "scores mask", "y")] if name == "attention_mask" else [node("Identity", "scores", "y")]),
+        ],
+        {"table": np.ones((50, 8), np.float32), "zero": np.array([1]), "last": np.array([3])},
+        **{
+            "ids": (INT64, ["batch", "sequence"]),
+            name: (INT64, ["batch", "total"]),
+            "past_key_values.0.key": (FLOAT, ["batch", 1, "past", 8]),
+        },
+    )
+    feed = next(iter(synthetic_batches(g)))
+    assert feed["ids"].shape == (1, 128)
+    assert feed["past_key_values.0.key"].shape == (1, 1, 128, 8)
+    assert feed[name].shape == (1, 256 if name == "attention_mask" else 128)
+
+
 def test_a_model_that_takes_no_guess_is_refused():
     g = graph([node("Reshape", "x s", "y")], {"s": np.array([1, 7, 11])}, x=(FLOAT, ["N", "L"]))
     with pytest.raises(DataError) as caught:

@@ -104,6 +104,15 @@ def test_data_that_does_not_fit_is_an_error():
         onnxq.preview(tiny_model(), None)
 
 
+@pytest.mark.parametrize("lengths", [(0, 3, 5), (3, 0)])
+def test_an_empty_cache_is_data_like_any_other(lengths):
+    """Four heads look like the channels of a picture, of which there is none where nothing is cached yet."""
+    given = model_of("(float[N,4,p,16] past) => (float[N,4,q,16] y) { y = Concat<axis=2>(past, past) }")
+    found = onnxq.preview(given, [{"past": RNG.normal(size=(1, 4, n, 16)).astype(np.float32)} for n in lengths])
+    (view,) = found.inputs
+    assert view.shapes == tuple((1, 4, n, 16) for n in lengths)
+
+
 def test_a_hundred_samples_are_looked_at_unless_told_otherwise():
     found = onnxq.preview(tiny_model(), {"x": images(0, 1, 150)})
     assert found.samples == 100
