@@ -27,6 +27,7 @@ from onnxq.graph.external_data import in_draft, is_external, take_inside, weight
 from onnxq.graph.messages import attribute, frame_of
 from onnxq.graph.scratch_weights import is_of_large_model
 from onnxq.inference.custom_ops import session_options
+from onnxq.inference.hints import hint_of_loading
 from onnxq.inference.mapped_weights import with_drafts_mapped
 from onnxq.inference.providers import DEFAULT_PROVIDERS, known_providers
 from onnxq.numerics.qtypes import QTYPES
@@ -264,22 +265,6 @@ def _computes_in_half(model: ModelProto) -> bool:
 
 def _quantizes_to_other_codes(model: ModelProto) -> bool:
     return any(tensor.data_type in _OTHER_CODES for tensor in model.graph.initializer)
-
-
-def hint_of_loading(error: str) -> str | None:
-    """The way out of an error of onnxruntime, where it can be told."""
-    if "is not a registered function/op" in error:
-        return (
-            "the operator is not one of onnxruntime's own. If it comes from a library for onnxruntime, name that: "
-            "onnxq.register_custom_ops(path) (--custom-ops LIB). If it is a plugin of TensorRT, quantize the model "
-            "without it, cut off with onnx.utils.extract_model(), or export the part with operators of ONNX"
-        )
-    if "NOT_IMPLEMENTED" not in error:
-        return None
-    return (
-        f"onnxruntime {ort.__version__} has no kernel for this operator in this type or this version: "
-        "export the model with an older opset, or upgrade onnxruntime (pip install -U onnxruntime)"
-    )
 
 
 def loadable(model: ModelProto, base_dir: Path | None, options: ort.SessionOptions) -> tuple[bytes | str, object]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnxq.errors import ModelError
+from onnxq.inference.hints import hint_of_loading
 from onnxq.inference.session import make_session, optimisation_level
 from onnxq.runtime import ort
 from tests.graphs import model_of, normal
@@ -60,3 +61,11 @@ def test_a_session_keeps_no_copy_of_the_model_beside_onnxruntimes_own() -> None:
     x = normal(1, 1000)
     # Sums of 1000 products in float32, in another order: some units in the last place of about 100.
     np.testing.assert_allclose(session.run({"x": x})[0], x @ weight, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("error", [
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: std::bad_alloc",
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 4096",
+])  # fmt: skip
+def test_want_of_memory_is_told_as_such(error: str) -> None:
+    assert "not enough memory" in (hint_of_loading(error) or "")

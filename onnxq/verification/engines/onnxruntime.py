@@ -29,7 +29,8 @@ from onnxq.graph.float_types import FLOAT_TYPES
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
 from onnxq.inference.custom_ops import session_options
-from onnxq.inference.session import hint_of_loading, loadable, optimisation_level
+from onnxq.inference.hints import hint_of_loading
+from onnxq.inference.session import loadable, optimisation_level
 from onnxq.runtime import ort
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.reasons.ort import why_float
