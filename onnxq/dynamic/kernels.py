@@ -238,9 +238,10 @@ class _Rewriter:
             scale = self._constant(f"{keys[slot]} scale", f"{name}_scale", params.scale)
             result = graph.unique_name(f"{name}_dequantized")
             axis = {} if params.spec.axis is None else {"axis": params.spec.axis}
-            graph.add_node(
-                "DequantizeLinear", [codes, scale], [result], name=f"{name}_DequantizeLinear", attributes=axis
-            )
+            inputs = [codes, scale]
+            if params.zero_point.any():
+                inputs.append(self._constant(f"{keys[slot]} zero point", f"{name}_zero_point", params.zero_point))
+            graph.add_node("DequantizeLinear", inputs, [result], name=f"{name}_DequantizeLinear", attributes=axis)
             graph.set_input(node, slot, result)
 
     def _conv(self, node: NodeProto, keys: dict[int, str]) -> None:
@@ -251,10 +252,15 @@ class _Rewriter:
         column = (-1, *[1] * (values.ndim - 2)) if params.spec.axis is not None else ()
         scale = self._constant(f"{key} scale {column}", f"{name}_scale", params.scale.reshape(column))
         bias = node.input[2] if len(node.input) > 2 else ""
+        inputs = [data, codes, data_zero]
+        if params.zero_point.any():
+            # That of a symmetric weight is the same in every channel, and onnxruntime takes one alone.
+            middle = params.zero_point.reshape(-1)[0]
+            inputs.append(self._constant(f"{key} middle", f"{name}_zero_point", np.asarray(middle)))
         own, attributes = node.name, list(node.attribute)
         graph.remove_node(node)
         accumulated = graph.unique_name(f"{output}_accumulated")
-        graph.add_node("ConvInteger", [data, codes, data_zero], [accumulated], name=own, attributes=attributes)
+        graph.add_node("ConvInteger", inputs, [accumulated], name=own, attributes=attributes)
         before = graph.unique_name(f"{output}_without_bias") if bias else output
         self._scaled(node, accumulated, (data_scale, scale), before)
         if bias:

@@ -11,7 +11,7 @@ from onnxq.dynamic.sites import DynamicSite, dynamic_site
 from onnxq.graph.float_types import computes_no_float
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
-from onnxq.numerics.qtypes import INT8
+from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.compute import Refusal
 from onnxq.planning.decisions import CONTROL_FLOW, NO_FLOAT, foreign_reason
@@ -21,11 +21,15 @@ from onnxq.planning.options import PlanOptions, Selection
 from onnxq.planning.overridden import apply_overrides
 from onnxq.planning.plan import Action, FromValues, NodeDecision, QuantPlan, Role, TensorPlan
 from onnxq.targets.schema import Target
+from onnxq.wording.plural import counted
 
 DYNAMIC_OPSET = 13
 """DynamicQuantizeLinear came with 11, DequantizeLinear along an axis with 13."""
 
 WEIGHT_SPEC = QuantSpec(qtype=INT8, symmetric=True, narrow_range=True)
+
+_WEIGHT_TYPES = frozenset((INT8.name, UINT8.name))
+"""What operators take weights in beside an activation whose range they find themselves."""
 
 
 def plan_dynamic(  # noqa: PLR0913 - the graph, the table, and what a user says
@@ -54,15 +58,17 @@ def plan_dynamic(  # noqa: PLR0913 - the graph, the table, and what a user says
     logged = logged_nodes(graph)
     verdicts = {n.name: _verdict(graph, n, options, selection, logged) for n in graph.nodes}
     sites = [v for v in verdicts.values() if isinstance(v, DynamicSite)]
-    overridden = apply_overrides(graph, _weights(graph, sites), options.overrides, target, path=options.path)
+    takes = replace(target, weight_types=target.weight_types & _WEIGHT_TYPES)
+    overridden = apply_overrides(graph, _weights(graph, sites), options.overrides, takes, path=options.path)
+    tensors, signed = _signed_tables(graph, overridden.tensors)
     biases = _biases(graph, sites)
     return QuantPlan(
         target=target.name,
         opset=DYNAMIC_OPSET,
-        tensors=overridden.tensors,
+        tensors=tensors,
         nodes=tuple(_decision(graph, n, verdicts[n.name], biases) for n in graph.nodes),
         digest=digest,
-        notes=(*notes, *overridden.notes),
+        notes=(*notes, *overridden.notes, *signed),
     )
 
 
@@ -104,6 +110,23 @@ def _weights(graph: Graph, sites: Iterable[DynamicSite]) -> dict[str, TensorPlan
             spec = replace(WEIGHT_SPEC, axis=axis)
             plans[key] = TensorPlan(name=name, role=Role.WEIGHT, spec=spec, source=FromValues(), uses=(use,))
     return plans
+
+
+def _signed_tables(graph: Graph, tensors: Mapping[str, TensorPlan]) -> tuple[Mapping[str, TensorPlan], tuple[str, ...]]:
+    """Tables of Gather in int8, whatever was asked for: nothing computes on their codes but a Mul."""
+    other = [key for key, t in tensors.items() if not t.spec.qtype.signed and _is_table(graph, t)]
+    if not other:
+        return tensors, ()
+    changed = {key: replace(tensors[key], spec=replace(tensors[key].spec, qtype=INT8)) for key in other}
+    note = (
+        f"{counted(len(other), 'table')} in int8, not in {tensors[other[0]].spec.qtype.name}, first {other[0]!r}: no "
+        "kernel computes on codes that are looked up"
+    )
+    return {**tensors, **changed}, (note,)
+
+
+def _is_table(graph: Graph, tensor: TensorPlan) -> bool:
+    return any(graph.node(use.node).op_type == "Gather" for use in tensor.uses)
 
 
 def _biases(graph: Graph, sites: Iterable[DynamicSite]) -> dict[str, str]:

@@ -165,6 +165,45 @@ def test_d7_conv_where_all_is_asked_for(group: int) -> None:
     assert_runs(dynamic(given, normal(1, 8, 12, 12, seed=2), placement="full"), "ConvInteger")
 
 
+UNSIGNED = {
+    "MatMul": ("(float[N, 32] x) => (y) { y = MatMul(x, w) }", {"w": normal(32, 24)}),
+    "Gemm": (
+        "(float[N, 32] x) => (y) { y = Gemm<transB=1, alpha=0.5>(x, w, b) }",
+        {"w": normal(24, 32), "b": normal(24)},
+    ),
+    "LSTM": (
+        "(float[7, 2, 32] x) => (y) { y = LSTM<hidden_size=16>(x, w, r) }",
+        {"w": 0.3 * normal(1, 64, 32), "r": 0.3 * normal(1, 64, 16)},
+    ),
+    "GRU": (
+        "(float[7, 2, 32] x) => (y) { y = GRU<hidden_size=24>(x, w, r) }",
+        {"w": 0.3 * normal(1, 72, 32), "r": 0.3 * normal(1, 72, 24)},
+    ),
+    "Conv": (
+        "(float[1, 32, 12] x) => (y) { y = Conv<pads=[1,1]>(x, w, b) }",
+        {"w": normal(16, 32, 3), "b": normal(16)},
+    ),
+    "Gather": ("(int64[N] x) => (y) { y = Gather(w, x) }", {"w": normal(200, 32)}),
+}
+
+
+@pytest.mark.parametrize("op", UNSIGNED)
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_weights_in_uint8_have_their_zero_point_everywhere(op: str, per_channel: bool) -> None:
+    text, weights = UNSIGNED[op]
+    given = text_model(text, **weights)
+    shape = [d.dim_value or 5 for d in given.graph.input[0].type.tensor_type.shape.dim]
+    x = np.arange(5) if op == "Gather" else normal(*shape, seed=2)
+    override = {"nodes": "*", "weight": "uint8", "per_channel": per_channel}
+    result = dynamic(given, x, placement="full", overrides=[override])
+    assert result.report, result.report.to_text()
+    codes = {t.data_type for t in result.model.graph.initializer if t.name.endswith("quantized")}
+    assert codes == {TensorProto.INT8 if op == "Gather" else TensorProto.UINT8}
+    assert any("1 table in int8, not in uint8" in note for note in result.report.notes) == (op == "Gather")
+    assert result.report.worst_sqnr_db is not None
+    assert result.report.worst_sqnr_db > MIN_SQNR_DB
+
+
 def test_every_rule_has_a_test() -> None:
     rules = {rule.rule.lower() for rule in DYNAMIC_RULES.values()}
     tested = {name.split("_")[1] for name in globals() if name.startswith("test_d") and name[6].isdigit()}
@@ -234,6 +273,8 @@ def test_a_wider_type_or_another_engine_is_refused() -> None:
         onnxq.quantize(given, mode="dynamic", target="tensorrt")
     with pytest.raises(onnxq.ConfigError, match="writes weights as int8, not as 'int4'"):
         onnxq.quantize(given, mode="dynamic", weights="int4")
+    with pytest.raises(onnxq.ConfigError, match="takes no weights of type 'int16'"):
+        onnxq.quantize(given, mode="dynamic", overrides=[{"nodes": "*", "weight": "int16"}])
     with pytest.raises(onnxq.ConfigError, match=r"method='entropy' \(--method\) has no meaning in mode 'dynamic'"):
         onnxq.quantize(given, mode="dynamic", method="entropy")
     with pytest.raises(onnxq.ConfigError, match="did you mean mode='dynamic'"):
