@@ -324,3 +324,13 @@ def test_impossible_forms_are_refused() -> None:
     ):
         with pytest.raises(onnxq.ConfigError, match=message):
             onnxq.quantize(given, mode="weight-only", **options)  # type: ignore[arg-type]
+
+
+def test_a_gemm_that_is_fused_with_its_activation_says_how_to_keep_its_weight_in_few_bits() -> None:
+    text = "(float[N, 64] x) => (y) { p = Gemm(x, w, b)  r = Relu(p)  y = MatMul(r, v) }"
+    given = text_model(text, w=normal(64, 32), b=normal(32, seed=1), v=normal(32, 64))
+    feed = {"x": normal(6, 64, seed=2)}
+    made = weight_only(given, feed, weight_format="qdq")
+    assert not made.report
+    assert any("weight_format='nbits'" in check.detail for check in made.report.checks if not check.passed)
+    assert_passes(weight_only(given, feed, weight_format="nbits"), "MatMulNBits", 2)

@@ -35,7 +35,7 @@ from onnxq.runtime import ort
 from onnxq.verification.engines.result import EngineReport, NodeExecution, Precision
 from onnxq.verification.reasons.ort import why_float
 from onnxq.verification.reasons.reason import Reason, because, past_pairs
-from onnxq.verification.structure import MATRIX_OPS, WEIGHT_OPS, is_qdq, quantizes_by_pairs
+from onnxq.verification.structure import MATRIX_OPS, WEIGHT_OPS, dequantizer, is_qdq, quantizes_by_pairs
 
 ENGINE = "onnxruntime"
 
@@ -250,8 +250,19 @@ class _Reader:
         if found.op_type in WEIGHT_OPS:
             return Reason(text="weight-only: the kernel dequantizes the rows that it takes")
         if not self._by_pairs:
-            return Reason(text="nothing quantizes its inputs")
+            return Reason(text=self._why_in_float(node, found))
         return why_float(self._graph, node)
+
+    def _why_in_float(self, node: NodeProto, found: NodeProto) -> str:
+        """Of a node in a model without pairs."""
+        if not any(tensor and dequantizer(self._graph, tensor) is not None for tensor in node.input):
+            return "nothing quantizes its inputs"
+        if found.op_type != "FusedGemm":
+            return "its weight is dequantized in every run"
+        return (
+            "its weight is dequantized in every run, since onnxruntime puts it and the activation behind it together "
+            "first; weight_format='nbits' (--weight-format nbits) keeps it in few bits"
+        )
 
     def _is_integer(self, node: NodeProto) -> bool:
         """Whether `node` computes shapes, indices or masks."""
