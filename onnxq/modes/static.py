@@ -144,7 +144,8 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
             search=found,
             tuning=tuning,
         )
-        return finish(made, request, clock, file)
+        # Types that the engine computes in float for are in the table that was planned with: it is not asked then.
+        return finish(made, replace(request, target=prepared.target), clock, file)
 
 
 def _planned(request: Request, choices: Choices) -> Prepared:

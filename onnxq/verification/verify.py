@@ -52,6 +52,10 @@ _NO_ENGINE = (
     "Look on the device what it makes of the model; a table of your own may name an engine, target= (--target "
     "FILE.toml)."
 )
+_SIMULATED = (
+    "No engine was asked: {target} computes in float between pairs of such types, and could only say so. Outputs alone "
+    "were compared, with the pairs as they are written."
+)
 _SATURATES = (
     "This CPU has no VNNI: onnxruntime's int8 kernels saturate on it, which those that {target} is for do not. "
     "{instead} A model to run on this CPU is made for ort-x64-avx2, target= (--target)."
@@ -170,7 +174,9 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
             instead = stood_in if unsaturated else _ANSWERED
             answer.warnings.append(_SATURATES.format(target=target_name, instead=instead))
     else:
-        answer = Answer(warnings=[_NO_ENGINE.format(target=target_name)])
+        table = TARGETS.get(target_name)
+        said = _NO_ENGINE if table is None or table.engine is Engine.NONE else _SIMULATED
+        answer = Answer(warnings=[said.format(target=target_name)])
     if answer.engine is not None and answer.engine.nodes:
         if asked is Engine.OPENVINO:
             hidden = tuple(f"{s.path}/" for s in subgraphs(quantized))

@@ -64,6 +64,9 @@ def test_v6_openvino_computes_in_float(name: str) -> None:
 def test_a_user_is_told_that_such_a_model_is_for_measuring(target: str) -> None:
     result = made(target, activations="uint16", weights="int16")
     assert any("in float between Q/DQ pairs of int16 and uint16" in note for note in result.report.notes)
+    assert result.report, result.report.to_text()
+    assert result.report.engine is None
+    assert any(f"{target} computes in float between pairs of such types" in said for said in result.report.warnings)
     # On a sample of the calibration, where nothing clips. Eight bits more are 48 dB.
     reference = computed(load_graph(model_of(TEXT, **CONSTANTS)), DATA[0])[0]
     eight, sixteen = (sqnr_db(reference, computed(Graph(r.model), DATA[0])[0]) for r in (made(target), result))
@@ -72,6 +75,7 @@ def test_a_user_is_told_that_such_a_model_is_for_measuring(target: str) -> None:
 
 def test_so_is_one_who_asks_for_a_single_tensor() -> None:
     result = made("ort-x64-vnni", overrides=[{"tensors": "m", "activation": "uint16"}])
+    assert result.report, result.report.to_text()
     assert any("computes in float between Q/DQ pairs of uint16" in note for note in result.report.notes)
     assert {k: t.spec.qtype.name for k, t in result.plan.tensors.items() if k in "xm"} == {"x": "uint8", "m": "uint16"}
 
