@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto
 from onnxq.calibration.concat_ranges import with_joined_concats
 from onnxq.calibration.mask_ranges import with_mask_ends
 from onnxq.calibration.methods import Method, expected_sqnr_db, method_from_name, solve_range
-from onnxq.calibration.methods.density import Density
+from onnxq.calibration.methods.density import Density, seen
 from onnxq.calibration.methods.percentile import zeros_reach
 from onnxq.calibration.pool_ranges import with_pooled_ranges
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
@@ -87,13 +87,13 @@ def ranges_from_stats(plan: QuantPlan, stats: StatsTable, method: Method) -> Fou
     Where `method` would cut off most of a tensor's signal (see `sound_range`), the tensor gets the range of `max`.
 
     Raises:
-        ArtifactError: the statistics lack a tensor.
+        OnnxqError: the statistics lack a tensor, or hold nothing of one.
     """
     ranges, replaced = {}, []
     for name, found in group_stats(plan, stats).items():
         tensor = plan.tensors[name]
         bounds = tensor.source if isinstance(tensor.source, Observed) else Observed()
-        ranges[name], kept = sound_range(found, tensor.spec, tensor.method or method, bounds)
+        ranges[name], kept = sound_range(seen(found, name), tensor.spec, tensor.method or method, bounds)
         if not kept:
             replaced.append(name)
     return FoundRanges(ranges=ranges, replaced=tuple(replaced))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.methods import method_from_name, solve_range
 from onnxq.calibration.solve import constant_values, ranges_from_stats, solve, sound_range
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
-from onnxq.errors import ArtifactError, InternalError, ModelError
+from onnxq.errors import ArtifactError, DataError, InternalError, ModelError
 from onnxq.graph.view import Graph, Use
 from onnxq.numerics.arrays import quantize
 from onnxq.numerics.blocks import range_of_values
@@ -224,6 +224,17 @@ def test_missing_statistics_are_refused() -> None:
     assert str(error.value) == (
         "the statistics lack 2 of the tensors that ort-x64-vnni quantizes, first 'x'\n"
         "Hint: calibrate for the same target: onnxq.calibrate(..., target=...) (onnxq calibrate --target)"
+    )
+
+
+def test_a_tensor_of_which_nothing_was_seen_is_named() -> None:
+    """As a cache is that is empty in every sample."""
+    with pytest.raises(DataError) as error:
+        solved(CHAIN, {"x": [1.0], "ar": [], "y": [1.0]}, w=WEIGHT, b=np.float32([1, 2]))
+    assert str(error.value) == (
+        "tensor 'ar': no finite value was observed (0 elements seen), so no range can be solved\n"
+        "Hint: give calibration data that reaches this tensor: data= (--data); or its range: overrides= "
+        """(--override 'tensors = "ar", range = [-1, 1]')"""
     )
 
 

@@ -46,11 +46,7 @@ class Density:
             DataError: no finite element was seen.
             InternalError: lower > upper.
         """
-        if stats.finite == 0:
-            raise DataError(
-                f"no finite value was observed ({stats.count} elements seen), so no range can be solved",
-                hint="give calibration data that reaches this tensor: data= (--data)",
-            )
+        seen(stats)
         low = -math.inf if lower is None else lower
         high = math.inf if upper is None else upper
         if not low <= high:
@@ -190,3 +186,19 @@ def _place(counts: NDArray[np.int64], bound: float, bin_: int, moved: int) -> in
         return moved
     counts[bin_] += moved
     return 0
+
+
+def seen(stats: TensorStats, name: str = "") -> TensorStats:
+    """`stats` of a tensor, which may have a name, if there is anything in it.
+
+    Raises:
+        DataError: the data held no finite value of it, as of a cache that is empty in every sample.
+    """
+    if stats.finite:
+        return stats
+    raise DataError(
+        f"no finite value was observed ({stats.count} elements seen), so no range can be solved",
+        where=f"tensor {name!r}" if name else None,
+        hint="give calibration data that reaches this tensor: data= (--data); or its range: overrides= (--override "
+        f"""'tensors = "{name or "NAME"}", range = [-1, 1]')""",
+    )
