@@ -92,6 +92,31 @@ def test_no_more_is_raised_than_is_needed() -> None:
     assert small.wide_macs <= large.wide_macs
 
 
+BETWEEN = """(float[1,8,8,8] x) => (float[1,8,8,8] z) {
+    [a] p = Conv<pads=[1,1,1,1]>(x, u, b)
+    [s] s = Sigmoid(p)
+    [m] m = Mul(p, s)
+    [k] k = Mul(m, half)
+    [c] t = Conv<pads=[1,1,1,1]>(k, v, b)
+    [e] e = Elu(t)
+    [n] n = Add(e, m)
+    [z] z = Mul(n, n)
+    }"""
+
+
+def test_what_stands_between_layers_gets_16_bits_with_them() -> None:
+    """Sigmoid, Mul and Add read and write tensors that no Conv does: in 8 bits they would set the limit."""
+    given = model_of(BETWEEN, u=0.1 * CONSTANTS["u"], v=0.1 * CONSTANTS["v"], b=CONSTANTS["b"], half=np.float32(0.5))
+    options: dict[str, Any] = {"target": "qnn", "method": "max", "recover": "none"}
+    sixteen = onnxq.quantize(given, DATA, **options, activations="uint16", min_sqnr=-50.0).search
+    assert sixteen is not None
+    goal = float(sixteen.details[0].split()[1]) - 0.5
+    made = onnxq.quantize(given, DATA, **options, min_sqnr=goal)
+    assert made.search is not None and made.search.met
+    assert made.search.wide_layers and not made.search.float_layers
+    assert set(widths(made).values()) == {16}
+
+
 # ---- converting (Q7) -----------------------------------------------------------------------------------------------
 
 
