@@ -82,7 +82,7 @@ class WeightForm:
         symmetric: Whether there is no zero-point.
         rounding: How codes are chosen: "nearest"; "mse", scales of least squared error; "hqq"; "gptq"; "awq".
         storage: "nbits", operators of onnxruntime; "qdq", DequantizeLinear of ONNX; "auto", as the target wants.
-        accuracy_level: Of onnxruntime's MatMulNBits: 0 to 4.
+        accuracy_level: Of onnxruntime's MatMulNBits: 0 to 4; None where nothing was said.
     """
 
     weights: str = "int4"
@@ -90,7 +90,12 @@ class WeightForm:
     symmetric: bool = True
     rounding: str = MSE
     storage: str = AUTO
-    accuracy_level: int = FASTEST_LEVEL
+    accuracy_level: int | None = None
+
+    @property
+    def level(self) -> int:
+        """The accuracy level that is written."""
+        return FASTEST_LEVEL if self.accuracy_level is None else self.accuracy_level
 
     @classmethod
     def of(cls, options: WeightKeywords) -> WeightForm:
@@ -108,9 +113,9 @@ class WeightForm:
             symmetric=weights != "uint4" if symmetric is None else bool(symmetric),
             rounding=_known(given["rounding"] or MSE, ROUNDINGS, "rounding", "--rounding"),
             storage=_known(given["weight_format"] or AUTO, FORMATS, "weight_format", "--weight-format"),
-            accuracy_level=FASTEST_LEVEL if level is None else level,
+            accuracy_level=level,
         )
-        if form.accuracy_level not in range(5):
+        if form.level not in range(5):
             raise ConfigError(
                 f"accuracy_level is {level!r}, expected 0 to 4",
                 hint="4 multiplies in int8, 0 in float32: accuracy_level= (--accuracy-level)",

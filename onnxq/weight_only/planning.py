@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnx import NodeProto
 
+from onnxq.errors import ConfigError
 from onnxq.graph.float_types import computes_no_float
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use
 from onnxq.numerics.qtypes import INT8
@@ -78,6 +79,12 @@ def plan_weights(  # noqa: PLR0913 - the graph, the table, and what a user says
         ConfigError: an option names what the graph does not have, or the target does not take.
     """
     storage = storage_of(form, target)
+    if form.accuracy_level is not None and storage == QDQ:
+        raise ConfigError(
+            "accuracy_level is one of MatMulNBits, and weights are written behind DequantizeLinear",
+            hint="leave out accuracy_level= (--accuracy-level), or for onnxruntime pass weight_format='nbits' "
+            "(--weight-format nbits)",
+        )
     selection = options.select(graph, source)
     verdicts = {n.name: _verdict(graph, n, target, options, selection) for n in graph.nodes}
     sites: dict[str, tuple[WeightSite, ...]] = {}
@@ -89,6 +96,8 @@ def plan_weights(  # noqa: PLR0913 - the graph, the table, and what a user says
     takes = replace(target, weight=form.spec(0), weight_types=frozenset(TYPES))
     overridden = apply_overrides(graph, tensors, options.overrides, takes, path=options.path, weights_alone=True)
     planned = dict(overridden.tensors)
+    if target.engine is Engine.TENSORRT:
+        _check_signs(planned)
     if storage == QDQ and target.engine is not Engine.ONNXRUNTIME:
         planned = {key: taken_by(target.engine, graph, tensor, sites[key][0]) for key, tensor in planned.items()}
     blocked = any(t.spec.block_size or t.spec.qtype.bits < INT8.bits for t in planned.values())
@@ -101,6 +110,19 @@ def plan_weights(  # noqa: PLR0913 - the graph, the table, and what a user says
         notes=(*notes, *overridden.notes, *_other_forms(overridden.tensors, planned)),
     )
     return WeightPlan(plan=plan, sites=sites, storage=storage)
+
+
+def _check_signs(tensors: Mapping[str, TensorPlan]) -> None:
+    """See that no weight for TensorRT has a zero-point or unsigned codes, which it refuses (R1, R2)."""
+    other = next((key for key, t in tensors.items() if not (t.spec.symmetric and t.spec.qtype.signed)), None)
+    if other is not None:
+        form = tensors[other].spec
+        raise ConfigError(
+            f"TensorRT takes signed codes without zero-points alone (R1, R2), not {form.qtype.name}"
+            f"{'' if form.symmetric else ' with zero-points'}",
+            where=f"weight {other!r}",
+            hint="pass weights='int4' (--weights int4) and symmetric=True (--symmetric), or leave both out",
+        )
 
 
 def _verdict(graph: Graph, node: NodeProto, target: Target, options: PlanOptions, selection: Selection) -> _Verdict:

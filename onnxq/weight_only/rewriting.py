@@ -135,7 +135,7 @@ class WeightRewriter:
             "N": rows,
             "bits": qtype.bits,
             "block_size": rounded.size,
-            "accuracy_level": self._form.accuracy_level,
+            "accuracy_level": self._form.level,
         }
         for site in sites:
             node = self._graph.node(site.node)

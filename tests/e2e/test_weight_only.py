@@ -334,3 +334,20 @@ def test_a_gemm_that_is_fused_with_its_activation_says_how_to_keep_its_weight_in
     assert not made.report
     assert any("weight_format='nbits'" in check.detail for check in made.report.checks if not check.passed)
     assert_passes(weight_only(given, feed, weight_format="nbits"), "MatMulNBits", 2)
+
+
+@pytest.mark.parametrize("options", [{"target": "openvino"}, {"target": "ort-x64-vnni", "weight_format": "qdq"}])
+def test_an_accuracy_level_that_nothing_would_read_is_refused(options: dict[str, str]) -> None:
+    given, feed = text_model(MATMUL, w=normal(100, 24)), {"x": normal(6, 100, seed=1)}
+    with pytest.raises(onnxq.ConfigError, match="accuracy_level is one of MatMulNBits"):
+        weight_only(given, feed, accuracy_level=0, **options)
+
+
+@pytest.mark.parametrize("options", [
+    {"weights": "uint4"}, {"symmetric": False}, {"weights": "uint4", "symmetric": True},
+    {"overrides": [{"nodes": "product", "symmetric": False}]},
+])  # fmt: skip
+def test_zero_points_for_tensorrt_are_refused_before_any_work(options: dict[str, Any]) -> None:
+    given, feed = text_model(MATMUL, w=normal(100, 24)), {"x": normal(6, 100, seed=1)}
+    with pytest.raises(onnxq.ConfigError, match=r"TensorRT takes signed codes without zero-points"):
+        weight_only(given, feed, target="tensorrt", **options)
