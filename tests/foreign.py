@@ -50,12 +50,14 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
 
-def by_quantize_static(folder: Path, activation: QuantType, *, per_channel: bool) -> ModelProto:
-    """onnxruntime's own quantizer, in Q/DQ form."""
+def by_quantize_static(
+    folder: Path, activation: QuantType, *, per_channel: bool, form: QuantFormat = QuantFormat.QDQ
+) -> ModelProto:
+    """onnxruntime's own quantizer."""
     source, made = folder / "float.onnx", folder / "quantized.onnx"
     onnx.save(float_model(), source)
     quantize_static(
-        source, made, _Reader(), quant_format=QuantFormat.QDQ, activation_type=activation,
+        source, made, _Reader(), quant_format=form, activation_type=activation,
         weight_type=QuantType.QInt8, per_channel=per_channel,
     )  # fmt: skip
     return onnx.load(made)

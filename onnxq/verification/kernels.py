@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from onnxq.graph.view import Graph
 from onnxq.verification.check import Check, check_all
 from onnxq.verification.engines.result import EngineReport, Precision
-from onnxq.verification.structure import INTEGER_OPS, meant_for_int8, quantizes_by_pairs
+from onnxq.verification.structure import CODE_OPS, INTEGER_OPS, meant_for_int8, quantizes_by_pairs
 
 _INT8 = frozenset({Precision.INT8, Precision.FUSED, Precision.OTHER})
 
@@ -43,10 +43,9 @@ def kernel_checks(
 
 
 def _meant(quantized: Graph) -> set[str]:
-    """Matrix operators whose operands are dequantized; without pairs, operators that are integer by definition."""
-    if not quantizes_by_pairs(quantized):
-        return {n.name for n in quantized.nodes if n.op_type in INTEGER_OPS}
-    return set(meant_for_int8(quantized))
+    """Matrix operators whose operands are dequantized, and operators that compute on codes by definition."""
+    by_definition = {n.name for n in quantized.nodes if n.op_type in INTEGER_OPS | CODE_OPS}
+    return by_definition | (set(meant_for_int8(quantized)) if quantizes_by_pairs(quantized) else set())
 
 
 def _check(engine: EngineReport, meant: set[str], accepted: Collection[Precision], name: str, subject: str) -> Check:

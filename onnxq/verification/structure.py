@@ -19,6 +19,8 @@ MATRIX_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 """Operators that hold nearly all of a network's arithmetic."""
 INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "QAttention"})
 """Operators that compute on codes by their definition."""
+CODE_OPS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm"})
+"""Matrix operators of QOperator models, whose inputs and outputs are codes."""
 WEIGHT_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 """Operators that compute in float with weights in few bits."""
 OTHER_FORMS = INTEGER_OPS | WEIGHT_OPS | {"DynamicQuantizeLinear", "DequantizeLinear"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from onnx import ModelProto
-from onnxruntime.quantization import QuantType
+from onnxruntime.quantization import QuantFormat, QuantType
 
 import onnxq
 from onnxq.report.contents import NodeCounts
@@ -31,6 +31,8 @@ def foreign(name: str) -> ModelProto:
             return by_quantize_static(Path(folder), QuantType.QUInt8, per_channel=True)
         if name == "s8s8":
             return by_quantize_static(Path(folder), QuantType.QInt8, per_channel=False)
+        if name == "qoperator":
+            return by_quantize_static(Path(folder), QuantType.QUInt8, per_channel=False, form=QuantFormat.QOperator)
     return inputs_only() if name == "inputs only" else trained()
 
 
@@ -65,6 +67,14 @@ def test_onnxruntimes_own_uint8_graph_runs_whole() -> None:
     report = verified("u8s8", ORT)
     assert report.passed
     assert set(runs(report).values()) == {"int8"}
+
+
+def test_operators_on_codes_are_nodes_meant_to_run_in_int8() -> None:
+    report = verified("qoperator", ORT)
+    assert report.passed
+    assert set(runs(report).values()) == {"int8"}
+    (check,) = [c for c in report.checks if c.name == "int8 nodes run in int8"]
+    assert check.detail == "all 3 nodes meant to run in int8"
 
 
 @pytest.mark.skipif(not X64, reason="C3 is about x64")
