@@ -29,8 +29,8 @@ _WEIGHT_SLOT = {"QLinearConv": 3, "QLinearMatMul": 3}
 def macs(graph: Graph, node: NodeProto) -> int | None:
     """Multiply-accumulates of a matrix or recurrent operator for one sample; 0 for other operators.
 
-    The first dimension of an activation is taken as the batch and counted once. Of a fused attention, the products with
-    weights are counted.
+    The first dimension of the model's first input is taken as the batch. Of a fused attention, the products with weights
+    are counted.
 
     Returns:
         None where open dimensions leave the number open.
@@ -40,7 +40,7 @@ def macs(graph: Graph, node: NodeProto) -> int | None:
     if node.op_type in _RECURRENT:
         return _recurrent_macs(graph, node)
     # A transposed convolution does its work once for each input position, the others once for each output.
-    positions = _count(graph.shape(node.input[0] if node.op_type == "ConvTranspose" else node.output[0]), start=1)
+    positions = _of_one_sample(graph, node.input[0] if node.op_type == "ConvTranspose" else node.output[0])
     factor = _factor(graph, node)
     return None if positions is None or factor is None else positions * factor
 
@@ -68,6 +68,27 @@ def _factor(graph: Graph, node: NodeProto) -> int | None:
     else:
         reduced = data[-1] if data else None
     return reduced if isinstance(reduced, int) else None
+
+
+def _of_one_sample(graph: Graph, tensor: str) -> int | None:
+    """Elements of an activation for one sample; None where open dimensions leave the number open.
+
+    Windows, patches and tokens may stand in front of or be merged with the batch: elements are divided by the batch of
+    the model, not by the first dimension.
+    """
+    shape = graph.shape(tensor)
+    if not shape:
+        return None if shape is None else 1
+    batch = next((known[0] for name in graph.inputs if (known := graph.shape(name))), None)
+    if isinstance(batch, int):
+        whole = _count(shape, start=0) if isinstance(shape[0], int) else None
+        # An open first dimension where the batch is known is a batch whose size was lost in between.
+        return _count(shape, start=1) if whole is None else max(whole // max(batch, 1), 1)
+    if batch is not None and not isinstance(shape[0], int) and shape[0] != batch:
+        return None
+    if batch is None:
+        return _count(shape, start=1)
+    return _count(tuple(1 if d == batch else d for d in shape), start=0)
 
 
 def _count(shape: tuple[Dim, ...] | None, *, start: int) -> int | None:

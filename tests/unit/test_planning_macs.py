@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnxq.planning.macs import macs, plan_with_macs
@@ -22,10 +23,25 @@ from tests.planned import planned
         ("(float[N,16] x) => (float[N,32] y) { [n] y = Gemm<transB=1>(x, w) }", (32, 16), 16 * 32),
         ("(float[N,3,H,W] x) => (float[N,16,H,W] y) { [n] y = Conv<pads=[1,1,1,1]>(x, w) }", (16, 3, 3, 3), None),
         ("(float[N,16] x) => (float[N,16] y) { [n] y = Add(x, w) }", (16,), 0),
+        ("(float[2,5,16] x) => (float[2,5,32] y) { [n] y = MatMul(x, w) }", (16, 32), 5 * 16 * 32),
+        # Windows, patches and tokens in front of the batch, or merged with it.
+        (
+            "(float[1,4,5,16] x) => (float[4,5,32] y) { v = Squeeze<axes=[0]>(x) [n] y = MatMul(v, w) }",
+            (16, 32),
+            4 * 5 * 16 * 32,
+        ),
+        ("(float[2,5,16] x) => (float[10,32] y) { v = Reshape(x, s) [n] y = Gemm(v, w) }", (16, 32), 5 * 16 * 32),
+        (
+            "(float[N,5,16] x) => (float[5,N,32] y) { v = Transpose<perm=[1,0,2]>(x) [n] y = MatMul(v, w) }",
+            (16, 32),
+            5 * 16 * 32,
+        ),
+        ("(float[N,5,16] x) => (float[M,32] y) { v = Reshape(x, s) [n] y = Gemm(v, w) }", (16, 32), None),
     ],
 )
 def test_macs(text: str, weight: tuple[int, ...], expected: Any) -> None:
-    graph = graph_of(text, w=normal(*weight))
+    rows = {"s": np.array([-1, 16], np.int64)} if "Reshape" in text else {}
+    graph = graph_of(text, opset=11 if "Squeeze" in text else 17, w=normal(*weight), **rows)
     assert macs(graph, graph.node("n")) == expected
 
 
