@@ -18,6 +18,12 @@ _WAYS_OUT = {
     DYNAMIC: "mode='static' (--mode static), with samples, has kernels for more operators",
     WEIGHT_ONLY: "placement='full' (--placement full) stores weights of Conv, LSTM and GRU as int8, too",
 }
+_CHOSEN = {
+    "budget": "a looser demand, or the same one of a model that is quantized with more care: recover='best' (--recover "
+    "best), more samples, another method= (--method)",
+    "user": "include more nodes or exclude fewer (--include, --exclude and the like)",
+}
+"""The way out where a rule of this name keeps most of the arithmetic in float, whatever the mode."""
 
 
 def hardly_quantized(plan: QuantPlan, quantized: Graph, mode: str) -> tuple[str, ...]:
@@ -39,13 +45,14 @@ def hardly_quantized(plan: QuantPlan, quantized: Graph, mode: str) -> tuple[str,
         if not done
         else f"hardly anything was quantized ({done} of {counted(len(plan.nodes), 'node')})"
     )
-    reasons = Counter[str]()
+    reasons = Counter[tuple[str, str]]()
     for decision in plan.nodes:
         if decision.action is Action.FLOAT:
-            reasons[decision.reason] += decision.macs or 0
+            reasons[decision.reason, decision.rule] += decision.macs or 0
     # Where nothing is known of the arithmetic, the first reason stands for all.
-    why = f" Most of the rest: {max(reasons, key=lambda reason: reasons[reason])}." if reasons else ""
-    return (f"{much}: {share:.1%} of the {what}.{why} The way out: {_WAYS_OUT[mode]}.",)
+    reason, rule = max(reasons, key=lambda key: reasons[key]) if reasons else ("", "")
+    why = f" Most of the rest: {reason}." if reason else ""
+    return (f"{much}: {share:.1%} of the {what}.{why} The way out: {_CHOSEN.get(rule, _WAYS_OUT[mode])}.",)
 
 
 def _int8_share(plan: QuantPlan) -> float | None:

@@ -29,8 +29,8 @@ _WEIGHT_SLOT = {"QLinearConv": 3, "QLinearMatMul": 3}
 def macs(graph: Graph, node: NodeProto) -> int | None:
     """Multiply-accumulates of a matrix or recurrent operator for one sample; 0 for other operators.
 
-    The first dimension of the model's first input is taken as the batch. Of a fused attention, the products with weights
-    are counted.
+    The first dimension of the model's first input is taken as the batch. Of a fused attention, the products with
+    weights are counted.
 
     Returns:
         None where open dimensions leave the number open.

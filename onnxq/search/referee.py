@@ -145,7 +145,8 @@ class Referee:
                 f"{self._judge.metric.name} changes by {change:+.2f} points (95 %: {low:+.2f} to {high:+.2f}) and may "
                 f"fall by {budget.max_drop:g}"
             )
-            if -low > budget.max_drop:
+            # Where the demand is missed, the fall is a fact and no doubt.
+            if -change - budget.max_drop <= 1e-9 and -low > budget.max_drop:
                 doubts.append(
                     f"on {counted(len(values), 'sample')} a fall by {-low:.1f} points is within chance; judge on more "
                     "of them to be surer: eval_data= (--eval-data)"

@@ -154,6 +154,15 @@ def test_nothing_in_int8_is_told_whatever_the_sizes(mode: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rule", "way_out"), [("budget", "a looser demand"), ("user", "include more nodes"), ("C4", "placement='full'")]
+)
+def test_the_way_out_of_a_hardly_quantized_model_follows_its_reason(rule: str, way_out: str) -> None:
+    plan = replace(PLAN, nodes=(replace(decided("conv", "Conv", Action.FLOAT), rule=rule),))
+    (said,) = hardly_quantized(plan, graph_of("(float[1] x) => (float[1] y) { y = Relu(x) }"), "static")
+    assert f"The way out: {way_out}" in said
+
+
 def test_weights_alone_are_judged_by_their_number() -> None:
     model = model_of(
         "(float[N,8,8,64] x) => (float[N,8,8,64] y) { [fc] a = MatMul(x, w) [out] y = MatMul(a, v) }",

@@ -222,6 +222,19 @@ def test_quantize_meets_a_drop_with_labels_beside_the_samples() -> None:
     assert made.search.doubts[0].startswith("on 200 samples a fall by 1.4 points is within chance")
 
 
+def test_a_fall_that_was_measured_is_no_matter_of_chance() -> None:
+    """Closeness to the float model's outputs falls with any quantization."""
+    session = onnxruntime.InferenceSession(RESIDUAL.SerializeToString(), providers=["CPUExecutionProvider"])
+    labels = np.concatenate([session.run(["y"], feed)[0].max(1) for feed in FEEDS])
+    made = onnxq.quantize(
+        RESIDUAL, FEEDS, target=VNNI, placement="full", labels=labels, max_drop=1e-6, search_seconds=1e-9,
+        metric=lambda outputs, wanted: -np.abs(outputs["y"].max(1) - wanted),
+    )  # fmt: skip
+    assert made.search is not None
+    assert not made.search.met
+    assert not [doubt for doubt in made.search.doubts if "within chance" in doubt]
+
+
 def test_a_metric_of_the_user_is_searched_for() -> None:
     """Closeness of the largest logit to what float gives: a drop of 100 points is a difference of 1."""
     session = onnxruntime.InferenceSession(RESIDUAL.SerializeToString(), providers=["CPUExecutionProvider"])
