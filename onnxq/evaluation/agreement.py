@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import DataError
-from onnxq.evaluation.intervals import Interval, wilson
 from onnxq.evaluation.metrics import Arrays, Metric
 from onnxq.wording.plural import counted
 
@@ -44,9 +43,6 @@ class Agreement(Metric):
         wanted = self._results(reference, samples, where) if self.against_float else labels
         same = [_same(a, b) for a, b in zip(got, wanted, strict=True)]
         return np.asarray(same, np.float64)[:, None]
-
-    def interval(self, values: NDArray[np.float64]) -> Interval:
-        return wilson(int(values[:, 0].sum()), len(values))
 
     def _results(self, outputs: Arrays, samples: int, where: str) -> Sequence[Any]:
         try:

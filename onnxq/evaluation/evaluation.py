@@ -6,8 +6,8 @@ JSON, schema onnxq.evaluation/1 (keys are added, never renamed or removed):
      comparisons: [{baseline, candidate, difference, low, high, p_value, test, only_baseline, only_candidate, shown,
                     verdict}],
      passed, checks: [{name, passed, detail}]}
-Shares are 0..1; a score that is infinite (outputs equal to the float model's) is null. `passed` is null where nothing
-was demanded.
+Shares are 0..1; a score that is infinite (outputs equal to the float model's) is null, and so are the ends of an
+interval that the samples do not tell (every one contributes the same). `passed` is null where nothing was demanded.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from onnxq.evaluation.intervals import (
     mcnemar_p,
     paired_bootstrap,
     paired_share_difference,
+    sign_test_p,
 )
 from onnxq.evaluation.metrics import Metric
 from onnxq.report.columns import columns
@@ -38,6 +39,9 @@ SCHEMA = "onnxq.evaluation/1"
 
 MCNEMAR = "McNemar, exact"
 BOOTSTRAP = "paired bootstrap"
+SIGN = "sign test, exact"
+
+UNTOLD = "the same on every sample, which tells no interval"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +71,9 @@ class Comparison:
         baseline: Name of the one.
         candidate: Name of the other.
         difference: Score of the candidate minus that of the baseline.
-        low: Lower end of its 95 % confidence interval.
-        high: Upper end.
+        low: Lower end of its 95 % confidence interval; -inf where the difference is the same on every sample, which
+            tells no interval.
+        high: Upper end; inf likewise.
         p_value: Probability of such a difference by chance; None where a bootstrap gives the interval alone.
         test: Where p and interval come from.
         only_baseline: Samples that only the baseline gets right; None for metrics without right and wrong.
@@ -221,7 +226,7 @@ def number_text(value: float, unit: str, *, signed: bool = False) -> str:
 
 
 def interval_text(low: float, high: float, unit: str) -> str:
-    """An interval as people read it; empty where there is none, as of a model compared with itself."""
+    """An interval as people read it; empty where there is none: a model and itself, a score that never varies."""
     if math.isinf(low) and math.isinf(high):
         return ""
     return f"{number_text(low, unit)} to {number_text(high, unit)}"
@@ -233,11 +238,15 @@ def _comparison_lines(c: Comparison, unit: str) -> list[str]:
         number_text(end, unit, signed=True).removesuffix(" %").removesuffix(" dB")
         for end in (c.difference, c.low, c.high)
     ]
-    text = f"{c.candidate} against {c.baseline}: {ends[0]} {points}".rstrip() + f" (95 %: {ends[1]} to {ends[2]})"
+    interval = f"95 %: {ends[1]} to {ends[2]}" if Interval(c.low, c.high).is_told else UNTOLD
+    text = f"{c.candidate} against {c.baseline}: {ends[0]} {points}".rstrip() + f" ({interval})"
     if c.p_value is None:
         return [f"{text}: {c.verdict}"]
+    chance = f"p = {c.p_value:.2g} ({c.test})"
+    if c.only_baseline is None:
+        return [f"{text}: {c.verdict}", f"  {chance}"]
     split = f"{c.only_baseline} right only by {c.baseline}, {c.only_candidate} only by {c.candidate}"
-    return [f"{text}: {c.verdict}", f"  {split}; p = {c.p_value:.2g} ({c.test})"]
+    return [f"{text}: {c.verdict}", f"  {split}; {chance}"]
 
 
 def compare(
@@ -253,10 +262,12 @@ def compare(
     """
     gap = metric.score(candidate) - metric.score(baseline)
     difference = 0.0 if math.isnan(gap) else gap  # both infinite: equal
-    if not metric.counts_right_answers:
+    if not metric.are_right_answers(baseline, candidate):
         samples = len(baseline)
         found = paired_bootstrap(baseline, candidate, lambda sums: metric.total(sums, samples))
-        return _comparison(names, difference, found, None, BOOTSTRAP)
+        if found.is_told:
+            return _comparison(names, difference, found, None, BOOTSTRAP)
+        return _comparison(names, difference, found, sign_test_p(samples if difference else 0), SIGN)
     first, second = baseline[:, 0] > 0, candidate[:, 0] > 0
     only = int((first & ~second).sum()), int((second & ~first).sum())
     found = paired_share_difference(*only, len(first))

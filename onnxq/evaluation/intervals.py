@@ -5,6 +5,8 @@ difference of two shares   on the same samples only those count that one model g
                            p by McNemar's exact test, the binomial test of b among b + c; interval by Bonett and Price,
                            who add one to b and to c
 anything else              paired bootstrap: samples drawn with replacement, the same ones for both models; percentiles
+the same on every sample   resampling cannot vary it, so there is no interval (-inf to inf); of a difference, the sign
+                           test is the binomial test of n equal signs
 
 Sources: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209; Q. McNemar, Psychometrika 12 (1947) 153; D. G. Bonett and
 R. M. Price, Br. J. Math. Stat. Psychol. 65 (2012) 430; B. Efron, Ann. Statist. 7 (1979) 1.
@@ -32,15 +34,23 @@ SEED = 20060401
 
 _CHUNK_ELEMENTS = 2**21
 
+_SAME = 1e-9
+"""Scores of resamples that lie this near each other differ by rounding alone."""
+
 Total = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Sums over samples, shape (resamples, columns), to scores, shape (resamples,)."""
 
 
 class Interval(NamedTuple):
-    """A 95 % confidence interval."""
+    """A 95 % confidence interval; -inf to inf where the samples tell none."""
 
     low: float
     high: float
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the samples tell it."""
+        return not (self.low == -math.inf and self.high == math.inf)
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, (int, float)) and self.low <= value <= self.high
@@ -77,6 +87,15 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return min(1.0, p)
 
 
+def sign_test_p(equal_signs: int) -> float:
+    """Probability of so many differences of one sign and none of the other by chance: exact, two-sided.
+
+    >>> sign_test_p(0), sign_test_p(1), sign_test_p(6)
+    (1.0, 1.0, 0.03125)
+    """
+    return mcnemar_p(0, equal_signs)
+
+
 def paired_share_difference(only_first: int, only_second: int, samples: int) -> Interval:
     """The interval of the second share minus the first, both of the same samples."""
     n = samples + 2
@@ -86,7 +105,7 @@ def paired_share_difference(only_first: int, only_second: int, samples: int) -> 
 
 
 def bootstrap(values: NDArray[np.float64], total: Total) -> Interval:
-    """The interval of a score.
+    """The interval of a score; none is told where every sample contributes the same.
 
     Args:
         values: What each sample contributes, shape (samples, columns).
@@ -96,7 +115,10 @@ def bootstrap(values: NDArray[np.float64], total: Total) -> Interval:
 
 
 def paired_bootstrap(first: NDArray[np.float64], second: NDArray[np.float64], total: Total) -> Interval:
-    """The interval of the second score minus the first, both of the same samples. Arguments as for `bootstrap`."""
+    """The interval of the second score minus the first, both of the same samples. Arguments as for `bootstrap`.
+
+    None is told where the difference is the same on every sample.
+    """
     columns = first.shape[1]
     sums = _resampled_sums(np.concatenate([first, second], axis=1))
     scores = total(sums[:, columns:]), total(sums[:, :columns])
@@ -120,4 +142,6 @@ def _resampled_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _percentiles(scores: NDArray[np.float64]) -> Interval:
     # "nearest" keeps infinities (a perfect SQNR) out of interpolation.
     low, high = np.percentile(scores, [50 * ALPHA, 100 - 50 * ALPHA], method="nearest")
+    if math.isfinite(low) and np.ptp(scores) <= _SAME * max(1.0, abs(low)):
+        return Interval(-math.inf, math.inf)
     return Interval(float(low), float(high))

@@ -5,7 +5,8 @@ cosine        cos(r, c) = r.c / (|r| |c|) of each sample's output with the float
 sqnr          10 log10( sum r^2 / sum (r - c)^2 ) over all samples, in dB
 python:FILE.py:FUNCTION, or a function in Python
               function(outputs, labels) gives one number for each sample, larger is better; mean. `outputs` is
-              {output name: array} of a batch, `labels` are those of its samples or None.
+              {output name: array} of a batch, `labels` are those of its samples or None. Where all numbers are 0 or 1,
+              they count right answers, as top1 does.
 
 Equal entries rank in the order of their classes, as argmax has it. A row with NaN is wrong.
 """
@@ -38,7 +39,7 @@ class Metric(ABC):
         unit: "%" for shares, "dB", or nothing.
         needs_labels: Whether it compares with labels.
         against_float: Whether it compares with the float model's output.
-        counts_right_answers: Whether each sample is right (1) or wrong (0), so that McNemar's test applies.
+        counts_right_answers: Whether each sample is right (1) or wrong (0) by definition.
     """
 
     name: str
@@ -62,6 +63,10 @@ class Metric(ABC):
             DataError: the outputs are not what the metric needs.
         """
 
+    def are_right_answers(self, *values: NDArray[np.float64]) -> bool:
+        """Whether each sample is right (1) or wrong (0) in all of `values`, so that the score is a share."""
+        return self.counts_right_answers
+
     def total(self, sums: NDArray[np.float64], samples: int) -> NDArray[np.float64]:
         """Scores from sums over `samples` samples; sums have shape (n, columns), the result (n,)."""
         return np.asarray(sums[:, 0] / samples, np.float64)
@@ -72,6 +77,8 @@ class Metric(ABC):
 
     def interval(self, values: NDArray[np.float64]) -> Interval:
         """Its 95 % confidence interval."""
+        if self.are_right_answers(values):
+            return wilson(int(values[:, 0].sum()), len(values))
         return bootstrap(values, lambda sums: self.total(sums, len(values)))
 
 
@@ -106,9 +113,6 @@ class TopK(Metric):
         ahead = (logits > own) | ((logits == own) & earlier)
         right = (ahead.sum(axis=1) < self._k) & ~np.isnan(logits).any(axis=1)
         return np.asarray(right, np.float64)[:, None]
-
-    def interval(self, values: NDArray[np.float64]) -> Interval:
-        return wilson(int(values[:, 0].sum()), len(values))
 
 
 def _logits(name: str, output: NDArray[Any], samples: int, metric: str, where: str) -> NDArray[Any]:
@@ -205,6 +209,9 @@ class UserMetric(Metric):
     def __init__(self, function: Function, name: str) -> None:
         self.name = name
         self._function = function
+
+    def are_right_answers(self, *values: NDArray[np.float64]) -> bool:
+        return all(bool(np.isin(found, (0.0, 1.0)).all()) for found in values)
 
     def measure(self, outputs: Arrays, reference: Arrays, labels: Any, samples: int, where: str) -> NDArray[np.float64]:
         try:

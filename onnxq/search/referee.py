@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.runner import CollectOptions
 from onnxq.data.batches import Batch
-from onnxq.evaluation.evaluation import compare
+from onnxq.evaluation.evaluation import UNTOLD, compare
+from onnxq.evaluation.intervals import Interval
 from onnxq.evaluation.judging import labelled, run
 from onnxq.graph.view import Graph
 from onnxq.passes.adapt.settle_types import runnable
@@ -141,15 +142,18 @@ class Referee:
             change, low, high = (100.0 * value for value in (found.difference, found.low, found.high))
             # Shares of n samples are exact in floats to far less than one sample.
             short.append(max(0.0, -change - budget.max_drop - 1e-9))
+            told = Interval(low, high).is_told
+            interval = f"95 %: {low:+.2f} to {high:+.2f}" if told else UNTOLD
             details.append(
-                f"{self._judge.metric.name} changes by {change:+.2f} points (95 %: {low:+.2f} to {high:+.2f}) and may "
-                f"fall by {budget.max_drop:g}"
+                f"{self._judge.metric.name} changes by {change:+.2f} points ({interval}) and may fall by "
+                f"{budget.max_drop:g}"
             )
             # Where the demand is missed, the fall is a fact and no doubt.
             if -change - budget.max_drop <= 1e-9 and -low > budget.max_drop:
+                fall = f"a fall by {-low:.1f} points" if told else "a larger fall"
                 doubts.append(
-                    f"on {counted(len(values), 'sample')} a fall by {-low:.1f} points is within chance; judge on more "
-                    "of them to be surer: eval_data= (--eval-data)"
+                    f"on {counted(len(values), 'sample')} {fall} is within chance; judge on more of them to be surer: "
+                    "eval_data= (--eval-data)"
                 )
         if budget.min_sqnr is not None:
             short.append(max(0.0, (budget.min_sqnr - effect.sqnr_db) / _DB_STEP))

@@ -275,6 +275,32 @@ def test_no_difference_is_called_that() -> None:
     assert "no difference shown" in found.to_text()
 
 
+def right(outputs: dict[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
+    return (outputs["y"].argmax(1) == labels).astype(float)
+
+
+def half(outputs: dict[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
+    return np.full(len(labels), 0.5)
+
+
+@pytest.mark.parametrize("candidate", [FLOAT.SerializeToString(), WORSE])
+def test_a_metric_of_right_and_wrong_is_judged_like_top1(candidate) -> None:
+    own = onnxq.evaluate(FLOAT, candidate, X[:16], labels=LABELS[:16], metric=right)
+    top1 = onnxq.evaluate(FLOAT, candidate, X[:16], labels=LABELS[:16])
+    assert own.comparisons == top1.comparisons
+    assert own.models == top1.models
+    assert own.comparisons[0].low < -0.1
+
+
+def test_scores_that_never_vary_tell_no_interval() -> None:
+    found = onnxq.evaluate(FLOAT, WORSE, X[:16], labels=LABELS[:16], metric=half)
+    assert "+0.00000 (the same on every sample, which tells no interval): no difference shown" in found.to_text()
+    assert "right only by" not in found.to_text()
+    (only,) = json.loads(found.to_json())["comparisons"]
+    assert (only["low"], only["high"], only["p_value"], only["test"]) == (None, None, 1.0, "sign test, exact")
+    assert (found.models[0].low, found.models[0].high) == (-np.inf, np.inf)
+
+
 def test_distances_from_float_compare_quantized_models_with_each_other() -> None:
     found = onnxq.evaluate(FLOAT, [WORSE, FLOAT.SerializeToString()], X, metric="sqnr")
     assert found.models[0].score == np.inf

@@ -13,6 +13,7 @@ from onnxq.evaluation.intervals import (
     mcnemar_p,
     paired_bootstrap,
     paired_share_difference,
+    sign_test_p,
     wilson,
 )
 
@@ -45,6 +46,10 @@ def test_mcnemar_survives_large_counts() -> None:
     assert mcnemar_p(0, 5000) == 0.0
 
 
+def test_sign_test_is_the_binomial_one() -> None:
+    assert [sign_test_p(n) for n in (0, 1, 2, 5)] == [1.0, 1.0, 0.5, 0.0625]
+
+
 def test_paired_share_difference_covers_the_truth() -> None:
     """95 % nominal; Bonett and Price report 94 to 97. Dropping the pairing gives above 99.5 here."""
     rng = np.random.default_rng(0)
@@ -74,9 +79,21 @@ def test_bootstrap_of_a_mean_is_that_of_the_normal_distribution() -> None:
 
 def test_paired_bootstrap_keeps_pairs_together() -> None:
     first = 10 * np.random.default_rng(2).standard_normal((300, 1))
-    found = paired_bootstrap(first, first + 0.1, lambda sums: sums[:, 0] / 300)
+    noise = 0.01 * np.random.default_rng(3).standard_normal((300, 1))
+    found = paired_bootstrap(first, first + 0.1 + noise, lambda sums: sums[:, 0] / 300)
     # Unpaired, the interval would be 1 wide.
-    assert found == pytest.approx((0.1, 0.1), abs=1e-9)
+    assert found == pytest.approx((0.1, 0.1), abs=5e-3)
+
+
+@pytest.mark.parametrize("samples", [1, 16])
+def test_what_never_varies_tells_no_interval(samples: int) -> None:
+    values = np.random.default_rng(5).random((samples, 1))
+    gap = paired_bootstrap(values, values - 0.1, lambda sums: sums[:, 0] / samples)
+    equal = paired_bootstrap(values, values, lambda sums: sums[:, 0] / samples)
+    constant = bootstrap(np.full((samples, 1), 0.3), lambda sums: sums[:, 0] / samples)
+    for found in (gap, equal, constant):
+        assert found == (-math.inf, math.inf)
+        assert not found.is_told
 
 
 def test_bootstrap_is_the_same_on_every_run_and_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,4 +108,4 @@ def test_equal_perfect_models_do_not_differ() -> None:
     power = np.array([[1.0, 0.0]] * 5)
     with np.errstate(divide="ignore"):
         found = paired_bootstrap(power, power, lambda sums: np.log10(sums[:, 0] / sums[:, 1]))
-    assert found == (0.0, 0.0)
+    assert not found.is_told

@@ -222,6 +222,28 @@ def test_quantize_meets_a_drop_with_labels_beside_the_samples() -> None:
     assert made.search.doubts[0].startswith("on 200 samples a fall by 1.4 points is within chance")
 
 
+def right(outputs, labels):
+    return (outputs["logits"].argmax(1) == labels).astype(float)
+
+
+def near(outputs, labels):
+    return np.where(outputs["logits"].argmax(1) == labels, 0.75, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("metric", "doubt"),
+    [(right, "on 50 samples a fall by 5.3 points is within chance"), (near, "on 50 samples a larger fall is within")],
+)
+def test_metrics_of_the_user_are_doubted_like_others(metric, doubt: str) -> None:
+    made = onnxq.quantize(
+        DIGITS, data_of_digits(50), target=VNNI, placement="full", max_drop="0.5%", batch_size=50, metric=metric
+    )
+    assert made.search is not None
+    assert (made.search.met, made.search.judged) == (True, 1)
+    assert made.search.doubts[0].startswith(doubt)
+    assert "inf" not in made.search.details[0]
+
+
 def test_a_fall_that_was_measured_is_no_matter_of_chance() -> None:
     """Closeness to the float model's outputs falls with any quantization."""
     session = onnxruntime.InferenceSession(RESIDUAL.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -129,7 +129,7 @@ function evaluationPanel(found) {
   panel("evaluation", "Accuracy", null, el("div", { class: "box" },
     el("h2", {}, `${found.metric} on ${plural(found.samples, "sample")}`),
     el("div", { class: "plain-table" }, el("table", {}, el("thead", {}, el("tr", {}, ["model", found.metric, "95 % interval"].map((t, at) => el("th", { scope: "col", class: at ? "n" : null }, t)))),
-      el("tbody", {}, found.models.map(model => el("tr", {}, el("td", {}, model.name), el("td", { class: "n" }, text(model.score)), el("td", { class: "n" }, `${text(model.low)} to ${text(model.high)}`)))))),
-    el("ul", {}, found.comparisons.map(one => el("li", {}, `${one.candidate} against ${one.baseline}: ${text(one.difference, true)} (${text(one.low, true)} to ${text(one.high, true)}), ${one.verdict}${one.p_value === null ? "" : `, p = ${number(one.p_value, 2)} (${one.test})`}`))),
+      el("tbody", {}, found.models.map(model => el("tr", {}, el("td", {}, model.name), el("td", { class: "n" }, text(model.score)), el("td", { class: "n" }, model.low === null && model.high === null ? "" : `${text(model.low)} to ${text(model.high)}`)))))),
+    el("ul", {}, found.comparisons.map(one => el("li", {}, `${one.candidate} against ${one.baseline}: ${text(one.difference, true)} (${one.low === null && one.high === null ? "no interval" : `${text(one.low, true)} to ${text(one.high, true)}`}), ${one.verdict}${one.p_value === null ? "" : `, p = ${number(one.p_value, 2)} (${one.test})`}`))),
     [...found.warnings, ...found.notes].map(line => el("p", { class: "mute" }, line))));
 }
