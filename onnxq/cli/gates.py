@@ -18,7 +18,7 @@ class GateOptions:
     """What the user demands. Attributes as the options of the same names."""
 
     min_sqnr: float | None
-    min_int8: float | None
+    min_int8: float | str | None
     require_engine: bool
 
     def keywords(self) -> GateKeywords:

@@ -144,9 +144,10 @@ class Percent(click.FloatRange):
     def __init__(self) -> None:
         super().__init__(min=0, max=100)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        given: Any = value.removesuffix("%") if isinstance(value, str) else value
-        return float(super().convert(given, param, ctx))
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        bare: Any = str(value).strip().removesuffix("%")
+        number = super().convert(bare, param, ctx)
+        return number if bare == str(value).strip() else value  # the sign tells 0.9 % from a share of 0.9
 
 
 class Bytes(click.ParamType):  # type: ignore[type-arg]
@@ -206,12 +207,16 @@ class MetricName(click.ParamType):  # type: ignore[type-arg]
 
     name = "METRIC"
 
+    def __init__(self, offered: Sequence[str] = METRICS) -> None:
+        """With the names to list; others are refused with their reason, by who knows it."""
+        self.offered = offered
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value in METRICS or str(value).startswith("python:"):
             return str(value)
-        close = difflib.get_close_matches(str(value), METRICS, n=1)
+        close = difflib.get_close_matches(str(value), self.offered, n=1)
         guess = f" Did you mean {close[0]!r}?" if close else ""
-        return self.fail(f"{value!r} is none of {', '.join(METRICS)}, python:FILE.py:FUNCTION.{guess}", param, ctx)
+        return self.fail(f"{value!r} is none of {', '.join(self.offered)}, python:FILE.py:FUNCTION.{guess}", param, ctx)
 
 
 class FilePath(click.Path):

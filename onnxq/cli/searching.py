@@ -78,7 +78,7 @@ SEARCH_OPTIONS = (
     ),
     click.option(
         "--metric",
-        type=MetricName(),
+        type=MetricName(METRICS[:2]),
         metavar="METRIC",
         help=f"For --max-drop: {METRICS[0]}, {METRICS[1]}, or python:FILE.py:FUNCTION.  [default: top1]",
     ),

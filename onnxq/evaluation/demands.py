@@ -10,6 +10,7 @@ from onnxq.errors import ConfigError
 from onnxq.evaluation.evaluation import Evaluation, number_text
 from onnxq.evaluation.metrics import Metric
 from onnxq.verification.check import Check
+from onnxq.wording.percent import percent_from, points_from
 from onnxq.wording.plural import counted
 
 _PERCENT = 100.0
@@ -85,17 +86,23 @@ def demands_from(
             hint="use min_score= (--min-score), or labels= (--labels)",
         )
     return Demands(
-        max_drop=_number(max_drop, "max_drop= (--max-drop)"), min_score=_number(min_score, "min_score= (--min-score)")
+        max_drop=None if max_drop is None else points_from(max_drop),
+        min_score=None if min_score is None else _score(min_score, metric),
     )
 
 
-def _number(value: float | str | None, argument: str) -> float | None:
-    if value is None:
-        return None
+def _score(given: float | str, metric: Metric) -> float:
+    """A score as `Demands` has it."""
+    if metric.unit == "%":
+        return percent_from(given, "min_score")
     try:
-        number = float(str(value).strip().removesuffix("%"))
+        score = float(given)
     except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"{argument}: {value!r} is no number", hint="pass a number such as 0.5 or 0.5%")
-    return number
+        score = math.nan
+    if not math.isfinite(score):
+        unit = f"in {metric.unit}" if metric.unit else "in the metric's own unit"
+        raise ConfigError(
+            f"min_score is {given!r}",
+            hint=f"{metric.name} is no share: min_score= (--min-score) is a number {unit}, without a percent sign.",
+        )
+    return score

@@ -48,13 +48,14 @@ class Judge:
         return self.metric.measure(outputs, reference, labels, batch.samples, batch.label)
 
 
-def judge_for(
+def judge_for(  # noqa: PLR0913 - one for each choice of the user, two for the words of the caller
     graph: Graph,
     metric: Metric,
     output: str | None,
     labels: NDArray[Any] | None,
     *,
     argument: str = "output= (--output)",
+    unlabelled: str = "metric='cosine' and 'sqnr' (--metric)",
 ) -> Judge:
     """A judge of `graph` and its quantized forms.
 
@@ -64,6 +65,7 @@ def judge_for(
         output: Name of the output to judge; None is enough for a model that has one.
         labels: The labels, if there are any.
         argument: What the caller names the output with.
+        unlabelled: What the caller has for data without labels.
 
     Raises:
         ConfigError: the output has to be chosen, or does not exist; or labels are missing.
@@ -73,7 +75,7 @@ def judge_for(
         raise ConfigError(
             f"{metric.name} needs labels",
             hint="pass labels= (--labels): a .npy, .npz, .txt or .csv file, the name of an array in the .npz of the "
-            "data, or 'folders'; without labels there are metric='cosine' and 'sqnr' (--metric).",
+            f"data, or 'folders'; without labels there are {unlabelled}.",
         )
     if metric.needs_labels and labels is not None:
         labels = as_classes(labels, metric.name)

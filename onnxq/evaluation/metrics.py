@@ -14,7 +14,7 @@ Equal entries rank in the order of their classes, as argmax has it. A row with N
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +28,8 @@ from onnxq.wording.plural import counted
 Arrays = Mapping[str, NDArray[Any]]
 Function = Callable[[Arrays, Any], Any]
 
-METRICS = ("top1", "top5", "cosine", "sqnr")
+LABELLED = ("top1", "top5")
+METRICS = (*LABELLED, "cosine", "sqnr")
 
 
 class Metric(ABC):
@@ -218,20 +219,27 @@ class UserMetric(Metric):
             values = np.asarray(self._function(dict(outputs), labels), np.float64)
         except Exception as error:
             raise DataError(
-                f"the metric failed: {type(error).__name__}: {error}", where=f"{self.name}, {where}"
+                f"the metric failed: {type(error).__name__}: {error}",
+                where=f"{self.name}, {where}",
+                hint="mend the function in metric= (--metric); it gets {output name: array} of a batch, and the labels "
+                "of its samples or None.",
             ) from error
         if values.shape != (samples,) or not np.isfinite(values).all():
             what = f"shape {values.shape}" if values.shape != (samples,) else "NaN or Inf"
             raise DataError(
-                f"the metric gave {what}, expected {samples} finite numbers, one for each sample",
+                f"the metric gave {what}, expected {counted(samples, 'finite number')}, one for each sample",
                 where=f"{self.name}, {where}",
                 hint="metric= (--metric): function(outputs, labels) returns one number for each sample.",
             )
         return values[:, None]
 
 
-def metric_from(given: str | Function) -> Metric:
+def metric_from(given: str | Function, *, offered: Sequence[str] = METRICS) -> Metric:
     """The metric that `metric=` or --metric names.
+
+    Args:
+        given: Its name, "python:FILE.py:FUNCTION" or a function.
+        offered: Those that are of use here, for the error.
 
     Raises:
         ConfigError: there is none of that name, or the file or function does not exist.
@@ -250,5 +258,5 @@ def metric_from(given: str | Function) -> Metric:
         return UserMetric(function_from(given, what="metric", argument="metric= (--metric)"), given)
     raise ConfigError(
         f"unknown metric {given!r}",
-        hint=f"metric= (--metric) is one of {', '.join(METRICS)} or python:FILE.py:FUNCTION",
+        hint=f"metric= (--metric) is one of {', '.join(offered)} or python:FILE.py:FUNCTION",
     )

@@ -14,6 +14,7 @@ from onnxq.targets.schema import Engine, Target
 from onnxq.verification.check import Check
 from onnxq.verification.engines import openvino, tensorrt
 from onnxq.verification.engines.result import EngineReport, Precision
+from onnxq.wording.percent import percent_from
 
 _TELLS_NOTHING = frozenset({Engine.TENSORRT, Engine.NONE})
 """Engines that do not say how they run single nodes."""
@@ -57,7 +58,7 @@ class Gates:
         given = complete(GateKeywords, options)
         if min_sqnr is not None and not math.isfinite(min_sqnr):
             raise ConfigError(f"min_sqnr is {min_sqnr:g}", hint="min_sqnr= (--min-sqnr) is a number of dB.")
-        share = None if given["min_int8"] is None else _percent(given["min_int8"])
+        share = None if given["min_int8"] is None else percent_from(given["min_int8"], "min_int8")
         return cls(min_sqnr=min_sqnr, min_int8=share, require_engine=given["require_engine"])
 
     def check_possible(self, target: Target) -> None:
@@ -69,7 +70,7 @@ class Gates:
         """
         if self.min_int8 is not None and target.engine in _TELLS_NOTHING:
             raise ConfigError(
-                f"no engine tells how single nodes run for {target.name}, so min_int8 could not be met",
+                f"no engine tells how single nodes run for {target.name}, so min_int8= (--min-int8) could not be met",
                 hint="leave out min_int8= (--min-int8); min_sqnr= (--min-sqnr) is measured for every target, and "
                 "onnxq.plan (onnxq plan) says what is meant for int8",
             )
@@ -129,20 +130,3 @@ def _is_installed(engine: Engine) -> bool:
     if engine is Engine.OPENVINO:
         return openvino.is_installed()
     return engine is not Engine.TENSORRT or tensorrt.installed_package() is not None
-
-
-def _percent(given: float | str) -> float:
-    try:
-        share = float(given.strip().removesuffix("%")) if isinstance(given, str) else float(given)
-    except ValueError:
-        share = math.nan
-    if not 0.0 <= share <= 100.0:
-        raise ConfigError(
-            f"min_int8 is {given!r}", hint="min_int8= (--min-int8) is a number of percent from 0 to 100, or '95%'."
-        )
-    if 0.0 < share < 1.0:
-        raise ConfigError(
-            f"min_int8 is {given!r}, less than one percent",
-            hint=f"min_int8= (--min-int8) is in percent: {100 * share:g}, not {share:g}.",
-        )
-    return share

@@ -12,6 +12,7 @@ from onnxq.keywords import Keyword, complete
 from onnxq.search.ranking import Sensitivity
 from onnxq.search.ranking_file import RankingSource, load_ranking
 from onnxq.wording.flags import flag_of
+from onnxq.wording.percent import points_from
 
 SECONDS = 600.0
 """Time for a search unless the user says otherwise."""
@@ -126,7 +127,10 @@ def budget_from(options: SearchKeywords) -> Budget | None:
     if max_drop is None and min_sqnr is None and min_cosine is None:
         idle = [name for name, value in complete(BesideKeywords, options).items() if value is not None]
         if idle:
-            raise ConfigError(f"{idle[0]}= serves a search, and there is nothing to search for", hint=f"pass {_ASKS}")
+            raise ConfigError(
+                f"{idle[0]}= ({flag_of(idle[0])}) serves a search, and there is nothing to search for",
+                hint=f"pass {_ASKS}",
+            )
         return None
     drop = None if max_drop is None else points_from(max_drop)
     if min_cosine is not None and not 0.0 < min_cosine <= 1.0:
@@ -156,21 +160,3 @@ def budget_from(options: SearchKeywords) -> Budget | None:
         ranking=None if given["ranking"] is None else load_ranking(given["ranking"]),
         search=search,
     )
-
-
-def points_from(given: float | str) -> float:
-    """Percentage points, from 0.5 or "0.5%".
-
-    >>> points_from("0.5%"), points_from(1)
-    (0.5, 1.0)
-    """
-    try:
-        points = float(given.strip().removesuffix("%")) if isinstance(given, str) else float(given)
-    except ValueError:
-        points = math.nan
-    if not (math.isfinite(points) and 0 <= points < 100):
-        raise ConfigError(
-            f"max_drop is {given!r}",
-            hint="max_drop= (--max-drop) is a number of percentage points, such as 0.5 or '0.5%'.",
-        )
-    return points

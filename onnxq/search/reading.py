@@ -13,11 +13,14 @@ from onnxq.errors import ConfigError
 from onnxq.evaluation.evaluate import labelled_data
 from onnxq.evaluation.judging import Judge, judge_for
 from onnxq.evaluation.labels import label_key, load_labels
-from onnxq.evaluation.metrics import metric_from
+from onnxq.evaluation.metrics import LABELLED, metric_from
 from onnxq.graph.view import Graph
 from onnxq.pipeline.reading import Reading
 from onnxq.pipeline.stages import read_through
 from onnxq.search.budget import Budget
+
+_UNLABELLED = "min_sqnr= and min_cosine= (--min-sqnr with --search, --min-cosine)"
+"""Demands that need no labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,9 @@ def judge_of(graph: Graph, budget: Budget, labels: NDArray[Any] | None) -> Judge
     """
     if budget.max_drop is None:
         return None
-    metric = metric_from(budget.metric or "top1")
-    return judge_for(graph, metric, budget.output, labels, argument="output_name= (--output-name)")
+    metric = metric_from(budget.metric or "top1", offered=LABELLED)
+    argument = "output_name= (--output-name)"
+    return judge_for(graph, metric, budget.output, labels, argument=argument, unlabelled=_UNLABELLED)
 
 
 def first_samples(batches: Batches) -> list[Batch]:

@@ -172,7 +172,9 @@ def test_without_a_search_goals_are_checked_alone(run: Run) -> None:
 def test_a_share_that_tensorrt_does_not_tell_is_refused_before_the_work(run: Run, folder: Path) -> None:
     result = run("quantize", "model.onnx", "--data", "data.npz", "-t", "tensorrt", "--min-int8", "50")
     assert result.exit_code == 2
-    assert "no engine tells how single nodes run for tensorrt, so min_int8 could not be met" in result.stderr
+    assert (
+        "no engine tells how single nodes run for tensorrt, so --min-int8 (min_int8=) could not be met" in result.stderr
+    )
     assert not (folder / "model.int8.onnx").exists()
     verified = run("verify", "model.onnx", "model.onnx", "-t", "tensorrt", "--min-int8", "50")
     assert verified.exit_code == 2
@@ -205,8 +207,10 @@ def test_weights_alone_are_searched(run: Run) -> None:
     [
         (("--search",), "--search has no goal"),
         (("--max-drop", "much"), "'much' is not a number of percentage points such as 0.5%"),
-        (("--max-drop", "0.5%"), "top1 needs labels"),
-        (("--labels", "labels"), "labels= serves a search"),
+        (("--max-drop", "0.5%"), "without labels there are --min-sqnr with --search, --min-cosine"),
+        (("--max-drop", "1", "--metric", "top7"), "'top7' is none of top1, top5, python:FILE.py:FUNCTION."),
+        (("--max-drop", "1", "--metric", "sqnr"), "sqnr compares with the float model itself"),
+        (("--labels", "labels"), "--labels (labels=) serves a search"),
         (("--min-cosine", "2"), "2.0 is not in the range"),
     ],
 )
@@ -237,6 +241,9 @@ def test_evaluate_has_gates_and_writes_them_as_junit(run: Run, int8: str, folder
     met = run(*command, "--max-drop", "50%", "--min-score", "0", "--junit", "e.xml")
     assert met.exit_code == 0
     assert "passed: model.int8.onnx: top1 falls by at most 50 points" in met.stdout
+    ambiguous = run(*command, "--min-score", "0.9")
+    assert ambiguous.exit_code == 2
+    assert "--min-score (min_score=) is in percent: '0.9%' or '90%'" in ambiguous.stderr
     missed = run(*command, "--min-score", "99%", "--junit", "e.xml")
     assert missed.exit_code == 4
     assert missed.stderr.startswith("error: not passed: model.int8.onnx: top1 at least 99.00 %")
@@ -256,7 +263,7 @@ def test_a_drop_of_exactly_the_limit_is_allowed() -> None:
     ("arguments", "message"),
     [
         (("--max-drop", "1", "--metric", "cosine"), "cosine compares with the float model by itself"),
-        (("--min-score", "many"), "--min-score (min_score=): 'many' is no number"),
+        (("--min-score", "many"), "min_score is 'many'"),
     ],
 )
 def test_demands_without_meaning_are_refused(run: Run, int8: str, arguments: tuple[str, ...], message: str) -> None:

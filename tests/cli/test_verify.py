@@ -87,7 +87,7 @@ def test_without_data_it_says_so(folder: Path) -> None:
     assert document(result)["data"]["synthetic_comparison"] is True
 
 
-@pytest.mark.parametrize(("percent", "passed"), [("0", True), ("1", False)])
+@pytest.mark.parametrize(("percent", "passed"), [("0", True), ("2", False)])
 def test_int8_gate_on_onnxruntime(folder: Path, percent: str, passed: bool) -> None:
     found = document(result := verify("--target", ORT, "--json", "--min-int8", percent))
     checks = {c["name"]: (c["passed"], c["detail"]) for c in found["checks"]}
@@ -158,6 +158,14 @@ def test_a_share_that_is_none(folder: Path, percent: str) -> None:
     result = verify("--min-int8", percent)
     assert result.exit_code == 2
     assert "--min-int8" in result.stderr
+
+
+def test_a_share_of_one_is_no_percent_and_a_percent_sign_says_which(folder: Path) -> None:
+    refused = verify("--target", ORT, "--min-int8", "0.9")
+    assert refused.exit_code == 2
+    assert "'0.9%' or '90%'" in refused.stderr
+    found = document(verify("--target", ORT, "--json", "--min-int8", "0.9%"))
+    assert "int8 nodes at least 0.9 %" in {check["name"] for check in found["checks"]}
 
 
 def test_the_engine_that_a_model_was_made_for_is_asked(folder: Path) -> None:

@@ -16,7 +16,6 @@ import onnxq
 from onnxq.errors import ConfigError, DataError
 from onnxq.planning.options import PlanOptions
 from onnxq.planning.plan import Action, SharedWith
-from onnxq.search.budget import points_from
 from onnxq.search.candidates import Candidates
 from onnxq.search.fewest import Excluded, Search, TimeIsUpError
 from onnxq.search.referee import Judgement
@@ -344,11 +343,12 @@ def test_a_pool_behind_a_float_layer_keeps_the_range_of_its_input() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": [1]}, "labels= serves a search, and there is nothing to search for"),
-        ({"search_seconds": 5}, "search_seconds= serves a search"),
+        ({"labels": [1]}, r"labels= \(--labels\) serves a search, and there is nothing to search for"),
+        ({"search_seconds": 5}, r"search_seconds= \(--search-seconds\) serves a search"),
         ({"max_drop": "much"}, "max_drop is 'much'"),
         ({"max_drop": -1}, "max_drop is -1"),
-        ({"max_drop": 1}, "top1 needs labels"),
+        ({"max_drop": 1}, r"top1 needs labels\nHint: .* without labels there are min_sqnr= and min_cosine= \("),
+        ({"max_drop": 1, "metric": "top7"}, r"unknown metric 'top7'\nHint: .* is one of top1, top5 or python:"),
         ({"max_drop": 1, "metric": "sqnr"}, "sqnr compares with the float model itself"),
         ({"min_cosine": 1.5}, r"min_cosine is 1\.5"),
         ({"min_sqnr": float("nan")}, "min_sqnr is nan"),
@@ -363,10 +363,6 @@ def test_a_pool_behind_a_float_layer_keeps_the_range_of_its_input() -> None:
 def test_what_cannot_be_searched_for_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises((ConfigError, DataError), match=message):
         onnxq.quantize(**({"model": RESIDUAL, "data": FEEDS, "target": VNNI, "placement": "full"} | arguments))
-
-
-def test_points_are_percentage_points() -> None:
-    assert points_from("0.5%") == points_from(0.5) == 0.5
 
 
 def test_names_with_brackets_are_taken_literally() -> None:
