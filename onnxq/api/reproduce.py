@@ -11,17 +11,21 @@ from onnxq.errors import ArtifactError, ModelError
 from onnxq.graph.model import ModelSource, get_metadata, load_graph, model_digest
 from onnxq.keywords import defaults_of
 from onnxq.modes.recorded_options import recall_options
+from onnxq.targets import TARGETS, TargetSource, resolve_target
 from onnxq.verification.check import Check
 from onnxq.version import VERSION
 
 
-def reproduce(float_model: ModelSource, quantized_model: ModelSource, data: Any = None) -> Check:
+def reproduce(
+    float_model: ModelSource, quantized_model: ModelSource, data: Any = None, *, target: TargetSource | None = None
+) -> Check:
     """Whether quantizing `float_model` again gives `quantized_model`, to the last bit.
 
     Args:
         float_model: The float model.
         quantized_model: What `onnxq.quantize` made of it.
         data: The calibration data it was made with, in the form it was given in; None where it was made without.
+        target: The table it was made for, where that is none of the built-in ones.
 
     Returns:
         A check; where it failed, its detail names what is different.
@@ -29,7 +33,8 @@ def reproduce(float_model: ModelSource, quantized_model: ModelSource, data: Any 
     Raises:
         ModelError: a model cannot be read, or the second was not made by onnxq.
         ArtifactError: the model does not say how it was made, or with what this version does not have, or it was made
-            from a calibration cache.
+            from a calibration cache, or for a table that is not given.
+        ConfigError: there is no such target.
         DataError: the data does not fit the model.
     """
     made = load_graph(quantized_model)
@@ -48,11 +53,24 @@ def reproduce(float_model: ModelSource, quantized_model: ModelSource, data: Any 
         )
     if read_as:
         data = replace(data_from(data), **read_as)
-    again = quantize(float_model, data, target=said["onnxq.target"], **options).model
+    again = quantize(float_model, data, target=_table(said["onnxq.target"], target), **options).model
     name = "made again from the float model"
     if (digest := model_digest(made)) == model_digest(again):
         return Check(name=name, passed=True, detail=f"every byte is the same, digest {digest[:12]}")
     return Check(name=name, passed=False, detail=_difference(said, get_metadata(again)))
+
+
+def _table(named: str, given: TargetSource | None) -> TargetSource:
+    """The target that the model names; one of the user's own has to be given."""
+    if named in TARGETS:
+        return named
+    hint = f"pass the file of the table {named!r}: target='FILE.toml' (--target FILE.toml)"
+    if given is None:
+        raise ArtifactError(f"the model was made for {named!r}, which is no built-in target", hint=hint)
+    table, _ = resolve_target(given)
+    if table.name != named:
+        raise ArtifactError(f"the model was made for {named!r}, and the target given is {table.name!r}", hint=hint)
+    return table
 
 
 def _difference(said: dict[str, str], again: dict[str, str]) -> str:
@@ -64,4 +82,6 @@ def _difference(said: dict[str, str], again: dict[str, str]) -> str:
         "onnxq.samples": f"it was made with {samples} sample{'' if samples == '1' else 's'}, not {other}",
     }
     found = [reason for key, reason in reasons.items() if said.get(key) != again.get(key)]
-    return "; ".join(found) or "model, data and options are the same, the result is not: another onnxruntime or CPU?"
+    table = "" if said.get("onnxq.target") in TARGETS else ", or another form of the target's table"
+    asked = f"another onnxruntime or CPU{table}?"
+    return "; ".join(found) or f"model, data and options are the same, the result is not: {asked}"

@@ -84,7 +84,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     gates, reading = Gates.of(options, min_sqnr=min_sqnr), Reading.of(options)
     source, quantized = load_graph(float_model), load_graph(quantized_model)
     check_order(source, [quantized])
-    table, made_for = _asked(target, quantized)
+    table, doubts, made_for = _asked(target, quantized)
     gates.check_possible(table)
     batches = reading.open(source, data)
     feeds = Counted(batches, progress)
@@ -107,7 +107,7 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
         model_name=Path(path_of(quantized_model) or "").name,
         quantized_path=path_of(quantized_model),
         float_path=path_of(float_model),
-        warnings=(*batches.warnings, *([] if is_quantized(quantized) else [_NOT_QUANTIZED])),
+        warnings=(*doubts, *batches.warnings, *([] if is_quantized(quantized) else [_NOT_QUANTIZED])),
         notes=(*made_for, *batches.notes),
         seconds=clock.seconds,
     )
@@ -127,12 +127,25 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
     return gates.applied(report, {*(node.name for node in source.nodes), *nodes_inside(source)})
 
 
-def _asked(target: TargetSource | None, quantized: Graph) -> tuple[Target, tuple[str, ...]]:
-    """The target's table, and a note where the model named it and it is not one of ONNX Runtime's."""
-    if target is not None:
-        return resolve_target(target)[0], ()
+def _asked(target: TargetSource | None, quantized: Graph) -> tuple[Target, tuple[str, ...], tuple[str, ...]]:
+    """The target's table, and a warning and a note where the model says that it was made for another one."""
     named = get_metadata(quantized.frame).get("onnxq.target", "")
-    table, _ = resolve_target(named if named in TARGETS else ORT_CPU)
-    if named not in TARGETS or named.startswith("ort-"):
-        return table, ()
-    return table, (f"the model was made for {named}, so {named} is asked; target= (--target) names another",)
+    own = TARGETS.get(named)
+    if target is not None:
+        table, _ = resolve_target(target)
+        if named in {"", table.name} or (own is not None and own.engine is table.engine):
+            return table, (), ()
+        leave = (
+            f"leave out target= (--target) to ask {named}" if own else f"target= (--target) takes the file of {named}"
+        )
+        return table, (), (f"the model was made for {named}, and {table.name} is asked; {leave}",)
+    table, _ = resolve_target(named if own is not None else ORT_CPU)
+    if named and own is None:
+        doubt = (
+            f"the model was made for {named!r}, which is no built-in target, so {table.name} is asked in its place; pass "
+            "the file of its table: target='FILE.toml' (--target FILE.toml)"
+        )
+        return table, (doubt,), ()
+    if not named or named.startswith("ort-"):
+        return table, (), ()
+    return table, (), (f"the model was made for {named}, so {named} is asked; target= (--target) names another",)

@@ -11,7 +11,7 @@ from onnxq.report.contents import LayerRow, NodeCounts
 from onnxq.report.drawing import draw
 from onnxq.report.quantized_model import explain_model, tensor_rows
 from onnxq.report.report import Report
-from onnxq.targets import ORT_CPU, TargetSource, resolve_target
+from onnxq.targets import ORT_CPU, TARGET_NAMES, TargetSource, resolve_target
 
 
 def report_of_model(path: Path, target: TargetSource | None = None) -> Report:
@@ -19,7 +19,8 @@ def report_of_model(path: Path, target: TargetSource | None = None) -> Report:
 
     Args:
         path: The model.
-        target: Target whose rules are named; None takes the one that the file says it was made for, else ort-cpu.
+        target: Target whose rules are named; None takes the one that the file says it was made for (without its
+            rules, where it is none of the built-in ones), else ort-cpu.
 
     Raises:
         ModelError: the model cannot be read, or is not quantized.
@@ -33,11 +34,13 @@ def report_of_model(path: Path, target: TargetSource | None = None) -> Report:
             hint="`onnxq plan MODEL` shows what would become of it; `onnxq quantize --report FILE.html` makes a page",
         )
     metadata = get_metadata(graph.frame)
-    table, _ = resolve_target(target or metadata.get("onnxq.target") or ORT_CPU)
+    named = metadata.get("onnxq.target") or ORT_CPU
+    # The table of a target of the user's own is no part of the file: its rules are left out.
+    table = resolve_target(target or named)[0] if target or named in TARGET_NAMES else None
     found = explain_model(graph, table)
     actions = Counter(row.action for row in found.nodes)
     return Report(
-        target=table.name,
+        target=named if table is None else table.name,
         checks=(),
         method=metadata.get("onnxq.method"),
         asked=NodeCounts(

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import onnxq
-from onnxq.errors import ConfigError
+from onnxq.api.reproduce import reproduce
+from onnxq.errors import ArtifactError, ConfigError
 from onnxq.graph.model import load_graph
+from onnxq.report.standalone import report_of_model
 from onnxq.targets import TARGETS, resolve_target
 from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, Engine, Target
 from onnxq.targets.written import target_to_toml
@@ -286,6 +288,24 @@ def test_a_target_without_an_engine_is_compared_and_says_so(tmp_path: Path) -> N
     again = onnxq.verify(MODEL, result.model, DATA, target=str(path))
     assert again.engine is None
     assert [c.name for c in again.checks][:1] == ["outputs are sound"]
+
+
+def test_a_model_for_a_table_of_the_users_own_asks_for_that_table(tmp_path: Path) -> None:
+    path = tmp_path / "npu.toml"
+    path.write_text(MINIMAL)
+    made = onnxq.quantize(MODEL, DATA, target=path, output=tmp_path / "q.onnx").model
+    asked = "pass the file of its table: target='FILE.toml' (--target FILE.toml)"
+    unasked = onnxq.verify(MODEL, made, DATA)
+    assert any("was made for 'npu'" in said and said.endswith(asked) for said in unasked.warnings)
+    assert not any("was made for" in said for said in onnxq.verify(MODEL, made, DATA, target=path).warnings)
+    with pytest.raises(ArtifactError, match="made for 'npu', which is no built-in target"):
+        reproduce(MODEL, made, DATA)
+    with pytest.raises(ArtifactError, match="made for 'npu', and the target given is 'qnn'"):
+        reproduce(MODEL, made, DATA, target="qnn")
+    assert reproduce(MODEL, made, DATA, target=path).passed
+    path.write_text(MINIMAL.replace('"uint8"\nsymmetric = false', '"int8"\nsymmetric = true'))
+    assert "another form of the target's table" in reproduce(MODEL, made, DATA, target=path).detail
+    assert report_of_model(tmp_path / "q.onnx").target == "npu"
 
 
 @pytest.mark.parametrize(("base", "engine"), [("ort-x64-vnni", "onnxruntime"), ("openvino-avx2", "openvino")])

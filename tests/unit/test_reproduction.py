@@ -132,3 +132,10 @@ def test_on_the_command_line(run: Run, folder: Path) -> None:  # noqa: F811
     result = run("verify", "model.onnx", "plain.onnx", "--data", "data.npz", "--reproduce")
     assert result.exit_code == 3
     assert "the model was not made by onnxq" in result.stderr
+
+
+def test_for_a_table_of_ones_own_on_the_command_line(run: Run, folder: Path) -> None:  # noqa: F811
+    (folder / "npu.toml").write_text('name = "npu"\nbase = "xnnpack"\n')
+    run("quantize", "model.onnx", "--data", "data.npz", "-t", "npu.toml")
+    result = run("verify", "model.onnx", "model.int8.onnx", "--data", "data.npz", "--reproduce", "-t", "npu.toml")
+    assert result.exit_code == 0, result.output

@@ -111,7 +111,7 @@ def verify(  # noqa: PLR0913 - one parameter for each group of options
     if reproduce:
         from onnxq.api.reproduce import reproduce as make_again  # noqa: PLC0415
 
-        again = make_again(float_model, quantized_model, data_from.source())
+        again = make_again(float_model, quantized_model, data_from.source(), target=target)
         say(f"{again.name}: {again.detail}", quiet=quiet or not again.passed)
         found = replace(found, checks=(*found.checks, again))
     write_report(found, report, quiet=quiet or as_json)
