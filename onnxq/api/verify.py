@@ -142,8 +142,8 @@ def _asked(target: TargetSource | None, quantized: Graph) -> tuple[Target, tuple
     table, _ = resolve_target(named if own is not None else ORT_CPU)
     if named and own is None:
         doubt = (
-            f"the model was made for {named!r}, which is no built-in target, so {table.name} is asked in its place; pass "
-            "the file of its table: target='FILE.toml' (--target FILE.toml)"
+            f"the model was made for {named!r}, which is no built-in target, so {table.name} is asked in its place; "
+            "pass the file of its table: target='FILE.toml' (--target FILE.toml)"
         )
         return table, (doubt,), ()
     if not named or named.startswith("ort-"):
