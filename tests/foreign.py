@@ -73,6 +73,32 @@ def trained() -> ModelProto:
     return _by_hand(fold=False)
 
 
+def unfolded(model: ModelProto) -> ModelProto:
+    """`model` as exporters write it that fold no constants: scales by Constant, zero-points by Identity and Cast."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    held = {t.name: t for t in model.graph.initializer}
+    nodes, seen = list[onnx.NodeProto](), set[str]()
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale, zero = node.input[1], node.input[2]
+            if scale not in seen:
+                nodes.append(onnx.helper.make_node("Constant", [], [scale], f"make_{scale}", value=held[scale]))
+                wide = onnx.numpy_helper.from_array(
+                    onnx.numpy_helper.to_array(held[zero]).astype(np.int32), f"{zero}_wide"
+                )
+                model.graph.initializer.append(wide)
+                nodes.append(onnx.helper.make_node("Identity", [wide.name], [f"{zero}_same"], f"same_{zero}"))
+                kind = held[zero].data_type
+                nodes.append(onnx.helper.make_node("Cast", [f"{zero}_same"], [zero], f"cast_{zero}", to=kind))
+                seen |= {scale, zero}
+        nodes.append(node)
+    kept = [t for t in model.graph.initializer if t.name not in seen]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(kept)
+    return model
+
+
 def _by_hand(*, fold: bool) -> ModelProto:
     values = {t.name: onnx.numpy_helper.to_array(t) for t in float_model().graph.initializer}
     b = ModelBuilder()

@@ -45,6 +45,7 @@ from onnxq.passes.quantize.nonzero_biases import NonzeroBiases
 from onnxq.passes.simplify.lift_constants import LiftConstants
 from onnxq.passes.simplify.normalise import normalise_float
 from onnxq.passes.simplify.remove_identity import RemoveIdentity
+from onnxq.passes.simplify.settle_parameters import SettleParameters
 from onnxq.passes.strip.strip_pairs import StripPairs, TrainedPairs, has_trained_pairs
 from onnxq.pipeline.nested_plans import Nested, plan_nested, whole_plan
 from onnxq.planning.options import PlanOptions
@@ -122,7 +123,8 @@ def prepare(
         notes = tuple(filter(None, [note or chosen, *remarks, note_of_types(changed)]))
         pairs = TrainedPairs()
         if done:
-            PassManager([LiftConstants(), RemoveIdentity(), StripPairs(pairs)], name="strip pairs").run(graph)
+            settling = [LiftConstants(), RemoveIdentity(), SettleParameters()]
+            PassManager([*settling, StripPairs(pairs)], name="strip pairs").run(graph)
         passes = normalise_float(trained=bool(done)).run(graph)
         graph = with_whole_operators(graph, table)
         PassManager(give_biases, name="prepare").run(graph)

@@ -17,6 +17,7 @@ from onnxq.graph.model import get_metadata
 from onnxq.graph.subgraphs import own_graph, subgraphs
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.simplify.infer_shapes import InferShapes
+from onnxq.passes.simplify.settle_parameters import settle_constants
 from onnxq.planning.decisions import NO_FLOAT
 from onnxq.planning.kept_reasons import KeptReasons, kept_reasons
 from onnxq.planning.macs import macs, with_input_shapes
@@ -57,12 +58,13 @@ def explain_model(graph: Graph, target: Target | None = None, *, likely_sizes: b
     """The rows of a quantized model, those inside of If, Loop and Scan behind all others and by their paths.
 
     Args:
-        graph: A model with Q/DQ; of a float model every node is float. Its shapes are inferred in place.
+        graph: A model with Q/DQ; of a float model every node is float. Constants are settled and shapes inferred in
+            place.
         target: The table that names rules; None leaves them out.
         likely_sizes: Where the model leaves sizes open, count arithmetic for those of synthetic inputs that it runs on,
             if there is arithmetic in int8.
     """
-    nodes, tensors = _rows(graph, target)
+    nodes, tensors = _rows(settle_constants(graph), target)
     nodes = _as_planned(nodes, kept_reasons(get_metadata(graph.frame)))
     sizes: dict[str, tuple[int, ...]] = {}
     on_codes = any(row.action == Action.INT8.value for row in nodes)
@@ -230,10 +232,10 @@ def _tensors(graph: Graph, rules: Mapping[str, str]) -> Iterator[TensorRow]:
 
 
 def _role(graph: Graph, node: NodeProto) -> str | None:
+    if graph.is_constant(node.input[0]):  # the weights of a training are floats behind a Q
+        return "constant"
     if node.op_type == "QuantizeLinear":
         return "activation"
-    if graph.is_constant(node.input[0]):
-        return "constant"
     producer = graph.producer(node.input[0])
     return None if producer is not None and producer.op_type == "QuantizeLinear" else "codes"
 
@@ -243,7 +245,7 @@ def _tensor(graph: Graph, node: NodeProto, role: str, rules: Mapping[str, str]) 
     zero_name = node.input[2] if len(node.input) > 2 else ""
     zero_point = graph.constant(zero_name) if zero_name else None
     # Without a zero-point the codes of a Q are uint8 (ONNX, QuantizeLinear).
-    carrier = zero_name or (node.input[0] if role == "constant" else "")
+    carrier = zero_name or (node.input[0] if role == "constant" and node.op_type == "DequantizeLinear" else "")
     dtype = graph.dtype(carrier) if carrier else TensorProto.UINT8
     writer = graph.producer(node.input[0])
     readers = tuple(dict.fromkeys(_readers(graph, node)))

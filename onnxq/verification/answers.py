@@ -14,6 +14,7 @@ from onnxq.errors import EngineMissingError
 from onnxq.graph.subgraphs import subgraphs
 from onnxq.graph.view import Graph
 from onnxq.passes.adapt.settle_types import runnable
+from onnxq.passes.simplify.settle_parameters import settle_constants
 from onnxq.verification.agreement import Stretch, fused_agreement
 from onnxq.verification.check import Check, check_all
 from onnxq.verification.compare import SLACK_DB, OutputComparison, OutputError, worse_than
@@ -77,7 +78,7 @@ def ask_onnxruntime(quantized: Graph, feeds: Sequence[Feed], *, unsaturated: boo
         feeds: Batches; subgraphs are run on the first that reaches them.
         unsaturated: Whether kernels that do not saturate are taken on any CPU.
     """
-    quantized = runnable(quantized)
+    quantized = settle_constants(runnable(quantized.copy()))
     report = ort_engine.executed_precision(quantized.to_model(), base_dir=quantized.base_dir)
     answer = Answer(engine=report)
     answer.stretches = fused_agreement(quantized, feeds[0], unsaturated=unsaturated)
@@ -118,9 +119,8 @@ def ask_openvino(float_graph: Graph, quantized: Graph, feeds: Sequence[Feed], *,
     """
     answer = Answer()
     try:
-        answer.engine = openvino_engine.executed_precision(
-            quantized.to_model(), base_dir=quantized.base_dir, feeds=feeds
-        )
+        settled = settle_constants(quantized.copy())
+        answer.engine = openvino_engine.executed_precision(settled.to_model(), base_dir=settled.base_dir, feeds=feeds)
     except EngineMissingError as error:
         answer.warnings.append(f"The executed precision is unknown: {error.message}. {error.hint}.")
     else:
@@ -162,9 +162,10 @@ def ask_tensorrt(float_graph: Graph, quantized: Graph, shapes: Shapes, feeds: Se
         shapes: Input shapes of every batch, for the optimization profile.
         feeds: The batches to run the engine on.
     """
-    violations = tuple(lint_tensorrt(quantized))
-    answer = Answer(violations=violations, account=account(quantized, violations))
-    answer.checks.append(_rules_check(violations, sum(is_qdq(n) for n in quantized.nodes)))
+    settled = settle_constants(quantized.copy())  # TensorRT gets the model as it is, and folds the same
+    violations = tuple(lint_tensorrt(settled))
+    answer = Answer(violations=violations, account=account(settled, violations))
+    answer.checks.append(_rules_check(violations, sum(is_qdq(n) for n in settled.nodes)))
     try:
         ranges = tensorrt_engine.shape_ranges(quantized, shapes)
         answer.engine = tensorrt_engine.build_engine(

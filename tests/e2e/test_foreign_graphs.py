@@ -16,7 +16,7 @@ from onnxq.report.contents import NodeCounts
 from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
 from onnxq.verification.engines.ort_products import saturates
-from tests.foreign import by_quantize_static, feeds, float_model, inputs_only, trained
+from tests.foreign import by_quantize_static, feeds, float_model, inputs_only, trained, unfolded
 
 ORT = "ort-x64-vnni"
 X64 = platform.machine().lower() in ("x86_64", "amd64")
@@ -33,6 +33,8 @@ def foreign(name: str) -> ModelProto:
             return by_quantize_static(Path(folder), QuantType.QInt8, per_channel=False)
         if name == "qoperator":
             return by_quantize_static(Path(folder), QuantType.QUInt8, per_channel=False, form=QuantFormat.QOperator)
+    if name == "trained, unfolded":
+        return unfolded(trained())
     return inputs_only() if name == "inputs only" else trained()
 
 
@@ -61,6 +63,33 @@ def test_every_float_node_is_explained_by_a_rule_or_by_what_it_is_part_of(name: 
     rows = [r for r in verified(name, target).layers if (r.executed or r.decision) == "float"]
     assert [r.node for r in rows if not (r.why or r.reason)] == []
     assert [r.node for r in rows if not r.rule and not (r.why or r.reason).startswith("part of ")] == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [ORT, pytest.param("tensorrt", marks=needs_tensorrt), pytest.param("openvino", marks=needs_openvino)],
+)
+def test_constants_that_an_exporter_did_not_fold_change_no_answer(target: str) -> None:
+    folded, exported = verified("trained", target), verified("trained, unfolded", target)
+    assert runs(exported) == runs(folded)
+    assert [why(exported, node) for node in runs(folded)] == [why(folded, node) for node in runs(folded)]
+    assert [(c.name, c.passed) for c in exported.checks] == [(c.name, c.passed) for c in folded.checks]
+    assert [(t.name, t.scale, t.zero_point) for t in exported.tensors] == [
+        (t.name, t.scale, t.zero_point) for t in folded.tensors
+    ]
+
+
+@pytest.mark.parametrize("target", [ORT, "tensorrt"])
+def test_a_training_is_taken_over_whose_constants_are_not_folded(target: str) -> None:
+    folded, exported = (
+        onnxq.quantize(foreign(name), feeds(), target=target, placement="full").model
+        for name in ("trained", "trained, unfolded")
+    )
+    assert [n.op_type for n in exported.graph.node] == [n.op_type for n in folded.graph.node]
+    for one, other in zip(
+        *(sorted(m.graph.initializer, key=lambda t: t.name) for m in (folded, exported)), strict=True
+    ):
+        assert (one.name, one.raw_data) == (other.name, other.raw_data)
 
 
 def test_onnxruntimes_own_uint8_graph_runs_whole() -> None:
