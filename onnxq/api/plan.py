@@ -95,6 +95,11 @@ def explain(
             f"mode {mode!r} calibrates nothing, so statistics and methods have no meaning in it",
             hint="leave out stats=, method= and percentile= (--stats, --method, --percentile), or plan mode='static'",
         )
+    if stats is None and ranges != defaults_of(RangeKeywords):
+        raise ConfigError(
+            "method= and percentile= (--method, --percentile) choose ranges from stats= (--stats), which is not given",
+            hint="leave them out, or pass stats= (--stats)",
+        )
     planned = _planned(model, target, mode, options)
     own = _counted(planned)
     if stats is not None:

@@ -59,7 +59,7 @@ class ExtraOptions:
     Attributes:
         symmetric: Whether ranges of activations are symmetric about 0.
         momentum: Weight of the newest batch in a moving average; None: no moving average.
-        percentile: For CalibrationMethod.Percentile, in percent.
+        percentile: For CalibrationMethod.Percentile, in percent; None unless given.
         smooth: Whether activations are smoothed into weights.
         constant_b_only: Whether products of two activations stay float.
         overrides: What is different for single tensors.
@@ -68,7 +68,7 @@ class ExtraOptions:
 
     symmetric: bool = False
     momentum: float | None = None
-    percentile: float = 99.999
+    percentile: float | None = None
     smooth: bool = False
     constant_b_only: bool = False
     overrides: tuple[Mapping[str, Any], ...] = ()
@@ -98,10 +98,12 @@ def read_extra_options(given: Mapping[str, Any] | None) -> ExtraOptions:
         if key in given and given[key] != no_wish and given[key] is not None
     ]
     moving = bool(given.get("CalibMovingAverage", False))
+    if "CalibMovingAverageConstant" in given and not moving:
+        remarks.append("extra_options['CalibMovingAverageConstant'] has no effect without CalibMovingAverage")
     return ExtraOptions(
         symmetric=bool(given.get("ActivationSymmetric", False) or given.get("CalibTensorRangeSymmetric", False)),
         momentum=float(given.get("CalibMovingAverageConstant", 0.01)) if moving else None,
-        percentile=float(given.get("CalibPercentile", 99.999)),
+        percentile=float(given["CalibPercentile"]) if "CalibPercentile" in given else None,
         smooth=bool(given.get("SmoothQuant", False)),
         constant_b_only=bool(given.get("MatMulConstBOnly", False)),
         overrides=tuple(_overrides(given.get("TensorQuantOverrides") or {})),

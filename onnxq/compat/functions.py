@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from onnxq.targets import TargetSource
 
     Model = str | os.PathLike[str] | bytes | ModelProto
-
-_FUNCTION_DEPTH = 4
-"""Frames from `warnings.warn` to the script that called the function."""
 
 _TENSORRT = ("TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
@@ -148,6 +146,8 @@ def quantize_dynamic(  # noqa: PLR0913, PLR0917 - onnxruntime's signature
     extra = read_extra_options(extra_options)
     model_input = _kept(model_input, model_output)
     remarks = list(extra.remarks)
+    if extra.percentile is not None or extra.momentum is not None:
+        remarks.append("extra_options about calibration have no effect: dynamic mode calibrates nothing")
     if per_channel is False:
         remarks.append("per_channel=False has no effect: kernels take a scale for each channel at the same speed")
     if weight_type is not None and (name := member(weight_type, QuantType, "weight_type")) != "QInt8":
@@ -295,10 +295,13 @@ def _method(given: Any, extra: ExtraOptions) -> dict[str, Any]:
         raise ConfigError(
             "calibrate_method=Distribution is for fp8", hint="pass MinMax, Entropy or Percentile, or leave it out"
         )
+    if extra.percentile is not None and (name != "Percentile" or extra.momentum is not None):
+        why = "without calibrate_method=Percentile" if extra.momentum is None else "with a moving average"
+        _tell([f"extra_options['CalibPercentile'] has no effect {why}"])
     if extra.momentum is not None:
         return {"method": "moving-average", "momentum": extra.momentum}
     if name == "Percentile":
-        return {"method": "percentile", "percentile": extra.percentile}
+        return {"method": "percentile", "percentile": 99.999 if extra.percentile is None else extra.percentile}
     return {"method": {None: "auto", "MinMax": "max", "Entropy": "entropy"}[name]}
 
 
@@ -344,5 +347,9 @@ def _finished(result: QuantizeResult, *, external: bool) -> QuantizeResult:
 
 
 def _tell(texts: Sequence[str]) -> None:
+    """Warn at the line of the script that called, however deep in onnxq it is found out."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "onnxq":
+        level, frame = level + 1, frame.f_back
     for text in texts:
-        warnings.warn(text, CompatWarning, stacklevel=_FUNCTION_DEPTH)
+        warnings.warn(text, CompatWarning, stacklevel=level)

@@ -48,6 +48,12 @@ class Data:
             raise ConfigError(
                 f"shuffle is {self.shuffle!r}", hint="shuffle= (--shuffle) is the seed of the order, 0 or more."
             )
+        for name in ("text_column", "max_length"):
+            if getattr(self, name) is not None and self.tokenizer is None:
+                raise ConfigError(
+                    f"{name}= (--{name.replace('_', '-')}) serves a tokenizer, and none is given",
+                    hint="leave it out, or pass tokenizer= (--tokenizer)",
+                )
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError(f"max_length is {self.max_length}", hint="max_length= (--max-length) is 1 token or more.")
 

@@ -31,6 +31,8 @@ from onnxq.wording.plural import counted
 if TYPE_CHECKING:
     from PIL import Image
 
+_CROP_SHARE = 0.875
+"""torchvision's: 224 of 256."""
 _LARGEST_MEAN = 2.0
 _LARGEST_STD = 5.0
 """Beyond these, mean and std are those of pixels from 0 to 255."""
@@ -60,7 +62,7 @@ class ImageOptions:
     std: tuple[float, ...] = (1.0,)
     color: Literal["rgb", "bgr"] = "rgb"
     resize: Resize = "stretch"
-    crop_share: float = 0.875
+    crop_share: float = _CROP_SHARE
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +89,11 @@ class ImageOptions:
                 raise ConfigError(
                     f"unknown {name} {getattr(self, name)!r}", hint=f"{name}= (--{name}) is one of {listed}."
                 )
+        if self.crop_share != _CROP_SHARE and self.resize != "crop":
+            raise ConfigError(
+                f"crop_share= (--crop-share) serves resize='crop' (--resize crop), and resize is {self.resize!r}",
+                hint="leave out crop_share= (--crop-share), or pass resize='crop' (--resize crop)",
+            )
         if not all(math.isfinite(v) for v in self.mean) or not all(math.isfinite(v) and v > 0 for v in self.std):
             raise ConfigError(
                 f"mean {self.mean} and std {self.std} must be finite, and std positive",

@@ -18,7 +18,7 @@ from onnxq.modes.choices import Choices
 from onnxq.modes.finishing import Made, Request, finish
 from onnxq.modes.result import QuantizeResult
 from onnxq.modes.tuned import for_all_placements, timers_for_tuning, tune_placement
-from onnxq.pipeline.arguments import check_overrides, check_rewrites
+from onnxq.pipeline.arguments import check_collects, check_method_is_used, check_overrides, check_rewrites
 from onnxq.pipeline.facts import (
     Clock,
     counted_share,
@@ -29,7 +29,7 @@ from onnxq.pipeline.facts import (
     unrecovered,
 )
 from onnxq.pipeline.nested import InsideNested, NestedRun, check_plan, readable_for
-from onnxq.pipeline.nested_plans import whole_plan
+from onnxq.pipeline.nested_plans import quantized, whole_plan
 from onnxq.pipeline.stages import (
     Known,
     Prepared,
@@ -157,6 +157,12 @@ def _planned(request: Request, choices: Choices) -> Prepared:
     prepared = prepare(request.model, request.target, request.wanted, choices.recovery, note=request.target_note)
     refuse_other_scales(prepared, choices.cache)
     check_overrides(whole_plan(prepared.plan, prepared.nested), choices.method, choices.cache)
+    calibrates_inside = choices.cache is not None and bool(quantized(prepared.nested))
+    if not calibrates_inside:
+        check_method_is_used(choices.method, choices.cache)
+    evens_out = choices.recovery.levels and choices.cache is None and request.data is not None
+    if choices.are_given and not calibrates_inside and not evens_out:
+        check_collects(request.collecting, choices.stats)
     check_plan(prepared)
     check_rewrites(choices.recovery, choices.stats, choices.cache, trained=prepared.trained is not None)
     return prepared

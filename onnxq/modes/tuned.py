@@ -18,7 +18,7 @@ from onnxq.planning.planner import make_plan
 from onnxq.targets.schema import Engine, Placement, Target
 from onnxq.tuning.blocks import blocks
 from onnxq.tuning.race import Feed
-from onnxq.tuning.search import Floats, Racing, Search, Tuning
+from onnxq.tuning.search import DEFAULT_SECONDS, Floats, Racing, Search, Tuning
 from onnxq.tuning.timers import Timer, timers_of
 from onnxq.verification.engines.openvino import not_installed
 
@@ -32,6 +32,11 @@ def check_tuning(tune: str | None, seconds: float, method: Method, cache: Tensor
         ConfigError: there is no such aim, the limit is no time, or ranges come from where no other placement has any.
     """
     if tune is None:
+        if seconds != DEFAULT_SECONDS:
+            raise ConfigError(
+                "tune_seconds= (--tune-seconds) limits tune= (--tune), which is not given",
+                hint="leave it out, or pass tune='latency' (--tune latency)",
+            )
         return
     if tune != LATENCY:
         raise ConfigError(f"unknown aim {tune!r}; known: {LATENCY}", hint="pass tune='latency' (--tune latency)")

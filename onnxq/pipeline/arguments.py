@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.calibration.checkpoint import Checkpointing
-from onnxq.calibration.methods import MOVING_AVERAGE, Method
+from onnxq.calibration.methods import AUTO, MOVING_AVERAGE, Method
+from onnxq.calibration.runner import CollectOptions
 from onnxq.calibration.statistics.table import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.data.description import bare
@@ -20,6 +21,7 @@ from onnxq.graph.saving import data_file
 from onnxq.graph.view import Graph
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.registry import Recovery
+from onnxq.wording.flags import flag_of
 
 
 def check_overrides(plan: QuantPlan, method: Method, cache: TensorRTCache | None) -> None:
@@ -53,6 +55,40 @@ def check_sources(method: Method, stats: StatsTable | None, cache: TensorRTCache
             "a moving average follows the batches in their order, which statistics do not keep",
             hint="leave stats= (--stats) out and pass data= (--data), or choose another method= (--method)",
         )
+
+
+def check_method_is_used(method: Method, cache: TensorRTCache | None) -> None:
+    """See that no method was chosen for ranges that are given.
+
+    Raises:
+        ConfigError: the ranges come from a cache, and a method was named.
+    """
+    if cache is not None and method.name != AUTO:
+        raise ConfigError(
+            f"the ranges come from a TensorRT calibration cache, so method={method.name!r} (--method {method.name}) "
+            "has nothing to choose",
+            hint="leave out method= (--method) or tensorrt_cache= (--calibration-cache)",
+        )
+
+
+def check_collects(options: CollectOptions, stats: StatsTable | None) -> None:
+    """See that nothing was said of collecting statistics where none are collected.
+
+    Args:
+        options: How statistics would be collected.
+        stats: Those that are given; None where the ranges come from a cache.
+
+    Raises:
+        ConfigError: something was said.
+    """
+    plain = CollectOptions()
+    for name in ("nonfinite", "full_histogram", "memory_limit"):
+        if getattr(options, name) != getattr(plain, name):
+            source = "tensorrt_cache= (--calibration-cache)" if stats is None else "stats= (--stats)"
+            raise ConfigError(
+                f"{name}= ({flag_of(name)}) serves a calibration, and the ranges come from {source}",
+                hint="leave out one of both",
+            )
 
 
 def check_order(first: Graph, others: Iterable[Graph]) -> None:

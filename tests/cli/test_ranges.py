@@ -70,3 +70,53 @@ def test_statistics_that_do_not_exist_are_not_saved(folder: Path, run: Run) -> N
     other = run(*QUANTIZE, "--calibration-cache", "m.cache", "--save-stats", "m.stats")
     assert "hint: leave out --save-stats or --calibration-cache" in other.stderr
     assert not (folder / "m.stats").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--calibration-cache", "m.cache", "--method", "entropy"),
+            "so --method entropy (method=",
+        ),
+        (("--calibration-cache", "m.cache", "--full-histogram"), "the ranges come from --calibration-cache"),
+        (("--stats", "m.stats", "--full-histogram"), "--full-histogram (full_histogram=) serves a calibration"),
+        (("--stats", "m.stats", "--memory-limit", "1GB"), "--memory-limit (memory_limit=) serves a calibration"),
+        (("--stats", "m.stats", "--nonfinite", "ignore"), "the ranges come from --stats (stats=)"),
+        (("--tune-seconds", "5"), "--tune-seconds (tune_seconds=) limits --tune (tune=), which is not given"),
+        (("--mode", "dynamic", "--save-stats", "s.stats"), "--mode dynamic makes no statistics that could be saved"),
+        (("--mode", "weight-only", "--save-stats", "s.stats"), "--mode weight-only makes no statistics"),
+        (("--data", "data.npz", "--max-length", "5"), "--max-length (max_length=) serves a tokenizer"),
+        (("--data", "data.npz", "--text-column", "q"), "--text-column (text_column=) serves a tokenizer"),
+        (("--data", "data.npz", "--crop-share", "0.5"), "--crop-share (crop_share=) serves --resize crop"),
+    ],
+)
+def test_options_that_nothing_would_read_are_refused(
+    folder: Path, run: Run, arguments: tuple[str, ...], message: str
+) -> None:
+    run("calibrate", "model.onnx", "--data", "data.npz", "--target", "tensorrt", "-o", "m.stats")
+    (folder / "m.cache").write_text("TRT-8601-EntropyCalibration2\nx: 3c008912\na: 3c008912\n")
+    target = () if "dynamic" in arguments else ("--target", "tensorrt")
+    done = run("quantize", "model.onnx", *target, *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "hint: leave" in done.stderr
+    assert not (folder / "model.int8.onnx").exists()
+    assert not (folder / "s.stats").exists()
+
+
+def test_recovery_on_data_collects_beside_statistics(run: Run) -> None:
+    """Channels that are made even get their ranges from the samples, by what is said of collecting."""
+    run("calibrate", "model.onnx", "--data", "data.npz", "--target", "tensorrt", "-o", "m.stats")
+    done = run(*QUANTIZE, "--stats", "m.stats", "--nonfinite", "ignore", "--memory-limit", "1GB", "--full-histogram")
+    assert done.exit_code == 0
+    plain = run(*QUANTIZE, "--stats", "m.stats", "--nonfinite", "ignore", "--recover", "none", "-o", "b.onnx")
+    assert plain.exit_code == 2
+
+
+def test_a_plan_takes_a_method_with_statistics_alone(run: Run) -> None:
+    told = run("plan", "model.onnx", "--target", "tensorrt", "--method", "entropy")
+    assert told.exit_code == 2
+    assert "choose ranges from --stats (stats=), which is not given" in told.stderr
+    run("calibrate", "model.onnx", "--data", "data.npz", "--target", "tensorrt", "-o", "m.stats")
+    assert run("plan", "model.onnx", "-t", "tensorrt", "--method", "entropy", "--stats", "m.stats").exit_code == 0

@@ -20,6 +20,7 @@ from onnxq.errors import ArtifactError, ConfigError
 from onnxq.report.report import Report
 from onnxq.verification.check import Check
 from tests.cli.conftest import samples, tiny_model
+from tests.graphs import model_of, normal
 
 MODEL = tiny_model()
 
@@ -257,3 +258,37 @@ def test_dynamic(tmp_path):
         compat.quantize_dynamic(str(place), place, target=vnni)
     with pytest.raises(ConfigError, match="weight_type=QInt4 in dynamic mode"):
         compat.quantize_dynamic(model, place, weight_type=compat.QuantType.QInt4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"extra_options": {"CalibPercentile": 90}}, "'CalibPercentile'] has no effect without calibrate_method="),
+        (
+            {"extra_options": {"CalibPercentile": 90, "CalibMovingAverage": True}},
+            "'CalibPercentile'] has no effect with a moving average",
+        ),
+        ({"extra_options": {"CalibMovingAverageConstant": 0.1}}, "has no effect without CalibMovingAverage"),
+    ],
+)
+def test_a_setting_of_another_method_is_told(tmp_path, options, message):
+    _, told = quantize(tmp_path, **options)
+    assert [message in one for one in told] == [True]
+
+
+def test_a_percentile_for_its_own_method_is_not_told(tmp_path):
+    options = {"calibrate_method": compat.CalibrationMethod.Percentile, "extra_options": {"CalibPercentile": 99}}
+    assert quantize(tmp_path, **options)[1] == []
+
+
+def test_settings_of_calibration_are_told_in_dynamic_mode(tmp_path):
+    model = model_of("(float[n, 32] x) => (float[n, 8] y) { y = MatMul(x, w) }", w=normal(32, 8))
+    with pytest.warns(CompatWarning, match="dynamic mode calibrates nothing"):
+        compat.quantize_dynamic(model, tmp_path / "q.onnx", extra_options={"CalibPercentile": 90})
+
+
+@pytest.mark.parametrize("options", [{"nodes_to_exclude": ["absent"]}, {"extra_options": {"WeightSymmetric": False}}])
+def test_warnings_point_at_the_line_of_the_script(tmp_path, options):
+    with pytest.warns(CompatWarning) as told:
+        compat.quantize_static(MODEL, tmp_path / "q.onnx", Reader(), target="ort-x64-vnni", **options)
+    assert {warning.filename for warning in told} == {__file__}

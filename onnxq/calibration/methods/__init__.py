@@ -2,6 +2,7 @@
 
 from onnxq.calibration.methods.noise import expected_sqnr_db
 from onnxq.calibration.methods.solve import (
+    AUTO,
     METHOD_NAMES,
     METHODS,
     MOVING_AVERAGE,
@@ -11,6 +12,7 @@ from onnxq.calibration.methods.solve import (
 )
 
 __all__ = [
+    "AUTO",
     "METHODS",
     "METHOD_NAMES",
     "MOVING_AVERAGE",

@@ -198,7 +198,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
     }
     check_places(places, inputs=sources, force=results.force)
     check_report_suffix(results.report)
-    _check_statistics_are_kept(ranges)
+    _check_statistics_are_kept(ranges, form)
     with errors_in_junit(results.junit, f"onnxq quantize {model.name}"):
         if form.needs_ranges:
             _say_where_data_is_from(data_from, chosen, ranges, model, quiet=results.quiet)
@@ -282,10 +282,13 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     return result.report
 
 
-def _check_statistics_are_kept(ranges: Ranges) -> None:
-    """Refuse --save-stats where nothing but ranges is known."""
-    reason = "--calibration-cache" if ranges.calibration_cache is not None else "--method moving-average"
-    without = ranges.calibration_cache is not None or ranges.method == "moving-average"
+def _check_statistics_are_kept(ranges: Ranges, form: FormOptions) -> None:
+    """Refuse --save-stats where nothing but ranges is known, or not even these."""
+    if not form.needs_ranges:
+        reason = f"--mode {form.mode}"
+    else:
+        reason = "--calibration-cache" if ranges.calibration_cache is not None else "--method moving-average"
+    without = not form.needs_ranges or ranges.calibration_cache is not None or ranges.method == "moving-average"
     if ranges.save_stats is not None and without:
         raise ConfigError(
             f"{reason} makes no statistics that could be saved",
