@@ -1,9 +1,9 @@
 """Latency of onnxq's graph, the float model and `quantize_static`: `python -m benches.latency`.
 
-Batch 1 on one thread, under onnxruntime and under OpenVINO. The models of a row take turns in one process, by engine;
-a cell is the median over the rounds of the ratio to the float model in the same round, of CPU time, which other work on
-the machine hardly disturbs. Weights of `quantize_static` are per-channel; "all" lets it quantize every operator it
-knows, "Conv, MatMul" only those and Gemm.
+Batch 1 on one thread, under onnxruntime and under OpenVINO. The models of a row take turns in one process, by engine,
+in random order and each with a run before the clock starts; a cell is the median over the rounds of the ratio to the
+float model in the same round, of CPU time, which other work on the machine hardly disturbs. Weights of
+`quantize_static` are per-channel; "all" lets it quantize every operator it knows, "Conv, MatMul" only those and Gemm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,13 @@ from benches import machine
 from benches.job import run_job, shortened
 from benches.measure import Session, one_sample
 from benches.sections import RESULTS, write_section
+from benches.turns import Run, in_turns
 from benches.variants import LATENCY_STATIC
 from tests.zoo import ZOO, Feed, ZooModel
 
 ENGINES = {"onnxruntime": "ort-cpu", "openvino": "openvino"}
 """By engine, onnxq's target for it."""
-ROUND_SECONDS = 0.004
-MIN_ROUNDS = 5
 FAILS = "fails"
-
-Run = Callable[[Feed], object]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,7 +102,7 @@ def _row(name: str, engine: str, files: Mapping[str, str | None], feed: Feed, op
             print(f"{name}, {variant}, {engine}: {shortened(str(error))}", file=sys.stderr)
     if "float" not in runs:
         return [name, FAILS, *[""] * (len(files) - 1)]
-    taken = race(runs, feed, rounds=options.rounds, seconds=options.seconds)
+    taken = in_turns(runs, feed, rounds=options.rounds, seconds=options.seconds)
     return [name, f"{taken['float'][0]:.2f}", *(f"{taken[v][1]:.2f}" if v in taken else FAILS for v in list(files)[1:])]
 
 
@@ -124,35 +120,6 @@ def openvino_run(file: str) -> Run:
         return request.infer({key: np.asarray(value) for key, value in feed.items()}, share_inputs=True)
 
     return run
-
-
-def race(runs: Mapping[str, Run], feed: Feed, *, rounds: int, seconds: float) -> dict[str, tuple[float, float]]:
-    """Median CPU milliseconds of each model, and the median of the ratio to "float" in the same round."""
-    names = list(runs)
-    repeats = {}
-    for name in names:
-        runs[name](feed)
-        started = time.process_time()
-        runs[name](feed)
-        repeats[name] = max(1, round(ROUND_SECONDS / max(time.process_time() - started, 1e-5)))
-    times: dict[str, list[float]] = {name: [] for name in names}
-    deadline = time.perf_counter() + seconds
-    for turn in range(rounds):
-        if turn >= MIN_ROUNDS and time.perf_counter() > deadline:
-            break
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            started = time.process_time()
-            for _ in range(repeats[name]):
-                runs[name](feed)
-            times[name].append(max(time.process_time() - started, 1e-9) / repeats[name] * 1e3)
-    return {
-        name: (
-            statistics.median(taken),
-            statistics.median(t / f for t, f in zip(taken, times["float"], strict=True)),
-        )
-        for name, taken in times.items()
-    }
 
 
 def section(title: str, tables: Mapping[str, list[list[str]]], static: Sequence[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +29,8 @@ INT8_MATRIX_KERNELS = frozenset({
     "QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger",
     "DynamicQuantizeMatMul",
 })  # fmt: skip
-INNER_SECONDS = 0.004
-CLOCK_SECONDS = 1e-5
-MIN_ROUNDS = 5
-MAX_SECONDS = 40.0
+LATENCY_SECONDS = 40.0
+"""No further round of a race for latency begins after so long."""
 
 Cell = dict[str, Any]
 """What was measured of one model, or why it was not."""
@@ -156,37 +153,3 @@ def one_sample(feed: Feed) -> Feed:
     """The first sample of a feed, for batch-1 latency; arrays that do not share the first dimension stay whole."""
     count = samples_in(feed)
     return {k: v[:1] if v.ndim and v.shape[0] == count else v for k, v in feed.items()}
-
-
-def latencies_ms(sessions: Mapping[str, Session], feed: Feed, rounds: int) -> dict[str, tuple[float, float]]:
-    """Median latency in ms, and the median over rounds of the ratio to float in the same round.
-
-    The sessions take turns, in an order that rotates, so that a busy moment of the machine hits all alike. They must be
-    single-threaded: what is measured is the CPU time of the calling thread, which other processes do not add to.
-    """
-    names = list(sessions)
-    repeats = {}
-    for name in names:
-        sessions[name](feed)
-        started = time.thread_time()
-        sessions[name](feed)
-        repeats[name] = max(1, round(INNER_SECONDS / max(time.thread_time() - started, CLOCK_SECONDS)))
-    times: dict[str, list[float]] = {name: [] for name in names}
-    deadline = time.perf_counter() + MAX_SECONDS
-    for turn in range(rounds):
-        if turn >= MIN_ROUNDS and time.perf_counter() > deadline:
-            break
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            session = sessions[name]
-            started = time.thread_time()
-            for _ in range(repeats[name]):
-                session(feed)
-            times[name].append((time.thread_time() - started) / repeats[name] * 1e3)
-    return {
-        name: (
-            statistics.median(taken),
-            statistics.median(t / f for t, f in zip(taken, times["float"], strict=True)),
-        )
-        for name, taken in times.items()
-    }

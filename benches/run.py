@@ -14,8 +14,9 @@ import numpy as np
 
 from benches import machine, tables
 from benches.job import run_job, shortened
-from benches.measure import Session, judge, latencies_ms, one_sample
+from benches.measure import LATENCY_SECONDS, Session, judge, one_sample
 from benches.sections import RESULTS, write_section
+from benches.turns import in_turns
 from benches.variants import ONNXQ_METHODS, STATIC
 from tests.zoo import ZOO, ZooModel
 from tests.zoo.entry import samples_in
@@ -109,7 +110,7 @@ def _measure(model: ZooModel, results: list[dict[str, Any]], scale: dict[str, An
     tallies, errors = judge(model, sessions, batches)
     running = {name: session for name, session in sessions.items() if name not in errors}
     alone = {name: Session(files[name], threads=1) for name in running}
-    latency = latencies_ms(alone, one_sample(batches[0].feed), scale["rounds"])
+    latency = in_turns(alone, one_sample(batches[0].feed), rounds=scale["rounds"], seconds=LATENCY_SECONDS)
     for result in results:
         name = result["variant"]
         if name in errors:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from benches import machine
 from benches.job import shortened
-from benches.measure import Session, Tally, judge, latencies_ms, one_sample
+from benches.measure import LATENCY_SECONDS, Session, Tally, judge, one_sample
 from benches.peer_weights import Maker
 from benches.sections import RESULTS, read_section, write_section
+from benches.turns import in_turns
 from tests.zoo import ZOO, ZooModel
 
 _MEASURED = "Measured with "
@@ -75,7 +76,7 @@ def compare(
         batches = list(model.load("eval", samples))
         tallies, errors = judge(model, sessions, batches)
         alone = {name: Session(files[name], threads=1) for name in sessions if name not in errors}
-        latency = latencies_ms(alone, one_sample(batches[0].feed), rounds)
+        latency = in_turns(alone, one_sample(batches[0].feed), rounds=rounds, seconds=LATENCY_SECONDS)
         for name, file in files.items():
             if name in errors:
                 rows[name] = Row(variant=name, error=errors[name])
