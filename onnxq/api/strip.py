@@ -14,6 +14,7 @@ from onnxq.graph.saving import check_output, self_contained
 from onnxq.passes.base import PassManager
 from onnxq.passes.strip.strip_qdq import StripQDQ
 from onnxq.pipeline.arguments import check_output_is_no_input, check_weights_stay
+from onnxq.wording.brief import brief
 from onnxq.wording.plural import counted
 
 _METADATA = "onnxq."
@@ -41,6 +42,14 @@ class StripResult:
     holds: int
     restored: tuple[str, ...] = ()
     output: Path | None = None
+
+    def __repr__(self) -> str:
+        return brief(
+            self,
+            f"{counted(self.pairs, 'pair')} taken out",
+            f"{counted(len(self.dequantized), 'weight')} computed from codes" if self.dequantized else None,
+            None if self.output is None else f"written to {self.output}",
+        )
 
     @property
     def exact(self) -> bool:

@@ -33,6 +33,7 @@ from onnxq.evaluation.intervals import (
 from onnxq.evaluation.metrics import Metric
 from onnxq.report.columns import columns
 from onnxq.verification.check import Check, gate_error
+from onnxq.wording.brief import brief
 from onnxq.wording.plural import counted
 
 SCHEMA = "onnxq.evaluation/1"
@@ -131,6 +132,10 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
+
+    def __repr__(self) -> str:
+        scores = (f"{m.name} {number_text(m.score, self.unit)}" for m in self.models)
+        return brief(self, f"{self.metric} of {counted(self.samples, 'sample')}", *scores)
 
     @property
     def passed(self) -> bool | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnx import ModelProto
@@ -10,9 +10,10 @@ from onnx import ModelProto
 from onnxq.calibration.solve import QParamsTable
 from onnxq.calibration.statistics.table import StatsTable
 from onnxq.planning.plan import QuantPlan
-from onnxq.report.report import Report
+from onnxq.report.report import Report, report_in_brief
 from onnxq.search.result import SearchResult
 from onnxq.tuning.search import Tuning
+from onnxq.wording.brief import brief
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +32,14 @@ class QuantizeResult:
         tuning: What `tune` found, if it was asked for.
     """
 
-    model: ModelProto = field(repr=False)
-    plan: QuantPlan = field(repr=False)
-    stats: StatsTable = field(repr=False)
-    qparams: QParamsTable = field(repr=False)
+    model: ModelProto
+    plan: QuantPlan
+    stats: StatsTable
+    qparams: QParamsTable
     report: Report
     output: Path | None = None
     search: SearchResult | None = None
     tuning: Tuning | None = None
+
+    def __repr__(self) -> str:
+        return brief(self, *report_in_brief(self.report), None if self.output is None else f"written to {self.output}")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from onnxq.calibration.methods import Method
 from onnxq.graph.view import Use
 from onnxq.numerics.specs import QuantSpec
+from onnxq.wording.brief import brief
+from onnxq.wording.plural import counted
 
 
 class Role(enum.Enum):
@@ -181,6 +183,11 @@ class QuantPlan:
     slow_sums: bool = False
     nonzero_biases: bool = False
     notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        counts = Counter(decision.action.value for decision in self.nodes)
+        nodes = f"{counted(len(self.nodes), 'node')} ({', '.join(f'{n} {name}' for name, n in counts.items())})"
+        return brief(self, self.target, nodes, (len(self.tensors), "quantized tensor"))
 
     def observed(self) -> tuple[str, ...]:
         """Names of the tensors whose statistics have to be collected."""

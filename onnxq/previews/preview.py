@@ -27,6 +27,8 @@ from onnxq.previews.preparations import NOTE as PREPARATIONS_NOTE
 from onnxq.previews.preparations import Preparation, compared_preparations, doubt_of_preparation
 from onnxq.previews.thumbnails import thumbnail
 from onnxq.previews.views import InputView, OutputView
+from onnxq.previews.wording import preview_text
+from onnxq.wording.brief import brief
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,6 +67,14 @@ class Preview:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     pictures: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        given = ((self.samples, "sample"), (len(self.inputs), "input"), (len(self.warnings), "warning"))
+        return brief(self, self.source, *given)
+
+    def to_text(self) -> str:
+        """Tables for a person, and what is probably wrong."""
+        return preview_text(self)
 
     def to_json(self) -> str:
         """The preview as a JSON document, schema onnxq.data/1, without pictures."""

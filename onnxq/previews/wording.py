@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from onnxq.previews.figures import ChannelFigures
 from onnxq.previews.preparations import Preparation
 from onnxq.previews.views import InputView, OutputView
+from onnxq.report.columns import columns
+from onnxq.wording.plural import counted
+
+if TYPE_CHECKING:
+    from onnxq.previews.preview import Preview
 
 Rows = list[tuple[str, ...]]
 
@@ -35,6 +41,28 @@ def preparation_rows(preparations: Iterable[Preparation]) -> Rows:
         name = f"{p.name}, {p.color}" + (" (given)" if p.given else "")
         rows.append((name, f"{p.separation:.0%}", f"{p.certainty:.0%}", p.flags))
     return rows
+
+
+def tables(preview: Preview) -> list[tuple[str, Rows]]:
+    """The tables of a preview, with what is above each."""
+    found = [("Inputs", input_rows(preview.inputs)), ("Outputs of the float model", output_rows(preview.outputs))]
+    if preview.preparations:
+        found.append(("How well the model tells these pictures apart", preparation_rows(preview.preparations)))
+    return found
+
+
+def summary_line(preview: Preview) -> str:
+    """What was looked at."""
+    return f"{counted(preview.samples, 'sample')} in {counted(preview.batches, 'feed')} from {preview.source}"
+
+
+def preview_text(preview: Preview) -> str:
+    """A preview as plain text."""
+    lines = [summary_line(preview)]
+    for title, rows in tables(preview):
+        lines += ["", title, columns(rows[0], rows[1:])]
+    lines += ["", *(f"warning: {said}" for said in preview.warnings), *(f"note: {said}" for said in preview.notes)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _figures(one: InputView | ChannelFigures) -> tuple[str, str, str]:

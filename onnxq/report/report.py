@@ -21,6 +21,8 @@ from onnxq.verification.compare import OutputError
 from onnxq.verification.engines.result import EngineReport
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.version import VERSION
+from onnxq.wording.brief import brief
+from onnxq.wording.plural import counted
 
 SCHEMA = "onnxq.report/1"
 
@@ -115,6 +117,9 @@ class Report:
         """Smallest SQNR of the float outputs in dB; None without float outputs."""
         return min((o.sqnr_db for o in self.outputs if o.sqnr_db is not None), default=None)
 
+    def __repr__(self) -> str:
+        return brief(self, *report_in_brief(self))
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, in the schema of the module's docstring."""
         return {
@@ -173,6 +178,23 @@ class Report:
         from onnxq.report import text  # noqa: PLC0415  # rich takes longer to import than the rest of the package
 
         return text.plain(text.summary(self), width=width)
+
+
+def report_in_brief(report: Report) -> tuple[str | tuple[int, str] | None, ...]:
+    """What matters most of a report, for `wording.brief`."""
+    failed, counts, worst = report.failed_checks, report.proven or report.planned or report.asked, report.worst_sqnr_db
+    verdict = (
+        f"failed ({'; '.join(c.name for c in failed)})" if failed else "passed" if report.passed else "not checked"
+    )
+    return (
+        report.target,
+        verdict,
+        None
+        if counts is None
+        else f"{counts.int8 + counts.fused + counts.weights} of {counted(counts.total, 'node')} quantized",
+        None if worst is None else f"worst SQNR {worst:.1f} dB",
+        (len(report.warnings), "warning"),
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from onnxq.planning.modes import DYNAMIC, STATIC
 from onnxq.report.columns import columns
 from onnxq.search.distance import Effect
+from onnxq.wording.brief import brief
 from onnxq.wording.plural import counted
 
 SCHEMA = "onnxq.sensitivity/1"
@@ -93,6 +94,10 @@ class Sensitivity:
     digest: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     interrupted: bool = False
+
+    def __repr__(self) -> str:
+        hurts = [f"{self.ranked()[0].node!r} hurts most"] if self.layers else []
+        return brief(self, self.target, (len(self.layers), "layer"), *hurts, (self.missing, "layer not measured"))
 
     def ranked(self) -> list[LayerEffect]:
         """The layers, those that hurt most first: for "all-but" those whose return to float helps most."""

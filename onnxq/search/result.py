@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from onnxq.search.ranking import LayerEffect
 from onnxq.verification.check import Check
+from onnxq.wording.brief import brief
 from onnxq.wording.plural import counted
 
 _SHOWN_LAYERS = 8
@@ -69,6 +70,15 @@ class SearchResult:
     searched: bool = True
     stopped: str = ""
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        return brief(
+            self,
+            "met" if self.met else "not met",
+            f"{counted(len(self.float_layers), 'layer')} left in float",
+            f"{len(self.wide_layers)} with {self.wide_type} {self.wide_role}" if self.wide_layers else None,
+            f"{counted(self.judged, 'model')} judged on {counted(self.samples, 'sample')}",
+        )
 
     def check(self) -> Check:
         """The budget as a check of the report."""

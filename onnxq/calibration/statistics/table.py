@@ -310,7 +310,7 @@ class StatsTable(Mapping[str, TensorStats]):
         shards: Which shards of a split of the data they are of; None for whole data.
     """
 
-    tensors: Mapping[str, TensorStats]
+    tensors: Mapping[str, TensorStats] = field(repr=False)
     digest: str
     samples: int
     data_fingerprint: str = field(default=EMPTY_FINGERPRINT)

@@ -13,7 +13,6 @@ from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places, write_text
 from onnxq.cli.render import check_report_suffix, say, show, warn
 from onnxq.errors import ConfigError
-from onnxq.wording.plural import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,13 +87,10 @@ def data(  # noqa: PLR0913 - one parameter for each option
 
 
 def _show(found: Preview) -> None:
-    from onnxq.previews.wording import input_rows, output_rows, preparation_rows  # noqa: PLC0415
+    from onnxq.previews.wording import summary_line, tables  # noqa: PLC0415
 
-    say(f"{counted(found.samples, 'sample')} in {counted(found.batches, 'feed')} from {found.source}", quiet=False)
-    tables = [("Inputs", input_rows(found.inputs)), ("Outputs of the float model", output_rows(found.outputs))]
-    if found.preparations:
-        tables.append(("How well the model tells these pictures apart", preparation_rows(found.preparations)))
-    for title, rows in tables:
+    say(summary_line(found), quiet=False)
+    for title, rows in tables(found):
         show(_table(title, rows), table=True)
     for text in found.warnings:
         warn(text)
