@@ -73,6 +73,21 @@ def data_only() -> ModelProto:
     return p.finished(p.op("Conv", p.s8(p.x), p.constant("w", values(16, 16, 3, 3))))
 
 
+def _moved_weight(p: Int8) -> str:
+    """As TensorFlow's weights are exported, the channel last and a Transpose behind the pair."""
+    return p.op("Transpose", p.weight("w", values(3, 3, 16, 16), 3), out="moved", perm=[3, 2, 0, 1])
+
+
+def moved_weight() -> ModelProto:
+    p = Int8()
+    return p.finished(p.op("Conv", p.s8(p.x), _moved_weight(p)))
+
+
+def moved_weight_alone() -> ModelProto:
+    p = Int8()
+    return p.finished(p.op("Conv", p.x, _moved_weight(p)))
+
+
 def attention() -> ModelProto:
     p = Int8()
     return p.finished(p.op("MatMul", p.x, p.input("z", [1, 16, 8, 8])))
@@ -132,6 +147,18 @@ CASES: dict[Callable[[], ModelProto], dict[str, tuple[str, str, str]]] = {
         "Conv": ("float", "its input 'x', an input of the model, has no Q/DQ pair, only its weight (R20)", "R20")
     },
     data_only: {"Conv": ("float", "its weight 'w' is float (R20)", "R20")},
+    moved_weight: {
+        "Transpose": ("other", "a constant", ""),
+        "Conv": (
+            "float",
+            "its weight 'moved' of Transpose 'Transpose_moved' does not come right out of a DequantizeLinear (R20)",
+            "R20",
+        ),
+    },
+    moved_weight_alone: {
+        "Transpose": ("other", "a constant", ""),
+        "Conv": ("float", "its input 'x', an input of the model, has no Q/DQ pair (R20)", "R20"),
+    },
     attention: {"MatMul": ("float", "it multiplies two activations, and there is no Q/DQ pair on them (R28)", "R28")},
     softmax: {"Softmax": ("float", "Softmax stays in higher precision (R27)", "R27")},
     pool_in_float: {

@@ -86,14 +86,30 @@ def _matrix(graph: Graph, node: NodeProto) -> Found:
     data, weight = node.input[:2]
     if has_pair(graph, data) and has_pair(graph, weight):
         return Precision.INT8, Reason(text="", rule="R20")
-    if not is_weight(graph, weight) and not has_pair(graph, data):
+    moved = _is_moved_weight(graph, weight)
+    if not is_weight(graph, weight) and not moved and not has_pair(graph, data):
         return Precision.FLOAT, because("R28", "it multiplies two activations, and there is no Q/DQ pair on them")
     if not has_pair(graph, data):
         text = f"its input {origin(graph, data)} has no Q/DQ pair"
         return Precision.FLOAT, because("R20", f"{text}, only its weight" if has_pair(graph, weight) else text)
+    if moved:
+        return Precision.FLOAT, because(
+            "R20", f"its weight {origin(graph, weight)} does not come right out of a DequantizeLinear"
+        )
     return Precision.FLOAT, because(
         "R20", f"its {'weight' if is_weight(graph, weight) else 'input'} {weight!r} is float"
     )
+
+
+def _is_moved_weight(graph: Graph, tensor: str) -> bool:
+    """Whether `tensor` is a constant behind a pair and behind operators that move values, as of exports from TensorFlow."""
+    producer = graph.producer(tensor)
+    if producer is None or producer.op_type not in _MOVERS:
+        return False
+    while producer is not None and (producer.op_type in _MOVERS or is_qdq(producer)):
+        tensor = producer.input[0]
+        producer = graph.producer(tensor)
+    return graph.is_constant(tensor)
 
 
 def _fused(graph: Graph, node: NodeProto, done: Mapping[str, NodeExecution]) -> Found | None:
