@@ -102,7 +102,7 @@ def _matrix(graph: Graph, node: NodeProto) -> Found:
 
 
 def _is_moved_weight(graph: Graph, tensor: str) -> bool:
-    """Whether `tensor` is a constant behind a pair and behind operators that move values, as of exports from TensorFlow."""
+    """Whether `tensor` is a constant behind operators that move values, with its pair: so TensorFlow's are exported."""
     producer = graph.producer(tensor)
     if producer is None or producer.op_type not in _MOVERS:
         return False
