@@ -37,7 +37,9 @@ from onnxq.verification.engines.tensorrt_profiles import (
     completed,
     dynamic_inputs,
     given_ranges,
+    one_sided,
     shape_ranges,
+    untold_inputs,
 )
 from onnxq.verification.lint_tensorrt import lint_tensorrt
 from onnxq.wording.plural import counted
@@ -130,7 +132,10 @@ def build_engine(  # noqa: PLR0913 - one keyword for each choice of the user
         feeds = batches if data is not None else itertools.islice(batches, 1)
         seen = [{name: tuple(np.shape(value)) for name, value in feed.items()} for feed in feeds]
         profile = completed(graph, asked, shape_ranges(graph, seen))
-        notes = batches.notes if data is not None else (_one_size_note(profile, missing, known_size),)
+        untold = untold_inputs(graph, asked)
+        notes = batches.notes if data is not None else _untold_note(profile, untold, known_size) if untold else ()
+    if single := one_sided(asked, *given):
+        notes = (*notes, _one_sided_note(asked, single))
     building = tensorrt.BuildOptions(
         fp16=fp16,
         workspace_bytes=workspace_bytes,
@@ -195,16 +200,32 @@ def _named(graph: Graph, shapes: Shapes, argument: str) -> dict[str, Shape]:
     return named
 
 
-def _one_size_note(profile: Mapping[str, ShapeRange], inputs: Sequence[str], known_size: tuple[int, int] | None) -> str:
-    sizes = ", ".join(f"{name}:{'x'.join(map(str, profile[name][1]))}" for name in inputs)
+def _untold_note(
+    profile: Mapping[str, ShapeRange], inputs: Sequence[str], known_size: tuple[int, int] | None
+) -> tuple[str, ...]:
+    """What was chosen for inputs that nothing was said of."""
+    single = all(profile[name][0] == profile[name][2] for name in inputs)
+    sizes = f"one size only, {_sizes(profile, inputs)}" if single else _sizes(profile, inputs)
     taken = known_size is not None and any(known_size in itertools.pairwise(usual) for _, usual, _ in profile.values())
     source = "; height and width are those that the model's metadata names" if taken else ""
     return (
-        f"The engine takes one size only, {sizes}: the model leaves it open, and nothing said what the engine will see"
-        f"{source}."
+        f"The engine takes {sizes}: the model leaves {'it' if single else 'sizes'} open, and nothing said what the "
+        f"engine will see{source}."
         " Pass data=... (--data SRC), or min_shapes=, opt_shapes= and max_shapes= (--min-shape, --opt-shape and "
-        "--max-shape)."
+        "--max-shape).",
     )
+
+
+def _one_sided_note(asked: Mapping[str, ShapeRange], inputs: Sequence[str]) -> str:
+    return (
+        f"The engine takes one size only, {_sizes(asked, inputs)}: the smallest or the largest shape alone was given. "
+        "A range has both, min_shapes= and max_shapes= (--min-shape and --max-shape)."
+    )
+
+
+def _sizes(profile: Mapping[str, ShapeRange], inputs: Sequence[str]) -> str:
+    ends = {name: ["x".join(map(str, shape)) for shape in profile[name][::2]] for name in inputs}
+    return ", ".join(f"{name}:{' to '.join(dict.fromkeys(both))}" for name, both in ends.items())
 
 
 def _refusal(graph: Graph, report: EngineReport) -> ModelError:

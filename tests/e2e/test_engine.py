@@ -52,6 +52,17 @@ def test_shapes_as_they_are_given(folder: Path) -> None:
     assert left_behind(folder) == ["model.engine"]
 
 
+def test_inputs_that_follow_are_not_said_to_have_one_size(folder: Path) -> None:
+    model = model_of("(float[n, 16] x, float[n, 16] z) => (float[n, 16] y) { y = Add(x, z) }")
+    built = onnxq.build_engine(model, "a.engine", min_shapes={"x": (1, 16)}, max_shapes={"x": (4, 16)})
+    assert built.profile["z"] == ((1, 16), (4, 16), (4, 16))
+    assert built.notes == ()
+    built = onnxq.build_engine(model, "b.engine", max_shapes={"x": (4, 16), "z": (4, 16)})
+    assert built.notes[0].startswith(
+        "The engine takes one size only, x:4x16, z:4x16: the smallest or the largest shape"
+    )
+
+
 def test_shapes_of_the_data(folder: Path) -> None:
     data = [{"x": normal(*SMALL)}, {"x": normal(*LARGE)}, {"x": normal(*LARGE)}]
     built = onnxq.build_engine(inputs_only(), "model.engine", data=data)

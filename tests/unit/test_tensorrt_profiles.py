@@ -6,7 +6,14 @@ import pytest
 
 from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
-from onnxq.verification.engines.tensorrt_profiles import completed, dynamic_inputs, given_ranges, shape_ranges
+from onnxq.verification.engines.tensorrt_profiles import (
+    completed,
+    dynamic_inputs,
+    given_ranges,
+    one_sided,
+    shape_ranges,
+    untold_inputs,
+)
 from tests.verify_models import ModelBuilder
 
 
@@ -85,3 +92,21 @@ def test_sizes_with_the_name_of_one_given_follow_it() -> None:
     asked = {"x": ((1, 4, 6), (8, 4, 6), (16, 4, 6))}
     found = {"x": ((1, 4, 9),) * 3, "z": ((1, 9, 5),) * 3}
     assert completed(sharing(), asked, found) == {**asked, "z": ((1, 6, 5), (8, 6, 5), (16, 6, 5))}
+
+
+def test_inputs_whose_sizes_all_follow_are_told() -> None:
+    assert untold_inputs(sharing(), {}) == ("x", "z")
+    assert untold_inputs(sharing(), {"x": ((1, 4, 6), (8, 4, 6), (16, 4, 6))}) == ()
+    b = ModelBuilder()
+    b.node("MatMul", [b.input("x", ["N", 4, "K"]), b.input("z", ["N", "K", "M"])], "y")
+    b.output("y")
+    assert untold_inputs(Graph(b.model()), {"x": ((1, 4, 6),) * 3}) == ("z",)
+
+
+def test_one_end_alone_is_no_range() -> None:
+    given = {"x": (1, 4, 6)}
+    assert one_sided({"x": ((1, 4, 6),) * 3}, given, {}, {}) == ("x",)
+    assert one_sided({"x": ((1, 4, 6),) * 3}, {}, {}, given) == ("x",)
+    assert one_sided({"x": ((1, 4, 6),) * 3}, given, {}, given) == ()
+    assert one_sided({"x": ((1, 4, 6),) * 3}, given, given, {}) == ()
+    assert one_sided({"x": ((1, 4, 6),) * 3}, {}, given, {}) == ()

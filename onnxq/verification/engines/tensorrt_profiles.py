@@ -83,6 +83,28 @@ def completed(graph: Graph, asked: Mapping[str, ShapeRange], found: Mapping[str,
     return ranges
 
 
+def untold_inputs(graph: Graph, asked: Mapping[str, ShapeRange]) -> tuple[str, ...]:
+    """The dynamic inputs with a size that neither is asked for nor shares its name with one that is."""
+    dynamic = dynamic_inputs(graph)
+    named = {dim for name in asked for dim in dynamic[name] if isinstance(dim, str)}
+    return tuple(
+        name
+        for name, dims in dynamic.items()
+        if name not in asked and not all(isinstance(dim, int) or dim in named for dim in dims)
+    )
+
+
+def one_sided(asked: Mapping[str, ShapeRange], *bounds: Mapping[str, Shape]) -> tuple[str, ...]:
+    """The inputs that have one size because their smallest or largest shape alone was given.
+
+    Args:
+        asked: What `given_ranges` made of the shapes.
+        bounds: The smallest, usual and largest shapes, as given.
+    """
+    smallest, usual, largest = bounds
+    return tuple(name for name in asked if name not in usual and (name in smallest) != (name in largest))
+
+
 def given_ranges(
     graph: Graph,
     smallest: Mapping[str, Shape],
