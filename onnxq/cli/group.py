@@ -1,7 +1,7 @@
 """From an exception to what the user sees and the exit code.
 
-0 done   1 a bug in onnxq   2 wrong usage, or a place that cannot be written   3 a bad model, bad data, or another bad
-file that is read   4 a check or gate not met   130 interrupted   143 terminated
+0 done   1 a bug in onnxq   2 wrong usage or configuration, or a place that cannot be written   3 a bad model, bad data,
+labels, statistics or cache   4 a check or gate not met   130 interrupted   143 terminated
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def cli(ctx: click.Context) -> None:
     \b
     Exit codes: 0 done; 1 a bug in onnxq;
     2 wrong options or configuration, or a place that cannot be written;
-    3 a model, data, statistics or cache that is missing or bad;
+    3 a model, data, labels, statistics or cache that is missing or bad;
     4 a check or gate was not met; 130 interrupted; 143 terminated.
     """
     if ctx.invoked_subcommand is None:

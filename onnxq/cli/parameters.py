@@ -101,6 +101,9 @@ class Recover(click.ParamType):  # type: ignore[type-arg]  # generic since click
             return value  # type: ignore[no-any-return]
         names = tuple(part.strip() for part in value.split(","))
         for name in names:
+            if name in RECOVERIES:
+                steps = "steps can be put together, not bundles of them"
+                return self.fail(f"{name!r} stands alone: {steps} ({', '.join(RECOVERIES)}).", param, ctx)
             if name not in RECOVERY_STEPS:
                 close = difflib.get_close_matches(name, [*RECOVERIES, *RECOVERY_STEPS], n=1)
                 guess = f" Did you mean {close[0]!r}?" if close and close[0] != name else ""

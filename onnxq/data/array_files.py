@@ -48,6 +48,10 @@ _DAMAGED = (
     RecursionError,
 )
 
+_WRITE_AGAIN = {
+    ".npz": "write it again with numpy.savez(path, input=array); copied files may have been cut off.",
+    ".npy": "write it again with numpy.save(path, array); copied files may have been cut off.",
+}
 _MOST_DIMENSIONS = 32
 """Of numpy before 2.0; ONNX knows no operator for as many."""
 
@@ -106,7 +110,9 @@ def open_columns(path: Path) -> Iterator[Mapping[str, Column]]:
                 for member in _members(path, stack)
             }
         except _DAMAGED as error:
-            raise DataError(f"not a readable {path.suffix} file: {error}", where=str(path)) from error
+            raise DataError(
+                f"not a readable {path.suffix} file: {error}", where=str(path), hint=_WRITE_AGAIN[path.suffix.lower()]
+            ) from error
         yield columns
 
 

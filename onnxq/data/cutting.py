@@ -167,7 +167,7 @@ class Cutter:
         moved = transposed_shape(own, to=spec.layout) if self._moves(spec, len(own)) else own
         too_few = part is _Part.FIXED and shape[0] < (spec.fixed_batch or 0)
         if too_few or not spec.fits(moved, first_axis=part is _Part.STACKED):
-            raise spec.shape_error(shape, where)
+            raise spec.shape_error(shape, where, None if moved == own else moved)
         return part
 
     def _plan(self, shapes: Mapping[str, tuple[int, ...]], size: int | None, stacked: bool, where: str) -> _Plan:

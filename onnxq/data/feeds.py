@@ -40,8 +40,9 @@ class Feeder:
         note: Takes facts that a person should read.
     """
 
-    def __init__(self, inputs: InputSpecs, optional: Collection[str], note: Note) -> None:
+    def __init__(self, inputs: InputSpecs, optional: Collection[str], note: Note, *, hooked: bool = False) -> None:
         self._inputs = inputs
+        self._hooked = hooked
         self._needed = [name for name in inputs if name not in optional]
         self._note = note
 
@@ -71,6 +72,13 @@ class Feeder:
             return self._with_batch_axis(self._by_position(item, what))
         if len(self._needed) == 1 and (_is_array(item) or isinstance(item, list)):
             return self._with_batch_axis({self._needed[0]: as_array(item)})
+        if self._hooked:
+            raise DataError(
+                f"preprocess returned {'nothing' if item is None else f'a value of type {type(item).__name__}'}",
+                where=what,
+                hint="the function in preprocess= (--preprocess) returns an array, {input name: array}, or a list of "
+                "those: the steps of a sequence.",
+            )
         raise DataError(
             f"{what} is of type {type(item).__name__}", hint="yield a dict {input name: array} for each batch."
         )
@@ -174,7 +182,7 @@ class FeedsSource:
         return self
 
     def items(self, note: Note) -> Iterator[Item]:
-        feeder = Feeder(self._inputs, self._optional, note)
+        feeder = Feeder(self._inputs, self._optional, note, hooked=self._hook is not None)
         for number, given in enumerate(self._iterate(), start=1):
             what = f"item {number} of the data"
             item = given if self._hook is None else hooked(self._hook, given, what)
@@ -226,7 +234,7 @@ class HookedSource:
         self.samples: int | None = None
 
     def items(self, note: Note) -> Iterator[Item]:
-        feeder = Feeder(self._inputs, self._optional, note)
+        feeder = Feeder(self._inputs, self._optional, note, hooked=True)
         group: list[Feed] = []
         for sample, origin in self._samples():
             for feed, first in feeder.steps(hooked(self._hook, sample, origin), origin):

@@ -105,13 +105,25 @@ class InputSpec:
         start = 0 if first_axis else 1
         return all(not isinstance(d, int) or d == n for d, n in list(zip(self.shape, shape, strict=True))[start:])
 
-    def shape_error(self, shape: tuple[int, ...], where: str) -> DataError:
-        """The error for an array of a shape that does not fit, with the likeliest way out."""
+    def shape_error(self, shape: tuple[int, ...], where: str, moved: tuple[int, ...] | None = None) -> DataError:
+        """The error for an array of a shape that does not fit, with the likeliest way out.
+
+        Args:
+            shape: Its shape.
+            where: What the array is called.
+            moved: What an option of the user's makes of its shape; None where there is none.
+        """
         return DataError(
             f"input {self.name!r} has shape {shape}, the model expects {self.describe()}",
             where=where,
-            hint=self._shape_hint(shape),
+            hint=self._shape_hint(shape) if moved is None else self._moved_hint(shape, moved),
         )
+
+    def _moved_hint(self, shape: tuple[int, ...], moved: tuple[int, ...]) -> str:
+        if self.fits(shape[-len(moved) :], first_axis=False):
+            return "its axes are in the model's order already; leave out layout= (--layout)."
+        axes = [axis for axis, size in enumerate(self.shape or ()) if size != moved[axis]]
+        return f"layout= (--layout) makes {moved} of it; {self._sizes_hint(axes, moved)}"
 
     def _shape_hint(self, shape: tuple[int, ...]) -> str | None:
         rank = len(self.shape or ())

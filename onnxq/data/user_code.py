@@ -28,7 +28,9 @@ def function_from(given: str, *, what: str, argument: str) -> Callable[..., Any]
     where = f"{what} {given!r}"
     if not path or not name:
         raise ConfigError(
-            "no file or no function is named", where=where, hint=f"write python:FILE.py:FUNCTION in {argument}"
+            "no file or no function is named",
+            where=where,
+            hint=f"write {PYTHON if given.startswith(PYTHON) else ''}FILE.py:FUNCTION in {argument}",
         )
     if not Path(path).is_file():
         raise ConfigError(f"there is no file {path!r}", where=where, hint=f"check the path in {argument}")

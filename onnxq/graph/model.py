@@ -103,7 +103,9 @@ def load_graph(model: ModelSource) -> Graph:
     if not isinstance(model, (str, os.PathLike)):
         raise ModelError(
             f"a model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}",
-            hint="pass the path of an .onnx file",
+            hint="pass its attribute `model`: result.model"
+            if isinstance(getattr(model, "model", None), ModelProto)
+            else "pass the path of an .onnx file",
         )
     if model == "":  # to Path, the working folder
         raise ModelError("the path of the model is empty", hint="pass the path of an .onnx file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Mapping
 
 from onnxq.calibration.runner import CollectKeywords, RunningKeywords
@@ -46,8 +47,10 @@ def check_mode(mode: str, group: type, given: Mapping[str, object]) -> None:
         if mode == WEIGHT_ONLY and name == "activations" and given.get(name) == NO_ACTIVATIONS:
             continue
         if name in given and name in _MEANINGLESS[mode] and given[name] != default:
+            value = given[name]
+            shown = reprlib.repr(value) if isinstance(value, (str, int, float, list, tuple)) else ""
             raise ConfigError(
-                f"{name}={given[name]!r} ({flag_of(name)}) has no meaning in mode {mode!r}",
+                f"{name}={shown} ({flag_of(name)}) has no meaning in mode {mode!r}",
                 hint=f"leave it out, or choose another mode= (--mode {'|'.join(MODES)})",
             )
     weights = given.get("weights")

@@ -9,7 +9,7 @@ from onnxq.data.batches import Batches
 from onnxq.data.kept import keep_first
 from onnxq.dynamic.kernels import UseDynamicKernels, import_domains_of
 from onnxq.dynamic.weights import solve_dynamic
-from onnxq.errors import UnsupportedModelError
+from onnxq.errors import ConfigError, OnnxqError, UnsupportedModelError
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.subgraphs import with_subgraph
 from onnxq.graph.view import Graph
@@ -127,9 +127,9 @@ def _searched(planned: DynamicPlan, request: Request, budget: Budget) -> tuple[D
     return with_nodes_in_float(planned, floats), batches, found
 
 
-def _nothing(plan: QuantPlan) -> UnsupportedModelError:
+def _nothing(plan: QuantPlan) -> OnnxqError:
     error = nothing_to_quantize(plan)
-    if not any(d.op == "Conv" for d in plan.nodes):
+    if isinstance(error, ConfigError) or not any(d.op == "Conv" for d in plan.nodes):
         return error
     return UnsupportedModelError(
         error.message,

@@ -164,7 +164,7 @@ class _Run:
         if any(d.action is Action.WEIGHTS for d in tree.whole.plan.nodes):
             return
         error = nothing_to_quantize(tree.whole.plan)
-        if self.request.wanted.placement == FAST:
+        if self.request.wanted.placement == FAST and isinstance(error, UnsupportedModelError):
             error = UnsupportedModelError(
                 error.message,
                 hint="placement='full' (--placement full) stores weights of Conv, LSTM and GRU as int8, too",

@@ -19,7 +19,7 @@ from onnxq.calibration.tensorrt_cache import TensorRTCache
 from onnxq.calibration.trained import TrainedParams, trained_params
 from onnxq.data.batches import Batches
 from onnxq.data.kept import read_ahead
-from onnxq.errors import ArtifactError, ModelError, UnsupportedModelError
+from onnxq.errors import ArtifactError, ConfigError, ModelError, UnsupportedModelError
 from onnxq.graph.model import (
     ModelSource,
     load_graph,
@@ -321,8 +321,17 @@ def check_stats(prepared: Prepared, stats: StatsTable) -> None:
         )
 
 
-def nothing_to_quantize(plan: QuantPlan) -> UnsupportedModelError:
-    """The error for a plan that leaves every node in float, with the most common reasons."""
+def nothing_to_quantize(plan: QuantPlan) -> UnsupportedModelError | ConfigError:
+    """The error for a plan that leaves every node in float, with the most common reasons.
+
+    Where the user's choice of nodes alone keeps them there, it is that which is wrong, not the model.
+    """
+    if plan.nodes and all(d.rule == "user" for d in plan.nodes):
+        return ConfigError(
+            f"nothing is left to quantize: every node is {plan.nodes[0].reason}",
+            hint="include more or exclude fewer: exclude=, exclude_ops= and exclude_between= (--exclude, --exclude-op, "
+            "--exclude-between) win over what is included",
+        )
     reasons = Counter(d.reason for d in plan.nodes)
     listed = "; ".join(f"{reason} ({counted(count, 'node')})" for reason, count in reasons.most_common(3))
     return UnsupportedModelError(

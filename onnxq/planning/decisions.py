@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from onnx import NodeProto
 
-from onnxq.graph.float_types import computes_no_float, is_quantizable
+from onnxq.graph.float_types import computes_no_float, is_quantizable, type_name
 from onnxq.graph.messages import MICROSOFT
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
 from onnxq.planning.compute import DATA, WEIGHT, ComputeSite, ProductSite, Refusal
@@ -85,6 +85,13 @@ def _reason_of_product(read: Mapping[int, str], target: Target) -> str:
     return f"both inputs are {left}" if left == right else f"its inputs are {left} and {right}"
 
 
+def _types_of(graph: Graph, node: NodeProto) -> str:
+    """What the outputs of a node are, where no pair can stand behind them."""
+    types = {graph.dtype(name) for name in node.output if name}
+    known = sorted({type_name(found) for found in types if found is not None})
+    return "not known to be float32" if None in types or not known else f"{' and '.join(known)}, not float32"
+
+
 def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
     if node.domain not in STANDARD_DOMAINS:
         return foreign_reason(node)
@@ -95,7 +102,7 @@ def _float_reason(graph: Graph, node: NodeProto, target: Target) -> str:
     if node.op_type in target.float_reasons:
         return target.float_reasons[node.op_type]
     if not any(is_quantizable(graph, t, half_types=target.half_types) for t in node.output):
-        return "its values are not known to be float32"
+        return f"its values are {_types_of(graph, node)}"
     if target.placement is Placement.INPUTS:
         return f"only operators with weights are quantized for {target.title}; the engine fuses or keeps this one"
     if node.op_type in target.elementwise or node.op_type in target.pass_through:

@@ -122,3 +122,9 @@ def test_image_size() -> None:
     for text in ("48x", "0x3", "axb", "0", "1x2x3", "-4", "4.5"):
         with pytest.raises(click.BadParameter, match="is not a size such as 224 or 224x320"):
             parameters.ImageSize().convert(text, None, None)
+
+
+def test_a_bundle_of_recovery_among_steps() -> None:
+    with pytest.raises(click.BadParameter, match="'none' stands alone: steps can be put together, not bundles of them"):
+        parameters.Recover().convert("none,bias", None, None)
+    assert parameters.Recover().convert("clip,bias", None, None) == ("clip", "bias")

@@ -468,3 +468,18 @@ def test_the_same_float_model_saved_again_is_not_another_one() -> None:
     checks = {check.name: check for check in onnxq.verify(again, result.model, data(), target=ORT).checks}
     assert checks["made from this float model"].passed
     assert "another float model" in checks["made from this float model"].detail
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weight-only"])
+def test_a_choice_of_nodes_that_leaves_none_is_an_error_of_the_choice(mode: str) -> None:
+    with pytest.raises(onnxq.ConfigError, match="nothing is left to quantize: every node is excluded by the user") as e:
+        onnxq.quantize(model(), target=ORT, mode=mode, exclude="*")
+    assert e.value.exit_code == 2
+    assert "(--exclude, --exclude-op, --exclude-between)" in str(e.value.hint)
+
+
+def test_a_result_in_place_of_a_model_is_told_which_part_is_meant() -> None:
+    made = onnxq.quantize(model(), data(2), target=ORT)
+    for call in (onnxq.verify, onnxq.evaluate):
+        with pytest.raises(onnxq.ModelError, match=r"not QuantizeResult\nHint: .*: result\.model"):
+            call(model(), made, data(2))

@@ -375,3 +375,12 @@ def test_operand_without_elements_counts_no_samples() -> None:
     feed = {"x": np.zeros((6, 2), np.float32), "a": np.zeros(0, np.int64)}
     [batch] = open_data([feed], inputs=InputSpecs.from_graph(graph)).stream()
     assert batch.samples == 6 and batch.per_sample == {"x"}
+
+
+def test_a_layout_that_moves_axes_of_data_in_the_models_order_is_to_be_left_out() -> None:
+    inputs = specs(**IMAGES)
+    with pytest.raises(DataError) as caught:
+        list(open_data({"images": ramp(4, 3, 8, 8)}, inputs=inputs, layout="nhwc"))
+    assert caught.value.hint == "its axes are in the model's order already; leave out layout= (--layout)."
+    with pytest.raises(DataError, match=r"layout= \(--layout\) makes \(4, 3, 9, 8\) of it; it has 9 in place of 8"):
+        list(open_data({"images": ramp(4, 9, 8, 3)}, inputs=inputs, layout="nhwc"))

@@ -276,6 +276,16 @@ def test_hooks_of_iterables_and_generators():
     np.testing.assert_array_equal(joined(open_data(Data([X], preprocess=halves), inputs=ONE)), X)
 
 
+def test_a_hook_that_returns_nothing_is_to_blame(tmp_path):
+    with pytest.raises(DataError, match=r"^item 1 of the data: preprocess returned nothing\nHint: the function in pre"):
+        list(open_data(Data([X], preprocess=lambda item: None), inputs=ONE))
+    with pytest.raises(DataError, match=r"preprocess returned a value of type int"):
+        list(open_data(Data([X], preprocess=lambda item: 3), inputs=ONE))
+    (tmp_path / "a.bin").write_bytes(b"")
+    with pytest.raises(DataError, match=r"^a\.bin: preprocess returned nothing"):
+        list(open_data(Data(tmp_path, preprocess=lambda path: None), inputs=ONE))
+
+
 def test_hooks_that_fail():
     def later(item):
         yield {"x": item}

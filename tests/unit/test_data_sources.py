@@ -99,7 +99,9 @@ def test_one_array_for_two_inputs_is_refused(tmp_path):
 
 def test_files_that_are_not_arrays_are_refused(tmp_path):
     (tmp_path / "d.npz").write_bytes(b"not a zip")
-    with pytest.raises(DataError, match=r"d.npz: not a readable .npz file: File is not a zip file$"):
+    with pytest.raises(
+        DataError, match=r"d.npz: not a readable .npz file: File is not a zip file\nHint: write it again"
+    ):
         open_data(tmp_path / "d.npz", inputs=ONE)
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object))
     with pytest.raises(

@@ -98,7 +98,7 @@ def test_masked_logits_that_are_infinite_in_both_count_as_equal() -> None:
     ("given", "message"),
     [
         ("top2", "unknown metric 'top2'"),
-        ("python:f.py", "no file or no function is named"),
+        ("python:f.py", r"no file or no function is named\nHint: write python:FILE\.py:FUNCTION in metric="),
         ("python:absent.py:f", "there is no file 'absent.py'"),
     ],
 )

@@ -275,3 +275,11 @@ def test_keywords_without_a_meaning_in_a_mode_are_refused(mode: str, expected: s
             assert error.message.startswith(f"{name}=")
             refused.add(name)
     assert refused == expected
+
+
+def test_a_value_that_is_no_plain_one_is_not_printed() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_mode("dynamic", QuantizeKeywords, {"stats": object()})
+    assert caught.value.message == "stats= (--stats) has no meaning in mode 'dynamic'"
+    with pytest.raises(ConfigError, match=r"^method='mse' \(--method\) has no meaning"):
+        check_mode("dynamic", QuantizeKeywords, {"method": "mse"})

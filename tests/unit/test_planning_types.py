@@ -171,3 +171,15 @@ def test_operands_of_unlike_types_are_refused() -> None:
 def test_options_know_the_types_of_overrides() -> None:
     options = PlanOptions.of({"overrides": [{"nodes": "a", "activation": "fp8"}, {"nodes": "b", "weight": "int8"}]})
     assert options.types() == ("fp8", "int8")
+
+
+def test_the_reason_names_the_types_of_values_that_are_no_float32() -> None:
+    graph = model_of(
+        """(float[n, 32] x) => (double[n, 16] y, float[n, 16] m) {
+           [fc] m = MatMul(x, w)
+           [cast] y = Cast<to=11>(m)
+        }""",
+        w=normal(32, 16),
+    )
+    (found,) = [d for d in onnxq.plan(graph, target="ort-x64-vnni").nodes if d.node == "cast"]
+    assert found.reason == "its values are float64, not float32"
