@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -104,23 +104,3 @@ def doubts_of_samples(graph: Graph, samples: Iterable[Batch]) -> tuple[str, ...]
             if name in figures:
                 figures[name].add(array)
     return tuple(doubt for one in figures.values() for doubt in doubts_of_input(graph, one))
-
-
-def doubts_of_outputs(outputs: Sequence[tuple[str, list[NDArray[Any]]]]) -> Iterator[str]:
-    """Outputs that are the same whatever is fed.
-
-    Args:
-        outputs: Name, and the output for each of several feeds.
-    """
-    for name, values in outputs:
-        shapes = {value.shape for value in values}
-        if len(values) < 2 or len(shapes) > 1 or values[0].dtype.kind != "f" or not values[0].size:
-            continue
-        whole = np.stack([value.astype(np.float64) for value in values])
-        size = float(np.abs(whole).max())
-        if np.isfinite(size) and float(whole.std(axis=0).max()) <= _SAME_OUTPUT * size:
-            yield (
-                f"output {name!r} of the float model is the same, within 0.1 %, for all {len(values)} samples "
-                "looked at: are the inputs prepared as in training? Check images=, layout=, preprocess= (--images, "
-                "--layout, --preprocess)"
-            )

@@ -21,13 +21,14 @@ from onnxq.keywords import takes
 from onnxq.passes.adapt.settle_types import runnable
 from onnxq.pipeline.facts import source_name
 from onnxq.pipeline.reading import Reading, ReadingKeywords
-from onnxq.previews.doubts import doubts_of_input, doubts_of_outputs
+from onnxq.previews.doubts import doubts_of_input
 from onnxq.previews.figures import Figures
 from onnxq.previews.preparations import NOTE as PREPARATIONS_NOTE
 from onnxq.previews.preparations import Preparation, compared_preparations, doubt_of_preparation
 from onnxq.previews.thumbnails import thumbnail
 from onnxq.previews.views import InputView, OutputView
 from onnxq.previews.wording import preview_text
+from onnxq.verification.same_outputs import SameOutputs
 from onnxq.wording.brief import brief
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def preview(
     inputs = InputSpecs.from_graph(readable)
     session = make_session(readable.to_model(), base_dir=readable.base_dir)
     figures = {name: Figures(spec=spec) for name, spec in inputs.items()}
-    looked = _Looked(session)
+    looked = _Looked(session, readable)
     samples = count = 0
     pictures: list[bytes] = []
     for batch in batches.stream():
@@ -157,8 +158,9 @@ def preview(
 class _Looked:
     """The first feeds, run through the float model."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, graph: Graph) -> None:
         self._session = session
+        self.same = SameOutputs(graph)
         self.values: dict[str, list[NDArray[Any]]] = {name: [] for name in session.output_names}
         self._runs = 0
 
@@ -169,6 +171,7 @@ class _Looked:
             for name, value in zip(self._session.output_names, outputs, strict=True):
                 if isinstance(value, np.ndarray):
                     self.values[name].append(value)
+            self.same.add(dict(zip(self._session.output_names, outputs, strict=True)))
 
     def views(self) -> tuple[OutputView, ...]:
         found = []
@@ -187,7 +190,7 @@ class _Looked:
 
 def _doubts(graph: Graph, figures: dict[str, Figures], looked: _Looked) -> list[str]:
     found = [doubt for one in figures.values() for doubt in doubts_of_input(graph, one)]
-    return [*found, *doubts_of_outputs(list(looked.values.items()))]
+    return [*found, *looked.same.doubts()]
 
 
 def _input_view(figures: Figures) -> InputView:

@@ -95,8 +95,10 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
     details = details or Details()
     layers = layer_rows(plan, engine, verification.account, details, reasons)
     planned_share = None if plan is None else int8_mac_share(plan)
+    made_up = facts.data is not None and (facts.data.synthetic or facts.data.synthetic_comparison)
     warnings = (
         *_data_warnings(facts.data),
+        *(() if made_up else verification.doubts),
         *_accuracy_warnings(verification.outputs),
         *facts.warnings,
         *verification.warnings,

@@ -40,6 +40,7 @@ from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
 from onnxq.verification.rounding_noise import noise_only
+from onnxq.verification.same_outputs import SameOutputs
 from onnxq.verification.side_by_side import Loading, check_same_inputs, outputs_of
 from onnxq.verification.sizes import resized, resized_warning
 from onnxq.verification.structure import dequantizes_weights_alone, quantizes_by_pairs
@@ -88,6 +89,7 @@ class VerifyResult:
         outputs: Distance of each output from the float model's.
         stretches: Fused against unfused computation (onnxruntime targets only).
         warnings: Plain sentences about what was not checked, and what to do.
+        doubts: What is probably wrong with the feeds, if they are real data.
         batches: Number of batches compared.
         seconds: Time taken, by step.
         kept: The first batches, for whoever looks further.
@@ -102,6 +104,7 @@ class VerifyResult:
     outputs: tuple[OutputError, ...] = ()
     stretches: tuple[Stretch, ...] = ()
     warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     batches: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     kept: tuple[Feed, ...] = field(default=(), repr=False)
@@ -193,6 +196,7 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
         outputs=measured.outputs,
         stretches=answer.stretches,
         warnings=(*measured.warnings, *answer.warnings),
+        doubts=measured.doubts,
         batches=measured.batches,
         seconds={"compare": measured.seconds, "engine": time.perf_counter() - started},
         kept=measured.kept[:_KEPT_BATCHES],
@@ -226,6 +230,7 @@ class _Measured:
     shapes: tuple[Mapping[str, tuple[int, ...]], ...]
     batches: int
     warnings: tuple[str, ...]
+    doubts: tuple[str, ...]
     seconds: float
     noise: frozenset[str]
 
@@ -250,7 +255,7 @@ def _measure(
         models.append(Loading(quantized, exact=True, unsaturated=unsaturated))
     nested = any(True for _ in subgraphs(quantized))
     comparison, twin, plain = OutputComparison(), OutputComparison(), OutputComparison()
-    parts, faint = OutputParts(float_graph), OutputComparison()
+    parts, faint, same = OutputParts(float_graph), OutputComparison(), SameOutputs(float_graph)
     kept: list[Feed] = []
     shapes: list[Mapping[str, tuple[int, ...]]] = []
     for feed, (want, got, *unfused) in outputs_of(models, feeds):
@@ -258,6 +263,7 @@ def _measure(
             kept.append(feed)
         shapes.append({name: tuple(np.shape(value)) for name, value in feed.items()})
         comparison.add(want, got)
+        same.add(want)
         faint.add(*parts.of(want, got))
         if unfused:
             twin.add(want, unfused[-1] if len(unfused) > 1 else got)
@@ -291,6 +297,7 @@ def _measure(
                 for name in sorted(noise)
             ),
         ),
+        doubts=tuple(same.doubts()),
         seconds=time.perf_counter() - started,
         noise=noise,
     )

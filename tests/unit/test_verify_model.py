@@ -17,6 +17,7 @@ from onnxq.verification.engines import openvino as openvino_engine
 from onnxq.verification.engines import tensorrt as tensorrt_engine
 from onnxq.verification.engines.onnxruntime import OrtModel
 from onnxq.verification.engines.result import EngineReport
+from onnxq.verification.same_outputs import SameOutputs
 from onnxq.verification.sizes import resized
 from onnxq.verification.verify import VerifyResult, _unsound, verify_model
 from tests.graphs import model_of, normal
@@ -353,3 +354,31 @@ def test_an_engine_that_ran_is_compared(monkeypatch: pytest.MonkeyPatch):
         "The engine was built but not run: the engine fails while running. "
         "Run `onnxq verify` on the machine that will use it.",
     )
+
+
+DEAD = "(float[1,16] x) => (float[1,8] y, float[1,16] z) { a = MatMul(x, w) y = Mul(a, none) z = Relu(x) }"
+
+
+def test_an_output_that_never_changes_is_doubted() -> None:
+    """A product with 0 is equal to float in any quantized model."""
+    model = model_of(DEAD, w=normal(16, 8), none=np.zeros(8, np.float32))
+    data = {"x": normal(32, 16)}
+    made = onnxq.quantize(model, data, target="ort-x64-vnni")
+    for report in (made.report, onnxq.verify(model, made.model, data)):
+        (doubt,) = [text for text in report.warnings if "within 0.1 %" in text]
+        assert doubt.startswith("output 'y' of the float model is the same")
+    assert not any("within 0.1 %" in text for text in onnxq.quantize(model, target="ort-x64-vnni").report.warnings)
+
+
+def test_what_is_the_same_by_design_is_not_doubted() -> None:
+    graph = Graph(
+        model_of(
+            """(float[n,16] x, float[n,16] c) => (float[n,16] y, float[k] sizes, float[n,16] v) {
+            s = Shape(x) sizes = Cast<to=1>(s) y = Relu(x) v = Relu(c) }"""
+        )
+    )
+    seen = SameOutputs(graph)
+    for seed in range(4):
+        seen.add({"y": normal(2, 16, seed=seed), "sizes": np.float32([2, 16]), "v": np.full((2, 16), 0.99, np.float16)})
+        assert bool(list(seen.doubts())) is (seed == 3)
+    assert [text.split()[1] for text in seen.doubts()] == ["'v'"]
