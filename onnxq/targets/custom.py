@@ -75,6 +75,8 @@ def target_from_table(table: Mapping[str, Any], known: Mapping[str, Target], whe
     # A rule whose identifiers are not given is the file's own.
     reader = replace(reader, rules=str(given["name"]))
     made: Target = reader.record("", Target, given, start)
+    if start is not None and made.engine is not start.engine and "costs" not in given:
+        made = replace(made, costs=None)  # they were measured on the engine of the base
     made = replace(made, float_reasons={op: why for op, why in made.float_reasons.items() if op not in _ruled(made)})
     _check(made, reader)
     if made.name in known and made != known[made.name]:
@@ -159,7 +161,9 @@ class _Reader:
             raise self.wrong(path, given, "a table")
         merged = dict(base)
         for key, value in given.items():
-            if value is False and key in base:
+            if value is False and hint is not bool:
+                if key not in base:
+                    raise self.not_there(joined(path, key), key, base)
                 del merged[key]
             elif is_dataclass(hint):
                 cls = typing.cast("type[Any]", hint)
@@ -214,6 +218,12 @@ class _Reader:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}" if known else None
         return ConfigError(f"{path} is {given!r}, expected {expected}", where=self.where, hint=hint)
 
+    def not_there(self, path: str, key: str, known: Collection[str]) -> ConfigError:
+        """The error for an entry that cannot be taken out."""
+        close = difflib.get_close_matches(str(key), list(known), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none'}"
+        return ConfigError(f"{path} = false takes an entry out that there is not", where=self.where, hint=hint)
+
     def wrong_key(self, path: str, key: str, known: Collection[str]) -> ConfigError:
         """The error for a key that there is not."""
         close = difflib.get_close_matches(str(key), list(known), n=1)
@@ -252,6 +262,7 @@ def _check(target: Target, reader: _Reader) -> None:
     """
     _check_operators(target, reader)
     _check_types(target, reader)
+    _check_sources(target, reader)
     regions = target.placement is Placement.REGIONS
 
     def refuse(key: str, why: str, hint: str) -> None:
@@ -297,6 +308,20 @@ def _check_operators(target: Target, reader: _Reader) -> None:
         if len(tables) > 1:
             raise ConfigError(
                 f"{op} stands in {' and in '.join(tables)}", where=reader.where, hint="leave it in one of them"
+            )
+
+
+def _check_sources(target: Target, reader: _Reader) -> None:
+    """See that every rule has a source; one without identifier has the target's name."""
+    named = {"fusion_rule": target.fusion_rule, "tables": target.tables}
+    for key in ("compute", "elementwise", "pass_through", "types"):
+        named |= {f"{key}.{name}.rules": rule.rules for name, rule in getattr(target, key).items()}
+    for key, rules in named.items():
+        if missing := sorted(set(rules.split()) - {*target.sources, *target.name.split()}):
+            raise ConfigError(
+                f"{key} names {missing[0]!r}, which has no source",
+                where=reader.where,
+                hint=f'add it to [sources]: {missing[0]} = "where the rule comes from"',
             )
 
 

@@ -102,6 +102,16 @@ def test_a_base_is_changed_key_by_key(tmp_path: Path) -> None:
     assert target.sources["R20"] == base.sources["R20"]
 
 
+def test_costs_are_those_of_the_engine_they_were_measured_on(tmp_path: Path) -> None:
+    head = 'name = "npu"\nbase = "openvino"\n'
+    assert load(tmp_path, head).costs == TARGETS["openvino"].costs
+    assert load(tmp_path, head + 'engine = "openvino"').costs == TARGETS["openvino"].costs
+    assert load(tmp_path, head + 'engine = "none"').costs is None
+    own = load(tmp_path, head + 'engine = "none"\n[costs]\nmargin = 2.0').costs
+    assert own is not None
+    assert own.margin == 2.0
+
+
 def test_a_rule_takes_the_place_of_a_reason_for_float(tmp_path: Path) -> None:
     target = load(tmp_path, 'name = "n"\nbase = "ort-x64-vnni"\n[elementwise.Softmax]')
     assert target.elementwise["Softmax"].rules == "n"
@@ -154,7 +164,21 @@ WRONG: dict[str, tuple[str, str, str | None]] = {
     "type of a text": (HEAD + "title = 1", "title is 1, expected a string", None),
     "table": (HEAD + "compute = 1", "compute is 1, expected a table", None),
     "rule": (HEAD + "[compute]\nConv = 1", "compute.Conv is 1, expected a table", None),
-    "taken out of nothing": (HEAD + "[compute]\nLSTM = false", "compute.LSTM is False, expected a table", None),
+    "taken out of nothing": (
+        HEAD + "[compute]\nLSTM = false",
+        "compute.LSTM = false takes an entry out that there is not",
+        "there are Conv, ConvTranspose, MatMul, Gemm",
+    ),
+    "taken out under another name": (
+        HEAD + "[compute]\nConvTransposed = false",
+        "compute.ConvTransposed = false takes an entry out that there is not",
+        "did you mean 'ConvTranspose'?",
+    ),
+    "rule without a source": (
+        HEAD + "[compute.Conv]\nrules = 'R1 N1'",
+        "compute.Conv.rules names 'N1', which has no source",
+        'add it to [sources]: N1 = "where the rule comes from"',
+    ),
     "form": (HEAD + "weight = 1", "weight is 1, expected a table with dtype, symmetric and narrow_range", None),
     "form's switch": (HEAD + "[weight]\nsymmetric = 1", "weight.symmetric is 1, expected true or false", None),
     "dtype": (
