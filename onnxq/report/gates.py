@@ -10,6 +10,7 @@ from typing import Annotated, TypedDict
 from onnxq.errors import ConfigError, GateError
 from onnxq.keywords import Keyword, complete
 from onnxq.report.report import Report
+from onnxq.targets import absent_machine
 from onnxq.targets.schema import Engine, Target
 from onnxq.verification.check import Check
 from onnxq.verification.engines import openvino, tensorrt
@@ -80,6 +81,12 @@ class Gates:
             raise ConfigError(
                 f"the table of {target.name} names no engine, so none can be asked",
                 hint="leave out require_engine= (--require-engine)",
+            )
+        if self.require_engine and (machine := absent_machine(target.name)) is not None:
+            raise GateError(
+                f"{target.title} of {machine} cannot be asked on this machine, where kernels of another kind would "
+                "answer, and require_engine= (--require-engine) wants it to be asked",
+                hint=f"run onnxq.verify (onnxq verify) with that gate on a machine of {machine}, and leave it out here",
             )
         if not _is_installed(target.engine):
             extra = target.engine.value

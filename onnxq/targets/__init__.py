@@ -65,9 +65,16 @@ def resolve_target(name: TargetSource, *, weights_alone: bool = False) -> tuple[
     return table, f"ort-cpu means {table.name} on this machine{'' if weights_alone else remark}"
 
 
+def absent_machine(name: str) -> str | None:
+    """The kind of machine that one of ONNX Runtime's targets is for, where this one is of another kind; else None."""
+    if name == ORT_ARM64.name:
+        return None if _is_arm64() else "ARM64"
+    return "x64" if name in {ORT_X64_VNNI.name, ORT_X64_AVX2.name} and _is_arm64() else None
+
+
 def _ort_of_this_machine() -> tuple[Target, str]:
     """ONNX Runtime's table for this CPU, and what a user should know of that choice."""
-    if platform.machine().lower() in ("aarch64", "arm64"):
+    if _is_arm64():
         return ORT_ARM64, ""
     vnni = cpu_has_vnni()
     if vnni:
@@ -78,6 +85,10 @@ def _ort_of_this_machine() -> tuple[Target, str]:
             "target ort-x64-vnni"
         )
     return ORT_X64_AVX2, " (no VNNI): weights that could saturate are guarded"
+
+
+def _is_arm64() -> bool:
+    return platform.machine().lower() in ("aarch64", "arm64")
 
 
 def _is_x64() -> bool:

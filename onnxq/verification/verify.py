@@ -27,7 +27,7 @@ from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraphs import subgraphs
 from onnxq.graph.view import Graph
 from onnxq.passes.adapt.settle_types import runnable
-from onnxq.targets import TARGETS
+from onnxq.targets import TARGETS, absent_machine
 from onnxq.targets.schema import Engine, WeightGuard
 from onnxq.verification.agreement import Stretch
 from onnxq.verification.answers import Answer, ask_onnxruntime, ask_openvino, ask_tensorrt
@@ -60,6 +60,10 @@ _SIMULATED = (
 _SATURATES = (
     "This CPU has no VNNI: onnxruntime's int8 kernels saturate on it, which those that {target} is for do not. "
     "{instead} A model to run on this CPU is made for ort-x64-avx2, target= (--target)."
+)
+_OTHER_MACHINE = (
+    "This machine's onnxruntime stood in for that of {machine}: it fuses by the same rules, but {machine}'s kernels "
+    "were not asked. `onnxq verify` on a machine of that kind asks them."
 )
 _STOOD_IN = "Kernels that do not saturate either answered in their place."
 _STOOD_IN_OUTSIDE = (
@@ -171,6 +175,8 @@ def verify_model(  # noqa: PLR0913 - both models, the feeds, and who is asked fo
         )
     elif asked is Engine.ONNXRUNTIME:
         answer = ask_onnxruntime(quantized, measured.kept, unsaturated=unsaturated and pairs)
+        if (machine := absent_machine(target_name)) is not None:
+            answer.warnings.append(_OTHER_MACHINE.format(machine=machine))
         if saturated and answer.engine is not None and answer.engine.of(Precision.INT8):
             # Kernels of pairs are chosen in the model's own graph alone.
             stood_in = _STOOD_IN_OUTSIDE if pairs and any(True for _ in subgraphs(quantized)) else _STOOD_IN

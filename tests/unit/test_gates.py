@@ -12,6 +12,7 @@ import onnxq
 from onnxq.errors import ConfigError, GateError
 from onnxq.modes.recorded_options import recall_options
 from onnxq.report.gates import Gates
+from onnxq.targets import absent_machine
 from onnxq.verification.engines import openvino, tensorrt
 from tests.unit.test_search_effects import FEEDS, RESIDUAL
 
@@ -118,3 +119,23 @@ def test_a_report_without_an_answer_fails_its_gates() -> None:
     assert Gates().applied(report) is report
     with pytest.raises(GateError, match="not passed: nothing was checked"):
         report.raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    ("here", "target", "meant"),
+    [("x86_64", "ort-arm64", "ARM64"), ("arm64", VNNI, "x64"), ("aarch64", "ort-x64-avx2", "x64")],
+)
+def test_an_engine_of_another_machine_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch, here: str, target: str, meant: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: here)
+    with pytest.raises(GateError, match=rf"ONNX Runtime.* of {meant} cannot be asked on this machine"):
+        onnxq.quantize(RESIDUAL, unread(), target=target, require_engine=True)
+    report = onnxq.quantize(RESIDUAL, FEEDS, target=target, recover="none").report
+    assert any(text.startswith(f"This machine's onnxruntime stood in for that of {meant}") for text in report.warnings)
+
+
+def test_an_engine_of_this_machine_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for here, target in (("arm64", "ort-arm64"), ("x86_64", VNNI), ("x86_64", "tensorrt")):
+        monkeypatch.setattr("platform.machine", lambda here=here: here)
+        assert absent_machine(target) is None
