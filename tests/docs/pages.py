@@ -44,19 +44,28 @@ class Block:
     why_not: str | None
 
 
-def blocks_of(page: Path) -> list[Block]:
-    """The blocks of a page in their order."""
+def blocks_of(page: Path, *, after: str = "", before: str = "") -> list[Block]:
+    """The blocks of a page in their order, as far as they stand between two lines of it."""
+    text = page.read_text(encoding="utf-8")
+    start = text.index(f"\n{after}\n") if after else 0
+    part = text[start : text.index(f"\n{before}\n", start) if before else None]
     return [
-        Block(language=found["language"], text=found["text"], why_not=found["why"])
-        for found in _BLOCK.finditer(page.read_text(encoding="utf-8"))
+        Block(language=found["language"], text=found["text"], why_not=found["why"]) for found in _BLOCK.finditer(part)
     ]
 
 
-def run_page(page: Path) -> int:
-    """Run the blocks in the working directory; returns how many were run."""
+def run_page(page: Path, *, after: str = "", before: str = "", alternatives: bool = True) -> int:
+    """Run the blocks in the working directory; returns how many were run.
+
+    Args:
+        page: The page.
+        after: A line behind which the blocks stand; "" for all.
+        before: A line in front of which they stand, likewise.
+        alternatives: Whether commands are alternatives, which may all write to the same default place.
+    """
     names: dict[str, Any] = {"onnxq": onnxq, "__name__": "page"}
     ran = 0
-    for block in blocks_of(page):
+    for block in blocks_of(page, after=after, before=before):
         if block.why_not is not None:
             continue
         ran += 1
@@ -70,7 +79,7 @@ def run_page(page: Path) -> int:
         elif block.language in ("sh", "yaml"):
             text = block.text if block.language == "sh" else workflow_commands(block.text)
             for command, code in commands(text):
-                _run(command, code, where)
+                _run(command, code, where, alternatives=alternatives)
         elif block.language not in ("python", "json"):
             raise AssertionError(f"nothing is known of blocks in {block.language}: {where}")
     return ran
@@ -101,15 +110,15 @@ def _globbed(word: str) -> list[str]:
     return found or [word]
 
 
-def _run(words: list[str], code: int, where: str) -> None:
+def _run(words: list[str], code: int, where: str, *, alternatives: bool) -> None:
     program, *arguments = words
     if program in NOT_RUN:
         return
     arguments = [path for word in arguments for path in _globbed(word)]
     if program == "onnxq":
         command = cli.commands[arguments[0]]
-        # Pages show alternatives, which all write to the same default place.
-        if any("--force" in option.opts for option in command.params) and "--force" not in arguments:
+        forcible = any("--force" in option.opts for option in command.params)
+        if alternatives and forcible and "--force" not in arguments:
             arguments.append("--force")
         place = None
         if ">" in arguments:

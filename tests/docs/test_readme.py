@@ -14,6 +14,7 @@ import onnxq
 from onnxq.cli.main import cli
 from onnxq.targets import TARGET_NAMES
 from scripts.readme_command import readme_command
+from tests.docs.pages import run_page
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -74,13 +75,17 @@ def test_set_up_commands_name_what_exists() -> None:
         readme_command("nothing")
 
 
-def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_what_the_readme_shows_runs_as_it_is_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block after the other in one folder, and nothing is written over."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.onnx").write_bytes((ROOT / "models" / "digits_resnet.onnx").read_bytes())
-    (tmp_path / "samples.npz").write_bytes((ROOT / "models" / "digits_resnet.calib.npz").read_bytes())
-    (code,) = blocks(ROOT / "README.md", "python")
-    exec(compile(code.replace('"tensorrt"', '"ort-x64-vnni"'), "README.md", "exec"), {})
-    assert (tmp_path / "model.int8.onnx").exists()
+    sources = {"model.onnx": "digits_resnet.onnx", "test.npz": "digits_resnet.test.npz"}
+    for name in ("samples.npz", "shard-1.npz", "shard-2.npz"):
+        sources[name] = "digits_resnet.calib.npz"
+    for name, source in sources.items():
+        (tmp_path / name).write_bytes((ROOT / "models" / source).read_bytes())
+    assert run_page(ROOT / "README.md", after="## Use", before="## Targets", alternatives=False) == 4
+    assert {"model.int8.onnx", "for-trt.onnx", "from-python.onnx"} <= {path.name for path in tmp_path.glob("*.onnx")}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
