@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -91,6 +92,22 @@ class _Names:
         self.in_mode = "" if self.mode == STATIC else f" --mode {self.mode}"
         data = "" if self.mode != STATIC and self.data == "SRC" else f" --data {self.data}{self.read_as}"
         self.again = f"onnxq quantize {self.model}{self.in_mode}{data} --target {self.target}{self.over}"
+        self.demands = _demands(report)
+        self.searchable = self.mode == STATIC or self.data != "SRC"  # a search needs samples
+        self.search = f"{self.again} --search{self.demands or ' --min-sqnr 20'} --report report.html"
+
+
+def _demands(report: Mapping[str, Any]) -> str:
+    """What was demanded of the outputs, as options: the gate of the SQNR, else what a search was for."""
+    for check in report.get("checks") or ():
+        if gate := re.fullmatch(r"SQNR at least (\S+) dB", check["name"]):
+            return f" --min-sqnr {gate[1]}"
+        if check["name"] == "accuracy budget":
+            forms = {"max-drop": r"may fall by ([^\s;]+)", "min-sqnr": r"dB, at least ([^\s;]+)",
+                     "min-cosine": r"cosine \S+, at least ([^\s;]+)"}  # fmt: skip
+            found = {name: re.search(form, check["detail"]) for name, form in forms.items()}
+            return "".join(f" --{name} {one[1]}" for name, one in found.items() if one)
+    return ""
 
 
 def _mode_of(report: Mapping[str, Any]) -> str:
@@ -108,6 +125,8 @@ def _failures(report: Mapping[str, Any]) -> Iterator[Advice]:
             yield Advice(
                 kind="fail", text=f"{check['name']}: {check['detail']}.", command=_way_out(check["name"], names)
             )
+            if check["name"].startswith("SQNR at least") and names.searchable:
+                yield Advice(kind="next", text=_SEARCH[names.mode], command=names.search)
     if not report.get("checks"):
         yield Advice(
             kind="warning",
@@ -119,7 +138,8 @@ def _failures(report: Mapping[str, Any]) -> Iterator[Advice]:
 
 def _way_out(check: str, names: _Names) -> str:
     if check.startswith(("SQNR at least", "accuracy budget")):
-        return f"{names.again} {_REMEDY[names.mode]}"
+        again = "--search " if check.startswith("accuracy") else ""
+        return f"{names.again} {again}{_REMEDY[names.mode]}{names.demands}"
     if check.startswith(("outputs are sound", "outputs follow")):
         return (
             f"onnxq sensitivity {names.model}{names.in_mode} --data {names.data}{names.read_as} "
@@ -173,13 +193,12 @@ def _accuracy(report: Mapping[str, Any]) -> Iterator[Advice]:
             f"{found[0].upper()}{found[1:]}: fine for most classifiers, little for boxes and other numbers. "
             f"{_HELP[names.mode]}"
         )
-    yield Advice(kind="warning" if poor else "next", text=text, command=f"{names.again} {_REMEDY[names.mode]}")
-    if not report.get("sensitivity") and (names.mode == STATIC or names.data != "SRC"):  # a search needs samples
-        yield Advice(
-            kind="next",
-            text=_SEARCH[names.mode],
-            command=f"{names.again} --search --min-sqnr 20 --report report.html",
-        )
+    yield Advice(
+        kind="warning" if poor else "next", text=text, command=f"{names.again} {_REMEDY[names.mode]}{names.demands}"
+    )
+    told = any(c["name"].startswith("SQNR at least") and not c["passed"] for c in report.get("checks") or ())
+    if not report.get("sensitivity") and names.searchable and not told:
+        yield Advice(kind="next", text=_SEARCH[names.mode], command=names.search)
 
 
 def _speed(report: Mapping[str, Any]) -> Iterator[Advice]:

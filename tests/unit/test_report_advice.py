@@ -73,6 +73,31 @@ def test_each_trouble_has_a_way_out(changes: dict[str, Any], part: str) -> None:
     assert part in commands(**changes)
 
 
+def failed(name: str, detail: str = "35") -> list[dict[str, Any]]:
+    return [{"name": name, "passed": False, "detail": detail}]
+
+
+def test_commands_keep_the_demand_that_was_not_met() -> None:
+    found = [a.command for a in advice_for({**GOOD, "passed": False, "checks": failed("SQNR at least 99 dB")})]
+    again = "onnxq quantize 'my model.onnx' --data photos/ --target ort-x64-vnni -o q.onnx --force"
+    assert found == [
+        f"{again} --recover best --min-sqnr 99",
+        f"{again} --search --min-sqnr 99 --report report.html",
+    ]
+    poor = {"outputs": [{"name": "y", "sqnr_db": 5.0}], "checks": failed("SQNR at least 99 dB")}
+    assert commands(**poor).count("--search --min-sqnr 99") == 1
+    assert "--min-sqnr 20" not in commands(**poor)
+
+
+def test_a_search_is_repeated_with_its_demands() -> None:
+    detail = (
+        "top1 changes by -1.00 points (95 %: -3.0 to +1.0) and may fall by 0.5; SQNR 20.1 dB, at least 30; "
+        "cosine 0.990000, at least 0.999; no layer left in float; 1 model judged on 20 samples"
+    )
+    found = commands(checks=failed("accuracy budget", detail))
+    assert " --search --recover best --max-drop 0.5 --min-sqnr 30 --min-cosine 0.999" in found
+
+
 MADE_UP = {**GOOD["data"], "source": "synthetic", "samples": 0, "synthetic_comparison": True, "is_path": False}
 
 
