@@ -43,7 +43,7 @@ class Kind(enum.Enum):
     SWITCH = "true or false"
     TEXTS = "a list of strings"
     TABLES = "a list of tables: [[override]]"
-    NAME_OR_PATH = "a name, or the path of a .toml file"
+    NAME_OR_PATH = "a name, or the path of a file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +144,13 @@ def _checked(where: str, folder: Path, key: str, value: Any, keys: Keys) -> Any:
         raise ConfigError(
             f"{key} is {value!r}, expected {kind.value}", where=where, hint=f"the key means the same as --{key}"
         )
-    is_path = kind is Kind.PATH or (kind is Kind.NAME_OR_PATH and value.lower().endswith(".toml"))
+    is_path = kind is Kind.PATH or (kind is Kind.NAME_OR_PATH and _names_a_file(value))
     return str(folder / value) if is_path else value
+
+
+def _names_a_file(value: str) -> bool:
+    """Whether a text is a target's table or a function of a file, and not a name that onnxq knows."""
+    return value.lower().endswith(".toml") or (".py:" in value and not value.startswith("python:"))
 
 
 def _known_instead(key: str, keys: Keys) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from onnxq.cli.options import FILE, Decorator
-from onnxq.cli.parameters import ImageSize, Numbers, Points, Size, Table, TargetName
+from onnxq.cli.parameters import ImageSize, MetricName, Numbers, Percent, Points, Score, Size, Table, TargetName
 from onnxq.config import Keys, Kind, load_config
 
 _NOT_IN_A_FILE = frozenset({"config", "debug", "help"})
@@ -84,16 +84,19 @@ def _kind(option: click.Option) -> Kind:
         return Kind.SWITCH
     if isinstance(option.type, Table):
         return Kind.TABLES
-    if option.name == "preprocess":
+    if option.name in ("preprocess", "postprocess"):
         return Kind.PATH  # the function's name behind a colon stays where it is
     if option.multiple:
         return Kind.TEXTS
     by_type: tuple[tuple[type[Any], Kind], ...] = (
         (click.Path, Kind.PATH),
         (TargetName, Kind.NAME_OR_PATH),
+        (MetricName, Kind.NAME_OR_PATH),
         (Size, Kind.INTEGER),
         (Numbers, Kind.NUMBERS),
         (click.IntRange, Kind.INTEGER),
+        (Percent, Kind.NUMBER_OR_TEXT),
+        (Score, Kind.NUMBER_OR_TEXT),
         (click.FloatRange, Kind.NUMBER),
         (type(click.FLOAT), Kind.NUMBER),
         (type(click.INT), Kind.INTEGER),

@@ -205,8 +205,17 @@ class Points(click.ParamType):  # type: ignore[type-arg]
         return float(text)
 
 
+class Score(click.ParamType):  # type: ignore[type-arg]
+    """A score, 95% or 30: whether it is a share is the metric's to say."""
+
+    name = "SCORE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+
 class MetricName(click.ParamType):  # type: ignore[type-arg]
-    """A metric's name, or python:FILE.py:FUNCTION."""
+    """A metric's name, or FILE.py:FUNCTION."""
 
     name = "METRIC"
 
@@ -215,11 +224,11 @@ class MetricName(click.ParamType):  # type: ignore[type-arg]
         self.offered = offered
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value in METRICS or str(value).startswith("python:"):
+        if value in METRICS or str(value).startswith("python:") or ".py" in str(value):
             return str(value)
         close = difflib.get_close_matches(str(value), self.offered, n=1)
         guess = f" Did you mean {close[0]!r}?" if close else ""
-        return self.fail(f"{value!r} is none of {', '.join(self.offered)}, python:FILE.py:FUNCTION.{guess}", param, ctx)
+        return self.fail(f"{value!r} is none of {', '.join(self.offered)}, FILE.py:FUNCTION.{guess}", param, ctx)
 
 
 class FilePath(click.Path):

@@ -80,7 +80,7 @@ SEARCH_OPTIONS = (
         "--metric",
         type=MetricName(METRICS[:2]),
         metavar="METRIC",
-        help=f"For --max-drop: {METRICS[0]}, {METRICS[1]}, or python:FILE.py:FUNCTION.  [default: top1]",
+        help=f"For --max-drop: {METRICS[0]}, {METRICS[1]}, or FILE.py:FUNCTION.  [default: top1]",
     ),
     click.option(
         "--labels",

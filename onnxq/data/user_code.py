@@ -10,7 +10,16 @@ from typing import Any
 from onnxq.errors import ConfigError
 
 PYTHON = "python:"
-"""May stand in front."""
+"""May stand in front, as models and configurations of earlier versions have it."""
+
+
+def names_function(given: str) -> bool:
+    """Whether a text is a function of a file and not a name that onnxq knows.
+
+    >>> names_function("mine.py:f"), names_function("python:mine.py:f"), names_function("top1")
+    (True, True, False)
+    """
+    return given.startswith(PYTHON) or given.rpartition(":")[0].endswith(".py") or given.endswith(".py")
 
 
 def function_from(given: str, *, what: str, argument: str) -> Callable[..., Any]:
@@ -30,7 +39,7 @@ def function_from(given: str, *, what: str, argument: str) -> Callable[..., Any]
         raise ConfigError(
             "no file or no function is named",
             where=where,
-            hint=f"write {PYTHON if given.startswith(PYTHON) else ''}FILE.py:FUNCTION in {argument}",
+            hint=f"write FILE.py:FUNCTION in {argument}",
         )
     if not Path(path).is_file():
         raise ConfigError(f"there is no file {path!r}", where=where, hint=f"check the path in {argument}")

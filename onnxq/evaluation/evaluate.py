@@ -77,7 +77,7 @@ def evaluate(  # noqa: PLR0913 - one keyword for each choice of the user
         data: Samples to judge on, as for `quantize`; not those that were calibrated on.
         labels: An array or sequence, a .npy, .npz, .txt or .csv file, the name of an array in the .npz of the data, or
             "folders", one for each class. None looks for class folders, or an array "labels", where the samples are.
-        metric: "top1", "top5", "cosine", "sqnr", "python:file.py:function", or a function of outputs by name and labels
+        metric: "top1", "top5", "cosine", "sqnr", "file.py:function", or a function of outputs by name and labels
             that gives one number for each sample, larger is better. None is top1 where there are labels, else sqnr.
         postprocess: In place of a metric, the last step of a pipeline: a function of outputs by name that gives one
             result for each sample (a text, a decision), or "file.py:function". Scored is the share of results that

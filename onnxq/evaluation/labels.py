@@ -116,7 +116,7 @@ def as_classes(labels: NDArray[Any], metric: str) -> NDArray[np.int64]:
             f"label {bad!s} is no class number, which {metric} needs",
             where="labels",
             hint="labels= (--labels) hold whole numbers that count from 0, or use a metric of your own: "
-            "metric='python:file.py:function' (--metric).",
+            "metric='file.py:function' (--metric).",
         )
     return numbers.astype(np.int64)
 

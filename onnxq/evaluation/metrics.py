@@ -3,7 +3,7 @@
 top1, top5    1 where the label is among the 1 or 5 largest entries of the output, else 0; mean
 cosine        cos(r, c) = r.c / (|r| |c|) of each sample's output with the float model's; mean
 sqnr          10 log10( sum r^2 / sum (r - c)^2 ) over all samples, in dB
-python:FILE.py:FUNCTION, or a function in Python
+FILE.py:FUNCTION, or a function in Python
               function(outputs, labels) gives one number for each sample, larger is better; mean. `outputs` is
               {output name: array} of a batch, `labels` are those of its samples or None. Where all numbers are 0 or 1,
               they count right answers, as top1 does.
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.data.user_code import PYTHON, function_from
+from onnxq.data.user_code import function_from, names_function
 from onnxq.errors import ConfigError, DataError
 from onnxq.evaluation.intervals import Interval, bootstrap, wilson
 from onnxq.wording.plural import counted
@@ -127,7 +127,7 @@ def _logits(name: str, output: NDArray[Any], samples: int, metric: str, where: s
             f"{metric} needs one score for each class, ({samples}, classes)",
             where=where,
             hint="choose another output with output= (--output), or write a metric of your own: "
-            "metric='python:file.py:function' (--metric).",
+            "metric='file.py:function' (--metric).",
         )
     return output.reshape(shape)
 
@@ -238,7 +238,7 @@ def metric_from(given: str | Function, *, offered: Sequence[str] = METRICS) -> M
     """The metric that `metric=` or --metric names.
 
     Args:
-        given: Its name, "python:FILE.py:FUNCTION" or a function.
+        given: Its name, "FILE.py:FUNCTION" or a function.
         offered: Those that are of use here, for the error.
 
     Raises:
@@ -254,9 +254,9 @@ def metric_from(given: str | Function, *, offered: Sequence[str] = METRICS) -> M
     }
     if given in known:
         return known[given]()
-    if given.startswith(PYTHON):
+    if names_function(given):
         return UserMetric(function_from(given, what="metric", argument="metric= (--metric)"), given)
     raise ConfigError(
         f"unknown metric {given!r}",
-        hint=f"metric= (--metric) is one of {', '.join(offered)} or python:FILE.py:FUNCTION",
+        hint=f"metric= (--metric) is one of {', '.join(offered)} or FILE.py:FUNCTION",
     )

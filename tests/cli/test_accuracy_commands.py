@@ -65,7 +65,7 @@ def test_evaluate_runs_a_function_of_the_user(run: Run, int8: str, folder: Path)
     (folder / "mine.py").write_text(
         "def f(outputs, labels):\n    return outputs['y'].reshape(len(outputs['y']), -1).max(1)\n"
     )
-    result = run("evaluate", "model.onnx", int8, "--data", "data.npz", "--metric", "python:mine.py:f")
+    result = run("evaluate", "model.onnx", int8, "--data", "data.npz", "--metric", "mine.py:f")
     assert result.exit_code == 0
     assert "model.int8.onnx against model.onnx" in result.stdout
 
@@ -208,7 +208,7 @@ def test_weights_alone_are_searched(run: Run) -> None:
         (("--search",), "--search has no goal"),
         (("--max-drop", "much"), "'much' is not a number of percentage points such as 0.5%"),
         (("--max-drop", "0.5%"), "without labels there are --min-sqnr with --search, --min-cosine"),
-        (("--max-drop", "1", "--metric", "top7"), "'top7' is none of top1, top5, python:FILE.py:FUNCTION."),
+        (("--max-drop", "1", "--metric", "top7"), "'top7' is none of top1, top5, FILE.py:FUNCTION."),
         (("--max-drop", "1", "--metric", "sqnr"), "sqnr compares with the float model itself"),
         (("--labels", "labels"), "--labels (labels=) serves a search"),
         (("--min-cosine", "2"), "2.0 is not in the range"),

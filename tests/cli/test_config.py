@@ -132,6 +132,10 @@ def test_gates_are_numbers(run: Run, folder: Path) -> None:
     (folder / "gates.toml").write_text('min-sqnr = 15\nmin-int8 = 50.0\nmax-drop = "1%"\nsearch-seconds = 5\n')
     result = run("quantize", "model.onnx", "--config", "gates.toml", "--data", "data.npz", "--metric", "top1")
     assert "expected" not in result.stderr, result.stderr
+    (folder / "gates.toml").write_text('min-int8 = "0.9%"\n[evaluate]\nmin-score = 95\n')
+    for command in ("quantize", "evaluate"):
+        result = run(command, "model.onnx", "--config", "gates.toml", "--data", "data.npz", "--metric", "sqnr")
+        assert "expected" not in result.stderr, result.stderr
     (folder / "gates.toml").write_text("max-drop = true\n")
     result = run("quantize", "model.onnx", "--config", "gates.toml")
     assert 'max-drop is True, expected a number, or a string such as "0.5%"' in result.stderr
@@ -214,3 +218,17 @@ def test_engine_reads_the_file(run: Run, folder: Path) -> None:
     assert "model.onnx" in result.stderr, "refused because of the output, so the file was read"
     write(folder, '[engine]\nopt-shapes = ["x:1x2"]\n')
     assert "did you mean 'opt-shape'?" in run("engine", "model.onnx", "--config", "onnxq.toml").stderr
+
+
+def test_functions_of_files_are_beside_the_configuration(run: Run, folder: Path) -> None:
+    (folder / "other").mkdir()
+    (folder / "other" / "mine.py").write_text(
+        "def f(outputs, labels):\n    return outputs['y'].reshape(len(outputs['y']), -1).max(1)\n"
+        "def g(outputs):\n    return outputs['y'].reshape(len(outputs['y']), -1).argmax(1)\n"
+    )
+    for line in ('metric = "mine.py:f"', 'postprocess = "mine.py:g"'):
+        (folder / "other" / "c.toml").write_text(f"[evaluate]\ndata = '../data.npz'\n{line}\n")
+        result = run("evaluate", "model.onnx", "--config", "other/c.toml")
+        assert result.exit_code == 0, result.stderr
+    (folder / "other" / "c.toml").write_text('metric = "top9"\n')
+    assert "'top9' is none of" in run("evaluate", "model.onnx", "--config", "other/c.toml").stderr

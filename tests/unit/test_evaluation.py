@@ -98,7 +98,8 @@ def test_masked_logits_that_are_infinite_in_both_count_as_equal() -> None:
     ("given", "message"),
     [
         ("top2", "unknown metric 'top2'"),
-        ("python:f.py", r"no file or no function is named\nHint: write python:FILE\.py:FUNCTION in metric="),
+        ("python:f.py", r"no file or no function is named\nHint: write FILE\.py:FUNCTION in metric="),
+        ("f.py", r"no file or no function is named\nHint: write FILE\.py:FUNCTION in metric="),
         ("python:absent.py:f", "there is no file 'absent.py'"),
     ],
 )
@@ -112,6 +113,7 @@ def test_a_function_of_the_user_is_read_from_its_file(tmp_path: Path) -> None:
     file.write_text("import numpy as np\ndef f(outputs, labels):\n    return outputs['y'].max(1)\nbroken = 3\n")
     found = onnxq.evaluate(FLOAT, data=X, metric=f"python:{file}:f")
     assert found.models[0].score == pytest.approx(LOGITS.max(1).mean(), rel=1e-5)
+    assert metric_from(f"{file}:f").name == f"{file}:f"
     with pytest.raises(ConfigError, match="the file defines no function 'broken'"):
         metric_from(f"python:{file}:broken")
     file.write_text("1/0")

@@ -348,7 +348,7 @@ def test_a_pool_behind_a_float_layer_keeps_the_range_of_its_input() -> None:
         ({"max_drop": "much"}, "max_drop is 'much'"),
         ({"max_drop": -1}, "max_drop is -1"),
         ({"max_drop": 1}, r"top1 needs labels\nHint: .* without labels there are min_sqnr= and min_cosine= \("),
-        ({"max_drop": 1, "metric": "top7"}, r"unknown metric 'top7'\nHint: .* is one of top1, top5 or python:"),
+        ({"max_drop": 1, "metric": "top7"}, r"unknown metric 'top7'\nHint: .* is one of top1, top5 or FILE"),
         ({"max_drop": 1, "metric": "sqnr"}, "sqnr compares with the float model itself"),
         ({"min_cosine": 1.5}, r"min_cosine is 1\.5"),
         ({"min_sqnr": float("nan")}, "min_sqnr is nan"),

@@ -11,7 +11,7 @@ from onnxq.cli import options
 from onnxq.cli.configuration import config_option
 from onnxq.cli.files import check_places, write_text
 from onnxq.cli.libraries import custom_ops_option
-from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Points, TargetName
+from onnxq.cli.parameters import METRICS, TARGETS, MetricName, Points, Score, TargetName
 from onnxq.cli.progress import calibration_progress
 from onnxq.cli.render import check_report_suffix, errors_in_junit, leave_on_failed_checks, warn
 from onnxq.wording.flags import flags_first
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--metric",
     type=MetricName(),
     metavar="METRIC",
-    help=f"{', '.join(METRICS)}, or python:FILE.py:FUNCTION.  [default: top1 where there are labels, else sqnr]",
+    help=f"{', '.join(METRICS)}, or FILE.py:FUNCTION.  [default: top1 where there are labels, else sqnr]",
 )
 @click.option(
     "--postprocess",
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--min-score",
+    type=Score(),
     metavar="SCORE",
     help="Fail where a quantized model's score is less: percent for shares, such as 95%, else in the metric's unit.",
 )
@@ -102,7 +103,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     Differences are tested sample by sample: top1 and top5 by McNemar's exact test, other metrics by a paired bootstrap
     with a fixed seed. Where the samples do not show a difference, that is what is said.
 
-    A function of your own, python:FILE.py:FUNCTION, gets {output name: array} and the labels of a batch, and returns
+    A function of your own, FILE.py:FUNCTION, gets {output name: array} and the labels of a batch, and returns
     one number for each sample; larger is better. The file is run: name only files that you trust.
 
     The exit code is 4 if --max-drop or --min-score is not met.
@@ -111,7 +112,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     Examples:
       onnxq evaluate model.onnx model.int8.onnx --data test.npz --labels labels
       onnxq evaluate model.onnx a.onnx b.onnx --data photos/ --images imagenet --labels folders --metric top5
-      onnxq evaluate model.onnx model.int8.onnx --data test.npz --metric python:metrics.py:word_accuracy
+      onnxq evaluate model.onnx model.int8.onnx --data test.npz --metric metrics.py:word_accuracy
       onnxq evaluate model.onnx model.int8.onnx --data test.npz --labels labels --max-drop 0.5% --junit accuracy.xml
     """
     inputs = {"the float model": model, "the data": data_from.data}
