@@ -227,9 +227,11 @@ class ImageSource:
     def _turned_note(self, count: int) -> str:
         """What to say of pictures that have other channels than the model's input."""
         spec, pictures = self._spec, f"{count} of {counted(len(self._paths), 'picture')}"
+        shape, one = f"input {spec.name!r} {spec.describe()}", count == 1
         if self._takes_grey:
-            return f"{pictures} have colours and were made grey: input {spec.name!r} {spec.describe()} has one channel"
-        return f"{pictures} are grey, and all channels of input {spec.name!r} {spec.describe()} got the same"
+            done = "has colours and was made grey" if one else "have colours and were made grey"
+            return f"{pictures} {done}: {shape} has one channel"
+        return f"{pictures} {'is' if one else 'are'} grey, and all channels of {shape} got the same"
 
     def of_item(self, item: Any) -> dict[str, NDArray[Any]] | None:
         """The input of an item that is a picture of Pillow or holds one, by name or in front of its label."""

@@ -68,6 +68,8 @@ def is_quantizable(graph: Graph, tensor: str, *, half_types: bool) -> bool:
 def computes_no_float(graph: Graph, node: NodeProto) -> bool:
     """Whether `node` computes shapes, indices, masks or the like: all outputs are known not to be float."""
     types = [graph.dtype(name) for name in node.output if name]
+    if types == [None] and node.op_type == "Cast":  # it says so itself, where inference came not as far
+        types = [attribute(node, "to")]
     return bool(types) and all(found is not None and found not in FLOAT_TYPES for found in types)
 
 

@@ -280,7 +280,7 @@ def test_grey_pictures_for_a_model_in_colour_are_said(pictures):
     pillow.new("L", (6, 4), 100).save(pictures / "grey.png")
     batches = open_data(pictures, inputs=IMAGES, images=ImageOptions())
     list(batches)
-    assert batches.notes == ("1 of 5 pictures are grey, and all channels of input 'x' (N, 3, 4, 6) got the same",)
+    assert batches.notes == ("1 of 5 pictures is grey, and all channels of input 'x' (N, 3, 4, 6) got the same",)
 
 
 def test_a_preset_for_colours_does_not_fit_one_channel(pictures):

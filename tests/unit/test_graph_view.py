@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxq.errors import InternalError
+from onnxq.graph.float_types import computes_no_float
 from onnxq.graph.model import load_graph
 from onnxq.graph.view import CAPTURED, Graph, Use
 from tests.graphs import graph_of, model_of, normal
@@ -94,3 +95,12 @@ def test_two_nodes_of_one_name_are_a_bug() -> None:
     graph = graph_of("(float[2] x) => (float[2] y) { y = Neg(x) }")
     with pytest.raises(InternalError, match="two nodes are called 'Neg_y'"):
         graph._attach(graph.producer("y"))
+
+
+@pytest.mark.parametrize(("to", "no_float"), [(7, True), (9, True), (1, False), (11, False)])
+def test_a_cast_says_itself_what_it_makes_where_types_are_not_inferred(to: int, no_float: bool) -> None:
+    model = model_of(f"(float[2] x) => (float[2] y) {{ a = Cast<to={to}>(x) y = Cast<to=1>(a) }}")
+    del model.graph.value_info[:]
+    graph = Graph(model)
+    assert graph.dtype("a") is None
+    assert computes_no_float(graph, graph.nodes[0]) is no_float
