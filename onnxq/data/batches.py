@@ -171,6 +171,10 @@ class Batches:
         """What is probably wrong with the data; complete once it has been read."""
         return self._notes.warnings
 
+    def warn(self, text: str) -> None:
+        """Add to the warnings."""
+        self._notes.warn(text)
+
     @property
     def one_shot(self) -> bool:
         """Whether the data can be read only once."""
@@ -243,6 +247,9 @@ class Batches:
         return calibration, held
 
 
+CALIBRATED_ON = "errors are measured on inputs that were calibrated on, and look smaller than they are"
+
+
 class _HeldOut:
     """Splits a stream of unknown length into its last batches and those before."""
 
@@ -265,8 +272,8 @@ class _HeldOut:
         if self._count and not share:
             few = counted(total, "batch is", "batches are")
             self._notes.warn(
-                f"{few} too few to hold any out: errors are measured on inputs that were calibrated on, and look "
-                "smaller than they are. Give more samples, or measure on others with onnxq verify --data SRC."
+                f"{few} too few to hold any out: {CALIBRATED_ON}. Give more samples, or measure on others with "
+                "onnxq verify --data SRC."
             )
         while len(last) > share:
             yield last.popleft()

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from onnxq.calibration.solve import QParamsTable, replaced_note, solve_from_ranges
-from onnxq.data.batches import Batch, Batches
+from onnxq.calibration.statistics.table import StatsTable, combine_fingerprints
+from onnxq.data.batches import CALIBRATED_ON, Batch, Batches
 from onnxq.data.kept import keep_first
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.view import Graph
@@ -198,8 +200,21 @@ def _known(prepared: Prepared, supply: _Supply, request: Request, choices: Choic
         progress=request.progress,
     )
     if request.data is not None and choices.are_given:
-        read_through(supply.calibration)
+        _read_through(supply, choices.stats)
     return known
+
+
+def _read_through(supply: _Supply, stats: StatsTable | None) -> None:
+    """Read data that nothing is calibrated on in this run; it may be what was calibrated on before."""
+    if stats is None:
+        read_through(supply.calibration)
+        return
+    batches = chain(supply.calibration.stream(), supply.held_out.stream())
+    if combine_fingerprints(*(batch.fingerprint() for batch in batches)) == stats.data_fingerprint:
+        supply.held_out.warn(
+            f"The given statistics are of the same data: {CALIBRATED_ON}. Measure on others with onnxq verify --data "
+            "SRC."
+        )
 
 
 def _levelled(

@@ -483,3 +483,15 @@ def test_a_result_in_place_of_a_model_is_told_which_part_is_meant() -> None:
     for call in (onnxq.verify, onnxq.evaluate):
         with pytest.raises(onnxq.ModelError, match=r"not QuantizeResult\nHint: .*: result\.model"):
             call(model(), made, data(2))
+
+
+def test_data_that_statistics_are_of_is_known_again() -> None:
+    samples = data(8)
+    stats = onnxq.calibrate(model(), samples, target=ORT)
+    said = "The given statistics are of the same data: errors are measured on inputs that were calibrated on"
+    for given, seen in ((samples, True), (list(reversed(samples)), True), (data(9), False)):
+        report = onnxq.quantize(model(), given, target=ORT, stats=stats).report
+        assert any(text.startswith(said) for text in report.warnings) is seen
+    first = onnxq.quantize(model(), samples, target=ORT)
+    held_out = onnxq.quantize(model(), samples, target=ORT, stats=first.stats).report
+    assert not any(text.startswith(said) for text in held_out.warnings)
