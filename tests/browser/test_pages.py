@@ -132,6 +132,29 @@ def test_a_click_on_a_node_opens_its_row(browser: Browser, page: Path) -> None:
     assert browser.errors == []
 
 
+def test_labels_of_the_graph_fit_their_boxes(
+    browser: Browser, reports: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    """Operators are cut at their end, names at their beginning."""
+    operator = "SkipLayerNormalization"
+    nodes = [
+        {**node, "op": operator, "name": f"/{'W' * 40}/{i}"} for i, node in enumerate(reports[0]["graph"]["nodes"])
+    ]
+    page = tmp_path / "long.html"
+    page.write_text(render_run({**reports[0], "graph": {**reports[0]["graph"], "nodes": nodes}}), encoding="utf-8")
+    browser.open(page)
+    browser.click("#tab-graph")
+    shown = browser.js("return [...document.querySelectorAll('.node .type')].map(one => one.textContent)")
+    (cut,) = set(shown)
+    assert cut in {operator, *(f"{operator[:n]}…" for n in range(9, len(operator)))}
+    room = browser.js(
+        "return [...document.querySelectorAll('.node')].map(one => one.querySelector('rect').getBBox().width"
+        " - Math.max(...[...one.querySelectorAll('text')].map(text => text.getBBox().width)))"
+    )
+    assert min(room) > 0
+    assert browser.errors == []
+
+
 def test_the_graph_pans_and_zooms(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.click("#tab-graph")

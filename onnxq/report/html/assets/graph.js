@@ -11,6 +11,7 @@ function graphView(run, pick) {
     "aria-label": "Graph of the model. Arrow keys move the picture, plus and minus zoom, 0 shows all, n and p go to the next and previous node, Enter opens its details." }, world);
   const view = { x: 0, y: 0, scale: 1 };
   const drawn = [];
+  const pen = document.createElement("canvas").getContext("2d"), family = getComputedStyle(document.body).fontFamily;
   // The whole model as a narrow strip: where it runs in what, and which part is in view.
   const windowBox = svg("rect", { class: "window", x: 1, width: 54, y: 0, height: 0 });
   const marks = svg("g");
@@ -59,8 +60,8 @@ function graphView(run, pick) {
     graph.nodes.forEach((node, at) => {
       const group = svg("g", { class: `node ${node.runs}`, transform: `translate(${node.x - boxWidth / 2} ${node.y - boxHeight / 2})` },
         svg("rect", { width: boxWidth, height: boxHeight, rx: node.runs === "input" || node.runs === "output" ? boxHeight / 2 : 8 }),
-        svg("text", { class: "type", x: boxWidth / 2, y: 17 }, short(node.op, 17)),
-        svg("text", { class: "title", x: boxWidth / 2, y: 30 }, short(node.name, 24)),
+        svg("text", { class: "type", x: boxWidth / 2, y: 17 }, fitting(node.op, "650 12.5px", text => `${text.slice(0, -2)}…`)),
+        svg("text", { class: "title", x: boxWidth / 2, y: 30 }, fitting(node.name, "9.5px", text => `…${text.slice(2)}`)),
         svg("title", {}, `${node.op} ${node.name}: ${node.runs}`));
       group.addEventListener("click", () => { if (!moved) { select(at, false); open(); } });
       drawn.push(group);
@@ -68,8 +69,12 @@ function graphView(run, pick) {
     });
     world.append(edges, pills, nodes);
   }
-  /** The end of a name tells more than its beginning. */
-  function short(text, most) { return text.length <= most ? text : "…" + text.slice(1 - most); }
+  /** `text`, cut until it fits into a box: an operator at its end, a name at its beginning, for its end tells more. */
+  function fitting(text, font, cut) {
+    pen.font = `${font} ${family}`;
+    while (text.length > 2 && pen.measureText(text).width > boxWidth - 10) text = cut(text);
+    return text;
+  }
 
   function apply() {
     world.setAttribute("transform", `translate(${view.x} ${view.y}) scale(${view.scale})`);
