@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from onnxq.cli.options import FILE, Decorator
 from onnxq.cli.parameters import ImageSize, MetricName, Numbers, Percent, Points, Score, Size, Table, TargetName
@@ -49,6 +50,15 @@ def config_kinds(command: click.Command) -> dict[str, Kind]:
         for option in command.params
         if isinstance(option, click.Option) and _long_name(option) not in _NOT_IN_A_FILE
     }
+
+
+def from_file(*names: str) -> frozenset[str]:
+    """Which parameters of the running command have their value from the file of --config.
+
+    One file serves all commands, so what a run has no use for is passed over there; on the command line it is an error.
+    """
+    ctx = click.get_current_context()
+    return frozenset(name for name in names if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP)
 
 
 def _take(ctx: click.Context, path: Path, apart: Collection[str]) -> None:

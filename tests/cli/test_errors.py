@@ -373,3 +373,28 @@ def test_arrays_in_place_of_a_model_are_named(run: Run, folder: Path) -> None:
     assert result.exit_code == 3
     assert "a file of arrays by its name, not an ONNX model" in result.stderr
     assert "--data" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("quantize", "model.onnx", "--config", "absent.toml"), 2),
+        (("quantize", "model.onnx", "--target", "absent.toml"), 2),
+        (("evaluate", "model.onnx", "--data", "data.npz", "--metric", "absent.py:f"), 2),
+        (("quantize", "model.onnx", "--data", "data.npz", "--preprocess", "absent.py:f"), 2),
+        (("quantize", "model.onnx", "--data", "data.npz", "--custom-ops", "absent.so"), 2),
+        (("quantize", "model.onnx", "--data", "data.npz", "--exclude", "*", "--include", "conv"), 2),
+        (("quantize", "absent.onnx", "--data", "data.npz"), 3),
+        (("quantize", "model.onnx", "--data", "absent.npz"), 3),
+        (("evaluate", "model.onnx", "--data", "data.npz", "--labels", "absent.npy"), 3),
+        (("quantize", "model.onnx", "--data", "data.npz", "--stats", "absent.stats"), 3),
+        (("quantize", "model.onnx", "--data", "data.npz", "--max-drop", "1", "--ranking", "absent.json"), 3),
+    ],
+)
+def test_files_that_say_how_to_work_are_configuration_and_others_are_input(
+    run: Run, arguments: tuple[str, ...], code: int
+) -> None:
+    """As docs/terminal.md has it."""
+    result = run(*arguments)
+    assert result.exit_code == code, result.stderr
+    assert "hint: " in result.stderr

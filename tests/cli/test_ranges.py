@@ -120,3 +120,23 @@ def test_a_plan_takes_a_method_with_statistics_alone(run: Run) -> None:
     assert "choose ranges from --stats (stats=), which is not given" in told.stderr
     run("calibrate", "model.onnx", "--data", "data.npz", "--target", "tensorrt", "-o", "m.stats")
     assert run("plan", "model.onnx", "-t", "tensorrt", "--method", "entropy", "--stats", "m.stats").exit_code == 0
+
+
+def test_a_file_for_all_commands_may_say_what_one_has_no_use_for(folder: Path, run: Run) -> None:
+    (folder / "m.cache").write_text("TRT-8601-EntropyCalibration2\nx: 3c008912\na: 3c008912\n")
+    (folder / "c.toml").write_text(
+        'target = "tensorrt"\nmethod = "percentile"\npercentile = 99.9\nfull-histogram = true\nnonfinite = "ignore"\n'
+        'memory-limit = "1GB"\ntune-seconds = 5\n'
+    )
+    config = ("model.onnx", "--config", "c.toml")
+    assert run("calibrate", *config, "--data", "data.npz", "-o", "m.stats").exit_code == 0
+    for more in (
+        ("--stats", "m.stats"),
+        ("--stats", "m.stats", "--data", "data.npz"),
+        ("--calibration-cache", "m.cache"),
+    ):
+        done = run("quantize", *config, *more, "--recover", "none", "--force")
+        assert done.exit_code == 0, done.stderr
+    assert run("plan", *config).exit_code == 0
+    assert run("plan", *config, "--method", "mse").exit_code == 2
+    assert run("quantize", *config, "--stats", "m.stats", "--full-histogram", "--force").exit_code == 2

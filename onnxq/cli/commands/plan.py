@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from onnxq.cli import options
-from onnxq.cli.configuration import config_option
+from onnxq.cli.configuration import config_option, from_file
 from onnxq.cli.documents import plan_document
 from onnxq.cli.filters import Filters, filter_options
 from onnxq.cli.forms import FORM_OPTIONS, FormOptions
@@ -58,6 +58,8 @@ def plan(  # noqa: PLR0913 - one parameter for each group of options
     from onnxq import load_stats  # noqa: PLC0415 - numpy and onnx only now
     from onnxq.api.plan import explain  # noqa: PLC0415
 
+    idle = from_file("method", "percentile") if stats is None else frozenset()
+    method, percentile = "auto" if "method" in idle else method, None if "percentile" in idle else percentile
     made, rows = explain(
         model,
         stats=None if stats is None else load_stats(stats),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxq.cli import options
-from onnxq.cli.configuration import config_option
+from onnxq.cli.configuration import config_option, from_file
 from onnxq.cli.files import check_places
 from onnxq.cli.forms import FORM_OPTIONS, FormOptions
 from onnxq.cli.gates import GATE_OPTIONS, GateOptions
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from onnxq.report.report import Report
     from onnxq.search.budget import SearchKeywords
 
+_TUNE_SECONDS = 60.0
 _SYNTHETIC = "data: NONE; --data SRC was not given, and there is no {beside} beside the model: inputs are made up"
 
 
@@ -49,6 +50,12 @@ class Ranges:
     calibration_cache: Path | None
     tune: str | None
     tune_seconds: float
+
+    def collects_on(self, data: Path | None) -> bool:
+        """Whether recovery collects on data beside --stats."""
+        from onnxq.recovery.registry import Recovery  # noqa: PLC0415 - numpy and onnx only now
+
+        return data is not None and Recovery.of(self.recover).levels
 
     def keywords(self) -> StaticKeywords:
         """How the Python API is to find ranges and win back accuracy and speed."""
@@ -117,7 +124,7 @@ _RANGE_OPTIONS = (
     click.option(
         "--tune-seconds",
         type=click.FloatRange(min=0, min_open=True),
-        default=60.0,
+        default=_TUNE_SECONDS,
         show_default=True,
         metavar="S",
         help="Time limit of --tune; Ctrl-C ends it early and keeps the best so far.",
@@ -181,6 +188,7 @@ def quantize(  # noqa: PLR0913 - one parameter for each group of options
       onnxq quantize model.onnx --config int8.toml --report int8.html --force
     """
     output = results.output or options.beside(model, form.suffix(placement.activations))
+    ranges, collecting = _in_use(ranges, collecting, data_from.beside(model))
     places = {
         "--output": output,
         "--report": results.report,
@@ -280,6 +288,23 @@ def _run(  # noqa: PLR0913 - one parameter for each group of options
     if ranges.save_stats is not None:
         result.stats.save(ranges.save_stats)
     return result.report
+
+
+def _in_use(
+    ranges: Ranges, collecting: options.CollectOptions, chosen: options.DataOptions
+) -> tuple[Ranges, options.CollectOptions]:
+    """Without what a file of --config says for other runs than this one."""
+    if ranges.calibration_cache is not None:
+        idle = from_file("method", "percentile", "momentum")
+        defaults: dict[str, Any] = {"method": "auto", "percentile": None, "momentum": None}
+        ranges = replace(ranges, **{name: defaults[name] for name in idle})
+    if ranges.tune is None and from_file("tune_seconds"):
+        ranges = replace(ranges, tune_seconds=_TUNE_SECONDS)
+    if ranges.calibration_cache is not None or (ranges.stats is not None and not ranges.collects_on(chosen.data)):
+        idle = from_file("nonfinite", "full_histogram", "memory_limit")
+        defaults = {"nonfinite": "error", "full_histogram": False, "memory_limit": None}
+        collecting = replace(collecting, **{name: defaults[name] for name in idle})
+    return ranges, collecting
 
 
 def _check_statistics_are_kept(ranges: Ranges, form: FormOptions) -> None:
