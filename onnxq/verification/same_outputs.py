@@ -71,7 +71,7 @@ class SameOutputs:
         for name, seen in self._seen.items():
             if seen.feeds >= _FEWEST:
                 yield (
-                    f"output {name!r} of the float model is the same, within 0.1 %, for all of "
+                    f"output {name!r} of the float model is the same, within 0.1 %, for each of "
                     f"{counted(seen.feeds, 'feed')}: are the inputs prepared as in training? Check images=, layout=, "
                     "preprocess= (--images, --layout, --preprocess)"
                 )
