@@ -321,6 +321,6 @@ def test_an_override_of_a_node_that_a_placement_keeps_in_float() -> None:
     data = [{"x": normal(1, 8, 8, 8, seed=seed)} for seed in range(8)]
     one = {"nodes": "two", "weight": "uint8"}
     made = onnxq.quantize(
-        model, data, target="ort-cpu", tune="latency", tune_seconds=1.0, recover="none", overrides=[one]
+        model, data, target="ort-cpu", tune="latency", tune_seconds=60.0, recover="none", overrides=[one]
     )
     assert made.tuning is not None and len(made.tuning.trials) > 1
