@@ -351,3 +351,10 @@ def test_zero_points_for_tensorrt_are_refused_before_any_work(options: dict[str,
     given, feed = text_model(MATMUL, w=normal(100, 24)), {"x": normal(6, 100, seed=1)}
     with pytest.raises(onnxq.ConfigError, match=r"TensorRT takes signed codes without zero-points"):
         weight_only(given, feed, target="tensorrt", **options)
+
+
+def test_so_does_a_product_in_front_of_a_relu() -> None:
+    given = text_model("(float[N, 128] x) => (y) { p = MatMul(x, w)  r = Relu(p)  y = MatMul(r, v) }",
+                       w=normal(128, 256), v=normal(256, 128))  # fmt: skip
+    made = weight_only(given, {"x": normal(6, 128, seed=2)}, weight_format="qdq")
+    assert made.report or any("weight_format='nbits'" in c.detail for c in made.report.checks if not c.passed)

@@ -257,12 +257,12 @@ class _Reader:
         """Of a node in a model without pairs."""
         if not any(tensor and dequantizer(self._graph, tensor) is not None for tensor in node.input):
             return "nothing quantizes its inputs"
-        if found.op_type != "FusedGemm":
-            return "its weight is dequantized in every run"
-        return (
-            "its weight is dequantized in every run, since onnxruntime puts it and the activation behind it together "
-            "first; weight_format='nbits' (--weight-format nbits) keeps it in few bits"
-        )
+        text = "its weight is dequantized in every run"
+        if node.op_type not in MATRIX_OPS:
+            return text
+        if found.op_type == "FusedGemm":
+            text += ", since onnxruntime puts it and the activation behind it together first"
+        return f"{text}; weight_format='nbits' (--weight-format nbits) keeps it in few bits"
 
     def _is_integer(self, node: NodeProto) -> bool:
         """Whether `node` computes shapes, indices or masks."""
