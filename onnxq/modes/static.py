@@ -232,6 +232,7 @@ def _levelled(
             stats=known.stats,
             method=choices.method,
             samples=supply.samples,
+            calibration=supply.calibration,
             options=request.collecting,
             # Where everything is to be int8, a float Mul would stand alone.
             divides=not prepared.target.everywhere,

@@ -6,8 +6,8 @@ samples and over each of them, and the extremes of each channel over all positio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,38 @@ def sample_channels(
     return {name: _joined(found) for name, found in parts.items() if found}
 
 
+def reaching(
+    graph: Graph,
+    seen: Mapping[str, ChannelSamples],
+    axes: Mapping[str, tuple[int, ...]],
+    batches: Iterable[Batch],
+    options: CollectOptions,
+) -> dict[str, ChannelSamples]:
+    """`seen` with the extremes of each channel over `batches` too, where they are finite.
+
+    Args:
+        graph: The float graph; it is not changed.
+        seen: What was seen of each tensor on some samples.
+        axes: As for `sample_channels`.
+        batches: What to run.
+        options: How to run it.
+
+    Raises:
+        DataError: the data cannot be read, or onnxruntime fails on it.
+        ModelError: onnxruntime cannot load the model.
+    """
+    names = in_graph_order(graph, seen)
+    session = options.session(with_readable_outputs(runnable(graph), names))
+    found = {name: seen[name] for name in names}
+    for batch in batches:
+        for name, values in zip(names, session.run(batch.arrays, where=batch.label), strict=True):
+            if values.size:
+                one, ends = found[name], _extremes(np.asarray(values, np.float32), axes[name])
+                lowest, highest = (np.where(np.isfinite(end), end, np.nan) for end in ends)
+                found[name] = replace(one, lowest=np.fmin(one.lowest, lowest), highest=np.fmax(one.highest, highest))
+    return found
+
+
 def _taken(values: NDArray[np.float32], axes: tuple[int, ...], batches: int) -> ChannelSamples:
     others = [axis for axis in range(values.ndim) if axis not in axes]
     channels = int(np.prod([values.shape[axis] for axis in axes]))
@@ -78,11 +110,16 @@ def _taken(values: NDArray[np.float32], axes: tuple[int, ...], batches: int) -> 
     rows = values.transpose([*others, *axes]).reshape(-1, channels)
     # A prime-like step would do as well; evenly spaced positions are the same on every run.
     picked = np.unique(np.linspace(0, len(rows) - 1, min(share, len(rows))).astype(np.int64))
-    everything = tuple(others)
-    return ChannelSamples(
-        rows=rows[picked],
-        lowest=values.min(axis=everything).reshape(-1).astype(np.float64),
-        highest=values.max(axis=everything).reshape(-1).astype(np.float64),
+    lowest, highest = _extremes(values, axes)
+    return ChannelSamples(rows=rows[picked], lowest=lowest, highest=highest)
+
+
+def _extremes(values: NDArray[np.float32], axes: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Smallest and largest value of each channel, float64, shape (C,)."""
+    others = tuple(axis for axis in range(values.ndim) if axis not in axes)
+    return (
+        values.min(axis=others).reshape(-1).astype(np.float64),
+        values.max(axis=others).reshape(-1).astype(np.float64),
     )
 
 

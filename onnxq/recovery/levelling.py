@@ -1,4 +1,4 @@
-"""Channels of very uneven reach made even, once ranges are known: no data is read anew.
+"""Channels of very uneven reach made even, once ranges are known.
 
 A tensor has one scale for all its channels. Where the largest channel reaches 15 times as far as most, those are left
 with a few codes, and the layer that reads them gets more noise than all other layers together. Channels are divided by
@@ -8,7 +8,13 @@ What is multiplied by one number, as behind a scaled hard swish, gets a number f
 Only tensors that hurt are touched: noise of a share `LOUD` of what their readers compute, `NEEDED_GAIN_DB` of which
 the scales take away. So nothing has to be tried out on the whole network, unlike in smoothing.
 
-    range' = range of the divided tensor on the samples * max(1, reach over all data / reach on the samples)
+A channel that is seldom active may reach a small part of its way on a few samples, would be magnified, and cut off
+where it is active. So where the samples ask for scales, all calibration data is read again for the reach of each
+channel, unless it can be read only once.
+
+    range' = range of the divided tensor on the samples * max(1, reach over all data / reach on what was read)
+
+It covers half of what the divided channels reach on all that was read, with method max all of it.
 """
 
 from __future__ import annotations
@@ -29,8 +35,8 @@ from onnxq.data.inputs import InputSpecs
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import Range
 from onnxq.passes.adapt.settle_types import runnable
-from onnxq.planning.plan import Observed, QuantPlan, Role, SharedWith
-from onnxq.recovery.activation_samples import ChannelSamples, sample_channels
+from onnxq.planning.plan import Observed, QuantPlan, Role, SharedWith, TensorPlan
+from onnxq.recovery.activation_samples import ChannelSamples, reaching, sample_channels
 from onnxq.recovery.channel_map import ChannelMap, Site, rescaled
 from onnxq.recovery.channel_rules import map_channels
 from onnxq.recovery.dividers import Divided, with_dividers
@@ -48,6 +54,10 @@ NEEDED_GAIN_DB = 3.0
 
 FEWEST_SAMPLES = 8
 """Of fewer, the reach of a channel is too little known: beyond it, a channel that is magnified is cut off."""
+
+LEAST_COVERED = 0.5
+"""Of what a channel reaches on data that the samples are a part of. Wider ranges cost more than they save: with all of
+it covered, kwt1 for TensorRT has 2.2 dB less, PP-OCRv4 recognition 0.6 (means of three draws of samples)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +97,7 @@ def level_channels(  # noqa: PLR0913 - the parts of one run
     stats: StatsTable,
     method: Method,
     samples: Sequence[Batch],
+    calibration: Batches | None = None,
     options: CollectOptions,
     divides: bool = False,
     progress: Callback | None = None,
@@ -100,6 +111,7 @@ def level_channels(  # noqa: PLR0913 - the parts of one run
         stats: What they were found in; may lack tensors.
         method: How ranges are chosen.
         samples: Batches to measure on; of fewer than `FEWEST_SAMPLES` samples nothing changes.
+        calibration: The data that they are of; read again, where that can be, if channels are to be made even.
         options: How to run them.
         divides: Whether a tensor may get a Mul of its own where nothing that writes it can divide its channels.
         progress: Told that it begins.
@@ -114,14 +126,25 @@ def level_channels(  # noqa: PLR0913 - the parts of one run
     report_to(progress, STAGE, 0, None)
     divided = _divided(graph, plan) if divides else Divided(graph=graph, plan=plan, origins={})
     channels = map_channels(divided.graph, widens=True)
-    scales, touched = _chosen(divided, channels, samples, options)
+    sites = _sites(divided.graph, divided.plan, channels)
+    axes = {name: channels.views[name].axes for site in sites for name in _observed(divided.plan, site)}
+    seen = sample_channels(runnable(divided.graph), axes, samples, options)
+    scales, touched = _chosen(divided, channels, sites, seen)
+    if touched and calibration is not None and not calibration.one_shot:
+        seen = reaching(runnable(divided.graph), touched, axes, calibration.stream(), options)
+        scales, touched = _chosen(divided, channels, sites, seen)
     if not touched:
         return unchanged
-    growth = {name: _growth(seen, stats.tensors.get(divided.origins.get(name, name))) for name, seen in touched.items()}
     result = divided.only(touched, plan, rescaled(divided.graph, channels, scales))
     batches = Batches(lambda: iter(samples), inputs=InputSpecs.from_graph(graph))
     found = collect(runnable(result.graph), list(touched), batches, digest=plan.digest, options=options).tensors
-    own = {name: _range(result.plan, name, found[name], method, growth[name]) for name in touched}
+    own = {}
+    for name, known in touched.items():
+        scale = scales[channels.views[name].ids.reshape(-1)]
+        own[name] = _range(
+            result.plan.tensors[name], found[name], method, (known.lowest / scale, known.highest / scale)
+        )
+        own[name] = _grown(own[name], known, stats.tensors.get(divided.origins.get(name, name)))
     return Levelled(graph=result.graph, plan=result.plan, ranges={**ranges, **own}, stats=found)
 
 
@@ -132,13 +155,10 @@ def _divided(graph: Graph, plan: QuantPlan) -> Divided:
 
 
 def _chosen(
-    divided: Divided, channels: ChannelMap, samples: Sequence[Batch], options: CollectOptions
+    divided: Divided, channels: ChannelMap, sites: Sequence[Site], seen: Mapping[str, ChannelSamples]
 ) -> tuple[NDArray[np.float64], dict[str, ChannelSamples]]:
     """The scale of every channel, and the observed tensors that are divided, with what was seen of them."""
-    graph, plan = divided.graph, divided.plan
-    sites, facts = _sites(graph, plan, channels), ChannelFacts.of(graph, channels)
-    axes = {name: channels.views[name].axes for site in sites for name in _observed(plan, site)}
-    seen = sample_channels(runnable(graph), axes, samples, options)
+    graph, plan, facts = divided.graph, divided.plan, ChannelFacts.of(divided.graph, channels)
     scales, touched = np.ones(channels.channels), dict[str, ChannelSamples]()
     for site in sites:
         noise = SiteNoise.of(graph, plan, channels, site, seen)
@@ -189,18 +209,24 @@ def _scales(facts: ChannelFacts, site: Site, noise: SiteNoise) -> NDArray[np.flo
     return scales if smoothed.strength is not None and smoothed.estimated_db >= NEEDED_GAIN_DB else None
 
 
-def _growth(seen: ChannelSamples, whole: TensorStats | None) -> tuple[float, float]:
-    """How much further a tensor reaches over all data than on the samples, downwards and upwards."""
-    if whole is None:
-        return 1.0, 1.0
-    low, high = float(seen.lowest.min()), float(seen.highest.max())
-    return max(1.0, whole.rmin / low) if low < 0.0 else 1.0, max(1.0, whole.rmax / high) if high > 0.0 else 1.0
-
-
-def _range(plan: QuantPlan, name: str, stats: TensorStats, method: Method, growth: tuple[float, float]) -> Range:
-    tensor = plan.tensors[name]
+def _range(
+    tensor: TensorPlan, stats: TensorStats, method: Method, ends: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> Range:
+    """The range of a divided tensor, of which `ends` are those of its channels on all that was read."""
     bounds = tensor.source if isinstance(tensor.source, Observed) else Observed()
     usable = tensor.method or method
     usable = usable if usable.name in METHODS else method_from_name("auto")
     found, _ = sound_range(stats, tensor.spec, usable, bounds)
-    return replace(found, rmin=found.rmin * growth[0], rmax=found.rmax * growth[1])
+    covered = 1.0 if usable.name == "max" else LEAST_COVERED
+    low, high = covered * float(ends[0].min()), covered * float(ends[1].max())
+    return Range.of(min(float(found.rmin), low), max(float(found.rmax), high))
+
+
+def _grown(found: Range, known: ChannelSamples, whole: TensorStats | None) -> Range:
+    """`found`, as much wider as a tensor reaches further over all data than on what was read of it."""
+    if whole is None:
+        return found
+    low, high = float(known.lowest.min()), float(known.highest.max())
+    down = max(1.0, whole.rmin / low) if low < 0.0 else 1.0
+    up = max(1.0, whole.rmax / high) if high > 0.0 else 1.0
+    return replace(found, rmin=found.rmin * down, rmax=found.rmax * up)

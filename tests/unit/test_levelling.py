@@ -72,6 +72,7 @@ def levelled(
     stats: StatsTable | None = None,
     data: Batches | None = None,
     *,
+    again: Batches | None = None,
     divides: bool = False,
 ) -> Levelled:
     data = batches(graph, *range(6)) if data is None else data
@@ -79,8 +80,9 @@ def levelled(
     ranges = ranges_from_stats(plan, stats, METHOD).ranges
     samples = list(data.stream())
     return level_channels(
-        graph, plan, ranges, stats=stats, method=METHOD, samples=samples, options=OPTIONS, divides=divides
-    )
+        graph, plan, ranges, stats=stats, method=METHOD, samples=samples, calibration=again, options=OPTIONS,
+        divides=divides,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("target", ["ort-x64-vnni", "tensorrt"])
@@ -172,3 +174,43 @@ def test_quantize_says_so_and_takes_its_statistics_again() -> None:
     plain = onnxq.quantize(model, data, target="tensorrt", recover="reconstruct")
     # 40 dB; with channel 3 setting the step of all others 23.
     assert result.report.worst_sqnr_db > plain.report.worst_sqnr_db + 6
+
+
+def seldom(*seeds: int) -> list[dict[str, Any]]:
+    """Images of which channel 5 is active in none, but in the last it reaches as far as channel 3."""
+    feeds = [{"x": images(2, seed)} for seed in seeds]
+    for feed in feeds:
+        feed["x"][:, 5] *= 0.01
+    feeds[-1]["x"][:, 5] = feeds[-1]["x"][:, 3]
+    return feeds
+
+
+def test_a_channel_that_is_seldom_active_is_not_cut_off_where_it_is() -> None:
+    graph = graph_of(SCALED, **scaled())
+    plan = planned(graph, "ort-x64-vnni")
+    specs, feeds = InputSpecs.from_graph(graph), seldom(*range(7))
+    few, whole = open_data(feeds[:6], inputs=specs), open_data(feeds, inputs=specs)
+    stats = seen(graph, plan, whole)
+    blind, told = levelled(graph, plan, stats, few), levelled(graph, plan, stats, few, again=whole)
+    last = feeds[-1]["x"]
+    reach = [_reach(result.graph, last)[5] / float(result.ranges["r"].rmax) for result in (blind, told)]
+    assert reach[0] > 5
+    assert reach[1] <= 1 / levelling.LEAST_COVERED + 1e-5  # float32 rounding
+    # What can be read only once is not read again.
+    once = open_data(iter(feeds), inputs=specs)
+    assert levelled(graph, plan, stats, few, again=once).ranges["r"].rmax == blind.ranges["r"].rmax
+
+
+def test_max_covers_all_data() -> None:
+    graph = graph_of(SCALED, **scaled())
+    plan = planned(graph, "ort-x64-vnni")
+    specs, feeds = InputSpecs.from_graph(graph), [{"x": images(2, seed)} for seed in range(7)]
+    feeds[-1]["x"] = feeds[-1]["x"] * np.float32(3.0)
+    stats, most = seen(graph, plan, open_data(feeds, inputs=specs)), method_from_name("max")
+    made = level_channels(
+        graph, plan, ranges_from_stats(plan, stats, most).ranges, stats=stats, method=most,
+        samples=list(open_data(feeds[:6], inputs=specs).stream()), calibration=open_data(feeds, inputs=specs),
+        options=OPTIONS,
+    )  # fmt: skip
+    (reached,) = computed(with_outputs(made.graph, ["r"]), {"x": feeds[-1]["x"]})
+    assert float(reached.max()) <= float(made.ranges["r"].rmax) * (1 + 1e-6)  # float32 rounding
