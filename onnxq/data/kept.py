@@ -1,7 +1,8 @@
 """Samples of a stream, kept while it passes: recovery runs them again after calibration.
 
-They are spread evenly over the stream, since data is often sorted (by class, by the width of a line of text): every
-batch is kept, and once there are too many every other one of them is let go, then every other of the rest.
+Some samples (`keep_first`) are spread evenly over the stream, since data is often sorted (by class, by the width of a
+line of text): every batch is kept, and once there are too many every other one of them is let go, then every other of
+the rest. All of them (`KeptWhole`) are kept of small data that can be read only once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,52 @@ from onnxq.data.batches import Batch, Batches
 KEPT_SAMPLES = 32
 KEPT_BYTES = 2**28
 """Largest size of what is kept, 256 MiB; the first batch is kept whatever its size."""
+
+KEPT_WHOLE_BYTES = 2**25
+"""Largest size of data that can be read only once and is kept whole, 32 MiB."""
+
+
+class KeptWhole:
+    """Data that may be read again after it was read.
+
+    Args:
+        batches: The data.
+        size_bytes: What can be read only once is kept up to this size.
+    """
+
+    def __init__(self, batches: Batches, *, size_bytes: int = KEPT_WHOLE_BYTES) -> None:
+        self._whole = batches
+        self._most = size_bytes
+        self._size = 0
+        self._kept: list[Batch] = []
+        self.batches = (
+            batches
+            if not batches.one_shot
+            else Batches(
+                self._read,
+                inputs=batches.inputs,
+                expected_samples=batches.expected_samples,
+                one_shot=True,
+                label=batches.label,
+            )
+        )
+
+    def again(self) -> Batches | None:
+        """All of it once more; None where it can be read only once and is too large, or was not read."""
+        if not self._whole.one_shot:
+            return self._whole
+        if not self._kept:
+            return None
+        return Batches(lambda: iter(self._kept), inputs=self._whole.inputs, label=self._whole.label)
+
+    def _read(self) -> Iterator[Batch]:
+        for batch in self._whole.stream():
+            self._size += sum(array.nbytes for array in batch.arrays.values())
+            if self._size <= self._most:
+                self._kept.append(batch)
+            else:
+                self._kept.clear()
+            yield batch
 
 
 def keep_first(

@@ -12,7 +12,7 @@ from itertools import chain
 from onnxq.calibration.solve import QParamsTable, replaced_note, solve_from_ranges
 from onnxq.calibration.statistics.table import StatsTable, combine_fingerprints
 from onnxq.data.batches import CALIBRATED_ON, Batch, Batches
-from onnxq.data.kept import keep_first
+from onnxq.data.kept import KeptWhole, keep_first
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.view import Graph
 from onnxq.inference.providers import provider_names
@@ -67,6 +67,7 @@ class _Supply:
         calibration: What ranges are found on; fills `samples` while it is read.
         held_out: What both models are compared on.
         samples: Some batches of `calibration`, for recovery.
+        whole: All batches of `calibration`, once it was read.
         rescalings: What was done to the float graph before calibration, in sentences.
     """
 
@@ -74,6 +75,7 @@ class _Supply:
     calibration: Batches
     held_out: Batches
     samples: Sequence[Batch]
+    whole: KeptWhole
     rescalings: tuple[str, ...]
 
 
@@ -176,9 +178,15 @@ def _supplied(prepared: Prepared, request: Request, choices: Choices) -> tuple[P
     calibration, held_out = batches.hold_out(HELD_OUT_BATCHES)
     calibration = readable_for(prepared, calibration)
     prepared, calibration, rescalings = rescaled(prepared, choices.recovery, calibration, request.collecting)
-    calibration, samples = keep_first(calibration)
+    whole = KeptWhole(calibration)
+    calibration, samples = keep_first(whole.batches)
     supply = _Supply(
-        batches=batches, calibration=calibration, held_out=held_out, samples=samples, rescalings=rescalings
+        batches=batches,
+        calibration=calibration,
+        held_out=held_out,
+        samples=samples,
+        whole=whole,
+        rescalings=rescalings,
     )
     return prepared, supply
 
@@ -232,7 +240,7 @@ def _levelled(
             stats=known.stats,
             method=choices.method,
             samples=supply.samples,
-            calibration=supply.calibration,
+            calibration=supply.whole.again(),
             options=request.collecting,
             # Where everything is to be int8, a float Mul would stand alone.
             divides=not prepared.target.everywhere,

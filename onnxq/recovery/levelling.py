@@ -10,7 +10,7 @@ the scales take away. So nothing has to be tried out on the whole network, unlik
 
 A channel that is seldom active may reach a small part of its way on a few samples, would be magnified, and cut off
 where it is active. So where the samples ask for scales, all calibration data is read again for the reach of each
-channel, unless it can be read only once.
+channel, unless it is large and can be read only once.
 
     range' = range of the divided tensor on the samples * max(1, reach over all data / reach on what was read)
 
@@ -111,7 +111,7 @@ def level_channels(  # noqa: PLR0913 - the parts of one run
         stats: What they were found in; may lack tensors.
         method: How ranges are chosen.
         samples: Batches to measure on; of fewer than `FEWEST_SAMPLES` samples nothing changes.
-        calibration: The data that they are of; read again, where that can be, if channels are to be made even.
+        calibration: The data that they are of, to be read again if channels are to be made even; None where it cannot.
         options: How to run them.
         divides: Whether a tensor may get a Mul of its own where nothing that writes it can divide its channels.
         progress: Told that it begins.
@@ -130,7 +130,7 @@ def level_channels(  # noqa: PLR0913 - the parts of one run
     axes = {name: channels.views[name].axes for site in sites for name in _observed(divided.plan, site)}
     seen = sample_channels(runnable(divided.graph), axes, samples, options)
     scales, touched = _chosen(divided, channels, sites, seen)
-    if touched and calibration is not None and not calibration.one_shot:
+    if touched and calibration is not None:
         seen = reaching(runnable(divided.graph), touched, axes, calibration.stream(), options)
         scales, touched = _chosen(divided, channels, sites, seen)
     if not touched:

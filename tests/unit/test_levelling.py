@@ -196,9 +196,6 @@ def test_a_channel_that_is_seldom_active_is_not_cut_off_where_it_is() -> None:
     reach = [_reach(result.graph, last)[5] / float(result.ranges["r"].rmax) for result in (blind, told)]
     assert reach[0] > 5
     assert reach[1] <= 1 / levelling.LEAST_COVERED + 1e-5  # float32 rounding
-    # What can be read only once is not read again.
-    once = open_data(iter(feeds), inputs=specs)
-    assert levelled(graph, plan, stats, few, again=once).ranges["r"].rmax == blind.ranges["r"].rmax
 
 
 def test_max_covers_all_data() -> None:
