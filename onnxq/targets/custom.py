@@ -214,21 +214,24 @@ class _Reader:
 
     def wrong(self, path: str, given: Any, expected: str, known: Collection[str] = ()) -> ConfigError:
         """The error for a value that the key cannot have."""
-        close = difflib.get_close_matches(str(given), list(known), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}" if known else None
+        hint = _meant(given, known, f"known: {', '.join(known)}") if known else None
         return ConfigError(f"{path} is {given!r}, expected {expected}", where=self.where, hint=hint)
 
     def not_there(self, path: str, key: str, known: Collection[str]) -> ConfigError:
         """The error for an entry that cannot be taken out."""
-        close = difflib.get_close_matches(str(key), list(known), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none'}"
+        hint = _meant(key, known, f"there are {', '.join(known) or 'none'}")
         return ConfigError(f"{path} = false takes an entry out that there is not", where=self.where, hint=hint)
 
     def wrong_key(self, path: str, key: str, known: Collection[str]) -> ConfigError:
         """The error for a key that there is not."""
-        close = difflib.get_close_matches(str(key), list(known), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        hint = _meant(key, known, f"known keys: {', '.join(known)}")
         return ConfigError(f"unknown key {path!r}", where=self.where, hint=hint)
+
+
+def _meant(given: Any, known: Collection[str], otherwise: str) -> str:
+    """The hint at the name that was probably meant, or what to say where none is near."""
+    close = difflib.get_close_matches(str(given), list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 def _is_below(one: Any, other: type[Any]) -> bool:
