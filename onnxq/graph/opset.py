@@ -1,9 +1,9 @@
 """Other opsets: the model is converted, never merely relabelled.
 
 The work is done by onnx's version converter (https://onnx.ai/onnx/api/version_converter.html) on the model without its
-large weights, so that weights keep their bytes and the size of the model does not matter. The converter leaves the
-bodies of If, Loop and Scan alone; where an operator in one changed its form or meaning on the way, the body is
-converted as a model of its own, from the inside out.
+large weights, so that weights keep their bytes and the size of the model does not matter; what it is known to get wrong
+is set right (`conversion_faults.py`). The converter leaves the bodies of If, Loop and Scan alone; where an operator in
+one changed its form or meaning on the way, the body is converted as a model of its own, from the inside out.
 
 The other way, from an opset newer than what engines have kernels for, only models go whose every operator is defined
 alike in both.
@@ -13,24 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, helper
 
 from onnxq.errors import UnsupportedModelError
 from onnxq.graph.checking import check_graph
-from onnxq.graph.messages import attribute
+from onnxq.graph.conversion_faults import mend_conversion
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraphs import own_graph, subgraphs, with_subgraph
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
 
-# Version 21 gives scale and bias another length (C, not the number of groups) under the same signature.
-_CHANGED_UNSEEN = frozenset({"GroupNormalization"})
-
-_VALUES_ARE_INPUTS_SINCE = 11
-"""Before this opset the limits of a Clip and the value of a Pad were attributes."""
-_VALUES = {"Clip": (1, 2), "Pad": (2,)}
-"""The slots in which they are since."""
+# Version 21 of GroupNormalization gives scale and bias another length (C, not the number of groups) under the same
+# signature; version 16 of RoiAlign shifts boxes by half an element unless a new attribute says otherwise.
+_CHANGED_UNSEEN = frozenset({"GroupNormalization", "RoiAlign"})
 
 NEWEST_PAIRS_OPSET = 27
 """onnxruntime 1.32 has no kernels for QuantizeLinear and DequantizeLinear as opset 28 defines them anew."""
@@ -66,8 +61,7 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
             hint=_HINT.format(minimum),
         ) from error
     result = _transplanted(graph, converted, minimum)
-    if graph.opset < _VALUES_ARE_INPUTS_SINCE:
-        _type_values(result)
+    mend_conversion(result, graph.opset)
     try:
         check_graph(result)
     except onnx.checker.ValidationError as error:
@@ -173,25 +167,6 @@ def _transplanted(graph: Graph, converted: ModelProto, opset: int) -> Graph:
     result.prune()
     result.sort()
     return result
-
-
-def _type_values(graph: Graph) -> None:
-    """Let the limits of a Clip and the value of a Pad have the type of the data, in place: onnx 1.23 writes float32."""
-    nodes = [node for node in graph.nodes if node.op_type in _VALUES]
-    if not nodes:
-        return
-    infer_shapes(graph)
-    for node in nodes:
-        dtype = graph.dtype(node.input[0])
-        for slot in _VALUES[node.op_type]:
-            name = node.input[slot] if slot < len(node.input) else ""
-            made = graph.producer(name) if name else None
-            if made is None or made.op_type != "Constant" or dtype in (None, attribute(made, "value").data_type):
-                continue
-            with np.errstate(over="ignore"):  # no limit at all is the largest float32
-                value = numpy_helper.to_array(attribute(made, "value")).astype(helper.tensor_dtype_to_np_dtype(dtype))
-            graph.set_input(node, slot, graph.add_initializer(graph.unique_name(f"{name}_typed"), value))
-    graph.prune()
 
 
 def _with_new_bodies(graph: Graph, minimum: int) -> Graph:

@@ -23,6 +23,7 @@ from onnx import NodeProto, TensorProto
 
 from onnxq.graph.constants import operand
 from onnxq.graph.view import CAPTURED, STANDARD_DOMAINS, Graph, attribute
+from onnxq.passes.simplify.fold_batchnorm import in_training_mode
 from onnxq.planning.bounds import clip_limits, known_bounds
 from onnxq.recovery.channel_map import ChannelMap, ChannelView, Coefficient, Ids
 from onnxq.recovery.channel_moves import MOVES
@@ -159,7 +160,7 @@ def _layer_normalization(graph: Graph, node: NodeProto, channels: ChannelMap) ->
 
 def _batch_normalization(graph: Graph, node: NodeProto, channels: ChannelMap) -> str | None:
     """y = gamma (x - mean) / sd + beta: gamma and mean follow x, gamma and beta follow y."""
-    if attribute(node, "training_mode", 0) or any(not _is_own(graph, t) for t in node.input[1:4]):
+    if in_training_mode(graph, node) or any(not _is_own(graph, t) for t in node.input[1:4]):
         return "its parameters are computed or shared"
     written = channels.new_channels(int(graph.initializers[node.input[1]].dims[0]))
     view = channels.views.get(node.input[0])

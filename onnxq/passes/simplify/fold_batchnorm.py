@@ -29,6 +29,7 @@ from onnxq.passes.simplify.linear import (
 
 _DEFAULT_EPSILON = 1e-5
 _MATRIX_RANK = 2
+_MODE_IS_AN_ATTRIBUTE_SINCE = 14
 
 
 class FoldBatchnorm(Pass):
@@ -40,7 +41,8 @@ class FoldBatchnorm(Pass):
     4. A weight or bias that other nodes read is copied; they keep the old one.
     5. Left alone: the linear operator's output has another reader or is an output of the graph.
     6. Left alone: weight, bias or a parameter of the normalization is not a constant.
-    7. Left alone: training mode, statistics that are read, or statistics for each position (spatial=0).
+    7. Left alone: training mode (before opset 14: outputs for statistics), statistics that are read, or statistics for
+       each position (spatial=0).
     8. Left alone: the input comes from elsewhere. In front of a padded Conv the shift does not fold, because the
        padding is put in after it.
     9. Left alone: folded weights that would not be finite.
@@ -132,8 +134,15 @@ def affine_of(
         return scale, beta - scale * mean
 
 
+def in_training_mode(graph: Graph, node: NodeProto) -> bool:
+    """Whether a BatchNormalization goes by statistics of what it is fed: before opset 14 if it has outputs for them."""
+    if graph.opset < _MODE_IS_AN_ATTRIBUTE_SINCE:
+        return any(node.output[1:]) or (graph.opset < 7 and not attribute(node, "is_test", 0))
+    return bool(attribute(node, "training_mode", 0))
+
+
 def _mode_reason(graph: Graph, node: NodeProto) -> str | None:
-    if attribute(node, "training_mode", 0) or (graph.opset < 7 and not attribute(node, "is_test", 0)):
+    if in_training_mode(graph, node):
         return "the normalization is in training mode"
     if any(graph.uses(name) or graph.is_output(name) for name in node.output[1:] if name):
         return "the statistics of the normalization are read"
