@@ -139,6 +139,8 @@ def ask_openvino(float_graph: Graph, quantized: Graph, feeds: Sequence[Feed], *,
             elif not check.passed and blameless:
                 detail = f"it computes the float model wrong too, so quantization is not to blame; {check.detail}"
                 answer.checks.append(Check(name=check.name, passed=False, detail=detail))
+            elif not check.passed:
+                answer.checks.append(_unless_float_too(check, outputs, feeds, slack_db))
             elif check.passed and check.name == _AS_ACCURATE and less:
                 answer.warnings.append(f"OpenVINO computes some outputs less accurately than their Q/DQ: {less}.")
             else:
@@ -220,6 +222,17 @@ def _with_float_model(check: Check, float_graph: Graph, feeds: Sequence[Feed]) -
     if not any(one.detail == check.detail for one in alone):
         return check
     detail = f"the float model's are not sound either, so quantization is not to blame; {check.detail}"
+    return Check(name=check.name, passed=False, detail=detail)
+
+
+def _unless_float_too(check: Check, outputs: _Outputs, feeds: Sequence[Feed], slack_db: float) -> Check:
+    """`check` of a quantized model's accuracy, which failed, with word of OpenVINO being as far off on the float model."""
+    graph = outputs.float_graph
+    engine = openvino_engine.executed_precision(graph.to_model(), base_dir=graph.base_dir, feeds=feeds)
+    alone = _Outputs.of(graph, graph, engine, feeds)
+    if outputs.ran is None or alone.ran is None or worse_than(outputs.ran, alone.ran, "", slack_db=slack_db):
+        return check
+    detail = f"it computes the float model as far off, so quantization is not to blame; {check.detail}"
     return Check(name=check.name, passed=False, detail=detail)
 
 
