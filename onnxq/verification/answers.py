@@ -226,7 +226,7 @@ def _with_float_model(check: Check, float_graph: Graph, feeds: Sequence[Feed]) -
 
 
 def _unless_float_too(check: Check, outputs: _Outputs, feeds: Sequence[Feed], slack_db: float) -> Check:
-    """`check` of a quantized model's accuracy, which failed, with word of OpenVINO being as far off on the float model."""
+    """`check` of a model's accuracy, which failed, with word of OpenVINO being as far off on the float model."""
     graph = outputs.float_graph
     engine = openvino_engine.executed_precision(graph.to_model(), base_dir=graph.base_dir, feeds=feeds)
     alone = _Outputs.of(graph, graph, engine, feeds)

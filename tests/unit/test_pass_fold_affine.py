@@ -90,6 +90,20 @@ def test_case_4_gemm_factors() -> None:
     assert [a.name for a in graph.producer("y").attribute] == []
 
 
+def test_case_4_beta_without_a_bias() -> None:
+    graph = graph_of("(float[N,6] x) => (float[N,4] y) { y = Gemm<alpha=0.25, beta=3.0>(x, w) }", w=normal(6, 4))
+    apply(graph, FoldAffine())
+    assert [a.name for a in graph.producer("y").attribute] == []
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_case_4_one_bias_for_all_channels(shape: tuple[int, ...]) -> None:
+    text = "(float[N,6] x) => (float[N,4] y) { y = Gemm<beta=3.0>(x, w, b) }"
+    graph = graph_of(text, w=normal(6, 4), b=np.full(shape, 0.5, np.float32))
+    apply(graph, FoldAffine())
+    np.testing.assert_array_equal(graph.constant(graph.producer("y").input[2]), np.full(4, 1.5, np.float32))
+
+
 def test_case_4_factor_of_a_variable_stays() -> None:
     text = "(float[N,6] x, float[4] b) => (float[N,4] y) { y = Gemm<beta=3.0>(x, w, b) }"
     assert reasons(apply(graph_of(text, w=normal(6, 4)), FoldAffine())) == (

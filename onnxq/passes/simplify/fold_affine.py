@@ -38,7 +38,8 @@ class FoldAffine(Pass):
     1. Mul and Div by a constant of one element or one for each output channel.
     2. Add and Sub of such a constant, as bias, which is made where there is none; Sub from such a constant.
     3. Both behind a BatchNormalization that stands alone change its scale and bias.
-    4. alpha and beta of a Gemm become 1; weights are scaled instead.
+    4. alpha and beta of a Gemm become 1; weights are scaled instead. A beta that scales nothing goes, and a bias of one
+       value, which is added to all channels, gets one for each of them.
     5. A weight or bias that other nodes read is copied; they keep the old one.
     6. Left alone: the linear operator's output has another reader or is an output of the graph, or its weight or bias
        is not a constant.
@@ -55,6 +56,7 @@ class FoldAffine(Pass):
                 continue
             if node.op_type == "Gemm":
                 _fold_gemm_factors(graph, node, log)
+                _spread_gemm_bias(graph, node, log)
             elif node.op_type in _OPS and (reason := _fold(graph, node, log)) is not None:
                 log.miss(reason, node.name)
         if log.edits:
@@ -139,7 +141,11 @@ def _fold_gemm_factors(graph: Graph, node: NodeProto, log: PassLog) -> None:
     for name, slot in (("alpha", 1), ("beta", 2)):  # case 4
         factor = float(attribute(node, name, 1.0))
         tensor = operand(node, slot)
-        if factor == 1.0 or not tensor:
+        if factor == 1.0:
+            continue
+        if not tensor:
+            graph.set_attributes(node, **{name: None})
+            log.edit(f"{name} scales nothing", node.name)
             continue
         value = graph.constant(tensor)
         if value is None or value.dtype.kind != "f":
@@ -148,3 +154,12 @@ def _fold_gemm_factors(graph: Graph, node: NodeProto, log: PassLog) -> None:
         replace_weight(graph, node, slot, (value.astype(np.float64) * factor).astype(value.dtype))
         graph.set_attributes(node, **{name: None})
         log.edit(f"{name} folded into the weights", node.name)
+
+
+def _spread_gemm_bias(graph: Graph, node: NodeProto, log: PassLog) -> None:
+    value = graph.constant(operand(node, 2)) if operand(node, 2) else None
+    channels = output_channels(graph, node) if graph.is_constant(node.input[1]) else None
+    if value is None or value.size != 1 or channels in (None, 1):
+        return
+    replace_weight(graph, node, 2, np.full(channels, value.reshape(()), value.dtype))
+    log.edit("its bias has a value for each channel", node.name)
