@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -324,6 +325,13 @@ def _check_names(model: ModelProto, where: str) -> None:
                     "(a PyTorch module that returns an input as it is can return x.clone())",
                 )
             made[name] = f"the output of {by}"
+    outputs = Counter(value.name for value in model.graph.output)
+    if twice := next((name for name, count in outputs.items() if count > 1), None):
+        raise ModelError(
+            f"output {twice!r} is listed {outputs[twice]} times, and outputs are known by their names",
+            where=where,
+            hint="let a node Identity give the value another name (a PyTorch module can return x.clone())",
+        )
 
 
 def _check_frame(model: ModelProto, where: str) -> None:

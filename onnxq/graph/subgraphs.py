@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from onnxq.graph.messages import attribute, bodies, captured_names, rename_captured
+from onnxq.graph.messages import attribute, bodies, captured_names, free_name, rename_captured
 from onnxq.graph.view import STANDARD_DOMAINS, Graph
 
 BODIES = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
@@ -63,6 +63,7 @@ def own_graph(graph: Graph, subgraph: Subgraph) -> Graph:
     own.sparse_initializer.extend(body.sparse_initializer)
     own.output.extend(body.output)
     own.value_info.extend(body.value_info)
+    _part_outputs(own, _names(graph))
     _forget_wrong_ranks(graph, subgraph, own)
     for name in sorted(captured_names(body)):
         if graph.is_constant(name):
@@ -73,6 +74,18 @@ def own_graph(graph: Graph, subgraph: Subgraph) -> Graph:
     for name in sorted(_names(graph)):
         result.unique_name(name)
     return result
+
+
+def _part_outputs(own: GraphProto, outside: set[str]) -> None:
+    """Give an output that a body lists more than once, as state and as row, a name for each place."""
+    taken, seen = outside.union(*map(_names_of, own.node), (v.name for v in own.input)), set[str]()
+    for value in own.output:
+        name = value.name
+        if name in seen:
+            value.name = free_name(name, taken)
+            taken.add(value.name)
+            own.node.append(helper.make_node("Identity", [name], [value.name], name=value.name))
+        seen.add(name)
 
 
 def _forget_wrong_ranks(graph: Graph, subgraph: Subgraph, own: GraphProto) -> None:

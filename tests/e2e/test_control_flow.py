@@ -14,10 +14,12 @@ import pytest
 from onnx import GraphProto, ModelProto
 
 import onnxq
+from onnxq.graph.model import load_graph
 from onnxq.graph.view import bodies
+from onnxq.numerics.metrics import sqnr_db
 from onnxq.planning.plan import Action
 from tests.e2e.conftest import present
-from tests.graphs import model_of, normal
+from tests.graphs import computed, model_of, normal
 
 ORT = "ort-x64-vnni"
 W = normal(16, 16, 3, 3) / 12
@@ -218,6 +220,22 @@ def test_a_weight_of_two_branches_that_is_changed_in_one(target: str) -> None:
         for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
             assert not outside.intersection(t.name for t in body.initializer)
     assert min(float(output.sqnr_db or 99.0) for output in result.report.outputs) > 20
+
+
+@pytest.mark.parametrize("recover", ["none", "best"])
+def test_a_body_that_gives_one_tensor_twice(recover: str) -> None:
+    """As the state and as a row of all states."""
+    text = """(float[N,32] x, int64 trips) => (float[N,32] y, float[k,N,32] rows) { y, rows = Loop(trips, , x) <
+        body = b (int64 i, bool c, float[N,32] s) => (bool c, float[N,32] n, float[N,32] n) {
+            a = MatMul(s, w) n = Tanh(a) }> }"""
+    model = model_of(text, w=normal(32, 32) / 6)
+    data = [{"x": normal(4, 32, seed=seed), "trips": np.array(seed + 1)} for seed in range(4)]
+    result = onnxq.quantize(model, data, target="ort-x64-vnni", recover=recover)
+    assert result.report
+    for feed in data:
+        want, got = computed(load_graph(model), feed), computed(load_graph(result.model), feed)
+        assert [v.shape for v in got] == [v.shape for v in want]
+        assert min(sqnr_db(a, b) for a, b in zip(want, got, strict=True)) > 20  # one layer in int8, four times in a row
 
 
 def test_a_state_that_starts_with_another_rank_leaves_the_loop_in_float() -> None:

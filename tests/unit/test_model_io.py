@@ -143,6 +143,11 @@ class TestLoad:
         assert list(graph.inputs) == ["x"]
         computed(graph, {"x": normal(2, 300)})
 
+    def test_an_output_that_is_listed_twice(self, model: ModelProto) -> None:
+        model.graph.output.append(model.graph.output[0])
+        with pytest.raises(ModelError, match=r"output 'y' is listed 2 times, and outputs are known by their names"):
+            load_graph(model)
+
     def test_nodes_in_any_order(self, model: ModelProto) -> None:
         nodes = list(reversed(model.graph.node))
         del model.graph.node[:]
