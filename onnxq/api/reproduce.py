@@ -11,6 +11,7 @@ from onnxq.errors import ArtifactError, ModelError
 from onnxq.graph.model import ModelSource, get_metadata, load_graph, model_digest
 from onnxq.keywords import defaults_of
 from onnxq.modes.recorded_options import recall_options
+from onnxq.search.budget import DemandKeywords
 from onnxq.targets import TARGETS, TargetSource, resolve_target
 from onnxq.verification.check import Check
 from onnxq.version import VERSION
@@ -57,7 +58,8 @@ def reproduce(
     name = "made again from the float model"
     if (digest := model_digest(made)) == model_digest(again):
         return Check(name=name, passed=True, detail=f"every byte is the same, digest {digest[:12]}")
-    return Check(name=name, passed=False, detail=_difference(said, get_metadata(again)))
+    searched = bool(options.keys() & defaults_of(DemandKeywords).keys())
+    return Check(name=name, passed=False, detail=_difference(said, get_metadata(again), searched=searched))
 
 
 def _table(named: str, given: TargetSource | None) -> TargetSource:
@@ -73,7 +75,7 @@ def _table(named: str, given: TargetSource | None) -> TargetSource:
     return table
 
 
-def _difference(said: dict[str, str], again: dict[str, str]) -> str:
+def _difference(said: dict[str, str], again: dict[str, str], *, searched: bool) -> str:
     samples, other = said.get("onnxq.samples"), again.get("onnxq.samples")
     reasons = {
         "onnxq.version": f"it was made by onnxq {said.get('onnxq.version')}, this is {VERSION}",
@@ -84,4 +86,8 @@ def _difference(said: dict[str, str], again: dict[str, str]) -> str:
     found = [reason for key, reason in reasons.items() if said.get(key) != again.get(key)]
     table = "" if said.get("onnxq.target") in TARGETS else ", or another form of the target's table"
     asked = f"another onnxruntime or CPU{table}?"
+    if searched:
+        asked = (
+            f"a search under a time limit, which may have had more or less time (a longer search_seconds=), or {asked}"
+        )
     return "; ".join(found) or f"model, data and options are the same, the result is not: {asked}"

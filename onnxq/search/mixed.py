@@ -101,11 +101,13 @@ class _Order:
         ranking: A ranking made before, in place of measurements.
         alone: What was measured, by name.
         samples: Samples that every one of these was measured on, at least.
+        available: Samples that they would all have been measured on, had there been time.
     """
 
     ranking: Sensitivity | None
     alone: dict[str, Effect] = field(default_factory=dict)
     samples: int = 0
+    available: int = 0
 
     def measured(self, space: Space) -> dict[str, float]:
         """How much layers hurt, by name, where that is known."""
@@ -133,6 +135,11 @@ class _Order:
                 f"{counted(len(known), 'layer')} of {len(space.layers)} measured alone on "
                 f"{counted(self.samples, 'sample')}"
             )
+            if self.samples < self.available:
+                text += (
+                    f" of {self.available}, for which there was time: another run may have more or less of it and "
+                    "leave other layers in float, unless search_seconds= (--search-seconds) is longer"
+                )
         return replace(
             result,
             layers=effects_of(space.layers, self.alone),
@@ -156,7 +163,7 @@ def _measure(  # noqa: PLR0913, PLR0917 - the parts of one measurement
 
     All of them on one batch, those first that tell most of the others: all layers on little data rank better than some
     on much. Then, the most harmful first, on as many batches as there is surely time for: n take at most n times as
-    long.
+    long. Those are all batches or 1, 2, 4, 8, ... of them, so that a run that is a little slower measures the same.
     """
     layers = spread_order([layer for layer in space.layers if layer.node in space.measurable])
     if not layers:
@@ -173,7 +180,7 @@ def _measure(  # noqa: PLR0913, PLR0917 - the parts of one measurement
             order.alone.update(found)
         return len(found) == len(layers)
 
-    order.samples = samples[0].samples
+    order.samples, order.available = samples[0].samples, sum(batch.samples for batch in samples)
     if not measure(samples[:1]):
         return
     now = time.perf_counter()
@@ -198,8 +205,8 @@ def ranking_seconds(left: float, try_seconds: float) -> float:
 
 
 def spread(batches: Sequence[Batch], most: int) -> list[Batch]:
-    """At most so many of the batches, spread over all."""
-    count = max(0, min(most, len(batches)))
+    """All batches if they may be so many, else the most that are a power of two, spread over all."""
+    count = len(batches) if most >= len(batches) else 1 << max(0, most).bit_length() >> 1
     return [batches[i * len(batches) // count] for i in range(count)]
 
 

@@ -56,6 +56,12 @@ def test_what_is_different_is_named() -> None:
     assert reproduce(other, made, DATA).detail == "it was made from another float model"
     made.graph.initializer[0].raw_data = made.graph.initializer[0].raw_data[::-1]
     assert "another onnxruntime or CPU?" in reproduce(MODEL, made, DATA).detail
+    searched = onnxq.quantize(MODEL, DATA, target="ort-x64-vnni", min_sqnr=45.0).model
+    assert reproduce(MODEL, searched, DATA).passed
+    searched.graph.initializer[0].raw_data = searched.graph.initializer[0].raw_data[::-1]
+    assert (
+        "a search under a time limit, which may have had more or less time" in reproduce(MODEL, searched, DATA).detail
+    )
     set_metadata(made, {"onnxq.version": "0.0.1"})
     assert "it was made by onnxq 0.0.1, this is " in reproduce(MODEL, made, DATA).detail
 

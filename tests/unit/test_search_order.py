@@ -14,6 +14,7 @@ import onnxq
 from onnxq.data.batches import Batch
 from onnxq.errors import ArtifactError, ConfigError
 from onnxq.numerics import fake_quantize
+from onnxq.search import mixed
 from onnxq.search.estimated import estimated_noise, spread_order
 from onnxq.search.expected import expected_harm, expected_noise
 from onnxq.search.layers import Layer
@@ -126,7 +127,9 @@ def test_batches_are_spread_over_all() -> None:
     batches = [Batch(arrays=arrays, samples=1, label=str(i), per_sample=frozenset({"x"})) for i in range(32)]
     assert [b.label for b in spread(batches, 8)] == [str(i) for i in range(0, 32, 4)]
     assert spread(batches, 0) == spread(batches, -3) == []
-    assert spread(batches, 1000) == batches
+    assert spread(batches, 1000) == spread(batches, 32) == batches
+    assert [len(spread(batches, most)) for most in (1, 2, 3, 7, 15, 16, 31)] == [1, 2, 2, 4, 8, 16, 16]
+    assert spread(batches[:5], 5) == batches[:5]
 
 
 def test_layers_are_measured_on_one_batch_first_and_then_on_all() -> None:
@@ -147,6 +150,18 @@ def test_layers_are_measured_on_one_batch_first_and_then_on_all() -> None:
     for row in made.search.layers:
         # The search has the ranges of a calibration without held-out samples as well; here they are the same ones.
         assert row.effect.sqnr_db == pytest.approx(by_name[row.node].sqnr_db, abs=1.0)
+
+
+def test_a_search_that_time_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be through all the same: what it tried in which order hangs on how much there was time for."""
+    monkeypatch.setattr(mixed, "spread", lambda batches, _: batches[:1])
+    made = onnxq.quantize(RESIDUAL, FEEDS, **OPTIONS, min_sqnr=GOAL)
+    assert made.search is not None and not made.search.stopped
+    note = next(note for note in made.report.notes if "measured alone" in note)
+    assert note == (
+        "4 layers of 4 measured alone on 4 samples of 12, for which there was time: another run may have more or less "
+        "of it and leave other layers in float, unless search_seconds= (--search-seconds) is longer"
+    )
 
 
 def test_a_search_without_time_says_what_it_did_not_measure() -> None:
