@@ -4,25 +4,29 @@ The data is calibrated in segments that follow each other; after each the statis
 
     statistics = collect(segment 1) merged with collect(segment 2) ...      merging is exact, so the cuts do not show
 
-A checkpoint holds those statistics, the number of batches they are of, and the time they took. Resuming reads these
-batches again without running them, and goes on only if they are the same samples.
+A checkpoint holds those statistics, the options they were made with, the number of batches they are of, and the time
+they took. Resuming reads these batches again without running them, and goes on only if they are the same samples.
 
     magic      17 bytes   b"onnxq-checkpoint\\n"
     checksum   32 bytes   SHA-256 of all that follows
-    header     13 bytes   version (uint8), batches (uint32), seconds (float64), little-endian
+    header     15 bytes   version (uint8), batches (uint32), seconds (float64), bytes of the options (uint16)
+    options    JSON       what statistics depend on beside the data, by keyword
     statistics            as in a statistics file
+
+All numbers are little-endian.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import signal
 import struct
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -36,11 +40,19 @@ from onnxq.files.whole import write_kept
 from onnxq.wording.plural import counted
 
 MAGIC = b"onnxq-checkpoint\n"
-VERSION = 1
+VERSION = 2
 DEFAULT_EVERY_S = 60.0
 
 _CHECKSUM_BYTES = 32
-_HEADER = struct.Struct("<BId")
+_HEADER = struct.Struct("<BIdH")
+
+_FLAGS: Mapping[str, str] = {
+    "nonfinite": "nonfinite= (--nonfinite)",
+    "full_histogram": "full_histogram= (--full-histogram)",
+    "range_only": "range_only= (--range-only)",
+    "providers": "providers= (--ep)",
+}
+"""How options that show in statistics are given."""
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -90,11 +102,13 @@ class Saved:
         stats: Statistics so far.
         batches: Batches that they are of.
         elapsed_s: Seconds that took.
+        options: What they depend on beside the data, by keyword.
     """
 
     stats: StatsTable
     batches: int
     elapsed_s: float
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def collect_with_checkpoints(  # noqa: PLR0913 - the parts of one run
@@ -104,6 +118,7 @@ def collect_with_checkpoints(  # noqa: PLR0913 - the parts of one run
     *,
     digest: str,
     taps: Collection[str],
+    options: Mapping[str, str],
     progress: ProgressCallback | None = None,
 ) -> StatsTable:
     """Statistics over all of `batches`, saved now and then; equal to those of `collect(batches)`.
@@ -114,16 +129,17 @@ def collect_with_checkpoints(  # noqa: PLR0913 - the parts of one run
         checkpointing: Where and when to save.
         digest: Digest of the float model.
         taps: Names of the tensors that `collect` gives statistics of.
+        options: With what `collect` was made that shows in statistics, by keyword.
         progress: Called after each batch, with figures of the whole run.
 
     Raises:
         ConfigError: there is a checkpoint, and nothing was said about it, or it cannot be written.
-        ArtifactError: the checkpoint is damaged, or belongs to another model, plan or data.
+        ArtifactError: the checkpoint is damaged, or belongs to another model, plan or data, or to other options.
         InterruptedRunError: a signal ended the run; the checkpoint has been written.
     """
-    saved = _start(checkpointing, digest, taps)
+    saved = _start(checkpointing, digest, taps, options)
     stream = batches.stream()
-    run = _Run(collect, batches, stream, checkpointing, progress)
+    run = _Run(collect, batches, stream, checkpointing, options, progress)
     if saved is None:
         saved = run.segment(None, next(stream))
     else:
@@ -140,7 +156,9 @@ def save_checkpoint(saved: Saved, path: Path) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    payload = _HEADER.pack(VERSION, saved.batches, saved.elapsed_s) + encode_stats(saved.stats)
+    options = json.dumps(dict(saved.options)).encode()
+    header = _HEADER.pack(VERSION, saved.batches, saved.elapsed_s, len(options))
+    payload = header + options + encode_stats(saved.stats)
     content = MAGIC + hashlib.sha256(payload).digest() + payload
     write_kept(path, content, what="the checkpoint", hint="choose a writable place with checkpoint= (--checkpoint)")
 
@@ -158,20 +176,26 @@ def load_checkpoint(path: Path) -> Saved:
     start = len(MAGIC) + _CHECKSUM_BYTES
     payload = content[start:]
     intact = hashlib.sha256(payload).digest() == content[len(MAGIC) : start]
-    if not content.startswith(MAGIC) or len(payload) < _HEADER.size or not intact:
+    if not content.startswith(MAGIC) or not payload or not intact:
         raise ArtifactError(
             "this is no checkpoint, or a damaged one",
             where=str(path),
             hint="remove it and calibrate from the start, without resume=True (--resume)",
         )
-    version, batches, elapsed_s = _HEADER.unpack_from(payload)
-    if version != VERSION:
+    if (version := payload[0]) != VERSION:
         raise ArtifactError(
             f"the checkpoint has version {version}, this onnxq reads version {VERSION}",
             where=str(path),
             hint="resume with the onnxq that wrote it, or remove it and start over",
         )
-    return Saved(stats=decode_stats(payload[_HEADER.size :], str(path)), batches=batches, elapsed_s=elapsed_s)
+    _, batches, elapsed_s, size = _HEADER.unpack_from(payload)
+    end = _HEADER.size + size
+    return Saved(
+        stats=decode_stats(payload[end:], str(path)),
+        batches=batches,
+        elapsed_s=elapsed_s,
+        options=json.loads(payload[_HEADER.size : end]),
+    )
 
 
 def discard_checkpoint(path: Path) -> None:
@@ -208,7 +232,9 @@ def stop_on_signals() -> Iterator[Callable[[], int | None]]:
         restore()
 
 
-def _start(checkpointing: Checkpointing, digest: str, taps: Collection[str]) -> Saved | None:
+def _start(
+    checkpointing: Checkpointing, digest: str, taps: Collection[str], options: Mapping[str, str]
+) -> Saved | None:
     """The state to go on from; None starts from the beginning."""
     path = checkpointing.path
     if not path.exists():
@@ -231,6 +257,13 @@ def _start(checkpointing: Checkpointing, digest: str, taps: Collection[str]) -> 
             f"the checkpoint is of other tensors: {len(other)} differ, first {other[0]!r}",
             where=str(path),
             hint="resume with the same target= (--target), exclude= (--exclude) and exclude_ops= (--exclude-op)",
+        )
+    if changed := [name for name, value in options.items() if saved.options.get(name) != value]:
+        listed = " and ".join(f"{name}={saved.options.get(name)}, not {options[name]}" for name in changed)
+        raise ArtifactError(
+            f"the checkpoint was made with {listed}",
+            where=str(path),
+            hint=f"resume with the options it was begun with: {', '.join(_FLAGS[name] for name in changed)}",
         )
     return saved
 
@@ -262,6 +295,7 @@ class _Run:
     batches: Batches
     stream: Iterator[Batch]
     checkpointing: Checkpointing
+    options: Mapping[str, str]
     progress: ProgressCallback | None
 
     def segment(self, before: Saved | None, first: Batch) -> Saved:
@@ -274,6 +308,7 @@ class _Run:
             stats=table if before is None else before.stats.merge(table),
             batches=start + segment.count,
             elapsed_s=(0.0 if before is None else before.elapsed_s) + time.monotonic() - started,
+            options=self.options,
         )
         if segment.is_last:
             return saved

@@ -14,6 +14,7 @@ from onnxq.calibration.statistics.table import StatsTable
 from onnxq.data.batches import Batches
 from onnxq.data.sharded_batches import ShardedBatches
 from onnxq.graph.view import Graph
+from onnxq.inference.providers import full_names
 
 
 def collect_as_asked(  # noqa: PLR0913 - the parts of one run
@@ -56,5 +57,17 @@ def collect_as_asked(  # noqa: PLR0913 - the parts of one run
         if checkpointing is None:
             table = run(batches, progress=progress)
         else:
-            table = collect_with_checkpoints(run, batches, checkpointing, digest=digest, taps=taps, progress=progress)
+            table = collect_with_checkpoints(
+                run, batches, checkpointing, digest=digest, taps=taps, options=_shown_by(options), progress=progress
+            )
     return replace(table, shards=batches.shards) if isinstance(batches, ShardedBatches) else table
+
+
+def _shown_by(options: CollectOptions) -> dict[str, str]:
+    """The options that show in statistics, by keyword."""
+    return {
+        "nonfinite": options.nonfinite,
+        "full_histogram": str(options.full_histogram),
+        "range_only": str(options.range_only),
+        "providers": ",".join(full_names(options.providers)),
+    }

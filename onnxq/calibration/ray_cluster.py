@@ -270,9 +270,14 @@ def _connect(ray: Any, address: str | None) -> None:
             socket.create_connection((found["host"], int(found["port"])), _CONNECT_S).close()
         with _same_sigterm():
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-    except (OSError, ValueError, RuntimeError, OverflowError) as error:
+    except Exception as error:  # a cluster that does not start in time is a plain Exception to Ray
+        if address is None:
+            raise ConfigError(
+                f"cannot start a Ray cluster on this machine, nor connect to one that runs here: {error}",
+                hint="leave ray= (--ray) out, or name the address of a running cluster in it",
+            ) from error
         raise ConfigError(
-            f"cannot connect to the Ray cluster {address or 'of this machine'!r}: {error}",
+            f"cannot connect to the Ray cluster {address!r}: {error}",
             hint="check the address in ray= (--ray), and that the cluster runs the same version of Ray",
         ) from error
 

@@ -38,6 +38,7 @@ DEFAULT_TENSORRT_VERSION = "8.6.1"
 ALGORITHM = "EntropyCalibration2"
 
 _STEPS = 127.0
+_DIGITS = 8
 _HEADER = re.compile(r"TRT-\d+-(\w*Calibration\d*)")
 _LINE = re.compile(r"(.+): ?([0-9a-fA-F]{1,8})")
 _VERSION = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?:\.\d+)?")
@@ -177,6 +178,8 @@ def load_tensorrt_cache(path: str | os.PathLike[str]) -> TensorRTCache:
     except UnicodeDecodeError as error:
         raise _damaged(path, "it is not UTF-8 text") from error
     header, *lines = text.splitlines() or [""]
+    if lines and _is_cut_off(text):
+        raise _damaged(path, f"its end is missing: line {len(lines) + 1} is {lines[-1][:60]!r}")
     if _HEADER.fullmatch(header.strip()) is None:
         raise _damaged(path, f"its first line is {header[:60]!r}, not TRT-<version>-EntropyCalibration2")
     scales: dict[str, float] = {}
@@ -191,13 +194,19 @@ def load_tensorrt_cache(path: str | os.PathLike[str]) -> TensorRTCache:
     return TensorRTCache(header=header.strip(), scales=scales)
 
 
+def _is_cut_off(text: str) -> bool:
+    """Whether the last line lacks digits: TensorRT ends every line, and leaves out nothing but leading zeros."""
+    found = _LINE.fullmatch(text[max(text.rfind("\n"), 0) :].strip())
+    return found is not None and len(found[2]) < _DIGITS and bool(found[2].strip("0"))
+
+
 def _parsed(line: str, number: str, path: str | os.PathLike[str]) -> tuple[str, float]:
     # A name may hold ": " itself: the last one counts.
     found = _LINE.fullmatch(line)
     if found is None:
         raise _damaged(path, f"{number} is {line[:60]!r}, not a name and hexadecimal digits")
     name, digits = found.groups()
-    (scale,) = struct.unpack(">f", bytes.fromhex(digits.zfill(8)))
+    (scale,) = struct.unpack(">f", bytes.fromhex(digits.zfill(_DIGITS)))
     if not (math.isfinite(scale) and scale >= 0.0):
         raise _damaged(path, f"{number} gives tensor {name!r} the scale {scale:g}")
     return name, scale

@@ -80,6 +80,7 @@ class CommandLine(click.Group):
 
 def failure_of(error: BaseException) -> Failure:
     """What is shown for an exception."""
+    error = _interruption(error) or error
     kind = type(error).__name__
     if isinstance(error, OnnxqError):
         code = 128 + error.signal_number if isinstance(error, InterruptedRunError) else error.exit_code
@@ -104,6 +105,14 @@ def failure_of(error: BaseException) -> Failure:
         hint="please report it with the output of the same command with --debug",
         exit_code=InternalError.exit_code,
     )
+
+
+def _interruption(error: BaseException) -> BaseException | None:
+    """The signal that an exception was made of: a C extension that is interrupted while it loads says ImportError."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (Terminated, KeyboardInterrupt)):
+        cause = cause.__cause__
+    return cause
 
 
 def _usage_failure(error: click.ClickException) -> Failure:

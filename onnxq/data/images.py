@@ -191,10 +191,10 @@ class ImageSource:
         self.samples: int | None = len(self._paths)
 
     def part(self, shard: Shard) -> ImageSource:
-        """The images of one shard: where the model fixes its batch, whole batches go to one shard."""
-        unit = self._spec.fixed_batch or 1
-        twin = copy.copy(self)
-        twin._paths = [path for i, path in enumerate(self._paths) if shard.holds(i // unit)]
+        """The images of one shard: where the model fixes its batch, whole ones, and what is left with the last."""
+        unit, twin = self._spec.fixed_batch or 1, copy.copy(self)
+        last = max(len(self._paths) // unit - 1, 0)
+        twin._paths = [path for i, path in enumerate(self._paths) if shard.holds(min(i // unit, last))]
         twin.samples = len(twin._paths)
         return twin
 

@@ -43,6 +43,8 @@ class ShardedBatches(Batches):
         self._shard = shard
         self._is_cut = total_samples is not None
         self._total_samples = total_samples
+        # Where the model fixes its batch at more than one sample, whole runs are dealt out.
+        self._run_samples = max([1, *(spec.fixed_batch or 1 for spec in whole.inputs.values() if self._is_cut)])
 
     @property
     def shards(self) -> ShardSet | None:
@@ -53,17 +55,24 @@ class ShardedBatches(Batches):
         return None if held.complete else held
 
     def _share(self) -> Iterator[Batch]:
-        if self._is_cut:
-            yield from self._whole.stream() if self.expected_samples else ()
-        else:
-            yield from gathered(self._selected())
+        empty = True
+        for batch in self._batches():
+            empty = False
+            yield batch
         total = self._total_samples or 0
-        if total < self._shard.index:
+        if empty and total:
+            runs = total // self._run_samples
+            apart = "" if runs == total else f", {counted(runs, 'batch', 'batches')} of the size that the model fixes"
             raise DataError(
-                f"shard {self._shard} is empty: the data holds {counted(total, 'sample')}",
+                f"shard {self._shard} is empty: the data holds {counted(total, 'sample')}{apart}",
                 where=f"{self.label} data",
-                hint=f"split it into at most {counted(total, 'shard')} with shard= (--shard).",
+                hint=f"split it into at most {counted(runs, 'shard')} with shard= (--shard).",
             )
+
+    def _batches(self) -> Iterator[Batch]:
+        if not self._is_cut:
+            return gathered(self._selected())
+        return self._whole.stream() if self.expected_samples else iter(())
 
     def _selected(self) -> Iterator[tuple[Batch, int]]:
         """What this shard has of each batch, and the size of the batch it was taken from."""
@@ -71,6 +80,7 @@ class ShardedBatches(Batches):
         for number, batch in enumerate(self._whole.stream()):
             fixed = any(self.inputs[name].fixed_batch for name in batch.per_sample)
             if fixed or batch.samples == 1:
+                self._run_samples = batch.samples
                 if self._shard.holds(number if fixed else total):
                     yield batch, batch.samples
             else:

@@ -287,6 +287,14 @@ def test_every_kind_of_failure(error: BaseException, kind: str, exit_code: int, 
     assert (failure.kind, failure.exit_code, failure.message) == (kind, exit_code, message)
 
 
+@pytest.mark.parametrize(("signal", "code"), [(Terminated(), 143), (KeyboardInterrupt(), 130)])
+def test_a_signal_while_an_extension_loads_is_no_bug(signal: BaseException, code: int) -> None:
+    # What pybind11 makes of an exception that arrives in a module's initialisation.
+    error = ImportError("initialization failed")
+    error.__cause__ = signal
+    assert failure_of(error).exit_code == code
+
+
 def test_interruption_leaves_no_file(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

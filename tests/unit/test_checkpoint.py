@@ -189,6 +189,32 @@ def test_other_taps_are_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("begun", "goes_on", "difference", "option"),
+    [
+        ({}, {"full_histogram": True}, "full_histogram=False, not True", "full_histogram= (--full-histogram)"),
+        ({"nonfinite": "ignore"}, {}, "nonfinite=ignore, not error", "nonfinite= (--nonfinite)"),
+        ({"range_only": True}, {}, "range_only=True, not False", "range_only= (--range-only)"),
+    ],
+)
+def test_other_options_that_show_in_the_result_are_refused(
+    begun: dict[str, Any], goes_on: dict[str, Any], difference: str, option: str, tmp_path: Path
+) -> None:
+    interrupted(tmp_path / "c", 4, **begun)
+    with pytest.raises(ArtifactError) as error:
+        resumed(tmp_path / "c", **goes_on)
+    assert str(error.value) == (
+        f"{tmp_path / 'c'}: the checkpoint was made with {difference}\n"
+        f"Hint: resume with the options it was begun with: {option}"
+    )
+
+
+def test_options_that_do_not_show_may_change(tmp_path: Path, whole: bytes) -> None:
+    interrupted(tmp_path / "c", 4)
+    table = resumed(tmp_path / "c", threads=1, memory_limit="10MB", providers=["cpu"])
+    assert encode_stats(table) == whole
+
+
 def changed() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     other = DATA.copy()
     other[3, 0, 0, 0] += 1
@@ -230,7 +256,7 @@ def test_impossible_time(tmp_path: Path) -> None:
 
 def saved() -> Saved:
     table = onnxq.StatsTable(tensors={}, digest="d", samples=3)
-    return Saved(stats=table, batches=2, elapsed_s=1.5)
+    return Saved(stats=table, batches=2, elapsed_s=1.5, options={"nonfinite": "error"})
 
 
 def test_round_trip_and_every_damaged_byte(tmp_path: Path) -> None:
@@ -249,10 +275,10 @@ def test_round_trip_and_every_damaged_byte(tmp_path: Path) -> None:
 
 
 def test_other_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "VERSION", 2)
+    monkeypatch.setattr(module, "VERSION", 3)
     save_checkpoint(saved(), tmp_path / "c")
     monkeypatch.undo()
-    with pytest.raises(ArtifactError, match="the checkpoint has version 2, this onnxq reads version 1\nHint: resume "):
+    with pytest.raises(ArtifactError, match="the checkpoint has version 3, this onnxq reads version 2\nHint: resume "):
         load_checkpoint(tmp_path / "c")
 
 
@@ -267,7 +293,8 @@ def test_header_is_as_documented(tmp_path: Path) -> None:
     save_checkpoint(saved(), tmp_path / "c")
     content = (tmp_path / "c").read_bytes()
     assert content.startswith(b"onnxq-checkpoint\n")
-    assert struct.unpack_from("<BId", content, 17 + 32) == (1, 2, 1.5)
+    assert struct.unpack_from("<BIdH", content, 17 + 32) == (2, 2, 1.5, 22)
+    assert content[17 + 32 + 15 :].startswith(b'{"nonfinite": "error"}')
 
 
 # ---- signals ---------------------------------------------------------------------------------------------------------

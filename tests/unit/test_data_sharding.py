@@ -237,6 +237,23 @@ def test_empty_shard() -> None:
     )
 
 
+def test_empty_shards_where_whole_batches_are_dealt_out(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for i in range(5):
+        image.new("RGB", (4, 4), (i, i, i)).save(tmp_path / f"{i}.png")
+    text = "(float[2,3,4,4] x) => (float[2,3,4,4] y) { y = Relu(x) }"
+    options = onnxq.ImageOptions(mean=(0, 0, 0), std=(1, 1, 1))
+    # The image that is left over makes no shard of its own.
+    for data, held, how in ((tmp_path, 5, {"images": options}), (np.ones((5, 3, 4, 4), np.float32), 4, {})):
+        assert [batch.samples for batch in opened(data, Shard(index=2, count=3), text, **how).stream()] == [2]
+        with pytest.raises(DataError) as error:
+            list(opened(data, Shard(index=3, count=3), text, **how).stream())
+        assert str(error.value) == (
+            f"calibration data: shard 3/3 is empty: the data holds {held} samples, 2 batches of the size that the "
+            "model fixes\nHint: split it into at most 2 shards with shard= (--shard)."
+        )
+
+
 def test_broken_promises() -> None:
     with pytest.raises(InternalError, match=r"\(3, 2\) are no shards of 4"):
         ShardSet(count=4, total_samples=9, indices=(3, 2))

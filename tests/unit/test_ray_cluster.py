@@ -219,6 +219,23 @@ def test_cluster_that_is_not_there() -> None:
 
 
 @pytest.mark.ray
+def test_a_local_cluster_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("ray")
+    package.shutdown()
+
+    def timed_out(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - what Ray raises
+
+    monkeypatch.setattr(package, "init", timed_out)
+    with pytest.raises(ConfigError) as error:
+        onnxq.calibrate(MODEL, DATA[:4], target=ORT, ray=True)
+    assert str(error.value) == (
+        "cannot start a Ray cluster on this machine, nor connect to one that runs here: The current node timed out "
+        "during startup.\nHint: leave ray= (--ray) out, or name the address of a running cluster in it"
+    )
+
+
+@pytest.mark.ray
 def test_a_local_cluster_is_started_where_there_is_none() -> None:
     package = pytest.importorskip("ray")
     package.shutdown()

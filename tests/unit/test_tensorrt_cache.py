@@ -156,6 +156,7 @@ def test_dead_tensor() -> None:
         ("TRT-8601-EntropyCalibration2\n", "it holds no tensor"),
         ("TRT-8601-EntropyCalibration2\nx 3f800000\n", "line 2 is 'x 3f800000', not a name and hexadecimal digits"),
         ("TRT-8601-EntropyCalibration2\nx: 3f8000001\n", "line 2 is 'x: 3f8000001', not a name and hexadecimal digits"),
+        ("TRT-8601-EntropyCalibration2\nx: 3f800000\ny: 3c72", "its end is missing: line 3 is 'y: 3c72'"),
         ("TRT-8601-EntropyCalibration2\nx: 3f80\ny: 3g\n", "line 3 is 'y: 3g', not a name and hexadecimal digits"),
         ("TRT-8601-EntropyCalibration2\nx: 7fc00000\n", "line 2 gives tensor 'x' the scale nan"),
         ("TRT-8601-EntropyCalibration2\nx: 7f800000\n", "line 2 gives tensor 'x' the scale inf"),
