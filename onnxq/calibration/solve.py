@@ -29,7 +29,7 @@ from onnxq.numerics.blocks import range_of_values, scale_shape
 from onnxq.numerics.clipping import clipped_params, nearest_power_of_two
 from onnxq.numerics.pair_guard import guard_pair_sums
 from onnxq.numerics.qparams import QuantParams, Range, next_power_of_two, qparams_from_range
-from onnxq.numerics.scale_types import with_scale_in_bfloat16, with_scale_in_float16
+from onnxq.numerics.scale_types import with_scale_in, with_scale_in_float16_if_it_fits
 from onnxq.numerics.specs import QuantSpec
 from onnxq.planning.plan import Derived, Fixed, FromValues, Observed, QuantPlan, Role, SharedWith, TensorPlan
 from onnxq.targets.schema import Target, WeightGuard
@@ -177,7 +177,7 @@ def solve_from_ranges(  # noqa: PLR0913 - what parameters depend on
         elif isinstance(tensor.source, FromValues):
             table[key] = _from_values(graph, tensor, target, clip_weights=clip_weights)
     for key in list(table):
-        table[key] = _in_type_of(graph, plan.tensors[key].name, table[key])
+        table[key] = _in_type_of(graph, plan, key, table[key])
     for key, tensor in plan.tensors.items():
         if isinstance(tensor.source, SharedWith):
             table[key] = table[_root(plan, key)]
@@ -208,12 +208,12 @@ def solve_without_data(graph: Graph, plan: QuantPlan, target: Target) -> QParams
     return solve_from_ranges(graph, replace(plan, tensors={**known, **shared}), {}, target)
 
 
-def _in_type_of(graph: Graph, tensor: str, params: QuantParams) -> QuantParams:
-    """`params` with a scale that the type of `tensor` holds, which is the type it will be written in."""
-    elem_type = graph.dtype(tensor)
-    if elem_type == TensorProto.FLOAT16:
-        return with_scale_in_float16(params)
-    return with_scale_in_bfloat16(params) if elem_type == TensorProto.BFLOAT16 else params
+def _in_type_of(graph: Graph, plan: QuantPlan, key: str, params: QuantParams) -> QuantParams:
+    """`params` with a scale that the type of the tensor holds, which is the type it will be written in."""
+    elem_type = graph.dtype(plan.tensors[key].name)
+    if plan.float16 and elem_type == TensorProto.FLOAT:
+        return with_scale_in_float16_if_it_fits(params)
+    return with_scale_in(params, elem_type)
 
 
 def group_stats(plan: QuantPlan, stats: StatsTable) -> dict[str, TensorStats]:

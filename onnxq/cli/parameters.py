@@ -37,6 +37,7 @@ RANK_BY = ("sqnr", "cosine", "kl")
 RECOVERIES = ("none", "fast", "best")
 RECOVERY_STEPS = ("equalize", "smooth", "absorb", "level", "clip", "rounding", "bias", "reconstruct")
 PLACEMENTS = ("fast", "full")
+FLOAT_TYPES = ("float32", "float16")
 NONFINITE = ("error", "ignore")
 RESIZES = ("stretch", "crop", "letterbox", "height")
 

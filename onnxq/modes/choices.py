@@ -12,6 +12,7 @@ from onnxq.calibration.methods.solve import RangeKeywords
 from onnxq.calibration.statistics.file import stats_from
 from onnxq.calibration.statistics.table import StatsTable
 from onnxq.calibration.tensorrt_cache import TensorRTCache, load_tensorrt_cache
+from onnxq.errors import ConfigError
 from onnxq.keywords import Keyword, complete
 from onnxq.modes.tuned import check_tuning
 from onnxq.pipeline.arguments import check_sources
@@ -21,6 +22,9 @@ from onnxq.search.budget import Budget
 from onnxq.tuning.search import DEFAULT_SECONDS
 
 TuneProgress = Callable[[int, str], None]
+
+FLOAT_TYPES = ("float32", "float16")
+"""What nodes that are not quantized may compute in."""
 
 
 class StaticKeywords(RangeKeywords, total=False):
@@ -49,6 +53,14 @@ class StaticKeywords(RangeKeywords, total=False):
             '"level", "clip", "rounding", "bias", "reconstruct".',
         ),
     ]
+    float_type: Annotated[
+        str | None,
+        Keyword(
+            None,
+            'What the nodes compute in that are not quantized: "float32" as in the model, the default, or for target '
+            '"tensorrt" "float16", but for nodes whose tensors leave its range on samples (docs/tensorrt.md).',
+        ),
+    ]
     tune: Annotated[
         str | None,
         Keyword(
@@ -71,6 +83,7 @@ class Choices:
         cache: Scales that TensorRT found; None for ranges of our own.
         recovery: What is done to win back accuracy.
         budget: What accuracy is demanded, at the cost of layers in float; None for no demand.
+        float16: Whether what is not quantized computes in float16.
         tune: What placements are raced for; None for no race.
         tune_seconds: How long that may take.
         tune_progress: Called after each placement, with their number and what was changed.
@@ -81,6 +94,7 @@ class Choices:
     cache: TensorRTCache | None
     recovery: Recovery
     budget: Budget | None
+    float16: bool
     tune: str | None
     tune_seconds: float
     tune_progress: TuneProgress | None
@@ -101,6 +115,7 @@ class Choices:
             stats=stats_from(given["stats"]),
             recovery=recovery.layer_by_layer() if budget is not None and budget.search else recovery,
             budget=budget,
+            float16=_is_float16(given["float_type"]),
             tune=given["tune"],
             tune_seconds=given["tune_seconds"],
             tune_progress=tune_progress,
@@ -113,3 +128,12 @@ class Choices:
     def are_given(self) -> bool:
         """Whether the ranges come from an earlier run, so that no data is calibrated on."""
         return self.stats is not None or self.cache is not None
+
+
+def _is_float16(float_type: str | None) -> bool:
+    if float_type not in FLOAT_TYPES and float_type is not None:
+        raise ConfigError(
+            f"float_type is {float_type!r}, expected one of {', '.join(FLOAT_TYPES)}",
+            hint="pass --float-type float16 (float_type=), or leave it out",
+        )
+    return float_type == "float16"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from onnxq.calibration.reach import reach_of_tensors
 from onnxq.calibration.solve import QParamsTable, replaced_note, solve_from_ranges
 from onnxq.calibration.statistics.table import StatsTable, combine_fingerprints
 from onnxq.data.batches import CALIBRATED_ON, Batch, Batches
@@ -20,10 +21,12 @@ from onnxq.modes.choices import Choices
 from onnxq.modes.finishing import Made, Request, finish
 from onnxq.modes.result import QuantizeResult
 from onnxq.modes.tuned import for_all_placements, timers_for_tuning, tune_placement
+from onnxq.passes.adapt.settle_types import runnable
 from onnxq.pipeline.arguments import check_collects, check_method_is_used, check_overrides, check_rewrites
 from onnxq.pipeline.facts import (
     Clock,
     counted_share,
+    float16_note,
     incomplete,
     is_made_up,
     metadata_of,
@@ -87,7 +90,8 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
     """
     clock = Clock()
     timers = () if choices.tune is None else timers_for_tuning(request.target)
-    request = replace(request, wanted=with_step(request.wanted, request.target, choices.budget))
+    wanted = replace(request.wanted, float16=choices.float16)
+    request = replace(request, wanted=with_step(wanted, request.target, choices.budget))
     prepared = _planned(request, choices)
     clock.lap("plan")
     prepared, supply = _supplied(prepared, request, choices)
@@ -107,6 +111,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
         clock.lap("tune")
     known = of_rescaled(known, choices.recovery)
     prepared, known, levelled = _levelled(prepared, known, supply, request, choices)
+    prepared = _with_reach(prepared, known, supply, request)
     qparams = solve_from_ranges(
         prepared.graph,
         prepared.plan,
@@ -250,6 +255,14 @@ def _levelled(
     return prepared, replace(known, ranges=levelled.ranges), levelled
 
 
+def _with_reach(prepared: Prepared, known: Known, supply: _Supply, request: Request) -> Prepared:
+    """The model with how far its tensors reach, where some of it may have to stay in float32."""
+    if not prepared.plan.float16:
+        return prepared
+    graph = runnable(prepared.graph)
+    return replace(prepared, reach=reach_of_tensors(graph, supply.samples, known.stats, request.collecting))
+
+
 def _recovered(
     prepared: Prepared, qparams: QParamsTable, supply: _Supply, request: Request, choices: Choices
 ) -> tuple[Graph, InsideNested]:
@@ -340,6 +353,7 @@ def _notes(  # noqa: PLR0913, PLR0917 - every stage may have one
         *replaced_note(known.label, known.replaced),
         *supply.rescalings,
         *inside.notes(),
+        *float16_note(prepared),
         *(
             unrecovered(choices.recovery, supply.samples)
             if trained is None

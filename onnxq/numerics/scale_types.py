@@ -16,10 +16,25 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxq.numerics.qparams import QuantParams
 
 _LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+
+
+def with_scale_in(params: QuantParams, elem_type: int | None) -> QuantParams:
+    """`params` with a scale that float type `elem_type` (TensorProto.DataType) holds exactly."""
+    if elem_type == TensorProto.FLOAT16:
+        return with_scale_in_float16(params)
+    return with_scale_in_bfloat16(params) if elem_type == TensorProto.BFLOAT16 else params
+
+
+def with_scale_in_float16_if_it_fits(params: QuantParams) -> QuantParams:
+    """`params` with a scale that float16 holds exactly; itself where the range ends beyond 65504."""
+    steps = float(params.spec.qmax - int(np.min(params.zero_point)))
+    fits = float(np.max(params.scale, initial=0.0)) * steps <= _LARGEST_FLOAT16
+    return with_scale_in_float16(params) if fits else params
 
 
 def with_scale_in_float16(params: QuantParams) -> QuantParams:

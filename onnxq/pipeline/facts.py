@@ -22,7 +22,8 @@ from onnxq.graph.model import (
     model_digest,
 )
 from onnxq.graph.view import Graph
-from onnxq.pipeline.stages import Known
+from onnxq.passes.adapt.compute_in_float16 import kept_in_float32
+from onnxq.pipeline.stages import Known, Prepared
 from onnxq.planning.plan import QuantPlan
 from onnxq.recovery.registry import Recovery
 from onnxq.report.build import POOR_SQNR_DB
@@ -32,6 +33,7 @@ from onnxq.verification.compare import OutputError
 from onnxq.verification.likeness import likeness_check
 from onnxq.verification.verify import VerifyResult
 from onnxq.version import VERSION
+from onnxq.wording.plural import counted
 
 
 def counted_share(stats: StatsTable) -> float:
@@ -61,6 +63,21 @@ def unrecovered(recovery: Recovery, samples: Sequence[Batch]) -> tuple[str, ...]
         return ()
     left_out = ", ".join(step.name for step in recovery.steps if step.adjust is not None)
     return (f"no recovery of accuracy ({left_out}): that takes a few samples, data= (--data)",)
+
+
+def float16_note(prepared: Prepared) -> tuple[str, ...]:
+    """What a person is told of the types that what is not quantized computes in."""
+    if not prepared.plan.float16:
+        return ()
+    kept = kept_in_float32(prepared.graph, prepared.reach)
+    if not kept:
+        return ("what is not quantized computes in float16",)
+    reasons = [f"{reason} ({node!r})" for node, reason in list(kept.items())[:3]]
+    more = "; ..." if len(kept) > len(reasons) else ""
+    return (
+        f"what is not quantized computes in float16, but for {counted(len(kept), 'node')} in float32: "
+        f"{'; '.join(reasons)}{more}",
+    )
 
 
 def source_name(data: Any) -> str:

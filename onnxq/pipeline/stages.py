@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from onnx import TensorProto
 
@@ -29,6 +29,7 @@ from onnxq.graph.model import (
 from onnxq.graph.view import Graph
 from onnxq.graph.weights_file import WeightsFile
 from onnxq.inference.faults import blamed_on
+from onnxq.passes.adapt.compute_in_float16 import ComputeInFloat16
 from onnxq.passes.adapt.fuse_hard_swish import with_whole_operators
 from onnxq.passes.adapt.part_fused_sums import PartFusedSums
 from onnxq.passes.adapt.part_prelu import PartPRelu
@@ -76,6 +77,7 @@ class Prepared:
         widened: Whether what was float16 in the source computes in float32.
         nested: The subgraphs of If, Loop and Scan, planned too.
         trained: What the Q/DQ pairs of a quantization-aware training say, where the model came with some.
+        reach: Where what is not quantized computes in float16, the largest magnitudes of tensors on samples.
     """
 
     source: Graph
@@ -86,6 +88,7 @@ class Prepared:
     widened: bool = False
     nested: tuple[Nested, ...] = ()
     trained: TrainedParams | None = None
+    reach: Mapping[str, float] = field(default_factory=dict, repr=False)
 
 
 def prepare(
@@ -110,6 +113,7 @@ def prepare(
         ConfigError: there is no such target, its file is wrong, or an option names what is not there.
     """
     table, chosen = resolve_target(target)
+    check_float16(table, options)
     blocks = any(one.block_size is not None for one in options.overrides)
     table, remarks = with_types(table, options.activations, options.weights, options.types(), blocks=blocks)
     source = load_graph(model)
@@ -119,7 +123,7 @@ def prepare(
     recovery = Recovery.of(DEFAULT_RECOVERY) if recovery is None else recovery
     give_biases = [GiveBiases()] if recovery.needs_biases else []
     with blamed_on(source):
-        graph, changed = settle_types(source, table)
+        graph, changed = settle_types(source, table, float16=options.float16)
         notes = tuple(filter(None, [note or chosen, *remarks, note_of_types(changed)]))
         pairs = TrainedPairs()
         if done:
@@ -165,8 +169,27 @@ def of_rescaled(known: Known, recovery: Recovery) -> Known:
     return replace(known, stats=replace(known.stats, digest=hashlib.sha256(text.encode()).hexdigest()))
 
 
-def rewrite(
-    graph: Graph, plan: QuantPlan, qparams: QParamsTable, *, widened: bool = False, weights: WeightsFile | None = None
+def check_float16(target: Target, options: PlanOptions) -> None:
+    """See that what is not quantized may compute in float16, if it is to.
+
+    Raises:
+        ConfigError: the target's engine computes in float32 around its int8 nodes.
+    """
+    if options.float16 and not target.half_types:
+        raise ConfigError(
+            f"{target.name} takes no pairs in float16: the model computes in float32 around them",
+            hint="leave --float-type (float_type=) out, or choose --target tensorrt (target=)",
+        )
+
+
+def rewrite(  # noqa: PLR0913 - what shapes the quantized graph
+    graph: Graph,
+    plan: QuantPlan,
+    qparams: QParamsTable,
+    *,
+    widened: bool = False,
+    reach: Mapping[str, float] | None = None,
+    weights: WeightsFile | None = None,
 ) -> Graph:
     """The quantized graph: pairs inserted, weights folded. `graph` is not changed.
 
@@ -175,6 +198,7 @@ def rewrite(
         plan: What to quantize.
         qparams: The parameters.
         widened: Whether `graph` was brought from float16 to float32; large constants then go back.
+        reach: The largest magnitudes of tensors on samples, for a plan with `float16`.
         weights: The file that quantized weights go to; None keeps them in the graph.
     """
     quantized = graph.copy()
@@ -194,6 +218,8 @@ def rewrite(
         passes.append(ConvertWidths())
     if widened:
         passes.append(StoreInHalf())
+    if plan.float16:
+        passes.append(ComputeInFloat16(reach or {}))
     PassManager(passes, name="rewrite").run(quantized)
     return quantized
 

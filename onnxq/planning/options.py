@@ -119,6 +119,7 @@ class PlanOptions:
         steps: Types that a search may give the activations of single layers.
         placement: "fast" also keeps nodes in float that the target's table of costs says are faster there; "full" runs
             every node in int8 that can.
+        float16: Whether what is not quantized computes in float16.
         slower: Names of nodes that were measured to be faster in float.
         path: Where the graph stands inside the model, as in "If_0/then_branch"; "" for the model's own graph. Names of
             its nodes and tensors then begin with it.
@@ -135,6 +136,7 @@ class PlanOptions:
     weights: str | None = None
     steps: tuple[str, ...] = ()
     placement: str = FAST
+    float16: bool = False
     slower: frozenset[str] = frozenset()
     path: str = ""
 

@@ -168,6 +168,7 @@ class QuantPlan:
             (`passes/quantize/hold_float.py`).
         slow_sums: Whether Adds that would be fused into slow kernels are Sums (`passes/adapt/part_fused_sums.py`).
         nonzero_biases: Whether Convs with several readers need a bias that is not zero (`nonzero_biases.py`).
+        float16: Whether what is not quantized computes in float16 (`passes/adapt/compute_in_float16.py`).
         notes: Facts about the plan that a user should read (which target was picked and why, ...).
     """
 
@@ -182,6 +183,7 @@ class QuantPlan:
     own_dequantizers: bool = False
     slow_sums: bool = False
     nonzero_biases: bool = False
+    float16: bool = False
     notes: tuple[str, ...] = field(default=())
 
     def __repr__(self) -> str:

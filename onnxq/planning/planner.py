@@ -91,7 +91,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
     decisions = _with_masks(graph, tensors, decisions_of(graph, target, {**verdicts, **decided}, tensors))
     return QuantPlan(
         target=target.name,
-        opset=_opset(graph, target, tensors),
+        opset=_opset(graph, target, tensors, options),
         tensors=tensors,
         nodes=decisions,
         digest=digest,
@@ -101,6 +101,7 @@ def make_plan(  # noqa: PLR0913 - the graph, the table, and what a user says
         own_dequantizers=target.engine is Engine.ONNXRUNTIME,
         slow_sums=target.slow_sums,
         nonzero_biases=target.nonzero_biases,
+        float16=options.float16,
         notes=(*notes, *remarks, *overridden.notes),
     )
 
@@ -116,8 +117,8 @@ def _with_masks(
     )
 
 
-def _opset(graph: Graph, target: Target, tensors: Mapping[str, TensorPlan]) -> int:
-    half = any(graph.dtype(t.name) in HALF_TYPES for t in tensors.values())
+def _opset(graph: Graph, target: Target, tensors: Mapping[str, TensorPlan], options: PlanOptions) -> int:
+    half = options.float16 or any(graph.dtype(t.name) in HALF_TYPES for t in tensors.values())
     blocks = any(t.spec.block_size is not None for t in tensors.values())
     return max(
         [

@@ -8,8 +8,8 @@ are among those of the tensor it shared them with.
 from __future__ import annotations
 
 import glob
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -54,6 +54,7 @@ class Candidate:
         qparams: Its parameters.
         graph: The float graph with the constants that it was quantized from.
         widened: Whether that graph was brought from float16 to float32.
+        reach: As in `Prepared`.
         inside: The forms of the subgraphs of If, Loop and Scan that are quantized.
         left: Those that stay float.
     """
@@ -62,6 +63,7 @@ class Candidate:
     qparams: QParamsTable
     graph: Graph
     widened: bool = False
+    reach: Mapping[str, float] = field(default_factory=dict, repr=False)
     inside: tuple[tuple[Nested, Candidate], ...] = ()
     left: tuple[Nested, ...] = ()
 
@@ -84,7 +86,7 @@ class Candidate:
         graph = self._with_bodies()
         if self.inside:
             ShareConstants().run(graph)
-        return rewrite(graph, self.plan, self.qparams, widened=self.widened, weights=weights)
+        return rewrite(graph, self.plan, self.qparams, widened=self.widened, reach=self.reach, weights=weights)
 
     def _with_bodies(self) -> Graph:
         """The float graph with quantized subgraphs."""
@@ -141,7 +143,15 @@ class Candidates:
         """The form of the whole plan."""
         prepared = self.prepared
         inside = tuple((one, forms.whole()) for one, forms in self.inside)
-        return Candidate(prepared.plan, self.qparams, self.recovered, prepared.widened, inside, self.left)
+        return Candidate(
+            plan=prepared.plan,
+            qparams=self.qparams,
+            graph=self.recovered,
+            widened=prepared.widened,
+            reach=prepared.reach,
+            inside=inside,
+            left=self.left,
+        )
 
     def make(self, excluded: Collection[str], wide: Collection[str] = ()) -> Candidate:
         """The form with the layers `excluded` in float, besides what the plan leaves in float, and `wide` in 16 bits.
@@ -186,7 +196,13 @@ class Candidates:
             plan, qparams = self.wider.mixed(plan, qparams, wide)
             reason = f"activations are {self.wider.type} for the accuracy budget"
             nodes = tuple(replace(d, reason=reason) if d.node in wide else d for d in nodes)
-        return Candidate(replace(plan, nodes=nodes), qparams, self._restored(excluded), prepared.widened)
+        return Candidate(
+            plan=replace(plan, nodes=nodes),
+            qparams=qparams,
+            graph=self._restored(excluded),
+            widened=prepared.widened,
+            reach=prepared.reach,
+        )
 
     def layers(self, plan: QuantPlan) -> list[Layer]:
         """The layers of the whole plan, in graph order, those in subgraphs behind the graph around.

@@ -14,7 +14,7 @@ from onnxq.cli.files import check_places
 from onnxq.cli.forms import FORM_OPTIONS, FormOptions
 from onnxq.cli.gates import GATE_OPTIONS, GateOptions
 from onnxq.cli.libraries import custom_ops_option
-from onnxq.cli.parameters import METHOD_NAMES, Name, Recover
+from onnxq.cli.parameters import FLOAT_TYPES, METHOD_NAMES, Name, Recover
 from onnxq.cli.progress import calibration_progress, tuning_progress
 from onnxq.cli.render import (
     check_report_suffix,
@@ -48,6 +48,7 @@ class Ranges:
     stats: Path | None
     save_stats: Path | None
     calibration_cache: Path | None
+    float_type: str | None
     tune: str | None
     tune_seconds: float
 
@@ -68,6 +69,7 @@ class Ranges:
             "recover": self.recover,
             "stats": None if self.stats is None else load_stats(self.stats),
             "tensorrt_cache": self.calibration_cache,
+            "float_type": self.float_type,
             "tune": self.tune,
             "tune_seconds": self.tune_seconds,
         }
@@ -115,6 +117,12 @@ _RANGE_OPTIONS = (
         "--calibration-cache",
         type=options.FILE,
         help="TensorRT's calibration cache, for --target tensorrt: its scales, and no calibration.",
+    ),
+    click.option(
+        "--float-type",
+        type=Name(FLOAT_TYPES),
+        help="What is not quantized computes in float32, as in the model, or for --target tensorrt in float16.  "
+        "[default: float32]",
     ),
     click.option(
         "--tune",

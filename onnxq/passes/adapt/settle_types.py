@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from onnx import TensorProto
 
@@ -20,7 +21,7 @@ from onnxq.graph.opset import lower_opset, upgrade_opset
 from onnxq.graph.scratch_weights import ScratchWeights, is_of_large_model
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
-from onnxq.passes.adapt.compute_in_float32 import ComputeInFloat32
+from onnxq.passes.adapt.compute_in_type import ComputeInType
 from onnxq.passes.adapt.part_double_inputs import PartDoubleInputs
 from onnxq.passes.simplify.lift_constants import LiftConstants
 from onnxq.targets.schema import Engine, Target
@@ -29,8 +30,13 @@ _OTHER_TYPES = frozenset({TensorProto.DOUBLE, *HALF_TYPES})
 _WITHOUT_KERNELS = frozenset({TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
-def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
+def settle_types(source: Graph, target: Target, *, float16: bool = False) -> tuple[Graph, frozenset[int]]:
     """The model in an opset and in float types that `target` can quantize, and the types that gave way to float32.
+
+    Args:
+        source: The model; it is not changed.
+        target: The table.
+        float16: Whether pairs in float16 will stand in what is float32 now.
 
     float16 and bfloat16 stay where the target takes scales in them and the model can be brought to the opset that does;
     elsewhere, and in float64, what belongs to a type that weights have computes in float32.
@@ -42,6 +48,8 @@ def settle_types(source: Graph, target: Target) -> tuple[Graph, frozenset[int]]:
     """
     source = lower_opset(source)
     types = _weighted_types(source)
+    if float16:
+        target = replace(target, min_opset=max(target.min_opset, HALF_SCALE_OPSET))
     if target.half_types and types & HALF_TYPES:
         try:
             graph = upgrade_opset(source.copy(), max(target.min_opset, HALF_SCALE_OPSET))
@@ -122,5 +130,5 @@ def _weighted_types(source: Graph) -> frozenset[int]:
 def _in_float32(graph: Graph, types: Collection[int], *, interface: bool = False, as_stored: bool = False) -> None:
     LiftConstants().run(graph)
     infer_shapes(graph)
-    ComputeInFloat32(types, interface=interface, as_stored=as_stored).run(graph)
+    ComputeInType(types, interface=interface, as_stored=as_stored).run(graph)
     graph.sort()

@@ -14,7 +14,7 @@ from onnxq.graph.model import load_graph
 from onnxq.graph.opset import upgrade_opset
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.view import Graph
-from onnxq.passes.adapt.compute_in_float32 import ComputeInFloat32
+from onnxq.passes.adapt.compute_in_type import ComputeInType
 from onnxq.passes.adapt.settle_types import runnable, settle_types
 from onnxq.passes.adapt.store_in_half import StoreInHalf
 from onnxq.targets import TARGETS
@@ -35,10 +35,10 @@ def converted(
     before = load_graph(model)
     infer_shapes(before)
     after = before.copy()
-    ComputeInFloat32(types).run(after)
+    ComputeInType(types).run(after)
     after.sort()
     onnx.checker.check_model(after.to_model(), full_check=True)
-    assert not ComputeInFloat32(types).run(after).modified, "a second run changes nothing"
+    assert not ComputeInType(types).run(after).modified, "a second run changes nothing"
     return before, after
 
 
@@ -83,11 +83,11 @@ def test_large_initializers_may_stay_as_they_are_stored() -> None:  # case 7
         v=normal(128).astype(np.float16),
     )
     infer_shapes(graph)
-    ComputeInFloat32([HALF], as_stored=True).run(graph)
+    ComputeInType([HALF], as_stored=True).run(graph)
     assert {name: t.data_type for name, t in graph.initializers.items()} == {"w": HALF, "v": TensorProto.FLOAT}
     # x, w for both products, and c for the foreign operator
     assert ops(graph) == {"Cast": 3, "MatMul": 2, "Add": 1, "Op": 1}
-    assert not ComputeInFloat32([HALF], as_stored=True).run(graph).modified
+    assert not ComputeInType([HALF], as_stored=True).run(graph).modified
 
 
 def test_what_bodies_read_keeps_its_type() -> None:  # case 4
