@@ -33,7 +33,8 @@ from typing import Any, Protocol
 
 from onnxq.calibration.progress import Progress
 from onnxq.calibration.statistics.file import decode_stats, encode_stats
-from onnxq.calibration.statistics.table import EMPTY_FINGERPRINT, StatsTable, combine_fingerprints
+from onnxq.calibration.statistics.seen_samples import EMPTY_FINGERPRINT, combine_fingerprints
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ArtifactError, ConfigError, InterruptedRunError
 from onnxq.files.whole import write_kept

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.statistics.histogram import BINS, Binner
 from onnxq.calibration.statistics.sampling import Extract, extract
-from onnxq.calibration.statistics.table import EMPTY_FINGERPRINT, StatsBuilder, TensorStats, combine_fingerprints
+from onnxq.calibration.statistics.seen_samples import EMPTY_FINGERPRINT, SeenBuilder, combine_fingerprints
+from onnxq.calibration.statistics.table import StatsBuilder, TensorStats
 from onnxq.calibration.taps.readings import Arrays, Rows
 from onnxq.calibration.taps.selection import Function
-from onnxq.data.batches import Batch
+from onnxq.data.batches import Batch, fingerprint_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,14 @@ class Counter:
         self._options = options
         self.samples = 0
         self.fingerprint = EMPTY_FINGERPRINT
+        self.seen = SeenBuilder()
 
     def note(self, batch: Batch) -> None:
         """Count the samples of a batch, and hash them."""
         self.samples += batch.samples
-        self.fingerprint = combine_fingerprints(self.fingerprint, batch.fingerprint())
+        hashes = batch.hashes()
+        self.fingerprint = combine_fingerprints(self.fingerprint, fingerprint_of(hashes))
+        self.seen.add(hashes)
 
     def count(self, found: Arrays | Rows) -> None:
         """Count all that was found.

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from onnxq.calibration.methods.solve import DEFAULT_MOMENTUM
 from onnxq.calibration.runner import CollectOptions
-from onnxq.calibration.statistics.table import EMPTY_FINGERPRINT, combine_fingerprints
+from onnxq.calibration.statistics.seen_samples import EMPTY_FINGERPRINT, combine_fingerprints
 from onnxq.calibration.taps.selection import in_graph_order
 from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ArtifactError, ConfigError, DataError, PlanError

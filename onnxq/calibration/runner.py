@@ -18,6 +18,7 @@ from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
 from onnxq.calibration.nonfinite import nonfinite_error
 from onnxq.calibration.progress import Progress, resident_bytes
 from onnxq.calibration.statistics.following import FollowingStats
+from onnxq.calibration.statistics.seen_samples import SeenSamples
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.calibration.taps.array_sessions import ArraySessions
 from onnxq.calibration.taps.blocked import optimised_graph
@@ -261,8 +262,8 @@ def collect(  # noqa: PLR0913 - the parts of one run
         following = {name: rule for name, rule in derived.items() if rule[0] in group}
         source = chain([first], stream) if number == 0 else batches.stream()
         tables.append(work.run(group, following, source))
-    found = {name: stats for _, _, tensors in tables for name, stats in tensors.items()}
-    samples, fingerprint, _ = tables[0]
+    found = {name: stats for *_, tensors in tables for name, stats in tensors.items()}
+    samples, fingerprint, seen, _ = tables[0]
     if any(table[:2] != (samples, fingerprint) for table in tables):
         raise DataError(
             "it was not the same in every pass over it",
@@ -272,7 +273,7 @@ def collect(  # noqa: PLR0913 - the parts of one run
     tensors = {name: found[name] for name in names}
     for name, follower in followers.items():
         tensors[name] = FollowingStats(found[name], found[follower.source], follower.curve)
-    return StatsTable(tensors=tensors, digest=digest, samples=samples, data_fingerprint=fingerprint)
+    return StatsTable(tensors=tensors, digest=digest, samples=samples, data_fingerprint=fingerprint, seen=seen)
 
 
 def _derived(
@@ -331,8 +332,8 @@ class _Work:
 
     def run(
         self, taps: list[str], derived: Mapping[str, Any], stream: Iterator[Batch]
-    ) -> tuple[int, str, dict[str, TensorStats]]:
-        """Samples, their fingerprint, and the statistics of these taps and what follows from them."""
+    ) -> tuple[int, str, SeenSamples, dict[str, TensorStats]]:
+        """Samples, their fingerprint and hashes, and the statistics of these taps and what follows from them."""
         self.pass_number += 1
         give_back_freed()
         inner = [name for name in taps if not self.graph.is_input(name)]
@@ -369,7 +370,7 @@ class _Work:
         except NonFiniteError as bad:
             raise nonfinite_error(self.graph, bad, partial(self.options.session, optimise=False)) from None
         self.earlier_samples += counter.samples
-        return counter.samples, counter.fingerprint, counter.statistics()
+        return counter.samples, counter.fingerprint, counter.seen.freeze(), counter.statistics()
 
     def _fitting(self, taps: list[str]) -> list[list[str]]:
         """Taps of one pass in groups whose whole tensors fit."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -47,8 +47,12 @@ class Batch:
 
     def fingerprint(self) -> str:
         """Sum of the samples' hashes modulo 2**128, as 32 hexadecimal digits."""
+        return fingerprint_of(self.hashes())
+
+    def hashes(self) -> list[int]:
+        """A hash of 128 bits of each sample."""
         inputs = [_hashed(n, self.arrays[n], n in self.per_sample) for n in sorted(self.arrays)]
-        total = 0
+        found = []
         for i in range(self.samples):
             digest = hashlib.blake2b(digest_size=_FINGERPRINT_BYTES)
             for head, samples in inputs:
@@ -56,8 +60,8 @@ class Batch:
                 data = samples[i % len(samples)]
                 for start in range(0, len(data), _CRC_BYTES):
                     digest.update(zlib.crc32(data[start : start + _CRC_BYTES]).to_bytes(4, "little"))
-            total += int.from_bytes(digest.digest(), "little")
-        return f"{total % _FINGERPRINT_MODULUS:0{2 * _FINGERPRINT_BYTES}x}"
+            found.append(int.from_bytes(digest.digest(), "little"))
+        return found
 
     def part(self, start: int, stop: int) -> Batch:
         """Samples `start` to `stop`, that one not included."""
@@ -65,6 +69,11 @@ class Batch:
             return self
         arrays = {n: a[start:stop] if n in self.per_sample else a for n, a in self.arrays.items()}
         return replace(self, arrays=arrays, samples=stop - start)
+
+
+def fingerprint_of(hashes: Iterable[int]) -> str:
+    """Sum of hashes modulo 2**128, as 32 hexadecimal digits."""
+    return f"{sum(hashes) % _FINGERPRINT_MODULUS:0{2 * _FINGERPRINT_BYTES}x}"
 
 
 def _hashed(name: str, array: NDArray[Any], per_sample: bool) -> tuple[bytes, list[memoryview]]:

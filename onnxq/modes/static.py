@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from onnxq.calibration.reach import reach_of_tensors
 from onnxq.calibration.solve import QParamsTable, replaced_note, solve_from_ranges
-from onnxq.calibration.statistics.table import StatsTable, combine_fingerprints
-from onnxq.data.batches import CALIBRATED_ON, Batch, Batches
+from onnxq.calibration.statistics.seen_samples import combine_fingerprints
+from onnxq.calibration.statistics.table import StatsTable
+from onnxq.data.batches import CALIBRATED_ON, Batch, Batches, fingerprint_of
 from onnxq.data.kept import KeptWhole, keep_first
 from onnxq.graph.saving import file_for_weights
 from onnxq.graph.view import Graph
@@ -56,6 +56,7 @@ from onnxq.search.reading import Judged, first_samples
 from onnxq.search.result import SearchResult, checks_of, notes_of
 from onnxq.search.wider import wider_for, with_step
 from onnxq.tuning.search import Racing
+from onnxq.wording.plural import counted
 
 HELD_OUT_BATCHES = 8
 """Batches set aside from calibration, where the data allows it, to compare float and int8 on."""
@@ -222,12 +223,16 @@ def _read_through(supply: _Supply, stats: StatsTable | None) -> None:
     if stats is None:
         read_through(supply.calibration)
         return
-    batches = chain(supply.calibration.stream(), supply.held_out.stream())
-    if combine_fingerprints(*(batch.fingerprint() for batch in batches)) == stats.data_fingerprint:
-        supply.held_out.warn(
-            f"The given statistics are of the same data: {CALIBRATED_ON}. Measure on others with onnxq verify --data "
-            "SRC."
-        )
+    rest = combine_fingerprints(*(batch.fingerprint() for batch in supply.calibration.stream()))
+    measured_on = [value for batch in supply.held_out.stream() for value in batch.hashes()]
+    overlap = None if stats.seen is None else stats.seen.overlap(measured_on)
+    if combine_fingerprints(rest, fingerprint_of(measured_on)) == stats.data_fingerprint:
+        known = "The given statistics are of the same data"
+    elif overlap is not None and overlap.shared:
+        known = f"The given statistics hold {overlap} of the {counted(len(measured_on), 'sample')} measured on"
+    else:
+        return
+    supply.held_out.warn(f"{known}: {CALIBRATED_ON}. Measure on others with onnxq verify --data SRC.")
 
 
 def _levelled(

@@ -150,6 +150,18 @@ def test_calibrated_shards_merge_to_the_whole(run: Run, folder: Path) -> None:
     assert (folder / "merged.stats").read_bytes() == (folder / "data.stats").read_bytes()
 
 
+def test_samples_that_count_twice_are_warned_of(run: Run, folder: Path) -> None:
+    data = samples()
+    for name, part in (("one", data[:7]), ("two", data[5:])):
+        np.savez(folder / f"{name}.npz", x=part)
+        assert run("calibrate", "model.onnx", "--data", f"{name}.npz", "-o", f"{name}.stats").exit_code == 0
+    result = run("merge", "one.stats", "two.stats", "-o", "merged.stats")
+    assert result.exit_code == 0
+    assert result.stderr.startswith(
+        "warning: two.stats: counted twice: 2 of its 15 samples, which the files before it hold, too\n"
+    )
+
+
 def test_samples_of_a_file_count_once(run: Run, folder: Path) -> None:
     assert run("calibrate", "model.onnx", "--data", "data.npz", "-o", "m.stats").exit_code == 0
     result = run("merge", "m.stats", str(folder / "m.stats"), "-o", "two.stats")

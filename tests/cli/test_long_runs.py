@@ -116,7 +116,10 @@ def test_shards_merge_to_the_bytes_of_one_run(folder: Path, run: Run) -> None:
     assert (folder / "all.stats").read_bytes() == (folder / "whole.stats").read_bytes()
     twice = run("merge", "three.stats", "part-1.stats", "-o", "x.stats")
     assert twice.exit_code == 3
-    assert twice.stderr == "error: shard 1/4 would be counted twice\nhint: give each shard's statistics once\n"
+    assert (
+        twice.stderr
+        == "error: part-1.stats: shard 1/4 would be counted twice\nhint: give each shard's statistics once\n"
+    )
 
 
 def test_calibrate_merge_quantize(folder: Path, run: Run) -> None:

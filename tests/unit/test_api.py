@@ -492,6 +492,10 @@ def test_data_that_statistics_are_of_is_known_again() -> None:
     for given, seen in ((samples, True), (list(reversed(samples)), True), (data(9), False)):
         report = onnxq.quantize(model(), given, target=ORT, stats=stats).report
         assert any(text.startswith(said) for text in report.warnings) is seen
+    some = onnxq.quantize(model(), data(9), target=ORT, stats=stats).report
+    assert any(text.startswith("The given statistics hold 1 of the 2 samples measured on: ") for text in some.warnings)
+    none = onnxq.quantize(model(), data(20)[8:], target=ORT, stats=stats).report
+    assert not any("iven statistics" in text for text in none.warnings)
     first = onnxq.quantize(model(), samples, target=ORT)
     held_out = onnxq.quantize(model(), samples, target=ORT, stats=first.stats).report
     assert not any(text.startswith(said) for text in held_out.warnings)

@@ -17,6 +17,7 @@ from onnxq.calibration.statistics.curves import Curve
 from onnxq.calibration.statistics.file import MAGIC, VERSION, decode_stats, encode_stats, load_stats, save_stats
 from onnxq.calibration.statistics.following import FollowingStats
 from onnxq.calibration.statistics.sampling import extract
+from onnxq.calibration.statistics.seen_samples import SeenSamples
 from onnxq.calibration.statistics.table import StatsBuilder, StatsTable, TensorStats
 from onnxq.errors import ArtifactError, ConfigError
 
@@ -38,7 +39,8 @@ def sample() -> StatsTable:
         "sampled": sampled(rng.standard_normal((2, 50000))),
         "range": sampled(np.float32([[1.0, 2.0]]), histogram=False),
     }
-    return StatsTable(tensors=tensors, digest="abc", samples=32, data_fingerprint="0123456789abcdef" * 2)
+    seen = SeenSamples.of([5, 2**64 - 1, 2**127 + 3])
+    return StatsTable(tensors=tensors, digest="abc", samples=32, data_fingerprint="0123456789abcdef" * 2, seen=seen)
 
 
 def build(header: Any, bins: bytes = b"") -> bytes:
@@ -98,12 +100,14 @@ def test_what_follows_is_kept_by_its_row_alone() -> None:
     assert len(content) < len(encode_stats(both)) + 1200
 
 
-def test_files_in_which_nothing_follows_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+def test_files_of_earlier_versions_are_read(version: int, tmp_path: Path) -> None:
     path = tmp_path / "m.stats"
     content = bytearray(build(head(row())))
-    content[len(MAGIC)] = 2
+    content[len(MAGIC)] = version
     path.write_bytes(content)
     assert load_stats(path)["a"] == TensorStats.of([0.0])
+    assert load_stats(path).seen is None
 
 
 def test_hand_built_file_loads(tmp_path: Path) -> None:
@@ -148,11 +152,11 @@ def test_every_truncation_is_found(tmp_path: Path) -> None:
         (MAGIC + b"\1\0", r"damaged \(it ends after 14 bytes\)\nHint: run the calibration again"),
         (
             MAGIC + struct.pack("<I", 1) + bytes(60),
-            r"has version 1, this onnxq reads versions 2 to 3\nHint: use the onnxq",
+            r"has version 1, this onnxq reads versions 2 to 4\nHint: use the onnxq",
         ),
         (
-            MAGIC + struct.pack("<I", 4) + bytes(60),
-            r"has version 4, this onnxq reads versions 2 to 3\nHint: use the onnxq",
+            MAGIC + struct.pack("<I", 5) + bytes(60),
+            r"has version 5, this onnxq reads versions 2 to 4\nHint: use the onnxq",
         ),
         (MAGIC + struct.pack("<I", VERSION) + bytes(60), r"its checksum does not match its content"),
         (build(b"{"), r"damaged \(JSONDecodeError"),

@@ -1,11 +1,13 @@
 """The statistics file.
 
     magic      12 bytes   b"onnxq-stats\\n"
-    version    uint32     3; 2, in which nothing follows, is read, too
+    version    uint32     4; 3, without hashes, and 2, in which nothing follows either, are read, too
     checksum   32 bytes   SHA-256 of all that follows
     length     uint32     bytes of the header
-    header     JSON       digest, samples, data_fingerprint, shards (null, or which of a split), tensors: a list of rows
+    header     JSON       digest, samples, data_fingerprint, shards (null, or which of a split), seen (null, or how many
+                          hashes), tensors: a list of rows
     bins       the rows' used bins, one after the other
+    hashes     uint64     of samples, ascending (see `seen_samples`)
 
 All numbers are little-endian. A row holds the scalars of one tensor (extremes as exact hexadecimal floats), the first
 used bin, how many come behind it, and the narrowest unsigned type that holds its counts. Where a tensor's histogram
@@ -29,6 +31,7 @@ from numpy.typing import NDArray
 from onnxq.calibration.statistics.curves import Curve
 from onnxq.calibration.statistics.following import FollowingStats
 from onnxq.calibration.statistics.histogram import BINS
+from onnxq.calibration.statistics.seen_samples import SeenSamples
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.data.sharding import ShardSet
 from onnxq.errors import ArtifactError, InternalError
@@ -36,13 +39,14 @@ from onnxq.files.whole import write_kept
 from onnxq.wording.plural import counted
 
 MAGIC = b"onnxq-stats\n"
-VERSION = 3
-_READ_VERSIONS = (2, VERSION)
+VERSION = 4
+_READ_VERSIONS = (2, 3, VERSION)
 MAX_TENSORS = 65_536
 """Far above any model's; a tensor takes 64 KiB in memory however little of the file it fills."""
 
 _PREFIX = struct.Struct("<I32s")
 _LENGTH = struct.Struct("<I")
+_HASHES = np.dtype("<u8")
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 
 
@@ -70,11 +74,13 @@ def encode_stats(table: StatsTable) -> bytes:
             "samples": table.samples,
             "data_fingerprint": table.data_fingerprint,
             "shards": None if table.shards is None else table.shards.to_json(),
+            "seen": None if table.seen is None else len(table.seen.hashes),
             "tensors": rows,
         },
         separators=(",", ":"),
     ).encode()
-    payload = b"".join([_LENGTH.pack(len(header)), header, *bins])
+    hashes = np.array(() if table.seen is None else table.seen.hashes, _HASHES)
+    payload = b"".join([_LENGTH.pack(len(header)), header, *bins, hashes.tobytes()])
     return MAGIC + _PREFIX.pack(VERSION, hashlib.sha256(payload).digest()) + payload
 
 
@@ -167,6 +173,10 @@ def _parse(payload: memoryview) -> StatsTable:
         data = np.frombuffer(payload, dtype, used, start) if used else np.empty(0, np.uint8)
         start += used * dtype.itemsize
         found.append(_from_row(row, data))
+    seen = None
+    if (count := header.get("seen")) is not None:
+        seen = SeenSamples(tuple(np.frombuffer(payload, _HASHES, int(count), start).tolist() if count else ()))
+        start += count * _HASHES.itemsize
     if start != len(payload):
         raise ValueError(f"{counted(len(payload) - start, 'byte')} left over")
     return StatsTable(
@@ -175,6 +185,7 @@ def _parse(payload: memoryview) -> StatsTable:
         samples=int(header["samples"]),
         data_fingerprint=str(header["data_fingerprint"]),
         shards=None if header.get("shards") is None else ShardSet.from_json(header["shards"]),
+        seen=seen,
     )
 
 

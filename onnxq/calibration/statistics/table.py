@@ -15,17 +15,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxq.calibration.statistics.histogram import BINS, MIN_EXPONENT, Binner, coarsen, exponent_for
 from onnxq.calibration.statistics.sampling import Extract, extract
+from onnxq.calibration.statistics.seen_samples import EMPTY_FINGERPRINT, SeenSamples, combine_fingerprints
 from onnxq.data.sharding import ShardSet, merge_shards
 from onnxq.errors import ArtifactError, InternalError
-
-FINGERPRINT_BITS = 128
-EMPTY_FINGERPRINT = "0" * (FINGERPRINT_BITS // 4)
 
 _AT_ONCE = 1 << 12
 """Fewer elements wait for more of them to be counted together: that is what a call of numpy costs."""
@@ -278,26 +277,6 @@ class StatsBuilder:
         )
 
 
-def combine_fingerprints(*fingerprints: str) -> str:
-    """Fingerprint of several data sets together, whatever their order: the sum modulo 2^128.
-
-    Args:
-        fingerprints: 32 hexadecimal digits each, of one sample or of a set.
-
-    Returns:
-        32 hexadecimal digits; of nothing, EMPTY_FINGERPRINT.
-
-    Raises:
-        ArtifactError: an argument is not 32 lower-case hexadecimal digits.
-    """
-    total = 0
-    for text in fingerprints:
-        if len(text) != len(EMPTY_FINGERPRINT) or not set(text) <= set("0123456789abcdef"):
-            raise ArtifactError(f"data fingerprint {text!r} is not {len(EMPTY_FINGERPRINT)} hexadecimal digits")
-        total += int(text, 16)
-    return f"{total % 2**FINGERPRINT_BITS:0{len(EMPTY_FINGERPRINT)}x}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class StatsTable(Mapping[str, TensorStats]):
     """Statistics of a model's tensors over a data set: an immutable mapping from tensor name.
@@ -308,6 +287,7 @@ class StatsTable(Mapping[str, TensorStats]):
         samples: How many samples were run.
         data_fingerprint: `combine_fingerprints` over all samples.
         shards: Which shards of a split of the data they are of; None for whole data.
+        seen: Tells samples that were run from others; None where that was not kept.
     """
 
     tensors: Mapping[str, TensorStats] = field(repr=False)
@@ -315,6 +295,7 @@ class StatsTable(Mapping[str, TensorStats]):
     samples: int
     data_fingerprint: str = field(default=EMPTY_FINGERPRINT)
     shards: ShardSet | None = None
+    seen: SeenSamples | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 0:
@@ -329,7 +310,7 @@ class StatsTable(Mapping[str, TensorStats]):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Tables travel between processes; a mapping proxy cannot be pickled, its content can.
-        return (_table, (dict(self.tensors), self.digest, self.samples, self.data_fingerprint, self.shards))
+        return (_table, (dict(self.tensors), self.digest, self.samples, self.data_fingerprint, self.shards, self.seen))
 
     def __getitem__(self, name: str) -> TensorStats:
         return self.tensors[name]
@@ -378,6 +359,7 @@ class StatsTable(Mapping[str, TensorStats]):
             samples=self.samples + other.samples,
             data_fingerprint=combine_fingerprints(self.data_fingerprint, other.data_fingerprint),
             shards=shards,
+            seen=None if self.seen is None or other.seen is None else self.seen.merge(other.seen),
         )
 
     def save(self, path: str | Path) -> None:
@@ -391,7 +373,13 @@ class StatsTable(Mapping[str, TensorStats]):
         save_stats(self, path)
 
 
-def _table(
-    tensors: dict[str, TensorStats], digest: str, samples: int, data_fingerprint: str, shards: ShardSet | None
-) -> StatsTable:
-    return StatsTable(tensors=tensors, digest=digest, samples=samples, data_fingerprint=data_fingerprint, shards=shards)
+def _table(tensors: dict[str, TensorStats], *others: Any) -> StatsTable:
+    digest, samples, data_fingerprint, shards, seen = others
+    return StatsTable(
+        tensors=tensors,
+        digest=digest,
+        samples=samples,
+        data_fingerprint=data_fingerprint,
+        shards=shards,
+        seen=seen,
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +12,11 @@ from onnxq.cli import options
 from onnxq.cli.documents import stats_document
 from onnxq.cli.files import check_places
 from onnxq.cli.render import print_json, say, warn
-from onnxq.errors import ConfigError
+from onnxq.errors import ArtifactError, ConfigError
 from onnxq.wording.plural import counted
+
+if TYPE_CHECKING:
+    from onnxq import StatsTable
 
 
 @click.command(short_help="Merge statistics of parts of the data.")
@@ -35,9 +38,7 @@ def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, qui
     for path in stats:
         check_places({"--output": output}, inputs={"one of the statistics to merge": path}, force=force)
     _see_each_once(stats)
-    from onnxq import StatsTable, load_stats  # noqa: PLC0415 - numpy and onnx only now
-
-    merged = functools.reduce(StatsTable.merge, map(load_stats, stats))
+    merged = _merged(stats)
     merged.save(output)
     if as_json:
         print_json(stats_document(merged, output))
@@ -48,6 +49,31 @@ def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, qui
         missing = ", ".join(map(str, merged.shards.missing))
         of = counted(merged.shards.count, "shard")
         warn(f"this is not all of the data: of {of}, {missing} missing; merge them too (onnxq merge)")
+
+
+def _merged(paths: Sequence[Path]) -> StatsTable:
+    """The statistics of all files, with a warning where samples are in several of them.
+
+    Raises:
+        ArtifactError: a file is no statistics file, or does not go with those before it.
+    """
+    from onnxq import load_stats  # noqa: PLC0415 - numpy and onnx only now
+
+    merged = load_stats(paths[0])
+    for path in paths[1:]:
+        table = load_stats(path)
+        try:
+            both = merged.merge(table)
+        except ArtifactError as error:
+            raise ArtifactError(error.message, where=str(path), hint=error.hint) from error
+        # Shards of one split have no sample in common, though they may hold equal ones.
+        if table.shards is None and merged.seen is not None and table.seen is not None:
+            overlap = merged.seen.shared_with(table.seen)
+            if overlap.shared:
+                of = counted(table.samples, "sample")
+                warn(f"{path}: counted twice: {overlap} of its {of}, which the files before it hold, too")
+        merged = both
+    return merged
 
 
 def _see_each_once(stats: Sequence[Path]) -> None:
