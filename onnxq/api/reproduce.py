@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from onnxq.api.calibrate import CalibrateKeywords, calibrate
 from onnxq.api.quantize import QuantizeKeywords, quantize
+from onnxq.calibration.statistics.table import StatsTable
 from onnxq.data.description import data_from
 from onnxq.errors import ArtifactError, ModelError
 from onnxq.graph.model import ModelSource, get_metadata, load_graph, model_digest
 from onnxq.keywords import defaults_of
 from onnxq.modes.recorded_options import recall_options
+from onnxq.planning.modes import STATIC
 from onnxq.search.budget import DemandKeywords
 from onnxq.targets import TARGETS, TargetSource, resolve_target
 from onnxq.verification.check import Check
@@ -54,12 +58,28 @@ def reproduce(
         )
     if read_as:
         data = replace(data_from(data), **read_as)
-    again = quantize(float_model, data, target=_table(said["onnxq.target"], target), **options).model
+    table = _table(said["onnxq.target"], target)
+    again = quantize(float_model, data, target=table, **options).model
+    if said.get("onnxq.data") != get_metadata(again).get("onnxq.data"):
+        stats = _statistics_of_all(float_model, data, table, options, fingerprint=said.get("onnxq.data"))
+        again = again if stats is None else quantize(float_model, data, target=table, stats=stats, **options).model
     name = "made again from the float model"
     if (digest := model_digest(made)) == model_digest(again):
         return Check(name=name, passed=True, detail=f"every byte is the same, digest {digest[:12]}")
     searched = bool(options.keys() & defaults_of(DemandKeywords).keys())
     return Check(name=name, passed=False, detail=_difference(said, get_metadata(again), searched=searched))
+
+
+def _statistics_of_all(
+    float_model: ModelSource, data: Any, table: TargetSource, options: dict[str, Any], *, fingerprint: str | None
+) -> StatsTable | None:
+    """The statistics that `onnxq.calibrate` gives of all the data, of which `quantize` holds out a part, if they are
+    those of `fingerprint`."""
+    if options.get("mode", STATIC) != STATIC or data is None or isinstance(data, Iterator):
+        return None
+    given: Any = {name: value for name, value in options.items() if name in defaults_of(CalibrateKeywords)}
+    stats = calibrate(float_model, data, target=table, **given)
+    return stats if stats.data_fingerprint == fingerprint else None
 
 
 def _table(named: str, given: TargetSource | None) -> TargetSource:

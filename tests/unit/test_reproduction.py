@@ -71,6 +71,14 @@ def test_statistics_stand_for_their_data() -> None:
     assert reproduce(MODEL, onnxq.quantize(MODEL, DATA, target="ort-x64-vnni", stats=stats).model, DATA).passed
 
 
+def test_statistics_of_all_data_are_collected_again() -> None:
+    """`quantize` holds some of the data out, `calibrate` does not."""
+    stats = onnxq.calibrate(MODEL, DATA, target="ort-x64-vnni", limit=14)
+    made = onnxq.quantize(MODEL, DATA, target="ort-x64-vnni", stats=stats, method="mse", limit=14).model
+    assert reproduce(MODEL, made, DATA).passed
+    assert reproduce(MODEL, made, {"x": normal(20, 16, seed=5)}).detail.startswith("it was made with other data; ")
+
+
 def test_what_cannot_be_made_again(tmp_path: Path) -> None:
     stats = onnxq.calibrate(MODEL, DATA, target="tensorrt")
     save_tensorrt_cache(cache_from_stats(stats, method_from_name("max")), tmp_path / "t.cache")
