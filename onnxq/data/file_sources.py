@@ -23,6 +23,24 @@ FOLDER_SUFFIXES = (*TEXT_SUFFIXES, *WAV_SUFFIXES)
 """What is looked for in a folder besides arrays and images; with a hook, every file is taken."""
 
 
+def check_there(path: Path) -> None:
+    """See that there is a file or folder.
+
+    Raises:
+        DataError: there is none, or something else, or the text is no path.
+    """
+    problem = ""
+    try:
+        if not path.exists():
+            problem = "no such file or folder"
+        elif not path.is_file() and not path.is_dir():
+            problem = "this is neither a file nor a folder"
+    except (OSError, ValueError) as error:  # a name that is too long, a null character
+        problem = f"this is no path: {getattr(error, 'strerror', None) or error}"
+    if problem:
+        raise DataError(problem, where=str(path), hint="check the path in data= (--data).")
+
+
 def files_source(  # noqa: PLR0913 - the parts of one decision
     paths: Sequence[Path],
     *,

@@ -30,7 +30,7 @@ from onnxq.data.batches import Batches, Notes, Source, read_batches
 from onnxq.data.cutting import Cutter
 from onnxq.data.description import Data, Hook, data_from
 from onnxq.data.feeds import FeedsSource
-from onnxq.data.file_sources import FOLDER_SUFFIXES, files_source
+from onnxq.data.file_sources import FOLDER_SUFFIXES, check_there, files_source
 from onnxq.data.images import IMAGE_SUFFIXES, ImageOptions, ImageSource, for_model, image_options
 from onnxq.data.inputs import InputSpecs, Layout
 from onnxq.data.onnx_test_data import TestDataSource, input_files
@@ -288,8 +288,7 @@ class _Opening:
 
     def _path(self, path: Path) -> Source:
         where = str(path)
-        if not path.exists():
-            raise DataError("no such file or folder", where=where, hint="check the path in data= (--data).")
+        check_there(path)
         if path.is_file():
             return self._file(path)
         sets = sorted(p for p in path.glob("test_data_set_*") if p.is_dir()) or ([path] if input_files(path) else [])

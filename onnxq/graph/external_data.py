@@ -202,7 +202,8 @@ def _path_inside(tensor: str, location: str, base_dir: Path | None) -> Path:
     if location.startswith(DRAFT):  # `check_data` lets none in
         return Path(location[len(DRAFT) :])
     relative = Path(location)
-    outside = base_dir is None or not location or relative.is_absolute() or ".." in relative.parts
+    no_path = not location or "\0" in location
+    outside = base_dir is None or no_path or relative.is_absolute() or ".." in relative.parts
     # Only what exists can be a link.
     if base_dir is None or outside or not (base_dir / relative).resolve().is_relative_to(base_dir.resolve()):
         raise _outside(tensor, location)

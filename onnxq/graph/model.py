@@ -199,11 +199,11 @@ def get_metadata(model: ModelProto) -> dict[str, str]:
 
 def _file_content(path: Path) -> bytes:
     where = f"model {str(path)!r}"
-    if path.is_dir():
-        if (path / "saved_model.pb").exists():
-            raise _foreign(TF_SAVED_MODEL, where)
-        raise ModelError("this is a folder, not a file", where=where, hint="pass the .onnx file inside it")
     try:
+        if path.is_dir():
+            if (path / "saved_model.pb").exists():
+                raise _foreign(TF_SAVED_MODEL, where)
+            raise ModelError("this is a folder, not a file", where=where, hint="pass the .onnx file inside it")
         if (size := path.stat().st_size) > _LARGEST_MESSAGE_BYTES:
             raise ModelError(
                 f"the file has {size_text(size)}, and protobuf reads at most 2 GiB",
@@ -219,6 +219,8 @@ def _file_content(path: Path) -> bytes:
         ) from error
     except OSError as error:
         raise ModelError(f"the file cannot be read: {error.strerror}", where=where, hint=_NOT_ONNX) from error
+    except ValueError as error:  # a null character
+        raise ModelError(f"this is no path: {error}", where=where, hint="check the model argument (MODEL)") from error
     if path.suffix.lower() in (".npz", ".npy"):  # bytes of a damaged one may parse as an empty message
         raise ModelError(
             "this is a file of arrays by its name, not an ONNX model",

@@ -87,7 +87,11 @@ def check_output(target: Path, *, force: bool = False, model: bool = True) -> No
         raise ConfigError(
             f"the folder {str(target.parent)!r} does not exist", where=where, hint=f"create it, or {elsewhere}"
         )
-    if target.is_dir():
+    try:
+        is_folder = target.is_dir()
+    except OSError as error:  # a name that is too long
+        raise ConfigError(f"this is no place for a file: {error.strerror}", where=where, hint=elsewhere) from error
+    if is_folder:
         raise ConfigError("this is a folder, not a file", where=where, hint="add a file name to output= (-o)")
     if target.exists() and not target.is_file():
         raise ConfigError("this is not a regular file", where=where, hint=elsewhere)

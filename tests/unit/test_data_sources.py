@@ -134,6 +134,11 @@ def test_paths_of_no_use_are_refused(tmp_path):
         open_data("", inputs=ONE)
     with pytest.raises(DataError, match=r"none: no such file or folder\nHint: check the path in data= \(--data\)\.$"):
         open_data(tmp_path / "none", inputs=ONE)
+    with pytest.raises(DataError, match=r"/null: this is neither a file nor a folder\nHint: check the path"):
+        open_data("/dev/null", inputs=ONE)
+    for text, reason in (("a" * 300, "too long|no such file"), ("a\0b", "null byte|no such file")):
+        with pytest.raises(DataError, match=reason):
+            open_data(text, inputs=ONE)
     (tmp_path / "d.dat").write_text("1,2")
     with pytest.raises(DataError) as caught:
         open_data(tmp_path / "d.dat", inputs=ONE)

@@ -117,7 +117,7 @@ def _secret(tmp_path: Path) -> Path:
 OUTSIDE = "is not a path inside the model's folder"
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "sub/../../secret.bin", "ABSOLUTE", ""])
+@pytest.mark.parametrize("location", ["../secret.bin", "sub/../../secret.bin", "ABSOLUTE", "", "a\0b"])
 def test_locations_that_lead_out(tmp_path: Path, location: str) -> None:
     secret = _secret(tmp_path)
     path = changed(external(tmp_path / "model"), location=location.replace("ABSOLUTE", str(secret)))

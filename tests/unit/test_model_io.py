@@ -98,6 +98,13 @@ class TestLoad:
         with pytest.raises(ModelError, match="there is no such file\nHint: check the model argument"):
             load_graph(tmp_path / "none.onnx")
 
+    @pytest.mark.parametrize(
+        ("name", "message"), [("a" * 300, "File name too long"), ("a\0b", "embedded null|there is no such file")]
+    )
+    def test_what_is_no_path(self, name: str, message: str) -> None:
+        with pytest.raises(ModelError, match=message):
+            load_graph(f"{name}.onnx")
+
     def test_folders(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="this is a folder, not a file"):
             load_graph(tmp_path)
@@ -198,6 +205,8 @@ class TestSave:
     def test_no_place_for_a_file(self, model: ModelProto, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"the folder '.*none' does not exist"):
             save_model(model, tmp_path / "none" / "out.onnx")
+        with pytest.raises(ConfigError, match="this is no place for a file: File name too long"):
+            save_model(model, tmp_path / f"{'a' * 300}.onnx")
         with pytest.raises(ConfigError, match="this is a folder, not a file"):
             save_model(model, tmp_path)
         os.mkfifo(tmp_path / "pipe")

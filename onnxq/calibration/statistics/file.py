@@ -98,9 +98,9 @@ def load_stats(path: str | Path) -> StatsTable:
     """
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a null character in the path is a ValueError
         raise ArtifactError(
-            f"cannot read statistics: {error.strerror or error}",
+            f"cannot read statistics: {getattr(error, 'strerror', None) or error}",
             where=str(path),
             hint="check the path; statistics are written by onnxq.calibrate(...).save(path) (onnxq calibrate -o FILE)",
         ) from error
