@@ -29,7 +29,9 @@ class StripResult:
         model: The float model.
         pairs: How many Q/DQ pairs of activations and float weights were taken out.
         dequantized: Names of the initializers whose float values were computed from codes. Rounding took up to half a
-            step of each value, and no tool can give that back.
+            step of each value, and no tool can give that back. Recovery (`recover`, on unless it is "none") changes
+            weights and biases before they are rounded, so that they may be some steps from the float model's, and
+            may rescale channels from one layer to the next.
         holds: How many operators that compute nothing, and kept an engine from seeing through a float node, were too.
         restored: Names of Relu and Clip nodes that were put back: onnxruntime's tool leaves them out where codes from 0
             upwards do their work. A Clip's upper limit is known only where the codes reach it.
@@ -67,7 +69,10 @@ class StripResult:
             done += f"; {activations} put back whose work the codes did (a Clip's upper limit may be missing)"
         if self.dequantized:
             codes = counted(len(self.dequantized), "tensor")
-            done += f"; {codes} dequantized: the float values are no longer in the file, each off by up to half a step"
+            done += (
+                f"; {codes} dequantized: the float values are no longer in the file, each is off by its rounding "
+                "and by what was fitted to make up for that"
+            )
         return done
 
 

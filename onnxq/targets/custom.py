@@ -34,7 +34,7 @@ from onnxq.config import read_toml
 from onnxq.errors import ConfigError
 from onnxq.numerics.qtypes import QTYPES, qtype_from_name
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.schema import HARD_SWISH, BiasForm, Placement, Target, WeightGuard
+from onnxq.targets.schema import HARD_SWISH, BiasForm, ComputeRule, Placement, Target, WeightGuard
 
 BASE = "base"
 
@@ -75,6 +75,8 @@ def target_from_table(table: Mapping[str, Any], known: Mapping[str, Target], whe
     # A rule whose identifiers are not given is the file's own.
     reader = replace(reader, rules=str(given["name"]))
     made: Target = reader.record("", Target, given, start)
+    if start is not None and "weight" in given:
+        made = replace(made, compute=_with_weight(made.compute, given, reader))
     if start is not None and made.engine is not start.engine and "costs" not in given:
         made = replace(made, costs=None)  # they were measured on the engine of the base
     made = replace(made, float_reasons={op: why for op, why in made.float_reasons.items() if op not in _ruled(made)})
@@ -86,6 +88,25 @@ def target_from_table(table: Mapping[str, Any], known: Mapping[str, Target], whe
             hint="choose a name of your own",
         )
     return made
+
+
+def _with_weight(
+    compute: Mapping[str, ComputeRule], given: Mapping[str, Any], reader: _Reader
+) -> dict[str, ComputeRule]:
+    """The operators with weights, where the file says something of all weights.
+
+    Forms of their own that they have from the base follow, but for those that are kept whatever a user asks for.
+    """
+
+    def follows(op: str, rule: ComputeRule) -> bool:
+        return (
+            rule.weight is not None and not rule.keeps_weight and "weight" not in given.get("compute", {}).get(op, {})
+        )
+
+    return {
+        op: replace(rule, weight=reader.spec("weight", given["weight"], rule.weight)) if follows(op, rule) else rule
+        for op, rule in compute.items()
+    }
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from onnx import NodeProto, TensorProto
 
 from onnxq.graph.messages import type_name
 from onnxq.graph.view import Graph, attribute
-from onnxq.verification.structure import MATRIX_OPS, QDQ_OPS, code_type, dequantizer
+from onnxq.verification.structure import MATRIX_OPS, MOVERS, QDQ_OPS, code_type, dequantizer
 
 _CODE_TYPES = {
     TensorProto.INT8,
@@ -40,7 +40,7 @@ _CODE_TYPES = {
 }
 _QOPERATORS = frozenset({"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"})
 _TARGET_HINT = "quantize with target='tensorrt' (--target tensorrt)"
-_FOLDABLE = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Identity"})
+_FOLDABLE = MOVERS | {"Cast"}
 _PLACEHOLDER_DIMS = frozenset({"?", "-1", "None", "none", "unk", ""})
 
 

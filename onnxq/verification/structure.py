@@ -6,6 +6,7 @@ into exactly one QuantizeLinear. This module answers those questions; what follo
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from onnx import NodeProto, TensorProto
@@ -21,6 +22,8 @@ INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", 
 """Operators that compute on codes by their definition."""
 CODE_OPS = frozenset({"QLinearConv", "QLinearMatMul", "QGemm"})
 """Matrix operators of QOperator models, whose inputs and outputs are codes."""
+MOVERS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+"""Operators between a pair and its reader that change no value: exports from TensorFlow have Transposes there."""
 WEIGHT_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 """Operators that compute in float with weights in few bits."""
 OTHER_FORMS = INTEGER_OPS | WEIGHT_OPS | {"DynamicQuantizeLinear", "DequantizeLinear"}
@@ -78,6 +81,20 @@ def dequantizes_weights_alone(graph: Graph) -> bool:
 def dequantizer(graph: Graph, tensor: str) -> NodeProto | None:
     """The DequantizeLinear that computes `tensor`, if one does."""
     node = graph.producer(tensor)
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+
+def moved_dequantizer(graph: Graph, tensor: str, movers: Collection[str] = MOVERS) -> NodeProto | None:
+    """The DequantizeLinear that `tensor` comes out of, through operators that only move its values, if there is one.
+
+    Args:
+        graph: The quantized graph.
+        tensor: What a node reads.
+        movers: Operators to look through, by the first of their inputs.
+    """
+    node = graph.producer(tensor)
+    while node is not None and node.op_type in movers:
+        node = graph.producer(node.input[0])
     return node if node is not None and node.op_type == "DequantizeLinear" else None
 
 
@@ -161,8 +178,22 @@ def placements(graph: Graph) -> tuple[NodePlacement, ...]:
 
 
 def meant_for_int8(graph: Graph) -> tuple[str, ...]:
-    """Names of the matrix operators whose operands are both dequantized."""
-    return tuple(p.node for p in placements(graph) if p.op in MATRIX_OPS and {0, 1} <= set(p.dequantized))
+    """Names of the matrix operators whose operands are both dequantized, a weight and its data also if moved since."""
+    return tuple(n.name for n in graph.nodes if n.op_type in MATRIX_OPS and _is_meant(graph, n))
+
+
+def _is_meant(graph: Graph, node: NodeProto) -> bool:
+    operands = node.input[:2]
+    if all(dequantizer(graph, tensor) is not None for tensor in operands):
+        return True
+    pairs = [moved_dequantizer(graph, tensor) for tensor in operands]
+    # Of two activations that were moved their writers may have been meant, and this product not.
+    return None not in pairs and any(dq is not None and _holds_constant(graph, dq) for dq in pairs)
+
+
+def _holds_constant(graph: Graph, dq: NodeProto) -> bool:
+    before = quantizer(graph, dq.input[0])
+    return graph.is_constant(dq.input[0] if before is None else before.input[0])
 
 
 def stranded(graph: Graph) -> tuple[str, ...]:

@@ -295,8 +295,8 @@ def test_strip(run: Run, folder: Path) -> None:
     result = run("strip", "model.int8.onnx", "-o", "float.onnx")
     assert result.exit_code == 0
     assert result.stderr == (
-        "3 Q/DQ pairs removed; 2 tensors dequantized: the float values are no longer in the file, each off by up to "
-        "half a step; written to float.onnx\n"
+        "3 Q/DQ pairs removed; 2 tensors dequantized: the float values are no longer in the file, each is off by its "
+        "rounding and by what was fitted to make up for that; written to float.onnx\n"
     )
     assert ops(folder / "float.onnx") == ops(folder / "model.onnx")
     assert not onnx.load(str(folder / "float.onnx")).metadata_props

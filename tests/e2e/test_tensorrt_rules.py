@@ -7,17 +7,19 @@ guard.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper, shape_inference
 
 import onnxq
 from onnxq.graph.view import Graph
 from onnxq.verification.engines.tensorrt import build_engine, installed_package
 from onnxq.verification.lint_tensorrt import lint_tensorrt
+from onnxq.verification.reasons.tensorrt import account
 from tests.e2e.probes import Probe, values, weight_scale
 from tests.golden.graphs import GRAPHS
 from tests.graphs import model_of, normal
@@ -267,3 +269,70 @@ def test_r10_a_scalar_of_codes_is_refused_and_even_int4_is_not() -> None:
     assert "only allowed before DQ" in build_engine(_scalar(), {}).problems[0]
     assert lint_tensorrt(Graph(_int4(6))) == []
     assert build_engine(_int4(6), {}).accepted
+
+
+# ---- what is moved behind a pair -----------------------------------------------------------------------------------
+
+_MOVED: dict[str, tuple[tuple[int, ...], Callable[[Probe, str], str]]] = {
+    "nothing": ((1, 64, 14, 14), lambda p, x: x),
+    "Transpose": ((1, 14, 14, 64), lambda p, x: p.op("Transpose", x, perm=[0, 3, 1, 2])),
+    "Reshape": ((1, 64, 196), lambda p, x: p.op("Reshape", x, p.constant("sizes", np.array([1, 64, 14, 14])))),
+    "MaxPool": ((1, 64, 28, 28), lambda p, x: p.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])),
+    "Slice": (
+        (1, 64, 28, 14),
+        lambda p, x: p.op("Slice", x, *(p.constant(f"s{v}", np.array([v])) for v in (0, 14, 2))),
+    ),
+    "Relu": ((1, 64, 14, 14), lambda p, x: p.op("Relu", x)),
+    "AveragePool": ((1, 64, 28, 28), lambda p, x: p.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])),
+}
+
+
+def _conv_of(moved: str, *, with_pair: bool, transposed_weight: bool = False) -> ModelProto:
+    shape, move = _MOVED[moved]
+    p = Probe(*shape)
+    data = move(p, p.pair_of(p.x, (1 / 32, np.int8(0))) if with_pair else p.x)
+    weight = values(64, 64, 3, 3)
+    if transposed_weight:
+        codes = p.weight("w", weight.transpose(2, 3, 1, 0).copy(), 3)
+        return p.finished(p.op("Conv", data, p.op("Transpose", codes, perm=[3, 2, 0, 1])))
+    return p.finished(p.op("Conv", data, p.weight("w", weight, 0)))
+
+
+def _scratch_bytes(model: ModelProto) -> int:
+    """What the engine's kernels need beside weights and activations: a Conv on codes takes less than one on floats."""
+    package = installed_package()
+    assert package is not None
+    trt, said = importlib.import_module(package), list[str]()
+
+    class Listener(trt.ILogger):  # type: ignore[misc, name-defined]
+        def log(self, severity: Any, message: str) -> None:
+            said.append(message)
+
+    logger = Listener()
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(model.SerializeToString())
+    assert builder.build_serialized_network(network, builder.create_builder_config()) is not None
+    # The order in which the library takes it.
+    del parser, network, builder
+    return int(next(m for m in said if m.startswith("Max Scratch Memory")).split()[3])
+
+
+@pytest.mark.parametrize("moved", _MOVED)
+def test_r24_what_only_moves_values_stands_between_a_pair_and_its_conv(moved: str) -> None:
+    """TensorRT moves the pair through, or it does not; our account of foreign models says the same."""
+    with_pair, without = (_scratch_bytes(_conv_of(moved, with_pair=pair)) for pair in (True, False))
+    is_int8 = moved not in ("Relu", "AveragePool")
+    assert (with_pair < without) is is_int8
+    graph = Graph(shape_inference.infer_shapes(_conv_of(moved, with_pair=True)))
+    told = next(n for n in account(graph, ()) if n.op == "Conv")
+    assert (told.precision.value == "int8") is is_int8
+
+
+def test_r12_a_weight_transposed_behind_its_pair_is_folded() -> None:
+    plain, transposed, weight_alone = (
+        _scratch_bytes(_conv_of("nothing", with_pair=pair, transposed_weight=moved))
+        for pair, moved in ((True, False), (True, True), (False, True))
+    )
+    assert plain == transposed < weight_alone

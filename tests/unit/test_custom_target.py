@@ -12,6 +12,7 @@ import onnxq
 from onnxq.api.reproduce import reproduce
 from onnxq.errors import ArtifactError, ConfigError
 from onnxq.graph.model import load_graph
+from onnxq.numerics.qtypes import INT8
 from onnxq.report.standalone import report_of_model
 from onnxq.targets import TARGETS, resolve_target
 from onnxq.targets.schema import BiasForm, ChannelAxis, ComputeRule, Engine, Target
@@ -100,6 +101,19 @@ def test_a_base_is_changed_key_by_key(tmp_path: Path) -> None:
     assert "Softmax" not in target.float_reasons
     assert target.sources["N1"] == "manual, page 12"
     assert target.sources["R20"] == base.sources["R20"]
+
+
+def test_the_weight_of_a_file_reaches_operators_with_a_form_of_their_own(tmp_path: Path) -> None:
+    head = 'name = "npu"\nbase = "qnn"\nmin_opset = 21\n[weight]\ndtype = "int16"\npower_of_two = true\n'
+    base, compute = TARGETS["qnn"].compute, load(tmp_path, head).compute
+    form = compute["MatMul"].weight
+    assert form is not None
+    assert (form.qtype.name, form.power_of_two) == ("int16", True)
+    assert compute["Gemm"].weight == form
+    assert compute["ConvTranspose"] == base["ConvTranspose"], "it keeps its weights"
+    own = load(tmp_path, head + '[compute.Gemm.weight]\ndtype = "int8"\n').compute
+    assert own["Gemm"].weight == replace(base["Gemm"].weight, qtype=INT8)
+    assert own["MatMul"].weight == form
 
 
 def test_costs_are_those_of_the_engine_they_were_measured_on(tmp_path: Path) -> None:

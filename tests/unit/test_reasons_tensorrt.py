@@ -88,6 +88,22 @@ def moved_weight_alone() -> ModelProto:
     return p.finished(p.op("Conv", p.x, _moved_weight(p)))
 
 
+def moved_float_weight() -> ModelProto:
+    p = Int8()
+    weight = p.op("Transpose", p.constant("w", values(3, 3, 16, 16)), out="moved", perm=[3, 2, 0, 1])
+    return p.finished(p.op("Conv", p.s8(p.x), weight))
+
+
+def pool_behind_the_pair() -> ModelProto:
+    p = Int8()
+    return p.finished(p.conv(p.op("MaxPool", p.s8(p.x), kernel_shape=[2, 2])))
+
+
+def relu_behind_the_pair() -> ModelProto:
+    p = Int8()
+    return p.finished(p.conv(p.op("Relu", p.s8(p.x), out="r")))
+
+
 def attention() -> ModelProto:
     p = Int8()
     return p.finished(p.op("MatMul", p.x, p.input("z", [1, 16, 8, 8])))
@@ -149,15 +165,24 @@ CASES: dict[Callable[[], ModelProto], dict[str, tuple[str, str, str]]] = {
     data_only: {"Conv": ("float", "its weight 'w' is float (R20)", "R20")},
     moved_weight: {
         "Transpose": ("other", "a constant", ""),
-        "Conv": (
-            "float",
-            "its weight 'moved' of Transpose 'Transpose_moved' does not come right out of a DequantizeLinear (R20)",
-            "R20",
-        ),
+        "Conv": ("int8", "", "R24"),
     },
     moved_weight_alone: {
         "Transpose": ("other", "a constant", ""),
-        "Conv": ("float", "its input 'x', an input of the model, has no Q/DQ pair (R20)", "R20"),
+        "Conv": ("float", "its input 'x', an input of the model, has no Q/DQ pair, only its weight (R20)", "R20"),
+    },
+    moved_float_weight: {
+        "Transpose": ("other", "a constant", ""),
+        "Conv": ("float", "its weight 'moved' is float (R20)", "R20"),
+    },
+    pool_behind_the_pair: {"MaxPool": ("int8", "", "R24"), "Conv": ("int8", "", "R24")},
+    relu_behind_the_pair: {
+        "Relu": (
+            "float",
+            "its inputs have Q/DQ pairs, but its output 'r' goes to Conv 'Conv_c' without QuantizeLinear (R24)",
+            "R24",
+        ),
+        "Conv": ("float", "its input 'r' of Relu 'Relu_r' has no Q/DQ pair, only its weight (R20)", "R20"),
     },
     attention: {"MatMul": ("float", "it multiplies two activations, and there is no Q/DQ pair on them (R28)", "R28")},
     softmax: {"Softmax": ("float", "Softmax stays in higher precision (R27)", "R27")},

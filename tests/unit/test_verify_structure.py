@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxq.graph.view import Graph
 from onnxq.verification.check import check_all
-from onnxq.verification.structure import output_problem, placement, placements, stranded
+from onnxq.verification.structure import meant_for_int8, output_problem, placement, placements, stranded
 from tests.verify_models import ModelBuilder, int8_conv, tensorrt_conv
 
 
@@ -37,6 +37,18 @@ def test_output_problem_names_each_obstacle():
     graph = Graph(b.model())
     assert output_problem(graph, "r") == "its output 'r' goes to 2 QuantizeLinear nodes"
     assert output_problem(graph, "unread") == "its output 'unread' is read by nothing"
+
+
+def test_a_weight_and_its_data_may_be_moved_behind_their_pairs():
+    """TensorFlow's exports hold the channels of weights and pictures last, and transpose both behind the pair."""
+    b = ModelBuilder()
+    x = b.node("Transpose", [b.pair(b.input("x", [1, 8, 8, 4]), 0.1, np.uint8(0))], "nchw", perm=[0, 3, 1, 2])
+    w = b.node("Transpose", [b.weight("w", np.ones((3, 3, 4, 4), np.float32), 3)], "oihw", perm=[3, 2, 0, 1])
+    b.output(b.node("Conv", [x, w], "y"), [1, 4, 6, 6])
+    b.output(b.node("Conv", [x, b.constant("v", np.ones((4, 4, 3, 3), np.float32))], "z"), [1, 4, 6, 6])
+    keys = b.node("Transpose", [b.pair(b.input("k", [1, 8, 8, 4]), 0.1, np.uint8(0))], "keys", perm=[0, 3, 1, 2])
+    b.output(b.node("MatMul", [x, keys], "scores"), [1, 4, 8, 8])
+    assert meant_for_int8(Graph(b.model())) == ("Conv_y",)
 
 
 def test_stranded_finds_a_pair_before_an_op_with_a_float_operand():

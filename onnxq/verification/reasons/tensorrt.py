@@ -17,9 +17,11 @@ from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.reasons.reason import Reason, because, has_pair, is_weight, named, origin, past_pairs
 from onnxq.verification.structure import (
     MATRIX_OPS,
+    MOVERS,
     dequantizer,
     is_float_tensor,
     is_qdq,
+    moved_dequantizer,
     output_problem,
     placement,
     quantizer,
@@ -28,6 +30,8 @@ from onnxq.verification.structure import (
 _EPILOGUE = frozenset({*TENSORRT.fused_activations, "BatchNormalization"})
 _HIGHER_PRECISION = frozenset(TENSORRT.float_reasons) | {"InstanceNormalization", "GroupNormalization"}
 _MOVERS = frozenset(TENSORRT.pass_through) | {"Flatten", "Unsqueeze", "Expand", "Tile", "DepthToSpace", "Identity"}
+_MOVES_PAIRS = MOVERS | {"MaxPool", "Slice"}
+"""What TensorRT moves a pair through; seen in what its builder plans, as for Relu and AveragePool that it does not."""
 Found = tuple[Precision, Reason]
 
 
@@ -84,25 +88,28 @@ def _refused(graph: Graph, node: NodeProto, broken: Mapping[str, Violation]) -> 
 
 def _matrix(graph: Graph, node: NodeProto) -> Found:
     data, weight = node.input[:2]
-    if has_pair(graph, data) and has_pair(graph, weight):
-        return Precision.INT8, Reason(text="", rule="R20")
+    has_codes = _has_codes(graph, data)
+    if has_codes and _has_codes(graph, weight):
+        is_moved = not (has_pair(graph, data) and has_pair(graph, weight))
+        return Precision.INT8, Reason(text="", rule="R24" if is_moved else "R20")
     moved = _is_moved_weight(graph, weight)
-    if not is_weight(graph, weight) and not moved and not has_pair(graph, data):
+    if not is_weight(graph, weight) and not moved and not has_codes:
         return Precision.FLOAT, because("R28", "it multiplies two activations, and there is no Q/DQ pair on them")
-    if not has_pair(graph, data):
+    if not has_codes:
         text = f"its input {origin(graph, data)} has no Q/DQ pair"
-        return Precision.FLOAT, because("R20", f"{text}, only its weight" if has_pair(graph, weight) else text)
-    if moved:
-        return Precision.FLOAT, because(
-            "R20", f"its weight {origin(graph, weight)} does not come right out of a DequantizeLinear"
-        )
+        return Precision.FLOAT, because("R20", f"{text}, only its weight" if _has_codes(graph, weight) else text)
     return Precision.FLOAT, because(
-        "R20", f"its {'weight' if is_weight(graph, weight) else 'input'} {weight!r} is float"
+        "R20", f"its {'weight' if moved or is_weight(graph, weight) else 'input'} {weight!r} is float"
     )
 
 
+def _has_codes(graph: Graph, tensor: str) -> bool:
+    """Whether `tensor` has a pair, or gets the one before what only moves its values (R12, R24)."""
+    return moved_dequantizer(graph, tensor, _MOVES_PAIRS) is not None
+
+
 def _is_moved_weight(graph: Graph, tensor: str) -> bool:
-    """Whether `tensor` is a constant behind operators that move values, with its pair: so TensorFlow's are exported."""
+    """Whether `tensor` is a constant behind operators that move values: so TensorFlow's weights are exported."""
     producer = graph.producer(tensor)
     if producer is None or producer.op_type not in _MOVERS:
         return False
@@ -184,6 +191,8 @@ def _unweighted(graph: Graph, node: NodeProto) -> Found:
         rule = "R24" if node.op_type in _MOVERS else "R33"
         what = "it only moves values" if node.op_type in _MOVERS else "it has no weights"
         return Precision.FLOAT, because(rule, f"{what}, and its input {origin(graph, floats[0])} has no Q/DQ pair")
+    if node.op_type in _MOVES_PAIRS:
+        return Precision.INT8, Reason(text="", rule="R24")
     if problem := output_problem(graph, node.output[0]):
         rule = "R24" if node.op_type in _MOVERS else "R33"
         return Precision.FLOAT, because(rule, f"its inputs have Q/DQ pairs, but {problem}")
