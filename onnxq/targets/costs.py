@@ -1,14 +1,16 @@
 """What a node costs on an engine, as far as placement must know: a linear law for each kind of kernel.
 
-    ns = node + position * P + tap * P * kh * kw + run * R + gather * G + ragged * U + mac * MACs + tail * T
-         + weight * W + element * E
+    ns = node + position * P + tap * P * kh * kw + run * R + gather * G + ragged * U + group * B + mac * MACs
+         + tail * T + weight * W + element * E
 
 P counts output positions (pixels or rows), T the output channels beyond a multiple of 16, once for each position (for a
 depthwise kernel once for each tap), W the elements of the weight, E those of the output. R counts the rows of a dense
 filter that read fewer than 16 values (columns times input channels), once for each position: int8 kernels gather such
 short runs slowly. G counts the taps of a filter in groups, once for each position and group: what a group reads is
 gathered on its own; depthwise kernels of one output channel for each input channel gather nothing. U counts the same
-where the channels of a group do not fill the four bytes that one instruction multiplies. The numbers are
+where the channels of a group do not fill the four bytes that one instruction multiplies. B counts the groups, once for
+each sample, whose channels are no multiple of 16: AVX512's float kernels hold channels in blocks of 16, and multiply
+such groups one by one. The numbers are
 fitted to measured kernels by `benches/kernel_costs.py`; they have to tell what costs more from what costs less, not
 predict latency.
 """
@@ -34,6 +36,7 @@ class Work:
     runs: int = 0
     gathers: int = 0
     ragged: int = 0
+    groups: int = 0
     macs: int = 0
     tails: int = 0
     weights: int = 0
@@ -50,6 +53,7 @@ class KernelCost:
     run: float = 0.0
     gather: float = 0.0
     ragged: float = 0.0
+    group: float = 0.0
     mac: float = 0.0
     tail: float = 0.0
     weight: float = 0.0
@@ -64,6 +68,7 @@ class KernelCost:
             + self.run * work.runs
             + self.gather * work.gathers
             + self.ragged * work.ragged
+            + self.group * work.groups
             + self.mac * work.macs
             + self.tail * work.tails
             + self.weight * work.weights
@@ -123,6 +128,7 @@ def conv_work(output: Sequence[int], weight: Sequence[int], group: int) -> Work:
         runs=positions * math.prod(weight[2:-1]) if short else 0,
         gathers=gathers,
         ragged=gathers if weight[1] % _BYTES else 0,
+        groups=output[0] * group if gathered and (weight[1] % _LANES or weight[0] // group % _LANES) else 0,
         macs=positions * math.prod(weight),
         tails=(taps if depthwise else positions) * (output[1] % _LANES),
         weights=math.prod(weight),

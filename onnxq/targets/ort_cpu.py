@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from onnxq.numerics.qtypes import INT8, UINT8
 from onnxq.numerics.specs import QuantSpec
-from onnxq.targets.ort_costs import ORT_X64_COSTS
+from onnxq.targets.ort_costs import ORT_AVX2_COSTS, ORT_VNNI_COSTS
 from onnxq.targets.schema import (
     BiasForm,
     ChannelAxis,
@@ -107,7 +107,7 @@ ORT_X64_VNNI = Target(
     slow_prelu=True,
     slow_sums=True,
     tables="C19",
-    costs=ORT_X64_COSTS,
+    costs=ORT_VNNI_COSTS,
     float_reasons=_FLOAT_REASONS,
     sources={
         **dict.fromkeys(("C4", "C5", "C6", "C7", "C8", "C9", "C10", "C11", "C12", "C18", "C19"), "run"),
@@ -119,6 +119,7 @@ ORT_X64_VNNI = Target(
 ORT_X64_AVX2 = replace(
     ORT_X64_VNNI,
     name="ort-x64-avx2",
+    costs=ORT_AVX2_COSTS,
     guard=WeightGuard.PAIR_SUM,
 )
 
