@@ -62,7 +62,7 @@ ORT_VNNI_COSTS = replace(
     float_kernels={**ORT_AVX2_COSTS.float_kernels, "Conv": replace(ORT_AVX2_COSTS.float_kernels["Conv"], group=1000)},
     int8_kernels={**ORT_AVX2_COSTS.int8_kernels, "Conv": replace(ORT_AVX2_COSTS.int8_kernels["Conv"], gather=2.1)},
 )
-"""With AVX512. Stacks of three blocks (1 x 1, 3 x 3 in groups, 1 x 1) of int8 Convs, the middle ones in int8, by the time
-with these in float, on an AMD EPYC with AVX512-VNNI: groups of 4 channels 2.27 (128 channels at 56 x 56) to 1.57 (512 at
-14 x 14), of 8 1.30 (48 at 56 x 56), 1.18 (104 at 28 x 28), 1.01 (208 at 14 x 14) and 0.79 (440 at 7 x 7), of 12 0.83 (96
-at 28 x 28), of 16 0.93 to 0.98. With AVX2, whose blocks hold 8 channels: of 8 1.17 to 1.35, of 12 0.98."""
+"""With AVX512. Stacks of three blocks (1 x 1, 3 x 3 in groups, 1 x 1) of int8 Convs, the middle ones in int8, by the
+time with these in float, on an AMD EPYC with AVX512-VNNI: groups of 4 channels 2.27 (128 channels at 56 x 56) to 1.57
+(512 at 14 x 14), of 8 1.30 (48 at 56 x 56), 1.18 (104 at 28 x 28), 1.01 (208 at 14 x 14) and 0.79 (440 at 7 x 7), of 12
+0.83 (96 at 28 x 28), of 16 0.93 to 0.98. With AVX2, whose blocks hold 8 channels: of 8 1.17 to 1.35, of 12 0.98."""

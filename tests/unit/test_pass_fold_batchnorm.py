@@ -201,6 +201,48 @@ def test_case_10_other_columns_stay(rows: str, shape: list[int], channels: int) 
     assert not apply(graph, FoldBatchnorm()).modified
 
 
+def _branches(second: str = "Conv(x, v)", axis: int = 1, outputs: str = "float[N,7,3,3] y") -> Graph:
+    text = f"""(float[N,6,5,5] x) => ({outputs}) {{
+        c = Conv(x, w, b) d = {second} k = Concat<axis={axis}>(c, {"e" if "e =" in second else "d"})
+        y = BatchNormalization(k, gamma, beta, mean, var) }}"""
+    return graph_of(text, w=normal(4, 6, 3, 3), b=normal(4), v=normal(3, 6, 3, 3, seed=5), **bn_parameters(7))
+
+
+@pytest.mark.parametrize("axis", [1, -3])
+def test_case_11_convs_in_front_of_a_concat(axis: int) -> None:
+    graph = _branches(axis=axis)
+    InferShapes().run(graph)
+    result = apply(graph, FoldBatchnorm())
+    assert ops(graph) == {"Conv": 2, "Concat": 1}
+    assert graph.producer("y").op_type == "Concat"
+    assert result.edits[0].what == "folded into the nodes in front of a Concat"
+
+
+def test_case_11_a_weight_of_two_branches() -> None:
+    text = """(float[N,6,5,5] x) => (float[N,8,3,3] y) {
+        c = Conv(x, w) d = Conv(x, w) k = Concat<axis=1>(c, d)
+        y = BatchNormalization(k, gamma, beta, mean, var) }"""
+    graph = graph_of(text, w=normal(4, 6, 3, 3), **bn_parameters(8))
+    apply(graph, FoldBatchnorm())
+    assert ops(graph) == {"Conv": 2, "Concat": 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"second": "Conv(x, v) e = Relu(d)"}, "in front of Concat 'Concat_k': its input comes from Relu"),
+        ({"outputs": "float[N,7,3,3] y, float[N,3,3,3] d"}, "the output of Conv 'Conv_d' is an output of the graph"),
+        ({"outputs": "float[N,7,3,3] y, float[N,7,3,3] k"}, "the output of Concat 'Concat_k' has other readers"),
+        ({"axis": 2}, "Concat 'Concat_k' does not put channels together"),
+    ],
+)
+def test_case_11_other_branches_stay(changed: dict[str, Any], reason: str) -> None:
+    graph = _branches(**changed)
+    before = ops(graph)
+    assert reason in reasons(FoldBatchnorm().run(graph))
+    assert ops(graph) == before
+
+
 def test_parameters_of_another_length_are_refused() -> None:
     graph = conv_bn(**bn_parameters(3))
     assert "has parameters of shape (3,) for 4 channels" in reasons(FoldBatchnorm().run(graph))

@@ -168,6 +168,27 @@ def test_a_filter_in_many_groups_stays_float(groups: int, features: int, wanted:
     assert actions(plan) == {"c1": "int8", "g": wanted, "c2": "int8"}
 
 
+@pytest.mark.parametrize(
+    ("channels", "group", "size", "with_avx512", "with_avx2"),
+    [(104, 8, 28, "float", "float"), (208, 8, 14, "int8", "float"), (440, 8, 7, "int8", "float"),
+     (512, 4, 14, "float", "float"), (160, 16, 28, "int8", "int8")],
+)  # fmt: skip
+def test_groups_that_fill_no_block_of_a_float_kernel(
+    channels: int, group: int, size: int, with_avx512: str, with_avx2: str
+) -> None:
+    """With AVX512 blocks hold 16 channels: groups of 8 are multiplied one by one in float (measured)."""
+    text = """(float[N,C,S,S] x) => (float[N,C,S,S] y) {
+    [c1] a = Conv(x, w1)
+    [r1] ar = Relu(a)
+    [g] b = Conv<pads=[1,1,1,1], group=GROUPS>(ar, w2)
+    [r2] br = Relu(b)
+    [c2] y = Conv(br, w1)
+    }""".replace("GROUPS", str(channels // group)).replace("C,S,S", f"{channels},{size},{size}")
+    weights = {"w1": normal(channels, channels, 1, 1), "w2": normal(channels, group, 3, 3)}
+    for target, wanted in (("ort-x64-vnni", with_avx512), ("ort-x64-avx2", with_avx2)):
+        assert actions(planned(text, options=FASTEST, target=target, **weights))["g"] == wanted, target
+
+
 def test_an_unknown_placement_is_refused() -> None:
     with pytest.raises(ConfigError, match="unknown placement 'best'; known: fast, full") as error:
         PlanOptions.of({"placement": "best"})

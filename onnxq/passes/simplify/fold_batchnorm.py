@@ -22,8 +22,10 @@ from onnxq.passes.base import Pass, PassLog, PassResult, rewrite_each
 from onnxq.passes.simplify.linear import (
     BIASED_OPS,
     fold_affine_map,
+    mapped_constants,
     output_channels,
     sole_linear_producer,
+    take_constants,
     take_over_output,
 )
 
@@ -48,6 +50,8 @@ class FoldBatchnorm(Pass):
     9. Left alone: folded weights that would not be finite.
     10. MatMul, at once or behind a Flatten or Reshape that makes a matrix of its rows: the shift becomes an Add behind
         the MatMul, where a bias stands.
+    11. Concat of channels: each Conv in front of it takes the part that belongs to its channels. Left alone where one
+        of the inputs is not such a Conv, or has another reader.
     """
 
     def run(self, graph: Graph) -> PassResult:
@@ -59,6 +63,12 @@ def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:
     if isinstance(affine, str):  # cases 6, 7
         return affine
     scale, shift = affine
+    before = graph.producer(node.input[0])
+    if before is not None and before.op_type == "Concat" and before.domain in STANDARD_DOMAINS:
+        if (reason := _fold_into_branches(graph, before, scale, shift)) is None:  # case 11
+            take_over_output(graph, before, node)
+            log.edit("folded into the nodes in front of a Concat", node.name, before.name)
+        return reason
     rows = _rows_of_product(graph, node.input[0])
     linear = sole_linear_producer(graph, rows or node.input[0], BIASED_OPS if rows is None else ("MatMul",))
     if isinstance(linear, str):  # cases 5, 6, 8
@@ -75,6 +85,32 @@ def _fold(graph: Graph, node: NodeProto, log: PassLog) -> str | None:
     if bias is not None and bias.any():  # case 10
         _add_behind(graph, linear, bias)
     log.edit(f"folded into {linear.op_type}", node.name, linear.name)
+    return None
+
+
+def _fold_into_branches(graph: Graph, concat: NodeProto, scale: NDArray[Any], shift: NDArray[Any]) -> str | None:
+    """Let the nodes in front of `concat` compute the map of its output; or the reason why they cannot."""
+    tensor = concat.output[0]
+    if len(graph.uses(tensor)) != 1 or graph.is_output(tensor):
+        return f"the output of Concat {concat.name!r} has other readers"
+    if attribute(concat, "axis", 0) not in (1, 1 - (graph.rank(tensor) or 0)):
+        return f"Concat {concat.name!r} does not put channels together"
+    made, start = [], 0
+    for name in concat.input:
+        linear = sole_linear_producer(graph, name, ("Conv", "ConvTranspose"))
+        if isinstance(linear, str):
+            return f"in front of Concat {concat.name!r}: {linear}"
+        part = slice(start, start + (output_channels(graph, linear) or 0))
+        if (start := part.stop) > scale.size:
+            break
+        constants = mapped_constants(graph, linear, scale[part], shift[part])
+        if isinstance(constants, str):
+            return constants
+        made.append((linear, constants))
+    if start != scale.size:
+        return f"the normalization has parameters of shape {scale.shape} for other channels"
+    for linear, constants in made:
+        take_constants(graph, linear, *constants)
     return None
 
 

@@ -84,6 +84,20 @@ def fold_affine_map(graph: Graph, node: NodeProto, scale: NDArray[Any], shift: N
     Returns:
         None, or the reason why the weights cannot take the map.
     """
+    made = mapped_constants(graph, node, scale, shift)
+    if isinstance(made, str):
+        return made
+    take_constants(graph, node, *made)
+    return None
+
+
+def mapped_constants(
+    graph: Graph, node: NodeProto, scale: NDArray[Any], shift: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any] | None] | str:
+    """Weight and bias with which `node` computes scale * y + shift (no bias: it needs none), or why there are none.
+
+    Arguments as for `fold_affine_map`.
+    """
     old_weight = graph.constant(node.input[1])
     if old_weight is None:
         return "the weight is not a constant"
@@ -96,13 +110,18 @@ def fold_affine_map(graph: Graph, node: NodeProto, scale: NDArray[Any], shift: N
         bias = None if bias is None else bias.astype(old_weight.dtype)
     if not np.isfinite(weight).all() or (bias is not None and not np.isfinite(bias).all()):
         return "the folded weights would not be finite"
-    if not np.array_equal(weight, old_weight):
+    return weight, bias
+
+
+def take_constants(graph: Graph, node: NodeProto, weight: NDArray[Any], bias: NDArray[Any] | None) -> None:
+    """Give `node` what `mapped_constants` found."""
+    old = graph.constant(node.input[1])
+    if old is None or not np.array_equal(weight, old):
         replace_weight(graph, node, 1, weight)
     if bias is not None:
         replace_weight(graph, node, 2, bias)
         if node.op_type == "Gemm" and attribute(node, "beta", 1.0) != 1.0:
             graph.set_attributes(node, beta=None)
-    return None
 
 
 def replace_weight(graph: Graph, node: NodeProto, slot: int, value: NDArray[Any]) -> None:
