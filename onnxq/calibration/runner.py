@@ -17,16 +17,17 @@ from typing import Annotated, Any, Literal, TypedDict
 from onnxq.calibration.counting import Counter, CountOptions, NonFiniteError
 from onnxq.calibration.nonfinite import nonfinite_error
 from onnxq.calibration.progress import Progress, resident_bytes
+from onnxq.calibration.statistics.blocked_layout import Blocked
 from onnxq.calibration.statistics.following import FollowingStats
 from onnxq.calibration.statistics.seen_samples import SeenSamples
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.calibration.taps.array_sessions import ArraySessions
-from onnxq.calibration.taps.blocked import optimised_graph
+from onnxq.calibration.taps.blocked import layouts_on_cpu, optimised_graph
 from onnxq.calibration.taps.followers import followers_among
 from onnxq.calibration.taps.memory import TapBytes, give_back_freed, grouped_taps, tap_bytes
 from onnxq.calibration.taps.reader import TapReader
 from onnxq.calibration.taps.row_memory import Summarised
-from onnxq.calibration.taps.selection import Function, SampleAxis, derived_taps, in_graph_order
+from onnxq.calibration.taps.selection import SampleAxis, derived_taps, in_graph_order
 from onnxq.calibration.taps.summarising_session import summarising_session
 from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ConfigError, DataError
@@ -189,7 +190,14 @@ class CollectOptions:
 
     def summarises(self, graph: Graph, tap: str, *, axis: SampleAxis) -> bool:
         """Whether the model itself can summarise this tensor, so that it need not leave it."""
-        return self.on_cpu and not self.full_histogram and axis.summarised(tap) and graph.dtype(tap) in FLOATS
+        return self.on_cpu and not self.full_histogram and _has_samples(graph, tap, axis)
+
+    def layouts(self, graph: Graph, taps: Sequence[str], group: Sequence[str], axis: SampleAxis) -> dict[str, Blocked]:
+        """How the CPU would lay out what another device computes: so the elements that count are the same."""
+        if self.on_cpu or not self.samples_histograms:
+            return {}
+        chosen = [name for name in group if _has_samples(graph, name, axis)]
+        return layouts_on_cpu(graph, taps, chosen, threads=self.threads) if chosen else {}
 
     @property
     def samples_histograms(self) -> bool:
@@ -200,6 +208,10 @@ class CollectOptions:
     def on_cpu(self) -> bool:
         """Whether the model runs on the CPU alone."""
         return full_names(self.providers) == DEFAULT_PROVIDERS
+
+
+def _has_samples(graph: Graph, tap: str, axis: SampleAxis) -> bool:
+    return axis.summarised(tap) and graph.dtype(tap) in FLOATS
 
 
 DEFAULT_OPTIONS = CollectOptions()
@@ -232,7 +244,9 @@ def collect(  # noqa: PLR0913 - the parts of one run
     """
     names = in_graph_order(graph, taps)
     followers = followers_among(graph, names) if options.samples_histograms else {}
-    derived = _derived(graph, names, followers, options)
+    # Under "ignore", sigmoid(inf) would have to be told from sigmoid(NaN): then every tap is an output.
+    known = {} if options.nonfinite == "ignore" else derived_taps(graph, names)
+    derived = {name: rule for name, rule in known.items() if options.range_only or name in followers}
     stream = batches.stream()
     first = next(stream)
     outputs = [name for name in names if name not in derived]
@@ -274,17 +288,6 @@ def collect(  # noqa: PLR0913 - the parts of one run
     for name, follower in followers.items():
         tensors[name] = FollowingStats(found[name], found[follower.source], follower.curve)
     return StatsTable(tensors=tensors, digest=digest, samples=samples, data_fingerprint=fingerprint, seen=seen)
-
-
-def _derived(
-    graph: Graph, names: list[str], followers: Collection[str], options: CollectOptions
-) -> dict[str, tuple[str, Function]]:
-    """Taps of which nothing is read: their extremes follow, and their histograms, if they are to have one."""
-    # Under "ignore", sigmoid(inf) would have to be told from sigmoid(NaN): then every tap is an output.
-    if options.nonfinite == "ignore":
-        return {}
-    found = derived_taps(graph, names)
-    return {name: rule for name, rule in found.items() if options.range_only or name in followers}
 
 
 def _tap_bytes(graph: Graph, inner: list[str], first: Batch, options: CollectOptions) -> Mapping[str, TapBytes]:
@@ -343,7 +346,9 @@ class _Work:
             axis=self.axis,
             summarised=self.options.summarised(self.graph, self.inner, inner, self.axis, self.histograms),
             arrays=ArraySessions(
-                lambda: self._fitting(inner), partial(self.options.tapped_session, self.graph, self.inner)
+                lambda: self._fitting(inner),
+                partial(self.options.tapped_session, self.graph, self.inner),
+                self.options.layouts(self.graph, self.inner, inner, self.axis),
             ),
         )
         give_back_freed()

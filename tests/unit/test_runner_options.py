@@ -29,6 +29,7 @@ from onnxq.data.sources import open_data
 from onnxq.errors import ArtifactError, ConfigError, DataError
 from onnxq.graph.view import Graph
 from onnxq.inference.session import make_session
+from tests.graphs import model_of, normal
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((12, 4, 6, 6)).astype(np.float32)
@@ -226,6 +227,21 @@ def test_memory_does_not_grow_with_the_number_of_samples():
 
 
 # ---- providers and progress ------------------------------------------------------------------------------------------
+
+
+def test_another_provider_counts_the_same_elements(monkeypatch):
+    """What leaves the model whole is counted at the places that the CPU's layout of channels gives."""
+    text = """(float[N,3,20,20] x) => (float[N,8,20,20] y) {
+        a = Conv<pads=[1,1,1,1]>(x, w)
+        r = Relu(a)
+        y = Conv(r, v)
+        }"""
+    graph = Graph(model_of(text, w=normal(40, 3, 3, 3), v=normal(8, 40, 1, 1)))
+    fed = {"x": normal(3, 3, 20, 20)}
+    here = collect(graph, ["r", "y"], data(graph, fed), digest="")
+    assert here["r"].counted < here["r"].count  # of 16,000 elements of a sample
+    monkeypatch.setattr(CollectOptions, "on_cpu", False)
+    assert collect(graph, ["r", "y"], data(graph, fed), digest="") == here
 
 
 def test_providers_by_name():

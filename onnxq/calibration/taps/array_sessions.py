@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxq.calibration.statistics.blocked_layout import Blocked
 from onnxq.data.batches import Batch
 from onnxq.inference.session import Session
 
@@ -17,10 +18,17 @@ class ArraySessions:
     Args:
         groups: The taps, in groups whose tensors fit into memory together.
         make: Makes the session for a group.
+        layouts: By which the elements of some taps are chosen, where these sessions alone read them.
     """
 
-    def __init__(self, groups: Callable[[], list[list[str]]], make: Callable[[Sequence[str]], Session]) -> None:
+    def __init__(
+        self,
+        groups: Callable[[], list[list[str]]],
+        make: Callable[[Sequence[str]], Session],
+        layouts: Mapping[str, Blocked],
+    ) -> None:
         self._groups, self._make = groups, make
+        self.layouts = layouts
         self._sessions: list[tuple[Sequence[str], Session]] = []
 
     def read(self, batch: Batch) -> Iterator[tuple[Sequence[str], list[NDArray[Any]]]]:

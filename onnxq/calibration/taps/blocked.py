@@ -11,7 +11,7 @@ once, saved, edited and loaded again without optimisation. Anything unexpected o
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -23,6 +23,7 @@ from onnxq.files.scratch import scratch_folder
 from onnxq.graph.external_data import named_length
 from onnxq.graph.saving import self_contained
 from onnxq.graph.view import Graph, attribute, bodies
+from onnxq.inference.outputs import with_readable_outputs
 from onnxq.inference.session import make_session
 
 _LARGEST_MODEL_BYTES = 1 << 29
@@ -49,6 +50,26 @@ def optimised_graph(graph: Graph, *, threads: int | None) -> Graph | None:
         # A graph that only onnxruntime understands is worth an attempt, not an error.
         return None
     return None if _makes_names_twice(optimised) else optimised
+
+
+def layouts_on_cpu(
+    graph: Graph, taps: Sequence[str], chosen: Sequence[str], *, threads: int | None
+) -> dict[str, Blocked]:
+    """Layouts in which onnxruntime computes tensors on the CPU, by name, where they are not the model's.
+
+    Args:
+        graph: The model; it is not changed.
+        taps: All tensors that are tapped.
+        chosen: Those in question.
+        threads: Threads within a node; None leaves the choice to onnxruntime.
+    """
+    every = with_readable_outputs(graph, taps, as_float32=True)
+    optimised = optimised_graph(every, threads=threads)
+    if optimised is None:
+        return {}
+    names = dict(zip(taps, every.outputs, strict=True))
+    found = {name: in_blocks(optimised, names[name]) for name in chosen}
+    return {name: form[1] for name, form in found.items() if form is not None}
 
 
 def _makes_names_twice(graph: Graph) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxq.calibration.statistics.blocked_layout import Blocked
 from onnxq.calibration.taps.array_sessions import ArraySessions
 from onnxq.calibration.taps.readings import Arrays, Rows, Tapped
 from onnxq.calibration.taps.row_memory import MOST_TARGETS, Row, Summarised, Target, WaitingRows
@@ -49,7 +50,9 @@ class TapReader:
         self._axis = axis
         self._summarised = summarised
         self._names = () if summarised is None else tuple(s.tap.name for s in summarised.summaries)
-        self._blocked = {} if summarised is None else {s.tap.name: s.tap.blocked for s in summarised.summaries}
+        self._blocked: dict[str, Blocked | None] = dict(arrays.layouts)
+        if summarised is not None:
+            self._blocked |= {s.tap.name: s.tap.blocked for s in summarised.summaries}
         apart = summarised is not None and bool(taps) and axis.keeps_apart(taps)
         self._shapes = TapShapes(self._names, axis, apart=apart)
         self._arrays = arrays
