@@ -28,6 +28,7 @@ from onnxq.previews.preparations import Preparation, compared_preparations, doub
 from onnxq.previews.thumbnails import thumbnail
 from onnxq.previews.views import InputView, OutputView
 from onnxq.previews.wording import preview_text
+from onnxq.verification.random_outputs import random_warnings
 from onnxq.verification.same_outputs import SameOutputs
 from onnxq.wording.brief import brief
 
@@ -190,7 +191,7 @@ class _Looked:
 
 def _doubts(graph: Graph, figures: dict[str, Figures], looked: _Looked) -> list[str]:
     found = [doubt for one in figures.values() for doubt in doubts_of_input(graph, one)]
-    return [*found, *looked.same.doubts()]
+    return [*found, *looked.same.doubts(), *random_warnings(graph)]
 
 
 def _input_view(figures: Figures) -> InputView:

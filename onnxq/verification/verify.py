@@ -39,6 +39,7 @@ from onnxq.verification.engines.unsigned_codes import takes_unsigned_codes
 from onnxq.verification.kernels import kernel_checks
 from onnxq.verification.lint_tensorrt import Violation
 from onnxq.verification.output_parts import OutputParts
+from onnxq.verification.random_outputs import random_warnings
 from onnxq.verification.rounding_noise import noise_only
 from onnxq.verification.same_outputs import SameOutputs
 from onnxq.verification.side_by_side import Loading, check_same_inputs, outputs_of
@@ -296,6 +297,7 @@ def _measure(
         shapes=tuple(shapes),
         batches=comparison.batches,
         warnings=(
+            *random_warnings(float_graph),
             *(resized_warning(e) for e in outputs if resized(float_graph, e)),
             *(
                 f"Output {name!r} of the float model is rounding noise of what it is computed from, or hangs on it: "
