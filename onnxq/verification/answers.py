@@ -167,7 +167,7 @@ def ask_tensorrt(float_graph: Graph, quantized: Graph, shapes: Shapes, feeds: Se
     settled = settle_constants(quantized.copy())  # TensorRT gets the model as it is, and folds the same
     violations = tuple(lint_tensorrt(settled))
     answer = Answer(violations=violations, account=account(settled, violations))
-    answer.checks.append(_rules_check(violations, sum(is_qdq(n) for n in settled.nodes)))
+    answer.checks.append(_rules_check(violations, sum(is_qdq(n) for n in settled.nodes), float_graph))
     try:
         ranges = tensorrt_engine.shape_ranges(quantized, shapes)
         answer.engine = tensorrt_engine.build_engine(
@@ -236,8 +236,8 @@ def _unless_float_too(check: Check, outputs: _Outputs, feeds: Sequence[Feed], sl
     return Check(name=check.name, passed=False, detail=detail)
 
 
-def _rules_check(violations: Sequence[Violation], pairs: int) -> Check:
-    """One sentence for each broken rule, however many nodes break it."""
+def _rules_check(violations: Sequence[Violation], pairs: int, float_graph: Graph) -> Check:
+    """One sentence for each broken rule, however many nodes break it, and whether the float model breaks them too."""
     nodes = len({v.node for v in violations})
     counts = Counter(v.rule for v in violations)
     firsts = {v.rule: v for v in reversed(violations)}
@@ -245,7 +245,15 @@ def _rules_check(violations: Sequence[Violation], pairs: int) -> Check:
     if not violations or not pairs:
         return check_all("rules of TensorRT", said, pairs, "Q and DQ nodes")
     what = f"{nodes} {'node breaks' if nodes == 1 else 'nodes break'} {', '.join(sorted(counts))}"
-    return Check(name="rules of TensorRT", passed=False, detail=f"{what}: {'; '.join(said)}")
+    before = set(map(_where, lint_tensorrt(settle_constants(float_graph.copy()))))
+    blame = (
+        "the float model does so too, so quantization is not to blame; " if before >= {*map(_where, violations)} else ""
+    )
+    return Check(name="rules of TensorRT", passed=False, detail=f"{blame}{what}: {'; '.join(said)}")
+
+
+def _where(violation: Violation) -> tuple[str, str]:
+    return violation.rule, violation.node
 
 
 @dataclass(frozen=True)

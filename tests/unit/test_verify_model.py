@@ -156,6 +156,20 @@ def test_a_model_for_onnxruntime_fails_for_tensorrt_in_lint_and_build():
     assert {c.name for c in result.failed} == {"rules of TensorRT", "engine builds"}
 
 
+def test_rules_that_the_float_model_breaks_too_are_said_so():
+    """A model may quantize what it gives out, whatever becomes of its layers."""
+    text = """(float[N,32] x, float s, uint8 z) => (float[N,32] y, uint8[N,32] codes) {
+        y = MatMul(x, w) codes = QuantizeLinear(y, s, z) }"""
+    model = Graph(model_of(text, w=normal(32, 32)))
+    feed = {"x": normal(4, 32), "s": np.array(0.1, np.float32), "z": np.array(128, np.uint8)}
+    failed = {c.name: c.detail for c in verify_model(model, model, [feed], "tensorrt").failed}
+    assert failed["rules of TensorRT"].startswith(
+        "the float model does so too, so quantization is not to blame; 1 node breaks"
+    )
+    failed = {c.name: c.detail for c in verify_model(FLOAT_GRAPH, int8_conv(), conv_feeds(), "tensorrt").failed}
+    assert "not to blame" not in failed["rules of TensorRT"]
+
+
 def test_without_tensorrt_the_linter_decides_and_a_warning_says_so(monkeypatch):
     monkeypatch.setattr(tensorrt_engine, "PACKAGES", ("no_such_tensorrt",))
     result = verify_model(FLOAT_GRAPH, tensorrt_conv(), conv_feeds(), "tensorrt")
