@@ -13,7 +13,7 @@ from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ConfigError, DataError
 from onnxq.evaluation.agreement import Agreement
 from onnxq.evaluation.labels import as_classes, check_count
-from onnxq.evaluation.metrics import Arrays, Metric, UserMetric
+from onnxq.evaluation.metrics import Arrays, Cosine, Metric, UserMetric
 from onnxq.graph.view import Graph
 from onnxq.inference.session import Session
 
@@ -68,7 +68,8 @@ def judge_for(  # noqa: PLR0913 - one for each choice of the user, two for the w
         unlabelled: What the caller has for data without labels.
 
     Raises:
-        ConfigError: the output has to be chosen, or does not exist; or labels are missing.
+        ConfigError: the output has to be chosen, or does not exist; labels are missing; or the metric says nothing
+            about this output.
         DataError: the labels are no class numbers, and the metric needs them.
     """
     if metric.needs_labels and labels is None:
@@ -92,7 +93,13 @@ def judge_for(  # noqa: PLR0913 - one for each choice of the user, two for the w
             f"the model has {len(names)} outputs: {', '.join(map(repr, names))}",
             hint=f"choose the one that {metric.name} looks at with {argument}.",
         )
-    return Judge(metric=metric, output=output or names[0], labels=labels)
+    judge = Judge(metric=metric, output=output or names[0], labels=labels)
+    if isinstance(metric, Cosine) and (graph.shape(judge.output or "") or ())[1:] == (1,):
+        raise ConfigError(
+            f"output {judge.output!r} is one number for each sample, whose cosine is 1 however far off it is",
+            hint="use metric='sqnr' (--metric sqnr), or a function of your own, such as one of errors against labels.",
+        )
+    return judge
 
 
 def run(session: Session, batch: Batch) -> dict[str, NDArray[Any]]:

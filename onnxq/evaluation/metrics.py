@@ -30,6 +30,7 @@ Function = Callable[[Arrays, Any], Any]
 
 LABELLED = ("top1", "top5")
 METRICS = (*LABELLED, "cosine", "sqnr")
+_WITHOUT_LABELS = "there are no labels: pass labels= (--labels) if it needs them, else "
 
 
 class Metric(ABC):
@@ -221,8 +222,8 @@ class UserMetric(Metric):
             raise DataError(
                 f"the metric failed: {type(error).__name__}: {error}",
                 where=f"{self.name}, {where}",
-                hint="mend the function in metric= (--metric); it gets {output name: array} of a batch, and the labels "
-                "of its samples or None.",
+                hint=f"{_WITHOUT_LABELS if labels is None else ''}mend the function in metric= (--metric); it gets "
+                "{output name: array} of a batch, and the labels of its samples or None.",
             ) from error
         if values.shape != (samples,) or not np.isfinite(values).all():
             what = f"shape {values.shape}" if values.shape != (samples,) else "NaN or Inf"

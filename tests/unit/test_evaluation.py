@@ -126,12 +126,25 @@ def test_a_function_of_the_user_is_read_from_its_file(tmp_path: Path) -> None:
     [
         (lambda o, _: o["y"].mean(), r"the metric gave shape \(\), expected 10 finite numbers, one for each sample"),
         (lambda o, _: o["y"][:, 0] * np.nan, "the metric gave NaN or Inf"),
-        (lambda o, _: o["z"], r"the metric failed: KeyError: 'z'\nHint: mend the function in metric= \(--metric\)"),
+        (lambda o, _: o["z"], r"the metric failed: KeyError: 'z'\nHint: there are no labels: pass labels= \(--labels\)"),
     ],
 )
 def test_functions_that_give_no_scores_are_refused(function, message: str) -> None:
     with pytest.raises(DataError, match=message):
         onnxq.evaluate(FLOAT, data=X, metric=function, batch_size=10)
+
+
+def test_a_function_that_fails_with_labels_is_to_be_mended() -> None:
+    with pytest.raises(DataError, match=r"KeyError: 'z'\nHint: mend the function in metric= \(--metric\)"):
+        onnxq.evaluate(FLOAT, data=X, labels=LABELS, metric=lambda o, _: o["z"])
+
+
+def test_the_cosine_of_single_numbers_is_refused() -> None:
+    # cos(r, c) of two numbers is their sign: 1.00000 for a model that is off by half.
+    model = model_of("(float[n, 8] x) => (float[n, 1] y) { [fc] y = MatMul(x, w) }", w=normal(8, 1, seed=1))
+    with pytest.raises(ConfigError, match="'y' is one number for each sample, whose cosine is 1"):
+        onnxq.evaluate(model, model, X, metric="cosine")
+    assert onnxq.evaluate(model, model, X, metric="sqnr").models[1].score == np.inf
 
 
 # ---- labels ------------------------------------------------------------------------------------------------------
