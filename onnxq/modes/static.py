@@ -45,10 +45,11 @@ from onnxq.pipeline.stages import (
     read_through,
     rescaled,
 )
-from onnxq.pipeline.training import TRAINING, known_from_training, refuse_other_scales, widened
+from onnxq.pipeline.training import known_from_training, refuse_other_scales, widened
 from onnxq.previews.doubts import doubts_of_samples
 from onnxq.recovery.levelling import Levelled, level_channels
 from onnxq.recovery.solved import Solved
+from onnxq.report.build import TRAINING
 from onnxq.report.contents import DataFacts
 from onnxq.search.candidates import Candidate, Candidates
 from onnxq.search.mixed import search_within

@@ -17,10 +17,8 @@ from onnxq.graph.model import ModelSource, load_graph, quantized_nodes
 from onnxq.passes.strip.strip_pairs import has_trained_pairs
 from onnxq.pipeline.stages import Known, Prepared, ProgressCallback, no_stats, observe, read_through
 from onnxq.planning.plan import Role
+from onnxq.report.build import TRAINING
 from onnxq.wording.plural import counted
-
-TRAINING = "training"
-"""How ranges were found that came with the model."""
 
 
 def known_from_training(  # noqa: PLR0913, PLR0917 - the parts of one run

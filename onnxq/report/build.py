@@ -21,8 +21,13 @@ from onnxq.verification.engines.result import EngineReport, NodeExecution, Preci
 from onnxq.verification.verify import VerifyResult
 from onnxq.wording.plural import counted
 
+TRAINING = "training"
+"""How ranges were found that came with the model: the beginning of `RunFacts.method`."""
+
 POOR_SQNR_DB = 10.0
 """Below it errors are a third of the signal: classifiers mostly survive 15 dB, regressions do not."""
+
+_LAYERS = "eeping the first and last layers in float with exclude=... (--exclude)"
 
 _TOO_FEW_SAMPLES = 8
 """Of fewer, the largest value seen says little about the largest that there is."""
@@ -99,7 +104,7 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
     warnings = (
         *_data_warnings(facts.data),
         *(() if made_up else verification.doubts),
-        *_accuracy_warnings(verification.outputs),
+        *_accuracy_warnings(verification.outputs, facts),
         *facts.warnings,
         *verification.warnings,
     )
@@ -191,14 +196,19 @@ def _data_warnings(data: DataFacts | None) -> tuple[str, ...]:
     return ()
 
 
-def _accuracy_warnings(outputs: tuple[OutputError, ...]) -> tuple[str, ...]:
-    """Outputs so far from the float model's that a user should look at a metric of their own."""
+def _accuracy_warnings(outputs: tuple[OutputError, ...], facts: RunFacts) -> tuple[str, ...]:
+    """Outputs so far from the float model's that a user should look at a metric of their own.
+
+    Ranges of a training stay what they are, whatever samples and method.
+    """
     poor = [o for o in outputs if o.sqnr_db is not None and o.sqnr_db < POOR_SQNR_DB]
     if not poor:
         return ()
     worst = min(poor, key=lambda o: o.sqnr_db if o.sqnr_db is not None else 0.0)
-    return (
-        f"Output {worst.name!r} is far from the float model's ({worst.sqnr_db:.1f} dB SQNR): check the accuracy on "
-        "labelled data before deploying. More samples, another method=... (--method) or keeping the first and last "
-        "layers in float with exclude=... (--exclude) may help.",
-    )
+    trained = facts.method is not None and facts.method.startswith(TRAINING)
+    known = trained or (facts.data is not None and facts.data.from_statistics)
+    far = f"Output {worst.name!r} is far from the float model's ({worst.sqnr_db:.1f} dB SQNR)"
+    if facts.data is not None and facts.data.synthetic_comparison and not facts.data.synthetic and known:
+        return (f"{far}. Made-up inputs may reach beyond ranges that real ones gave, where codes end.",)
+    ways = f"K{_LAYERS}" if trained else f"More samples, another method=... (--method) or k{_LAYERS}"
+    return (f"{far}: check the accuracy on labelled data before deploying. {ways} may help.",)

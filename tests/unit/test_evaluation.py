@@ -126,7 +126,10 @@ def test_a_function_of_the_user_is_read_from_its_file(tmp_path: Path) -> None:
     [
         (lambda o, _: o["y"].mean(), r"the metric gave shape \(\), expected 10 finite numbers, one for each sample"),
         (lambda o, _: o["y"][:, 0] * np.nan, "the metric gave NaN or Inf"),
-        (lambda o, _: o["z"], r"the metric failed: KeyError: 'z'\nHint: there are no labels: pass labels= \(--labels\)"),
+        (
+            lambda o, _: o["z"],
+            r"the metric failed: KeyError: 'z'\nHint: there are no labels: pass labels= \(--labels\)",
+        ),
     ],
 )
 def test_functions_that_give_no_scores_are_refused(function, message: str) -> None:

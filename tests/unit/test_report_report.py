@@ -39,6 +39,7 @@ from tests.verify_models import conv_feeds, float_conv, int8_conv, tensorrt_conv
 
 U8 = QuantSpec(qtype=UINT8, symmetric=False)
 S8 = QuantSpec(qtype=INT8, symmetric=True, axis=0)
+MADE_UP = DataFacts(source="synthetic", samples=0, held_out_samples=4, synthetic=False, synthetic_comparison=True)
 EVIL = "<script>alert(1)</script>"
 
 
@@ -107,6 +108,23 @@ def test_synthetic_data_is_the_first_warning(report):
     assert report.warnings[0].startswith("The ranges come from SYNTHETIC inputs")
     assert "(--data SRC)" in report.warnings[0]
     assert report.warnings[1] == "second"
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "told"),
+    [
+        ("percentile 99.9 %", None, "More samples, another method=... (--method) or keeping the first and last layers"),
+        (None, None, "More samples, another method=... (--method) or keeping the first and last layers"),
+        ("training", None, "before deploying. Keeping the first and last layers in float"),
+        ("training", MADE_UP, "Made-up inputs may"),
+    ],
+)
+def test_the_way_to_nearer_outputs_is_one_that_there_is(method, data, told):
+    # The ranges of a training are kept: neither samples nor a method change them.
+    found = verify_model(Graph(float_conv()), int8_conv(), conv_feeds(), "ort-x64-vnni")
+    far = replace(found, outputs=(replace(found.outputs[0], name="y", sqnr_db=4.1),))
+    warnings = build_report(far, RunFacts(method=method, data=data)).warnings
+    assert [told in w for w in warnings if w.startswith("Output 'y' is far from the float model's (4.1 dB")] == [True]
 
 
 def test_a_report_without_a_plan_shows_what_the_engine_did():
