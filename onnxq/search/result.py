@@ -121,7 +121,11 @@ class SearchResult:
             )
         found += self.doubts
         if self.stopped:
-            found.append(f"the search was not through ({self.stopped}); a longer one may leave less in float")
+            more = "leave less in float" if self.met else "meet the demand"
+            found.append(
+                f"the search was not through ({self.stopped}); a longer one may {more}: search_seconds= "
+                "(--search-seconds)"
+            )
         elif self.searched and not self.met:
             found.append(self._why_not_met())
         return tuple(found)
