@@ -79,6 +79,11 @@ def measure(model: ZooModel, section: str, options: argparse.Namespace, state: S
                 found[name] = {"error": shortened(f"{type(error).__name__}: {error}")}
             else:
                 sessions[name] = Session(output, threads=options.threads, optimise=options.target != "tensorrt")
+        if next(_measured_on(model, options), None) is None:
+            raise SystemExit(
+                f"{model.name} has no samples but the {options.calib} that it is calibrated on: "
+                "choose a smaller --calib, or --split eval"
+            )
         tallies, errors = judge(model, sessions, _measured_on(model, options))
     found |= {name: {"error": error} for name, error in errors.items()}
     found |= {name: paired(tallies["float"], tallies[name]) for name in tallies if name not in found}

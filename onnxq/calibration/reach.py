@@ -28,13 +28,14 @@ def reach_of_tensors(
     Raises:
         DataError: onnxruntime fails on the samples.
         ModelError: onnxruntime cannot load the model.
+        ConfigError: a tensor does not fit under the memory limit.
     """
     inner = (tensor for node in graph.nodes for tensor in node.output if tensor)
     names = [name for name in (*graph.inputs, *inner) if graph.dtype(name) == TensorProto.FLOAT]
     found = {}
     if samples and names:
         batches = Batches(lambda: iter(samples), inputs=InputSpecs.from_graph(graph), label="reach of tensors")
-        only_ends = replace(options, range_only=True, nonfinite="ignore", memory_limit=None)
+        only_ends = replace(options, range_only=True, nonfinite="ignore")
         found = {
             name: _reach(stats) for name, stats in collect(graph, names, batches, digest="", options=only_ends).items()
         }
