@@ -5,6 +5,7 @@ Conversions, all of them lossless or the model's own precision; anything else is
     float64 -> float32            numpy's default type
     float64, float32 -> float16   the model computes in float16; values beyond its range are refused
     float16 -> float32, float64; float32 -> float64
+    bfloat16 -> float32           the type in which a bfloat16 model is run
     int32 -> int64                and int64 -> int32 where every value fits
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +58,9 @@ _CONVERSIONS = frozenset(
     )
 )
 
+_BFLOAT16 = "bfloat16"
+"""What numpy's extension ml_dtypes calls its type."""
+
 # Names that exporters write where a size is unknown; two of them do not mean "the same size".
 _UNKNOWN = frozenset(("?", "-1", "None", ""))
 _CHANNELS = (1, 3, 4)
@@ -71,11 +75,13 @@ class InputSpec:
         name: Tensor name.
         dtype: Element type that onnxruntime takes.
         shape: A size, the name of a symbolic size or None for each dimension; None where even the rank is unknown.
+        keeps_nonfinite: Whether NaN and Inf are fed, as to a model that knows missing values by them, or refused.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[Dim, ...] | None
+    keeps_nonfinite: bool = False
 
     @property
     def fixed_batch(self) -> int | None:
@@ -154,16 +160,18 @@ class InputSpec:
         """A fresh C-contiguous copy of `array` in the model's element type.
 
         Raises:
-            DataError: the type cannot be converted, a value does not fit, or the array holds NaN or +Inf.
+            DataError: the type cannot be converted, a value does not fit, or NaN or +Inf are refused and there.
         """
         self.check_dtype(array.dtype, where)
+        is_float = array.dtype.kind == "f" or array.dtype.name == _BFLOAT16
         # -Inf alone passes: masks of attention hold it. Where it reaches a tensor that is quantized, calibration stops.
-        if array.dtype.kind == "f" and not (array < np.inf).all():
+        if is_float and not self.keeps_nonfinite and not (array < np.inf).all():
             kind = "NaN" if np.isnan(array).any() else "Inf"
             raise DataError(
                 f"input {self.name!r} holds {kind}",
                 where=where,
-                hint="remove this sample, or repair the preprocessing that made it.",
+                hint="remove this sample, or repair the preprocessing that made it. To calibrate a model that knows "
+                "missing values by it: nonfinite='ignore' (--nonfinite ignore)",
             )
         with np.errstate(over="ignore"):
             fresh: NDArray[Any] = np.array(array, dtype=self.dtype, order="C", copy=True)
@@ -177,7 +185,7 @@ class InputSpec:
 
     def _kept(self, before: NDArray[Any], after: NDArray[Any]) -> bool:
         if before.dtype.kind == "f":
-            return bool((np.isfinite(after) | np.isinf(before)).all())
+            return bool((np.isfinite(after) | ~np.isfinite(before)).all())
         return bool((before == after).all())
 
     def check_dtype(self, dtype: np.dtype[Any], where: str) -> None:
@@ -188,12 +196,16 @@ class InputSpec:
         """
         if dtype == self.dtype or (dtype, self.dtype) in _CONVERSIONS:
             return
+        if dtype.name == _BFLOAT16 and self.dtype == np.float32:
+            return
         hint = None
         if dtype == np.uint8 and self.dtype.kind == "f":
             hint = (
                 "these look like raw pixels; scale them as in training, x = (pixel / 255 - mean) / std, "
                 "or give the folder of images and pass images='imagenet' (--images imagenet)."
             )
+        elif dtype.kind == "V" and self.dtype.kind == "f":
+            hint = "numpy's files do not say what bfloat16 is; save array.astype('float32')."
         elif dtype.kind in "US":
             hint = "give texts as .jsonl, .csv or .txt with tokenizer= (--tokenizer) or preprocess= (--preprocess)."
         elif dtype.kind in "iufb" and self.dtype.kind in "iufb":
@@ -209,15 +221,19 @@ class InputSpecs(Mapping[str, InputSpec]):
         self._loops = dict(loops or {})
 
     @classmethod
-    def from_graph(cls, graph: Graph) -> InputSpecs:
+    def from_graph(cls, graph: Graph, *, keeps_nonfinite: bool = False) -> InputSpecs:
         """Read the inputs of `graph`; initializers that are listed as inputs too are constants, not inputs.
+
+        Args:
+            graph: The model.
+            keeps_nonfinite: Whether NaN and Inf in the data are fed.
 
         Raises:
             ModelError: the model has no inputs, or one that cannot be fed from numpy (string, bfloat16, sequence).
         """
         if not graph.inputs:
             raise ModelError("the model has no inputs, so there is nothing to calibrate with")
-        specs = [_spec(graph, name) for name in graph.inputs]
+        specs = [replace(_spec(graph, name), keeps_nonfinite=keeps_nonfinite) for name in graph.inputs]
         return cls(specs, _loops(graph, specs))
 
     def __getitem__(self, name: str) -> InputSpec:

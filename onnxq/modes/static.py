@@ -47,6 +47,7 @@ from onnxq.pipeline.stages import (
 )
 from onnxq.pipeline.training import known_from_training, refuse_other_scales, widened
 from onnxq.previews.doubts import doubts_of_samples
+from onnxq.recovery.finite_samples import finite_batches, finite_data
 from onnxq.recovery.levelling import Levelled, level_channels
 from onnxq.recovery.solved import Solved
 from onnxq.report.build import TRAINING
@@ -112,6 +113,7 @@ def quantize_static(request: Request, choices: Choices) -> QuantizeResult:
         prepared, tuning = tune_placement(prepared, request.wanted, known.ranges, supply.held_out, racing)
         clock.lap("tune")
     known = of_rescaled(known, choices.recovery)
+    supply = _with_finite_samples(prepared, supply, request)
     prepared, known, levelled = _levelled(prepared, known, supply, request, choices)
     prepared = _with_reach(prepared, known, supply, request)
     qparams = solve_from_ranges(
@@ -236,6 +238,12 @@ def _read_through(supply: _Supply, stats: StatsTable | None) -> None:
     supply.held_out.warn(f"{known}: {CALIBRATED_ON}. Measure on others with onnxq verify --data SRC.")
 
 
+def _with_finite_samples(prepared: Prepared, supply: _Supply, request: Request) -> _Supply:
+    """Without samples of which statistics left something out: recovery would take NaN for a value."""
+    graph, taps = runnable(prepared.graph), prepared.plan.observed()
+    return replace(supply, samples=list(finite_batches(graph, taps, supply.samples, request.collecting)))
+
+
 def _levelled(
     prepared: Prepared, known: Known, supply: _Supply, request: Request, choices: Choices
 ) -> tuple[Prepared, Known, Levelled]:
@@ -251,7 +259,9 @@ def _levelled(
             stats=known.stats,
             method=choices.method,
             samples=supply.samples,
-            calibration=supply.whole.again(),
+            calibration=finite_data(
+                runnable(prepared.graph), prepared.plan.observed(), supply.whole.again(), request.collecting
+            ),
             options=request.collecting,
             # Where everything is to be int8, a float Mul would stand alone.
             divides=not prepared.target.everywhere,

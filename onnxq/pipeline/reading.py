@@ -35,17 +35,22 @@ class ReadingKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How samples are read. Attributes as the keywords of the same names."""
+    """How samples are read. Attributes as the keywords of the same names.
+
+    Attributes:
+        keeps_nonfinite: Whether NaN and Inf in them are fed as they are: where nonfinite="ignore" says so.
+    """
 
     batch_size: int | None = None
     limit: int | None = None
     layout: Layout | None = None
     images: ImageOptions | str | None = None
+    keeps_nonfinite: bool = False
 
     @classmethod
     def of(cls, options: ReadingKeywords) -> Reading:
         """What keywords say."""
-        return cls(**complete(ReadingKeywords, options))
+        return cls(**complete(ReadingKeywords, options), keeps_nonfinite=options.get("nonfinite") == "ignore")
 
     def open(self, graph: Graph, data: Any, *, shard: Shard | None = None, skip: Sequence[str] = ()) -> Batches:
         """The data cut to batches for `graph`; None gives synthetic ones. Arguments and errors as for `open_data`."""
@@ -57,7 +62,7 @@ class Reading:
             return batches if shard is None else ShardedBatches(batches, shard)
         return open_data(
             data,
-            inputs=InputSpecs.from_graph(graph),
+            inputs=InputSpecs.from_graph(graph, keeps_nonfinite=self.keeps_nonfinite),
             batch_size=self.batch_size,
             limit=self.limit,
             layout=self.layout,

@@ -53,6 +53,7 @@ from onnxq.planning.options import PlanOptions
 from onnxq.planning.overridden import check_named
 from onnxq.planning.plan import Action, QuantPlan
 from onnxq.planning.planner import make_plan
+from onnxq.recovery.finite_samples import finite_batches
 from onnxq.recovery.registry import Recovery
 from onnxq.targets import TargetSource, resolve_target
 from onnxq.targets.forms import with_types
@@ -157,7 +158,8 @@ def rescaled(
     if not recovery.rewrites:
         return prepared, batches, ()
     batches, samples = read_ahead(batches)
-    graph, facts = recovery.rewritten(prepared.graph, prepared.plan, prepared.target, samples, options)
+    finite = list(finite_batches(runnable(prepared.graph), prepared.plan.observed(), samples, options))
+    graph, facts = recovery.rewritten(prepared.graph, prepared.plan, prepared.target, finite, options)
     return replace(prepared, graph=graph), batches, facts
 
 

@@ -33,6 +33,11 @@ def ramp(*shape, dtype=np.float32):
 
 # ---- what is refused, with the exact text ----------------------------------------------------------------------------
 
+REPAIR = (
+    "remove this sample, or repair the preprocessing that made it. To calibrate a model that knows missing values by "
+    "it: nonfinite='ignore' (--nonfinite ignore)"
+)
+
 REFUSED = {
     "channels-last": (
         IMAGES,
@@ -99,12 +104,12 @@ REFUSED = {
     "NaN": (
         {"x": (1, ["N"])},
         {"x": np.float32([1, np.nan])},
-        "calibration batch 1: input 'x' holds NaN\nHint: remove this sample, or repair the preprocessing that made it.",
+        f"calibration batch 1: input 'x' holds NaN\nHint: {REPAIR}",
     ),
     "Inf": (
         {"x": (1, ["N"])},
         {"x": np.float32([1, np.inf])},
-        "calibration batch 1: input 'x' holds Inf\nHint: remove this sample, or repair the preprocessing that made it.",
+        f"calibration batch 1: input 'x' holds Inf\nHint: {REPAIR}",
     ),
     "beyond float16": (
         {"x": (TensorProto.FLOAT16, ["N"])},
