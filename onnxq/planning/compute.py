@@ -11,7 +11,7 @@ from onnxq.graph.float_types import is_quantizable, type_name
 from onnxq.graph.match import Miss, biased_matmul
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, Use, attribute
 from onnxq.targets.forms import type_rule
-from onnxq.targets.schema import ChannelAxis, ComputeRule, Target, TypeRule
+from onnxq.targets.schema import ChannelAxis, ComputeRule, Engine, Target, TypeRule
 
 _DEEP_GROUP = 32
 """Channels of a group from which on OpenVINO's kernels for AMX read a filter tap by tap, not row by row (V14)."""
@@ -98,6 +98,19 @@ def compute_site(graph: Graph, node: NodeProto, target: Target) -> ComputeSite |
     )
 
 
+def _misread_by_openvino(graph: Graph, node: NodeProto, rank: int | None) -> str:
+    """Why the product of `node` comes out wrong on codes (V17); empty where it does not."""
+    if node.op_type == "MatMul" and rank == 1:
+        return "what it gives for a vector gets an axis more"
+    if node.op_type != "Gemm" or not attribute(node, "transB", 0):
+        return ""
+    readers = (graph.node(use.node) for use in graph.uses(node.input[WEIGHT]) if use.slot == WEIGHT)
+    other = next((n for n in readers if n.op_type in ("MatMul", "Gemm") and not attribute(n, "transB", 0)), None)
+    if other is None:
+        return ""
+    return f"its weight is read untransposed by {other.op_type} {other.name!r}, and the codes are taken for those"
+
+
 def _bias(graph: Graph, node: NodeProto, target: Target) -> tuple[str | None, Use | None, str]:
     """The constant bias of `node`, where it is read, and the tensor behind it."""
     output = node.output[0]
@@ -140,6 +153,8 @@ def _operand_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, target: T
     if node.op_type == "MatMul" and rank == 1 and (graph.rank(weight) or 0) > 2:
         # OpenVINO reshapes it to a product that it computes in float.
         return Refusal("it multiplies a vector with several matrices", rule.rules)
+    if target.engine is Engine.OPENVINO and (reason := _misread_by_openvino(graph, node, rank)):
+        return Refusal(f"{target.title} computes it wrongly: {reason}", "V17")
     if node.op_type == "Gemm":
         return _gemm_refusal(graph, node, rule)
     bias = node.input[BIAS] if len(node.input) > BIAS else ""

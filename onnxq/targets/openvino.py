@@ -69,7 +69,7 @@ OPENVINO = Target(
     whole_operators=frozenset({HARD_SWISH}),
     costs=OPENVINO_COSTS,
     sources={
-        **dict.fromkeys(("V1", "V2", "V5", "V6", "V7", "V8", "V9", "V10", "V12", "V13", "V14", "V16"), "run"),
+        **dict.fromkeys(("V1", "V2", "V5", "V6", "V7", "V8", "V9", "V10", "V12", "V13", "V14", "V16", "V17"), "run"),
         "R28": "doc, not measured",
         "R35": "run on onnxruntime",
     },

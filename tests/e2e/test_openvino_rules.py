@@ -13,10 +13,12 @@ import pytest
 from onnx import ModelProto
 
 import onnxq
+from onnxq.graph.model import load_graph
+from onnxq.numerics.metrics import sqnr_db
 from onnxq.verification.engines.openvino import executed_precision, is_installed
 from onnxq.verification.engines.result import NodeExecution, Precision
 from tests.e2e.probes import U8, U8_POSITIVE, Probe, values
-from tests.graphs import model_of, normal
+from tests.graphs import computed, model_of, normal
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed")
 
@@ -357,3 +359,37 @@ def test_v16_a_large_residual_add_runs_on_codes(size: int) -> None:
     model, feed = model_of(text, **weights), {"x": normal(1, 64, size, size)}
     made = onnxq.quantize(model, [feed], target="openvino", method="max", recover="none").model
     assert node(made, "Add").precision is (Precision.FLOAT if size == 48 else Precision.INT8)
+
+
+def test_v17_codes_that_are_read_both_ways() -> None:
+    """If a newer OpenVINO computes it right, this fails, and `compute.py` can let such Gemms run in int8."""
+    text = """(float[4,32] x) => (float[4,32] y, float[4,32] z) {
+        q = QuantizeLinear(x, s, zx) d = DequantizeLinear(q, s, zx) v = DequantizeLinear(w, t, zw)
+        y = MatMul(d, v) z = Gemm<transB=1>(d, v) }"""
+    codes = np.clip(40 * normal(32, 32), -127, 127).astype(np.int8)
+    scales = {"s": np.float32(0.03), "zx": np.uint8(128), "t": np.float32(0.01), "zw": np.int8(0)}
+    model, feed = model_of(text, w=codes, **scales), {"x": normal(4, 32)}
+    found = executed_precision(model, feeds=[feed]).outputs[0]
+    want = dict(zip("yz", computed(load_graph(model), feed), strict=True))
+    # Sums of 32 products in another order, and codes of something else.
+    assert sqnr_db(want["y"], found["y"]) > 80
+    assert sqnr_db(want["z"], found["z"]) < 10
+
+
+@pytest.mark.parametrize(
+    ("text", "stays_float"),
+    [
+        ("(float[4,32] x) => (float[4,32] y, float[4,32] z) { y = MatMul(x, w) z = Gemm<transB=1>(x, w) }", ["z"]),
+        ("(float[4,32] x) => (float[4,32] y, float[4,32] z) { y = Gemm(x, w) z = Gemm<transB=1>(y, w) }", ["z"]),
+        ("(float[4,32] x) => (float[4,32] y, float[4,32] z) { y = Gemm<transB=1>(x, w) z = Gemm<transB=1>(y, w) }", []),
+        ("(float[32] x) => (float[32] y, float[1,32] z) { y = MatMul(x, w) u = Unsqueeze(x, a) z = MatMul(u, v) }",
+         ["y"]),
+    ],
+)  # fmt: skip
+def test_v17_stays_float(text: str, stays_float: list[str]) -> None:
+    more = {"a": np.array([0]), "v": normal(32, 32, seed=1)} if "Unsqueeze" in text else {}
+    model = model_of(text, w=normal(32, 32) / 6, **more)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    made = onnxq.quantize(model, [{"x": normal(*shape, seed=seed)} for seed in range(8)], target="openvino")
+    assert made.report.failed_checks == ()
+    assert [d.node[-1] for d in made.plan.nodes if d.rule == "V17"] == stays_float
