@@ -189,6 +189,15 @@ def test_bounded_values(lower: float | None, upper: float | None, expected: tupl
     assert density.power() == pytest.approx(float((bounded**2).sum()), abs=0.02 * 5) or max(np.abs(bounded)) > 4.0
 
 
+@pytest.mark.parametrize("spec", [S8, U8])
+@pytest.mark.parametrize("name", METHODS)
+def test_bounds_beyond_all_values_make_them_one(name: str, spec: QuantSpec) -> None:
+    # What a Clip to [2, 3] makes of values below 1, or one to [-3, -2] of those above -1: no bin held it.
+    x = np.linspace(0.0, 0.9, 500)
+    assert solve(x, spec, name, lower=2.0, upper=3.0) == pytest.approx((0.0, 2.0), rel=0.005)  # mse: steps of 0.4 %
+    assert solve(-x, spec, name, lower=-3.0, upper=-2.0) == pytest.approx((-2.0, 0.0), rel=0.005)
+
+
 def test_bounds_must_be_an_interval() -> None:
     with pytest.raises(InternalError, match=r"bounds \[1.0, -1.0\] are not an interval"):
         Density.of(TensorStats.of([0.0]), 1.0, -1.0)

@@ -7,7 +7,7 @@ bound, so no method spends range on values that never reach the quantizer.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,13 @@ class Density:
         high = math.inf if upper is None else upper
         if not low <= high:
             raise InternalError(f"bounds [{low}, {high}] are not an interval")
+        if low > stats.rmax or high < stats.rmin:
+            # All values become one that lies beyond the bins of what was seen.
+            one, size = (
+                TensorStats.of(np.float32(low if low > stats.rmax else high)),
+                stats.zeros + int(stats.counts.sum()),
+            )
+            stats = replace(one, count=stats.finite, counted=stats.counted, counts=one.counts * size)
         counts, zeros = _bounded(stats, low, high)
         used = np.flatnonzero(counts)
         first, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (BINS, BINS)
