@@ -222,9 +222,10 @@ def _evaluation(
 
 def _guessing(judge: Judge, score: ModelScore) -> tuple[str, ...]:
     """A warning where the float model does not know its own classes."""
-    if not judge.metric.counts_right_answers or judge.labels is None or judge.labels.dtype.kind not in "iu":
+    labels = judge.labels
+    if not judge.metric.counts_right_answers or labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
         return ()
-    classes = int(np.max(judge.labels, initial=0)) + 1
+    classes = int(np.max(labels, initial=0)) + 1
     k = 5 if judge.metric.name == "top5" else 1
     if classes <= _CHANCE * k or score.high > _CHANCE * k / classes:
         return ()

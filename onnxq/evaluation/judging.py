@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxq.data.batches import Batch, Batches
 from onnxq.errors import ConfigError, DataError
 from onnxq.evaluation.agreement import Agreement
-from onnxq.evaluation.labels import as_classes, check_count
+from onnxq.evaluation.labels import as_classes, as_column, check_count
 from onnxq.evaluation.metrics import Arrays, Cosine, Metric, UserMetric
 from onnxq.graph.view import Graph
 from onnxq.inference.session import Session
@@ -25,7 +25,7 @@ class Judge:
     Attributes:
         metric: The metric.
         output: Name of the output; None hands all of them over.
-        labels: One for each sample, shape (n,), or None.
+        labels: One for each sample, shape (n,), for a function of the user (n, ...) as given; or None.
     """
 
     metric: Metric
@@ -80,6 +80,8 @@ def judge_for(  # noqa: PLR0913 - one for each choice of the user, two for the w
         )
     if metric.needs_labels and labels is not None:
         labels = as_classes(labels, metric.name)
+    elif labels is not None and isinstance(metric, Agreement):
+        labels = as_column(labels)
     names = list(graph.outputs)
     if output is not None and output not in names:
         raise ConfigError(

@@ -53,7 +53,8 @@ def load_labels(given: object, data: object, *, limit: int | None) -> NDArray[An
         limit: Most samples that are used of `data`.
 
     Returns:
-        One entry for each sample, shape (n,); numbers or text. None where there are none and none were asked for.
+        One entry for each sample, as it was given: shape (n,), or (n, ...) for masks, points and the like; numbers or
+        text. None where there are none and none were asked for.
 
     Raises:
         ConfigError: the labels are of no known kind.
@@ -72,7 +73,7 @@ def load_labels(given: object, data: object, *, limit: int | None) -> NDArray[An
             "'folders', or a .csv of file names and classes.",
         )
     if not isinstance(given, (str, Path)):
-        return _column(np.asarray(given), "labels")
+        return _of_samples(np.asarray(given), "labels")
     text = str(given)
     if text == FOLDERS:
         return _from_folders(Path(str(data)), images)
@@ -101,11 +102,19 @@ def check_count(labels: NDArray[Any], samples: int, *, limited: bool) -> None:
 
 
 def as_classes(labels: NDArray[Any], metric: str) -> NDArray[np.int64]:
-    """Labels as class numbers.
+    """Labels as class numbers, shape (n,).
 
     Raises:
-        DataError: they are not whole numbers.
+        DataError: they are not whole numbers, one for each sample.
     """
+    labels = as_column(labels)
+    if labels.ndim != 1:
+        raise DataError(
+            f"labels have shape {labels.shape}; {metric} needs a class number for each sample, (n,)",
+            where="labels",
+            hint="a metric of your own takes labels of any shape: metric='file.py:function' (--metric); "
+            "metric='sqnr' (--metric sqnr) needs none.",
+        )
     try:
         numbers = np.asarray(labels, np.float64)
     except (TypeError, ValueError):
@@ -121,15 +130,18 @@ def as_classes(labels: NDArray[Any], metric: str) -> NDArray[np.int64]:
     return numbers.astype(np.int64)
 
 
-def _column(labels: NDArray[Any], where: str) -> NDArray[Any]:
+def as_column(labels: NDArray[Any]) -> NDArray[Any]:
+    """Labels of shape (n, 1) and one-hot ones as (n,), others as they are."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2 and labels.dtype.kind in "biuf" and ((labels == 0).sum(axis=1) == labels.shape[1] - 1).all():
         labels = labels.argmax(axis=1)  # one-hot
-    if labels.ndim != 1:
-        raise DataError(
-            f"labels have shape {labels.shape}, expected one for each sample: (n,)", where=where, hint=_HINT
-        )
+    return labels
+
+
+def _of_samples(labels: NDArray[Any], where: str) -> NDArray[Any]:
+    if labels.ndim == 0:
+        raise DataError("labels have shape (), expected one for each sample: (n, ...)", where=where, hint=_HINT)
     return labels
 
 
@@ -154,11 +166,20 @@ def _arrays_beside(data: object) -> set[str]:
 
 def _of_data(data: object, key: str, shuffle: int | None) -> NDArray[Any]:
     if isinstance(data, Mapping):
-        parts = [_column(np.asarray(data[key]), f"array {key!r} of the data")]
+        parts = [_of_samples(np.asarray(data[key]), f"array {key!r} of the data")]
     else:
         parts = [_from_npz(path, key) for path in _npz_files(data)]
     if shuffle is not None:
         parts = [parts[i][order] for i, order in order_in_files(shuffle, [len(part) for part in parts])]
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) > 1:
+        raise DataError(
+            f"the array {key!r} has samples of different shapes in the files, such as "
+            f"{' and '.join(map(str, sorted(shapes, key=str)[:2]))}",
+            where=str(data),
+            hint="fill the labels up to one shape, and leave out what was filled in a metric of your own: "
+            "metric='file.py:function' (--metric).",
+        )
     return np.concatenate(parts)
 
 
@@ -203,7 +224,7 @@ def _from_file(path: Path, images: Sequence[Path], data: Path) -> NDArray[Any]:
         return _from_npz(path, None)
     if suffix == ".npy":
         with open_columns(path) as columns:
-            return _column(columns[""].take(None), str(path))
+            return _of_samples(columns[""].take(None), str(path))
     if suffix == ".csv":
         return _from_csv(path, images, data)
     if suffix == ".txt":
@@ -223,7 +244,7 @@ def _from_npz(path: Path, key: str | None) -> NDArray[Any]:
                 where=str(path),
                 hint=f"name one of them: labels='{path.name}:NAME' (--labels)",
             )
-        return _column(columns[name].take(None), f"{path}, array {name!r}")
+        return _of_samples(columns[name].take(None), f"{path}, array {name!r}")
 
 
 def _text(path: Path) -> str:

@@ -164,9 +164,47 @@ def test_labels_from_every_kind_of_file(tmp_path: Path) -> None:
     for name in ("l.npy", "one.npz", "two.npz", "keyed.npz:a", "l.txt", "l.csv"):
         found = load_labels(str(tmp_path / name), None, limit=None)
         assert found is not None
-        assert found.tolist() == wanted
-    assert load_labels(np.eye(3)[wanted], None, limit=None).tolist() == wanted  # type: ignore[union-attr]
+        assert as_classes(found, "top1").tolist() == wanted
+    assert as_classes(np.eye(3)[wanted], "top1").tolist() == wanted
     assert load_labels(wanted, None, limit=None).tolist() == wanted  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("shape", [(1,), (4,), (2, 3)])
+def test_a_function_of_the_user_gets_labels_as_they_are(shape: tuple[int, ...], tmp_path: Path) -> None:
+    # Points, masks, tags of tokens; and (n, 1) beside outputs of that shape, which (n,) would make (n, n) of.
+    truth = normal(200, *shape, seed=5)
+    seen = []
+
+    def keep(_outputs, labels):
+        seen.append(labels)
+        return np.zeros(len(labels))
+
+    np.savez(tmp_path / "d.npz", x=X, labels=truth)
+    np.save(tmp_path / "truth.npy", truth)
+    for data, labels in ((tmp_path / "d.npz", None), ({"x": X}, truth), ({"x": X}, tmp_path / "truth.npy")):
+        seen.clear()
+        onnxq.evaluate(FLOAT, data=data, labels=labels, metric=keep, batch_size=64)
+        assert [len(part) for part in seen] == [64, 64, 64, 8]
+        assert np.array_equal(np.concatenate(seen), truth)
+    made = onnxq.quantize(
+        FLOAT,
+        {"x": X},
+        target="ort-x64-vnni",
+        eval_data={"x": X},
+        labels=truth,
+        metric=keep,
+        max_drop=1,
+        placement="full",
+    )
+    assert made.search is not None
+    assert made.search.met
+
+
+def test_labels_of_several_files_have_one_shape(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=X[:2], labels=np.zeros((2, 3)))
+    np.savez(tmp_path / "b.npz", x=X[:2], labels=np.zeros((2, 4)))
+    with pytest.raises(DataError, match=r"'labels' has samples of different shapes in the files, such as \(3,\) and"):
+        onnxq.evaluate(FLOAT, data=tmp_path, metric=lambda _, labels: np.zeros(len(labels)))
 
 
 def test_labels_beside_the_samples_are_found_and_not_fed(tmp_path: Path) -> None:
@@ -235,8 +273,10 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
             load_labels(str(tmp_path / name), None, limit=None)
     with pytest.raises(ConfigError, match="'truth' is neither a file of labels nor an array of the data"):
         load_labels("truth", X, limit=None)
-    with pytest.raises(DataError, match=r"labels have shape \(2, 2\), expected one for each sample"):
-        load_labels(np.full((2, 2), 5), None, limit=None)
+    with pytest.raises(DataError, match=r"labels have shape \(\), expected one for each sample"):
+        load_labels(np.float32(5), None, limit=None)
+    with pytest.raises(DataError, match=r"labels have shape \(2, 2\); top1 needs a class number for each sample"):
+        as_classes(np.full((2, 2), 5), "top1")
     with pytest.raises(DataError, match="label cat is no class number, which top1 needs"):
         as_classes(np.array(["cat"]), "top1")
     with pytest.raises(DataError, match=r"label 0\.5 is no class number"):
