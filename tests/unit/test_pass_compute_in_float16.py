@@ -74,6 +74,13 @@ def test_reach_on_samples(reach: float, stays: bool) -> None:  # case 1
     same(before, after, x=normal(2, 8))
 
 
+def test_small_addends_need_not_be_exact() -> None:  # case 1
+    text = "(float[2,8] x) => (float[2,8] y) { a = Neg(x) b = Mul(a, c) s = Add(a, b) y = Neg(s) }"
+    before, after = converted(text, {"a": 3.0, "b": 3e-5, "s": 3.0}, c=np.full(8, 1e-5, np.float32))
+    assert [after.dtype(name) for name in ("a", "b", "s")] == [HALF, FLOAT, HALF]
+    same(before, after, x=normal(2, 8))
+
+
 @pytest.mark.parametrize(
     ("value", "stays"), [(1e-12, True), (1e-5, False), (1e6, True), (0.0, False), (np.inf, False), (-7e4, True)]
 )

@@ -77,6 +77,9 @@ _MOVING_OPS = frozenset(
 )
 """Operators behind which a position is still a position."""
 
+_SUMS = frozenset({"Add", "Sub", "Sum"})
+"""What is small beside other addends need not be exact."""
+
 _HIDDEN = -20000.0
 """What hides a score from a Softmax in float16: of three masks the sum is still finite, where a row is hidden whole."""
 
@@ -90,7 +93,8 @@ class ComputeInFloat16(Pass):
     """See the module's docstring. These nodes stay in float32, and a QuantizeLinear behind or a DequantizeLinear in
     front of one of them with it:
 
-    1. Those that read or make a tensor which reaches beyond a quarter of 65504, or stays below 2^-11, on samples.
+    1. Those that read or make a tensor which reaches beyond a quarter of 65504, or stays below 2^-11, on samples; sums
+       may read the latter.
     2. Those with a constant that float16 cannot hold: beyond 65504, or a single number of which more than 2 % is lost.
     3. Sums, means and norms over axes, Pow, Exp and Log.
     4. What is computed from sizes alone, and what leads to integers (positions).
@@ -165,10 +169,7 @@ class _Kept:
             elif node.op_type in _INEXACT_OPS:
                 reason = f"{node.op_type} in half precision loses too much"
             else:
-                limited = [t for t in (*node.input, *node.output) if self._is_float32(t)]
-                if not self.hidden.isdisjoint(node.output):
-                    limited = [t for t in limited if t not in self.hidden and not self.graph.is_constant(t)]
-                reason = next(filter(None, map(self._of_tensor, limited)), "")
+                reason = self._of_reach(node)
             if reason:
                 self.reasons[node.name] = reason
 
@@ -214,16 +215,22 @@ class _Kept:
             exact = np.array_equal(scale.astype(np.float16).astype(np.float32), scale)
         return "" if exact else "float16 does not hold its scale"
 
-    def _of_tensor(self, tensor: str) -> str:
-        if tensor in self.hidden:
-            return ""
-        if self.graph.is_constant(tensor):
-            return self._of_constant(tensor)
-        reach = self.reach.get(tensor, 0.0)
-        if reach * _MARGIN > LARGEST:
-            return f"{tensor!r} reaches {reach:.3g}, and float16 ends at 65504"
-        if 0.0 < reach < _SMALLEST:
-            return f"{tensor!r} stays below {reach:.1g}, where float16 has few bits"
+    def _of_reach(self, node: NodeProto) -> str:
+        hides = not self.hidden.isdisjoint(node.output)
+        for tensor in filter(self._is_float32, (*node.input, *node.output)):
+            if tensor in self.hidden or (hides and self.graph.is_constant(tensor)):
+                continue
+            reach = self.reach.get(tensor, 0.0)
+            if self.graph.is_constant(tensor):
+                reason = self._of_constant(tensor)
+            elif reach * _MARGIN > LARGEST:
+                reason = f"{tensor!r} reaches {reach:.3g}, and float16 ends at 65504"
+            elif 0.0 < reach < _SMALLEST and not (node.op_type in _SUMS and tensor in node.input):
+                reason = f"{tensor!r} stays below {reach:.1g}, where float16 has few bits"
+            else:
+                reason = ""
+            if reason:
+                return reason
         return ""
 
     def _of_constant(self, tensor: str) -> str:
