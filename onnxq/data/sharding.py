@@ -95,12 +95,12 @@ class ShardSet:
 
     @property
     def complete(self) -> bool:
-        return len(self.indices) == self.count
+        return not self.missing
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Shards of the split that are not held."""
-        return tuple(sorted(set(range(1, self.count + 1)).difference(self.indices)))
+        """Shards of the split that are not held; those beyond the last sample hold nothing."""
+        return tuple(sorted(set(range(1, min(self.count, self.total_samples) + 1)).difference(self.indices)))
 
     def to_json(self) -> dict[str, Any]:
         """For the header of the statistics file."""

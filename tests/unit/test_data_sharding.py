@@ -237,6 +237,15 @@ def test_empty_shard() -> None:
     )
 
 
+def test_shards_beyond_the_last_sample_are_not_missed() -> None:
+    whole = onnxq.calibrate(MODEL, DATA[:3], target=ORT)
+    parts = [onnxq.calibrate(MODEL, DATA[:3], target=ORT, shard=(i, 5)) for i in (1, 2, 3)]
+    two = parts[0].merge(parts[1])
+    assert two.shards is not None
+    assert two.shards.missing == (3,)
+    assert encode_stats(two.merge(parts[2])) == encode_stats(whole)
+
+
 def test_empty_shards_where_whole_batches_are_dealt_out(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     for i in range(5):
