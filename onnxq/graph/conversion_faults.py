@@ -5,6 +5,7 @@
     Resize,        before 11 the element i of the result lay at i / scale; since 11 it lies at (i + 0.5) / scale - 0.5
     Upsample       unless the node says otherwise
     Hardmax        before 13 it worked on a matrix, flattened at its axis; since 13 along its axis alone
+    Scan, Dropout  refused where a Scan has a batch axis (before 9), or a mask of numbers is read (before 10)
 
 Operators: https://onnx.ai/onnx/operators/onnx__Resize.html, onnx__Upsample.html, onnx__Hardmax.html, of each the older
 versions. How the nearest element is chosen before version 11, the standard does not say: the greatest one that is not
@@ -26,9 +27,40 @@ from onnxq.graph.view import STANDARD_DOMAINS, Graph
 
 _VALUES_ARE_INPUTS_SINCE = _PLACES_ARE_CHOSEN_SINCE = 11
 _ALONG_AN_AXIS_SINCE = 13
+_SCAN_HAS_NO_BATCH_SINCE = 9
+_MASKS_ARE_BOOLEAN_SINCE = 10
 _VALUES = {"Clip": (1, 2), "Pad": (2,)}
 """The slots in which attributes of before are since."""
 _SCALES = 2
+
+
+def check_convertible(graph: Graph, minimum: int) -> None:
+    """See that the converter does not relabel what it knows no conversion of.
+
+    Raises:
+        UnsupportedModelError: a node means something else in opset `minimum`, or gives another type.
+    """
+    for node in graph.nodes:
+        reason = ""
+        if node.domain not in STANDARD_DOMAINS:
+            continue
+        if node.op_type == "Scan" and graph.opset < _SCAN_HAS_NO_BATCH_SINCE <= minimum:
+            reason = f"before opset {_SCAN_HAS_NO_BATCH_SINCE} Scan has a batch axis of its own"
+        elif (
+            node.op_type == "Dropout" and graph.opset < _MASKS_ARE_BOOLEAN_SINCE <= minimum and _gives_mask(graph, node)
+        ):
+            reason = f"before opset {_MASKS_ARE_BOOLEAN_SINCE} the mask of Dropout holds numbers"
+        if reason:
+            raise UnsupportedModelError(
+                f"{reason}, which cannot be converted from opset {graph.opset} to {minimum}",
+                where=f"node {node.name!r} ({node.op_type})",
+                hint=f"export the model with opset {minimum} or newer",
+            )
+
+
+def _gives_mask(graph: Graph, node: NodeProto) -> bool:
+    read = (graph.uses(name) or graph.is_output(name) for name in node.output[1:] if name)
+    return node.op_type == "Dropout" and any(read)
 
 
 def mend_conversion(graph: Graph, old: int) -> None:

@@ -18,7 +18,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, helper
 
 from onnxq.errors import UnsupportedModelError
 from onnxq.graph.checking import check_graph
-from onnxq.graph.conversion_faults import mend_conversion
+from onnxq.graph.conversion_faults import check_convertible, mend_conversion
 from onnxq.graph.shapes import infer_shapes
 from onnxq.graph.subgraphs import own_graph, subgraphs, with_subgraph
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, bodies
@@ -53,6 +53,7 @@ def upgrade_opset(graph: Graph, minimum: int) -> Graph:
     if not any(entry.domain in STANDARD_DOMAINS for entry in graph.frame.opset_import):
         return _with_standard_set(graph, minimum)
     graph = _with_new_bodies(graph, minimum)
+    check_convertible(graph, minimum)
     try:
         converted = onnx.version_converter.convert_version(graph.skeleton(), minimum)
     except (IndexError, RuntimeError, ValueError, onnx.checker.ValidationError) as error:

@@ -61,6 +61,32 @@ def test_a_resize_that_has_no_equal() -> None:
         upgrade_opset(graph, 13)
 
 
+@pytest.mark.parametrize(
+    ("opset", "text", "reason"),
+    [
+        (
+            8,
+            """(float[1,5,6] x) => (float[1,5,6] y) { y = Scan<num_scan_inputs=1,
+                body = b (float[6] u) => (float[6] v) { v = Neg(u) }>("", x) }""",
+            "before opset 9 Scan has a batch axis of its own, which cannot be converted from opset 8 to 13",
+        ),
+        (
+            7,
+            "(float[4] x) => (float[4] y, float[4] z) { y, m = Dropout(x) z = Neg(m) }",
+            "before opset 10 the mask of Dropout holds numbers, which cannot be converted from opset 7 to 13",
+        ),
+    ],
+)
+def test_what_has_no_conversion(opset: int, text: str, reason: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"{reason}\nHint: export the model with opset 13 or newer"):
+        upgrade_opset(graph_of(text, opset=opset), 13)
+
+
+def test_a_mask_that_nobody_reads_is_no_hindrance() -> None:
+    graph = graph_of("(float[4] x) => (float[4] y) { y, m = Dropout(x) }", opset=7)
+    assert upgrade_opset(graph, 13).opset == 13
+
+
 def test_boxes_in_bodies_are_not_shifted() -> None:
     """What RoiAlign says nothing of changed with opset 16: a body that has one is converted."""
     text = """(float[1,4,7,9] x, bool k) => (float[a,b,c,d] y) { y = If (k) <
