@@ -205,7 +205,7 @@ def _row_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, target: Targe
     return Refusal(
         f"{target.title} computes it wrongly on CPUs with AMX: a row of its filter holds {row} codes of {channels} "
         "channels",
-        "V14",
+        _known_rule(target, "V14", rule),
     )
 
 
@@ -236,16 +236,21 @@ def _size_refusal(graph: Graph, node: NodeProto, rule: ComputeRule, target: Targ
             inputs, outputs = channels if rule.axis is ChannelAxis.SECOND else channels[::-1]
             return Refusal(
                 f"{inputs} input and {outputs} output channels; fewer than {rule.min_channels} do not pay in {codes}",
-                "R30",
+                _known_rule(target, "R30", rule),
             )
     if rule.min_features:
         features = shape[-2:]
         if min(features) < rule.min_features:
             return Refusal(
                 f"a {features[0]} x {features[1]} weight is too small to pay in {codes} (at least {rule.min_features})",
-                "R29",
+                _known_rule(target, "R29", rule),
             )
     return None
+
+
+def _known_rule(target: Target, name: str, rule: ComputeRule) -> str:
+    """`name` where the table has it; in a table of a user's own that does not, what its operator says."""
+    return name if name in target.sources else rule.rules
 
 
 def _weight_axis(graph: Graph, node: NodeProto, rule: ComputeRule) -> int | None:

@@ -189,6 +189,8 @@ class _Reader:
             elif is_dataclass(hint):
                 cls = typing.cast("type[Any]", hint)
                 named = {"op": key} if any(f.name == "op" for f in fields(cls)) else {}
+                if named:
+                    self.check_operator(path, key)
                 merged[key] = self.record(joined(path, key), cls, value, base.get(key), **named)
             else:
                 merged[key] = self.value(joined(path, key), hint, value, None)
@@ -242,6 +244,13 @@ class _Reader:
         """The error for an entry that cannot be taken out."""
         hint = _meant(key, known, f"there are {', '.join(known) or 'none'}")
         return ConfigError(f"{path} = false takes an entry out that there is not", where=self.where, hint=hint)
+
+    def check_operator(self, key: str, op: str) -> None:
+        """See that ONNX has the operator."""
+        standard = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+        if op not in standard:
+            hint = _meant(op, standard, "operators are those of https://onnx.ai/onnx/operators")
+            raise ConfigError(f"{key}: ONNX has no operator {op!r}", where=self.where, hint=hint)
 
     def wrong_key(self, path: str, key: str, known: Collection[str]) -> ConfigError:
         """The error for a key that there is not."""
@@ -309,15 +318,9 @@ def _check(target: Target, reader: _Reader) -> None:
 
 
 def _check_operators(target: Target, reader: _Reader) -> None:
-    standard = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
-    for key in ("compute", "elementwise", "pass_through", "taken", "fused_activations", "float_reasons"):
+    for key in ("taken", "fused_activations", "float_reasons"):
         for op in sorted(getattr(target, key)):
-            if op not in standard:
-                close = difflib.get_close_matches(op, standard, n=1)
-                hint = (
-                    f"did you mean {close[0]!r}?" if close else "operators are those of https://onnx.ai/onnx/operators"
-                )
-                raise ConfigError(f"{key}: ONNX has no operator {op!r}", where=reader.where, hint=hint)
+            reader.check_operator(key, op)
     if other := sorted(target.whole_operators - {HARD_SWISH}):
         raise reader.wrong("whole_operators", other[0], "an operator that onnxq can put together", [HARD_SWISH])
     for op in target.compute:

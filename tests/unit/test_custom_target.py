@@ -116,6 +116,16 @@ def test_the_weight_of_a_file_reaches_operators_with_a_form_of_their_own(tmp_pat
     assert own["MatMul"].weight == form
 
 
+def test_a_node_too_small_for_the_table_has_the_rule_of_the_table(tmp_path: Path) -> None:
+    (tmp_path / "npu.toml").write_text(
+        'name = "npu"\nbase = "openvino"\nengine = "none"\n[compute.Conv]\nmin_channels = 8\nrules = "N1"\n'
+        '[sources]\nN1 = "manual"\n'
+    )
+    model = model_of("(float[1,3,8,8] x) => (float[1,16,6,6] y) { [c] y = Conv(x, w) }", w=normal(16, 3, 3, 3))
+    decision = next(d for d in onnxq.plan(model, target=tmp_path / "npu.toml").nodes if d.node == "c")
+    assert (decision.action.value, decision.rule) == ("float", "N1")
+
+
 def test_costs_are_those_of_the_engine_they_were_measured_on(tmp_path: Path) -> None:
     head = 'name = "npu"\nbase = "openvino"\n'
     assert load(tmp_path, head).costs == TARGETS["openvino"].costs
@@ -225,6 +235,7 @@ WRONG: dict[str, tuple[str, str, str | None]] = {
         "guard is 'pair-sum', expected 'none': only int8 weights can overflow in pairs",
         None,
     ),
+    "operator with weights": (HEAD + "[compute.Cnv]", "compute: ONNX has no operator 'Cnv'", "did you mean 'Conv'?"),
     "operator": (HEAD + "[elementwise.Addd]", "elementwise: ONNX has no operator 'Addd'", "did you mean 'Add'?"),
     "operator without weights": (
         HEAD + "[compute.Add]\naxis = 'first'\noutput_quantized = false\nbias = 'float'",
