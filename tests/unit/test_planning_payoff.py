@@ -189,6 +189,20 @@ def test_groups_that_fill_no_block_of_a_float_kernel(
         assert actions(planned(text, options=FASTEST, target=target, **weights))["g"] == wanted, target
 
 
+@pytest.mark.parametrize("target", ["ort-x64-vnni", "ort-x64-avx2"])
+@pytest.mark.parametrize(("features", "side", "wanted"), [(32, 3, "float"), (32, 5, "float"), (64, 7, "int8")])
+def test_a_stem_with_long_rows_is_int8(features: int, side: int, wanted: str, target: str) -> None:
+    """The int8 kernel copies a row of the filter at once (measured)."""
+    text = """(float[N,3,224,224] x) => (float[N,64,56,56] y) {
+    [stem] a = Conv<pads=[P,P,P,P], strides=[2,2]>(x, w1)
+    [r] b = Relu(a)
+    [m] p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(b)
+    [c] y = Conv(p, w2)
+    }""".replace("=[P,P,P,P]", f"=[{side // 2},{side // 2},{side // 2},{side // 2}]")
+    weights = {"w1": normal(features, 3, side, side), "w2": normal(64, features, 1, 1)}
+    assert actions(planned(text, options=FASTEST, target=target, **weights))["stem"] == wanted
+
+
 def test_an_unknown_placement_is_refused() -> None:
     with pytest.raises(ConfigError, match="unknown placement 'best'; known: fast, full") as error:
         PlanOptions.of({"placement": "best"})
