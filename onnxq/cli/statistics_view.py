@@ -20,7 +20,7 @@ from onnxq.calibration.statistics.file import MAGIC
 from onnxq.calibration.statistics.histogram import BINS
 from onnxq.calibration.statistics.table import StatsTable, TensorStats
 from onnxq.cli.documents import stats_document
-from onnxq.planning.names import selected, unmatched
+from onnxq.planning.names import selected, unmatched_filter
 from onnxq.wording.plural import counted
 
 _MOST = 0.999
@@ -76,7 +76,7 @@ def stats_rows(stats: StatsTable, patterns: Sequence[str] = (), words: Sequence[
     for pattern in patterns:
         found = selected(pattern, names, where="--tensor")
         if not found:
-            raise unmatched("tensor", pattern, names, "--tensor")
+            raise unmatched_filter("tensor", pattern, names, "--tensor")
         wanted.update(found)
     return [
         _row(name, stats.tensors[name])

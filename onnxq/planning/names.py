@@ -65,7 +65,16 @@ def unmatched(kind: str, given: str, known: Collection[str], where: str, *, gone
             where=where,
             hint="`onnxq plan MODEL` lists what is left; name the node that took it in",
         )
-    listing = "`onnxq plan MODEL --tensors` lists them" if "tensor" in kind else "`onnxq plan MODEL` lists all names"
+    plan = "`onnxq plan MODEL --tensors` lists them" if "tensor" in kind else "`onnxq plan MODEL` lists all names"
+    return _no_match(kind, given, known, where, plan)
+
+
+def unmatched_filter(kind: str, given: str, known: Collection[str], option: str) -> ConfigError:
+    """The error for a pattern that picks none of the rows to show. Arguments as for `unmatched`."""
+    return _no_match(kind, given, known, option, f"without {option} all are listed")
+
+
+def _no_match(kind: str, given: str, known: Collection[str], where: str, otherwise: str) -> ConfigError:
     close = difflib.get_close_matches(given, list(known), n=3)
-    hint = f"did you mean {', '.join(map(repr, close))}?" if close else listing
+    hint = f"did you mean {', '.join(map(repr, close))}?" if close else otherwise
     return ConfigError(f"no {kind} of the model matches {given!r}", where=where, hint=hint)

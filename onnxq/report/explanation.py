@@ -13,7 +13,7 @@ from onnxq.errors import ConfigError
 from onnxq.graph.view import Graph
 from onnxq.numerics.qparams import QuantParams
 from onnxq.numerics.qtypes import type_text
-from onnxq.planning.names import selected, unmatched
+from onnxq.planning.names import selected, unmatched_filter
 from onnxq.planning.plan import Action, QuantPlan, Role, TensorPlan
 from onnxq.report.build import int8_mac_share
 from onnxq.report.rows import origin_text
@@ -268,7 +268,7 @@ class RowFilter:
         for pattern in self.nodes:
             matching = selected(pattern, names, where="--node")
             if not matching:
-                raise unmatched("node", pattern, names, "--node")
+                raise unmatched_filter("node", pattern, names, "--node")
             found.update(matching)
         return found
 
@@ -277,14 +277,14 @@ class RowFilter:
         for pattern in self.tensors:
             matching = selected(pattern, names, where="--tensor")
             if not matching:
-                raise unmatched("quantized tensor", pattern, names, "--tensor")
+                raise unmatched_filter("quantized tensor", pattern, names, "--tensor")
             found.update(matching)
         return found
 
     def _check_ops(self, known: set[str]) -> None:
         for op in self.ops:
             if op not in known:
-                raise unmatched("operator", op, known, "--op")
+                raise unmatched_filter("operator", op, known, "--op")
         for decision in self.decisions:
             if decision not in {a.value for a in Action}:
                 raise ConfigError(

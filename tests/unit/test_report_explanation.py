@@ -175,7 +175,7 @@ def test_picking(picked: RowFilter, nodes: list[str], tensors: list[str]) -> Non
         (RowFilter(ops=["gemm"]), "--op: no operator of the model matches 'gemm'\nHint: did you mean 'Gemm'?"),
         (
             RowFilter(tensors=["zz"]),
-            "--tensor: no quantized tensor of the model matches 'zz'\nHint: `onnxq plan MODEL --tensors` lists them",
+            "--tensor: no quantized tensor of the model matches 'zz'\nHint: without --tensor all are listed",
         ),
         (RowFilter(decisions=["int4"]), "--decision: unknown decision 'int4'\nHint: int8, fused, weights or float"),
     ],
