@@ -52,6 +52,7 @@ class Payoff(ABC):
         self._costs = costs
         self._members = tuple(members)
         self._sites = sites
+        self._whole_ns = 0.0
         self.pays = True
 
     def refusals(self) -> dict[str, Refusal]:
@@ -60,6 +61,7 @@ class Payoff(ABC):
         Something stays in int8, since that is what was asked for: where nothing pays, what costs least.
         """
         kernels = {n: self._works.nanoseconds(self._graph.node(n), self._costs) for n in sorted(self._members)}
+        self._whole_ns = sum(float_ns for float_ns, _ in kernels.values())
         for step in _STEPS:
             dear = self._cut(kernels, self._costs.margin * step)
             if not set(self._sites) <= set(dear):
