@@ -224,6 +224,7 @@ def make_session(  # noqa: PLR0913 - one keyword for each option of onnxruntime 
     left_out = [*disabled_optimizers, *(_WRONG_FOR_OTHER_CODES if _quantizes_to_other_codes(read) else ())]
     extra = {"disabled_optimizers": left_out} if left_out else {}
     source, held = (str(model), None) if isinstance(model, Path) else loadable(model, base_dir, options)
+    del model, read  # a copy of the weights, unless the caller keeps it, while onnxruntime makes more
     try:
         session = ort.InferenceSession(source, options, providers=chosen, **extra)
     except MemoryError:

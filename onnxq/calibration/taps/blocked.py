@@ -18,6 +18,7 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxq.calibration.statistics.blocked_layout import DOMAIN, Blocked
+from onnxq.calibration.taps.memory import give_back_freed
 from onnxq.errors import OnnxqError
 from onnxq.files.scratch import scratch_folder
 from onnxq.graph.external_data import named_length
@@ -37,14 +38,15 @@ def optimised_graph(graph: Graph, *, threads: int | None) -> Graph | None:
         graph: A model whose outputs are all tapped tensors: none of them is fused away.
         threads: Threads within a node; None leaves the choice to onnxruntime.
     """
-    model = graph.to_model()
-    if model.ByteSize() + sum(map(named_length, model.graph.initializer)) > _LARGEST_MODEL_BYTES:
+    constants = graph.initializers.values()
+    if sum(constant.ByteSize() + named_length(constant) for constant in constants) > _LARGEST_MODEL_BYTES:
         return None
-    model = self_contained(model, graph.base_dir)
     try:
         with scratch_folder() as folder:
             path = folder / "optimised.onnx"
-            make_session(model, threads=threads, optimised_model_path=path)
+            # Without a name the message is gone while onnxruntime makes its own copies.
+            make_session(self_contained(graph.to_model(), graph.base_dir), threads=threads, optimised_model_path=path)
+            give_back_freed()
             optimised = Graph(onnx.load(path))
     except (OnnxqError, OSError, ValueError, KeyError):
         # A graph that only onnxruntime understands is worth an attempt, not an error.

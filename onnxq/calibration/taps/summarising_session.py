@@ -50,13 +50,14 @@ def summarising_session(  # noqa: PLR0913 - the parts of one session
         replace(_tap(graph, name, names[name], optimised), shown=name in shown, counted=name in histograms)
         for name in chosen
     ]
-    model, summaries = summarised(optimised or every, forms, [names[n] for n in others])
+    # In a list, to be handed over: nobody else keeps the message while onnxruntime makes its own copies.
+    *made, summaries = summarised(optimised or every, forms, [names[n] for n in others])
     at_once, threads_each = shared_threads(threads)
     as_it_is = optimised is not None
     del every, optimised  # copies of the model, while onnxruntime makes more
     give_back_freed()
     session = make_session(
-        model,
+        made.pop(),
         optimise=not as_it_is,
         threads=threads_each,
         base_dir=graph.base_dir,
