@@ -369,7 +369,7 @@ def _notes(  # noqa: PLR0913, PLR0917 - every stage may have one
         *replaced_note(known.label, known.replaced),
         *supply.rescalings,
         *inside.notes(),
-        *float16_note(prepared),
+        *float16_note(prepared, supply.samples),
         *(
             unrecovered(choices.recovery, supply.samples)
             if trained is None

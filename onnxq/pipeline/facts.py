@@ -65,10 +65,23 @@ def unrecovered(recovery: Recovery, samples: Sequence[Batch]) -> tuple[str, ...]
     return (f"no recovery of accuracy ({left_out}): that takes a few samples, data= (--data)",)
 
 
-def float16_note(prepared: Prepared) -> tuple[str, ...]:
-    """What a person is told of the types that what is not quantized computes in."""
+def float16_note(prepared: Prepared, samples: Sequence[Batch]) -> tuple[str, ...]:
+    """What a person is told of the types that what is not quantized computes in.
+
+    Args:
+        prepared: The model.
+        samples: What its tensors were measured on.
+    """
     if not prepared.plan.float16:
         return ()
+    unseen = (
+        "no samples were there to see which tensors leave the range of float16, beside those of the statistics: pass "
+        "some, --data SRC (data=)"
+    )
+    return (*_computes_in_float16(prepared), *([] if samples else [unseen]))
+
+
+def _computes_in_float16(prepared: Prepared) -> tuple[str, ...]:
     kept = kept_in_float32(prepared.graph, prepared.reach)
     if not kept:
         return ("what is not quantized computes in float16",)

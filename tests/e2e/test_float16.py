@@ -114,6 +114,17 @@ def test_large_numbers_stay_in_float32() -> None:
     assert result.report.worst_sqnr_db > 25.0  # two int8 Convs of random weights give 30
 
 
+def test_statistics_alone_say_that_samples_are_missing() -> None:
+    stats = onnxq.calibrate(
+        str(MODELS / "digits_resnet.onnx"), str(MODELS / "digits_resnet.calib.npz"), target="tensorrt"
+    )
+    model = str(MODELS / "digits_resnet.onnx")
+    alone = onnxq.quantize(model, target="tensorrt", stats=stats, float_type="float16")
+    assert any("no samples were there to see" in note for note in alone.report.notes)
+    with_data = quantized("digits_resnet", stats=stats, float_type="float16")
+    assert not any("no samples were there" in note for note in with_data.report.notes)
+
+
 @pytest.mark.parametrize("name", ["ppocrv4_rec", "yolov8n_320", "kwt1_speech_commands"])
 def test_real_models(name: str) -> None:
     model = ZOO[name]
