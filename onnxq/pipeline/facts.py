@@ -84,11 +84,11 @@ def float16_note(prepared: Prepared, samples: Sequence[Batch]) -> tuple[str, ...
 def _computes_in_float16(prepared: Prepared) -> tuple[str, ...]:
     kept = kept_in_float32(prepared.graph, prepared.reach)
     if not kept:
-        return ("what is not quantized computes in float16",)
+        return ("what is float32 and not quantized computes in float16",)
     reasons = [f"{reason} ({node!r})" for node, reason in list(kept.items())[:3]]
     more = "; ..." if len(kept) > len(reasons) else ""
     return (
-        f"what is not quantized computes in float16, but for {counted(len(kept), 'node')} in float32: "
+        f"what is float32 and not quantized computes in float16, but for {counted(len(kept), 'node')} in float32: "
         f"{'; '.join(reasons)}{more}",
     )
 

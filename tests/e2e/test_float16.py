@@ -94,7 +94,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     command = ["quantize", str(MODELS / "digits_resnet.onnx"), "--target", "tensorrt", "--float-type", "float16"]
     done = CliRunner().invoke(cli, [*command, "-o", str(output)])
     assert done.exit_code == 0, done.output
-    assert "what is not quantized computes in float16" in " ".join(done.output.split())
+    assert "what is float32 and not quantized computes in float16" in " ".join(done.output.split())
 
 
 def test_large_numbers_stay_in_float32() -> None:
