@@ -82,9 +82,11 @@ def load_labels(given: object, data: object, *, limit: int | None) -> NDArray[An
         return _from_npz(Path(path + ".npz"), key)
     if Path(text).suffix.lower() in _FILES or Path(text).exists():
         return _from_file(Path(text), images, Path(str(data)))
-    if text in _arrays_beside(data):
+    arrays = _arrays_beside(data)
+    if text in arrays:
         return _of_data(data, text, shuffle)
-    raise ConfigError(f"{text!r} is neither a file of labels nor an array of the data", hint=_HINT)
+    beside = f", which holds {', '.join(map(repr, sorted(arrays)))}" if arrays else ""
+    raise ConfigError(f"{text!r} is neither a file of labels nor an array of the data{beside}", hint=_HINT)
 
 
 def check_count(labels: NDArray[Any], samples: int, *, limited: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,6 +203,7 @@ def finish(made: Made, request: Request, clock: Clock, file: WeightsFile | None 
         data=data,
         output_path=None if path is None else str(path),
         float_path=path_of(request.model),
+        options=json.loads(request.options) if request.options else None,
         output_data_path=str(data_file(path)) if path is not None and beside else None,
         warnings=(*made.warnings, *batches.warnings),
         notes=(*plan.notes, *batches.notes, *made.notes),

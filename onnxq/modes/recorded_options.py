@@ -19,6 +19,7 @@ from onnxq.keywords import defaults_of
 from onnxq.planning.modes import STATIC
 from onnxq.planning.overrides import Override
 from onnxq.report.gates import GateKeywords
+from onnxq.report.run_options import FROM_A_FILE
 from onnxq.search.budget import SearchKeywords
 
 OPTIONS_KEY = "onnxq.options"
@@ -29,9 +30,6 @@ _NOT_RECORDED = frozenset({"stats", "threads", "memory_limit", "search", *defaul
 _OF_A_SEARCH = frozenset(defaults_of(SearchKeywords))
 
 _INPUT_FILES = frozenset({"tensorrt_cache", "ranking"})
-
-_FROM_A_FILE = "from a file"
-"""Stands for what is no option but an input of its own, whose place says nothing to anybody else."""
 
 
 def record_options(group: type, given: Mapping[str, object], *, mode: str = STATIC, data: Any = None) -> str:
@@ -47,7 +45,7 @@ def record_options(group: type, given: Mapping[str, object], *, mode: str = STAT
     defaults = {**defaults_of(group), "mode": STATIC}
     plain = {name: _plain(value) for name, value in {**given, "mode": mode}.items() if name not in left_out}
     changed = {
-        name: _FROM_A_FILE if name in _INPUT_FILES else value
+        name: FROM_A_FILE if name in _INPUT_FILES else value
         for name, value in plain.items()
         if value != _plain(defaults[name])
     }
@@ -78,7 +76,7 @@ def recall_options(metadata: Mapping[str, str]) -> dict[str, Any]:
             f"the model does not say with which options it was made ({type(error).__name__}: {error})",
             hint="only a model that this version of onnxq wrote can be made again",
         ) from error
-    if lacking := [name for name, value in options.items() if value == _FROM_A_FILE]:
+    if lacking := [name for name, value in options.items() if value == FROM_A_FILE]:
         raise ArtifactError(
             f"the model was made with {lacking[0]}=, whose content it does not hold",
             hint="quantize with the same file again and compare the files",
@@ -107,4 +105,4 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    return _plain(asdict(value)) if isinstance(value, (ImageOptions, Override)) else _FROM_A_FILE
+    return _plain(asdict(value)) if isinstance(value, (ImageOptions, Override)) else FROM_A_FILE

@@ -85,12 +85,30 @@ def _computes_in_float16(prepared: Prepared) -> tuple[str, ...]:
     kept = kept_in_float32(prepared.graph, prepared.reach)
     if not kept:
         return ("what is float32 and not quantized computes in float16",)
-    reasons = [f"{reason} ({node!r})" for node, reason in list(kept.items())[:3]]
-    more = "; ..." if len(kept) > len(reasons) else ""
     return (
         f"what is float32 and not quantized computes in float16, but for {counted(len(kept), 'node')} in float32: "
-        f"{'; '.join(reasons)}{more}",
+        f"{reasons_in_words(kept)}",
     )
+
+
+def reasons_in_words(kept: Mapping[str, str], most: int = 3) -> str:
+    """Reasons by node, each reason once.
+
+    >>> reasons_in_words({"a": "too large", "b": "too large", "c": "an epsilon"})
+    "too large ('a' and 1 more); an epsilon ('c')"
+
+    Args:
+        kept: The reasons.
+        most: How many are told.
+    """
+    alike: dict[str, list[str]] = {}
+    for node, reason in kept.items():
+        alike.setdefault(reason, []).append(node)
+    told = [
+        f"{reason} ({first!r}{f' and {len(others)} more' if others else ''})"
+        for reason, (first, *others) in list(alike.items())[:most]
+    ]
+    return "; ".join(told + ["..."] * (len(alike) > most))
 
 
 def source_name(data: Any) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxq.planning.modes import DYNAMIC, STATIC, WEIGHT_ONLY
+from onnxq.report.run_options import command_options
 from onnxq.targets import TARGETS
 from onnxq.targets.schema import Engine
 
@@ -91,10 +92,15 @@ class _Names:
         self.mode = _mode_of(report)
         self.in_mode = "" if self.mode == STATIC else f" --mode {self.mode}"
         data = "" if self.mode != STATIC and self.data == "SRC" else f" --data {self.data}{self.read_as}"
-        self.again = f"onnxq quantize {self.model}{self.in_mode}{data} --target {self.target}{self.over}"
+        self._start = f"onnxq quantize {self.model}{self.in_mode}{data} --target {self.target}"
+        self._options: Mapping[str, Any] = report.get("options") or {}
         self.demands = _demands(report)
         self.searchable = self.mode == STATIC or self.data != "SRC"  # a search needs samples
-        self.search = f"{self.again} --search{self.demands or ' --min-sqnr 20'} --report report.html"
+        self.search = self.again(f"--search{self.demands or ' --min-sqnr 20'} --report report.html")
+
+    def again(self, change: str) -> str:
+        """The command that makes the model as this run did, but for the options of `change`."""
+        return f"{self._start}{command_options(self._options, but=change)}{self.over} {change}"
 
 
 def _demands(report: Mapping[str, Any]) -> str:
@@ -139,7 +145,7 @@ def _failures(report: Mapping[str, Any]) -> Iterator[Advice]:
 def _way_out(check: str, names: _Names) -> str:
     if check.startswith(("SQNR at least", "accuracy budget")):
         again = "--search " if check.startswith("accuracy") else ""
-        return f"{names.again} {again}{_REMEDY[names.mode]}{names.demands}"
+        return names.again(f"{again}{_REMEDY[names.mode]}{names.demands}")
     if check.startswith(("outputs are sound", "outputs follow")):
         return (
             f"onnxq sensitivity {names.model}{names.in_mode} --data {names.data}{names.read_as} "
@@ -160,7 +166,7 @@ def _data(report: Mapping[str, Any]) -> Iterator[Advice]:
             kind="warning",
             text="Calibrate on real data. The ranges come from made-up inputs, so nothing is known of the accuracy; a "
             "few hundred samples like those in production are enough.",
-            command=f"onnxq quantize {names.model} --data SRC --target {names.target}{names.over} --report report.html",
+            command=names.again(f"{'' if names.mode == STATIC else '--data SRC '}--report report.html"),
         )
     elif data.get("synthetic_comparison"):
         yield Advice(
@@ -194,7 +200,7 @@ def _accuracy(report: Mapping[str, Any]) -> Iterator[Advice]:
             f"{_HELP[names.mode]}"
         )
     yield Advice(
-        kind="warning" if poor else "next", text=text, command=f"{names.again} {_REMEDY[names.mode]}{names.demands}"
+        kind="warning" if poor else "next", text=text, command=names.again(f"{_REMEDY[names.mode]}{names.demands}")
     )
     told = any(c["name"].startswith("SQNR at least") and not c["passed"] for c in report.get("checks") or ())
     if not report.get("sensitivity") and names.searchable and not told:
@@ -209,7 +215,7 @@ def _speed(report: Mapping[str, Any]) -> Iterator[Advice]:
         yield Advice(
             kind="warning",
             text=f"The quantized model is slower here than the float one ({times}). {text}",
-            command=f"{names.again} {option}" if option else "",
+            command=names.again(option) if option else "",
         )
     reasons = Counter(
         row["reason"]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import Any
 
 from onnxq.numerics.qparams import QuantParams
 from onnxq.planning.kept_reasons import KeptReasons
@@ -48,6 +49,7 @@ class RunFacts:
         model_name: What the quantized model is called; the name of its file unless given.
         quantized_path: Where the quantized model was read, if it was not made in this run.
         float_path: Where the float model lies; None where it came from memory.
+        options: The options that shaped the model, with JSON's values; None where it was not made in this run.
         warnings: Plain sentences: what is wrong, and what to do.
         notes: Facts worth knowing (which target was picked, what of the data was left out).
         seconds: Time taken, by step.
@@ -63,6 +65,7 @@ class RunFacts:
     model_name: str = ""
     quantized_path: str | None = None
     float_path: str | None = None
+    options: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -135,6 +138,7 @@ def build_report(  # noqa: PLR0913 - what a report is put together from
         model_name=facts.model_name or ("" if facts.output_path is None else PurePath(facts.output_path).name),
         quantized_path=facts.quantized_path,
         float_path=facts.float_path,
+        options=facts.options,
         latency=details.latency,
         drawing=details.drawing,
         sensitivity=details.sensitivity,

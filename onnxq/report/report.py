@@ -59,6 +59,8 @@ class Report:
         model_name: What the quantized model is called.
         quantized_path: Where the quantized model was read; None where it was made in this run or came from memory.
         float_path: Where the float model lies; None where it came from memory.
+        options: Keywords of `onnxq.quantize` that differ from their defaults, with JSON's values; under "data" what was
+            said of the samples. None where onnxq did not make the model in this run.
         latency: How long runs take; None where it was not measured.
         drawing: The quantized model as a picture, where one was asked for.
         sensitivity: A ranking of layers, in the schema onnxq.sensitivity/1, if one was measured.
@@ -90,6 +92,7 @@ class Report:
     model_name: str = ""
     quantized_path: str | None = None
     float_path: str | None = None
+    options: Mapping[str, Any] | None = None
     latency: Latency | None = None
     drawing: Drawing | None = None
     sensitivity: Mapping[str, Any] | None = None
@@ -151,6 +154,7 @@ class Report:
             "model_name": self.model_name,
             "quantized_path": self.quantized_path,
             "float_path": self.float_path,
+            "options": None if self.options is None else dict(self.options),
             "latency": _plain(self.latency),
             "graph": _plain(self.drawing),
             "sensitivity": None if self.sensitivity is None else dict(self.sensitivity),

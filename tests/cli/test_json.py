@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from onnxq.report.checked_document import schema
+from onnxq.report.run_options import command_options
 from tests.cli.conftest import Run, samples
 from tests.json_schemas import problems
 
@@ -66,9 +67,11 @@ def test_documents_fit_their_schema(run: Run, made: Path, name: str, command: tu
 
 
 def test_reports_in_files_fit_their_schema(run: Run, made: Path) -> None:
-    assert run("quantize", "model.onnx", *DATA, *VNNI, "-o", "r.onnx", "--report", "r.json").exit_code == 0
+    made_as = ("--exclude", "pool", "--limit", "16", "--shuffle", "3")
+    assert run("quantize", "model.onnx", *DATA, *VNNI, *made_as, "-o", "r.onnx", "--report", "r.json").exit_code == 0
     document = json.loads((made / "r.json").read_text())
     assert problems(document) == []
+    assert command_options(document["options"]) == " --exclude pool --limit 16 --shuffle 3"
     assert document["graph"]["nodes"][0] == {"name": "x", "op": "Input", "runs": "input"}
     assert document["layers"][0]["sqnr_db"] > 10.0
     assert document["tensors"][0]["values"]["choices"][0]["method"] == "used"

@@ -109,7 +109,7 @@ def test_shards_merge_to_the_bytes_of_one_run(folder: Path, run: Run) -> None:
         assert done.stderr == (f"statistics of 3 tensors over 5 samples (shard {i}/4) written to part-{i}.stats\n")
     assert run("merge", "part-3.stats", "part-1.stats", "part-4.stats", "-o", "three.stats").stderr == (
         "statistics of 3 tensors over 15 samples written to three.stats\n"
-        "warning: this is not all of the data: of 4 shards, 2 missing; merge them too (onnxq merge)\n"
+        "warning: this is not all of the data: of 4 shards, number 2 is missing; merge it too (onnxq merge)\n"
     )
     merged = run("merge", "three.stats", "part-2.stats", "-o", "all.stats", "--json")
     assert json.loads(merged.stdout)["shards"] is None

@@ -273,6 +273,8 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
             load_labels(str(tmp_path / name), None, limit=None)
     with pytest.raises(ConfigError, match="'truth' is neither a file of labels nor an array of the data"):
         load_labels("truth", X, limit=None)
+    with pytest.raises(ConfigError, match=r"'truht' is neither .* the data, which holds 'truth', 'x'"):
+        load_labels("truht", {"x": X, "truth": np.zeros(len(X))}, limit=None)
     with pytest.raises(DataError, match=r"labels have shape \(\), expected one for each sample"):
         load_labels(np.float32(5), None, limit=None)
     with pytest.raises(DataError, match=r"labels have shape \(2, 2\); top1 needs a class number for each sample"):

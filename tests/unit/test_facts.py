@@ -9,7 +9,7 @@ import pytest
 from onnxq.cli.main import cli
 from onnxq.data.description import Data
 from onnxq.data.images import PRESETS, ImageOptions
-from onnxq.pipeline.facts import reading_options
+from onnxq.pipeline.facts import reading_options, reasons_in_words
 
 CASES: dict[str, tuple[Any, Any, Any]] = {
     "": ("photos/", None, None),
@@ -43,3 +43,9 @@ def test_they_are_options_of_the_commands_that_reports_name() -> None:
     for command in ("evaluate", "quantize", "verify", "sensitivity"):
         flags = {flag.removeprefix("--") for p in cli.commands[command].params for flag in p.opts}
         assert named <= flags
+
+
+def test_a_reason_is_told_once() -> None:
+    kept = {"a": "too large", "b": "an epsilon", "c": "too large", "d": "sizes", "e": "an integer"}
+    assert reasons_in_words(kept, 2) == "too large ('a' and 1 more); an epsilon ('b'); ..."
+    assert reasons_in_words({"a": "too large"}) == "too large ('a')"

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
 
+from onnxq.api.quantize import QuantizeKeywords
+from onnxq.cli.commands.quantize import quantize as quantize_command
+from onnxq.keywords import defaults_of
+from onnxq.report import run_options
 from onnxq.report.advice import advice_for
+from onnxq.report.gates import GateKeywords
 from onnxq.report.html.verdict import verdict_of
+from onnxq.report.run_options import command_options
+from onnxq.search.budget import SearchKeywords
+from onnxq.wording.flags import flag_of
 
 GOOD: dict[str, Any] = {
     "passed": True,
@@ -142,3 +151,60 @@ def test_modes_without_calibration_are_searched_where_there_are_samples() -> Non
     assert "give as few of them 8 bits as the accuracy needs" in found
     assert "--mode weight-only --data photos/ --target ort-x64-vnni -o q.onnx --force --search --min-sqnr 20" in found
     assert "--search" not in commands(**poor, data={**GOOD["data"], "source": "list", "is_path": False})
+
+
+OPTIONS: dict[str, Any] = {
+    "mode": "static",
+    "float_type": "float16",
+    "exclude": ["/head/*", "a b"],
+    "exclude_between": ["x:y", ["x", "z"]],
+    "overrides": [{"tensors": ["images"], "range": [0.0, 1.0], "nodes": [], "symmetric": False, "method": None}],
+    "recover": ["level", "bias"],
+    "symmetric": False,
+    "limit": 64,
+    "data": {"shuffle": 0},
+}
+
+
+def test_commands_make_the_model_as_the_run_did() -> None:
+    """They replace the run's model: one in float16 with nodes kept in float must not become another one."""
+    found = advice_for({**GOOD, "outputs": [{"name": "y", "sqnr_db": 15.0}], "options": OPTIONS})
+    rounded, searched = (a.command for a in found if a.command.startswith("onnxq quantize"))
+    for command in (rounded, searched):
+        given = quantize_command.make_context("quantize", shlex.split(command)[2:], resilient_parsing=True).params
+        assert given["float_type"] == "float16"
+        assert given["exclude"] == ("/head/*", "a b")
+        assert given["exclude_between"] == ("x:y", "x:z")
+        assert given["symmetric"] is False
+        assert (given["limit"], given["shuffle"]) == (64, 0)
+        assert "'tensors = [\"images\"], range = [0.0, 1.0], symmetric = false'" in command
+    assert rounded.count("--recover") == 1
+    assert "--recover level,bias" in searched
+
+
+def test_a_change_stands_beside_repeatable_options() -> None:
+    assert command_options({"exclude": ["a"], "method": "max"}, but="--exclude 'NODE' --method mse") == " --exclude a"
+
+
+def test_a_demand_on_labels_goes_with_the_labels() -> None:
+    options = {"labels": "labels", "eval_data": "from a file", "tensorrt_cache": "from a file"}
+    assert command_options(options, but="--max-drop 0.5%") == (
+        " --calibration-cache CALIBRATION-CACHE --labels labels --eval-data EVAL-DATA"
+    )
+    assert "labels" not in command_options(options, but="--min-sqnr 20")
+
+
+def test_every_option_that_is_repeated_is_one_of_the_command() -> None:
+    known = {flag for one in quantize_command.params for flag in (*one.opts, *one.secondary_opts)}
+    assert {flag_of(name) for name in run_options.NAMES} | set(run_options.SWITCHES.values()) <= known
+    said_elsewhere = {
+        "stats",
+        "layout",
+        "images",
+        "threads",
+        "memory_limit",
+        *defaults_of(SearchKeywords),
+        *defaults_of(GateKeywords),
+    }
+    names = {*run_options.NAMES, *(name for name, _ in run_options.SWITCHES)} - {"shuffle"}
+    assert names == defaults_of(QuantizeKeywords).keys() - said_elsewhere

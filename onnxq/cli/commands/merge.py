@@ -46,9 +46,10 @@ def merge(stats: tuple[Path, ...], output: Path, force: bool, as_json: bool, qui
         what = f"{counted(len(merged), 'tensor')} over {counted(merged.samples, 'sample')}"
         say(f"statistics of {what} written to {output}", quiet=quiet)
     if merged.shards is not None:
-        missing = ", ".join(map(str, merged.shards.missing))
+        numbers = ", ".join(map(str, merged.shards.missing))
+        missing, them = ("number {} is", "it") if len(merged.shards.missing) == 1 else ("numbers {} are", "them")
         of = counted(merged.shards.count, "shard")
-        warn(f"this is not all of the data: of {of}, {missing} missing; merge them too (onnxq merge)")
+        warn(f"this is not all of the data: of {of}, {missing.format(numbers)} missing; merge {them} too (onnxq merge)")
 
 
 def _merged(paths: Sequence[Path]) -> StatsTable:
