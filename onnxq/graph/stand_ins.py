@@ -1,4 +1,5 @@
-"""Standard operators that stand in for onnxruntime's own where shapes are inferred: onnx knows nothing of those.
+"""Standard operators that stand in where shapes are inferred for onnxruntime's own, and some of ai.onnx.ml: onnx infers
+nothing for those.
 
     MatMulNBits(A, codes, ...)                  MatMul(A, W)             W: (K, N), of A's type
     DynamicQuantizeMatMul(A, codes, ...)        MatMul(A, W)
@@ -8,8 +9,11 @@
     Attention, QAttention(X, codes, ...)        MatMul(Cast(X), W)       W: (K, N / 3), the values' part
     GatherBlockQuantized(codes, indices, ...)   Gather(table, indices)
     Gelu, SkipLayerNormalization, ... (X, ...)  Identity(X)
+    Scaler, Normalizer (X), of ai.onnx.ml       Cast(X)                  to float32
+    Imputer (X), of ai.onnx.ml                  Identity(X)
 
-Only shapes and types of outputs are those of the operator. Source: onnxruntime's docs/ContribOperators.md.
+Only shapes and types of outputs are those of the operator. Sources: onnxruntime's docs/ContribOperators.md,
+onnx's docs/Operators-ml.md.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from onnxq.graph.messages import MICROSOFT, Dim
 _AS_INPUT = frozenset({
     "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
 })  # fmt: skip
+_ML = "ai.onnx.ml"
 _LSTM_ATTRIBUTES = frozenset({"direction", "hidden_size", "layout"})
 
 Sizes = tuple[int, ...]
@@ -41,7 +46,7 @@ def with_stand_ins(model: ModelProto, sizes_of: SizesOf) -> ModelProto:
     nodes: list[NodeProto] = []
     stood_in = False
     for node in model.graph.node:
-        found = _stand_in(node, sizes_of, types) if node.domain == MICROSOFT else None
+        found = _stand_in(node, sizes_of, types) if node.domain == MICROSOFT else _of_ml(node)
         if found is None:
             nodes.append(node)
             continue
@@ -82,6 +87,15 @@ def _stand_in(node: NodeProto, sizes_of: SizesOf, types: Mapping[str, int]) -> _
         return _product(node, weight, None)
     if op in ("Attention", "QAttention") and len(weight) == 2 and not attributes.get("qkv_hidden_sizes"):
         return _product(node, (weight[0], weight[1] // 3), None)
+    return None
+
+
+def _of_ml(node: NodeProto) -> _StandIn | None:
+    """A node in place of one that prepares what scikit-learn's networks read: their Gemms need to know the rank."""
+    if node.domain == _ML and node.op_type in ("Scaler", "Normalizer"):
+        return [helper.make_node("Cast", node.input[:1], node.output[:1], to=TensorProto.FLOAT)], []
+    if node.domain == _ML and node.op_type == "Imputer":
+        return [helper.make_node("Identity", node.input[:1], node.output[:1])], []
     return None
 
 

@@ -196,3 +196,28 @@ def test_open_sizes_are_counted_for_likely_ones() -> None:
     assert found.int8_mac_share == 1.0
     length = found.sizes["x"][1]
     assert {row.node: row.macs for row in found.nodes if row.macs} == {"fc": length * 64 * 64}
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype"),
+    [("Scaler", TensorProto.DOUBLE), ("Normalizer", TensorProto.DOUBLE), ("Imputer", TensorProto.FLOAT)],
+)
+def test_shapes_go_through_what_prepares_inputs_of_scikit_learn(op: str, dtype: int) -> None:
+    nodes = [
+        helper.make_node(op, ["x"], ["prepared"], domain="ai.onnx.ml"),
+        helper.make_node("MatMul", ["prepared", "w"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mlp",
+        [helper.make_tensor_value_info("x", dtype, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ones((4, 3), np.float32), "w")],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    view = Graph(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    infer_shapes(view)
+    assert view.shape("prepared") == ("n", 4)
+    assert view.dtype("prepared") == TensorProto.FLOAT
+    assert view.shape("y") == ("n", 3)
+    assert [node.op_type for node in view.nodes] == [op, "MatMul"]
