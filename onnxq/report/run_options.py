@@ -41,8 +41,8 @@ NAMES = (
     "providers",
     "nonfinite",
 )
-"""Options with a value, by their names in Python, in the order of a command. Target, mode, how samples become inputs and
-what is demanded are said elsewhere in a report."""
+"""Options with a value, by their names in Python, in the order of a command. Target, mode, how samples become inputs
+and what is demanded are said elsewhere in a report."""
 
 OF_LABELS = ("metric", "labels", "output_name", "eval_data")
 """What goes with `--max-drop` alone."""
