@@ -27,7 +27,7 @@ from onnxq.pipeline.facts import (
     source_facts,
 )
 from onnxq.pipeline.reading import Reading, ReadingKeywords
-from onnxq.planning.kept_reasons import kept_reasons
+from onnxq.planning.kept_reasons import KeptReasons, kept_reasons
 from onnxq.report.build import RunFacts, build_report
 from onnxq.report.contents import DataFacts
 from onnxq.report.gates import GateKeywords, Gates
@@ -121,10 +121,23 @@ def verify(  # noqa: PLR0913 - one keyword for each choice of the user
             *likeness_to_float(source, compared, verification),
         ),
         rows=tensor_rows(explain_model(quantized.copy(), table)),
-        reasons=kept_reasons(get_metadata(quantized.frame)),
+        reasons=_reasons(quantized, table),
         details=inner,
     )
     return gates.applied(report, {*(node.name for node in source.nodes), *nodes_inside(source)})
+
+
+def _reasons(quantized: Graph, table: Target) -> KeptReasons:
+    """Why the model's nodes were left in float, in the words of the target that it was made for."""
+    metadata = get_metadata(quantized.frame)
+    named, found = metadata.get("onnxq.target", ""), kept_reasons(metadata)
+    return found if _is_of(named, table) else found.when_made_for(named)
+
+
+def _is_of(named: str, table: Target) -> bool:
+    """Whether a model that names a target, or none, may have been made for the engine of `table`."""
+    own = TARGETS.get(named)
+    return named in {"", table.name} or (own is not None and own.engine is table.engine)
 
 
 def _asked(target: TargetSource | None, quantized: Graph) -> tuple[Target, tuple[str, ...], tuple[str, ...]]:
@@ -133,7 +146,7 @@ def _asked(target: TargetSource | None, quantized: Graph) -> tuple[Target, tuple
     own = TARGETS.get(named)
     if target is not None:
         table, _ = resolve_target(target)
-        if named in {"", table.name} or (own is not None and own.engine is table.engine):
+        if _is_of(named, table):
             return table, (), ()
         leave = (
             f"leave out target= (--target) to ask {named}" if own else f"target= (--target) takes the file of {named}"

@@ -38,6 +38,14 @@ class KeptReasons:
         """The reason for one node; None where the model keeps none."""
         return self.nodes.get(node) or self.ops.get(op)
 
+    def when_made_for(self, target: str) -> KeptReasons:
+        """The same, said to be those of `target`: for a report on how another engine runs the model."""
+
+        def told(reasons: Mapping[str, Reason]) -> dict[str, Reason]:
+            return {name: (f"when made for {target}: {text}", rule) for name, (text, rule) in reasons.items()}
+
+        return KeptReasons(nodes=told(self.nodes), ops=told(self.ops))
+
 
 def reasons_text(plan: QuantPlan, quantized: Graph) -> str:
     """What the metadata hold: the reasons of `plan` for the nodes in float; "" where there are none.

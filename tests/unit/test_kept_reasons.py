@@ -35,6 +35,13 @@ def test_verify_gives_the_reasons_of_the_plan(target: str) -> None:
     assert "excluded by the user" in report.to_text()
 
 
+def test_another_engine_is_told_whose_reasons_they_are() -> None:
+    made = onnxq.quantize(MODEL, FEEDS, target="tensorrt", recover="none", exclude="kept")
+    report = onnxq.verify(MODEL, made.model, FEEDS, target="ort-x64-vnni")
+    told = {row.node: row.reason for row in report.layers}
+    assert told["kept"] == "when made for tensorrt: excluded by the user"
+
+
 def test_inspect_gives_them_too(tmp_path: Path) -> None:
     path = tmp_path / "q.onnx"
     onnxq.quantize(MODEL, FEEDS, target="ort-x64-avx2", placement="full", recover="none", exclude="kept", output=path)
