@@ -96,6 +96,7 @@ TENSORRT = Target(
         "R13": "run",
         "R34": "doc, src ModelOpt, not measured",
         "R35": "run on onnxruntime",
-        **dict.fromkeys(("R20", "R21", "R22", "R24", "R27", "R28", "R29", "R30"), "doc, not measured"),
+        **dict.fromkeys(("R20", "R21", "R22", "R27", "R28", "R29", "R30"), "doc, not measured"),
+        "R24": "doc; run",
     },
 )
