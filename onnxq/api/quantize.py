@@ -90,7 +90,8 @@ def quantize(  # noqa: PLR0913 - what every call is about; all else is in groups
         progress: Called now and then: with a Progress while calibrating, with a StageProgress in other long stages.
         tune_progress: Called after each placement that was raced, with their number and what was changed.
         options: How ranges are found and accuracy is kept: method, percentile, stats, momentum, tensorrt_cache,
-            recover, tune, tune_seconds. Types and form of codes: activations, weights, block_size, symmetric, rounding,
+            recover, tune, tune_seconds. Types and form of codes: activations, weights, float_type,
+            block_size, symmetric, rounding,
             weight_format, accuracy_level. Which nodes: exclude, exclude_ops, exclude_between, include, include_ops,
             include_between, overrides, placement. How data is read: batch_size, limit, layout, images. How the model
             runs: threads, providers, nonfinite, full_histogram, memory_limit. Demands: max_drop, min_sqnr, min_cosine,

@@ -125,7 +125,7 @@ def test_statistics_alone_say_that_samples_are_missing() -> None:
     assert not any("no samples were there" in note for note in with_data.report.notes)
 
 
-@pytest.mark.parametrize("name", ["ppocrv4_rec", "yolov8n_320", "kwt1_speech_commands"])
+@pytest.mark.parametrize("name", ["ppocrv4_rec", "yolov8n_320", "minilm_l6"])
 def test_real_models(name: str) -> None:
     model = ZOO[name]
     if not model.path().exists():

@@ -257,7 +257,7 @@ def test_types_are_part_of_a_plan_where_asked() -> None:
 FORM = {"block_size", "symmetric", "rounding", "weight_format", "accuracy_level"}
 CALIBRATION = {
     *("activations", "method", "percentile", "momentum", "stats", "tensorrt_cache", "recover", "tune", "tune_seconds"),
-    *("nonfinite", "full_histogram", "memory_limit"),
+    *("float_type", "nonfinite", "full_histogram", "memory_limit"),
 }
 
 
