@@ -48,7 +48,10 @@ def _files() -> tuple[Path, ...]:
     for root in dict.fromkeys(roots):
         for path in root.rglob("*"):
             relative = path.relative_to(root)
-            if "site-packages" in relative.parts or not path.is_file() or path.stat().st_size < MIN_FILE_BYTES:
+            # Which files are compiled, and when, differs from run to run.
+            if not {"site-packages", "__pycache__"}.isdisjoint(relative.parts):
+                continue
+            if not path.is_file() or path.stat().st_size < MIN_FILE_BYTES:
                 continue
             found.append((hashlib.sha256(f"{root.name}/{relative.as_posix()}".encode()).hexdigest(), path))
     kept: list[Path] = []
