@@ -25,9 +25,10 @@ _GROWTH = 4
 # Severities of onnxruntime's logger, which cannot be asked for its own; it starts with warnings.
 _WARNINGS, _FATAL_ONLY = 2, 4
 
-_RANDOM_OPS = frozenset(
+RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
 )
+"""Operators that may give something else in every run; a Dropout does in training mode alone."""
 _QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 # Operators whose result may be far larger than their operands.
 _GROWING_OPS = frozenset(
@@ -173,7 +174,7 @@ def _closure(graph: Graph, excluded: set[str], refused: dict[str, str]) -> list[
 def _refusal(graph: Graph, node: NodeProto) -> str | None:
     if node.domain not in STANDARD_DOMAINS:
         return f"operators of domain {node.domain!r} are not evaluated"
-    if node.op_type in _RANDOM_OPS:
+    if node.op_type in RANDOM_OPS:
         return "its values are random"
     if node.op_type in _QUANTIZATION_OPS or node.op_type == "Constant":
         return f"{node.op_type} is kept as it is"

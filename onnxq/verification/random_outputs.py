@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from onnxq.graph.evaluate import RANDOM_OPS
 from onnxq.graph.view import STANDARD_DOMAINS, Graph, attribute
 from onnxq.passes.simplify.fold_batchnorm import in_training_mode
 from onnxq.wording.plural import counted
 
-_DRAWING_OPS = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
+_DRAWING_OPS = RANDOM_OPS - {"Dropout"}
 _EXPORT = "export the model in evaluation mode (model.eval() in PyTorch, training=False in Keras)"
 
 
